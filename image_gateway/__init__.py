@@ -1,0 +1,31 @@
+"""An image-only sidecar for people who run an LLM gateway: theory of operation.
+
+One request goes through the house in one direction::
+
+    bytes -> downstream.read -> request.parse -> access.check -> routing.order
+      -> { slot -> dialect.encode -> upstream.send -> failover.next_step }*
+      -> downstream.stream -> record.build -> logs.put     (finally: always, exactly once)
+
+Four ideas hold the house together.
+
+*Core decides, edge acts, the exchange is where they meet.*  ``core`` is pure: no clock, no
+randomness, no environment, no logging, no asyncio.  ``edge`` does IO and has no policy.
+``exchange`` is one request's life and the only module in which decisions and awaits interleave.
+``app`` owns every resource and gives each to whoever needs it; nothing is global.
+
+*A picture costs money, so certainty decides.*  A call may go to another account only while it is
+certain that no picture can exist: before the connection stood, or after an answer that says so.
+``core.failover`` is that rule as one table; everything it does not name is returned to the client
+with ``x-should-retry: false``.
+
+*Bodies are not values.*  A request of 60 MB or an answer of 100 MB is never held, parsed or copied
+whole.  ``core.scan`` lifts long strings out of JSON while the bytes go by; ``core.body`` says
+what to send as literal bytes and spans of the spool; ``edge.spool`` plays it.
+
+*Every request ends in one record.*  Slots are given back and the record is built synchronously, in
+``finally``, whatever happened: a refusal, a client that left, a bug of ours.
+"""
+
+from importlib.metadata import version
+
+__version__ = version("image-gateway")

@@ -1,0 +1,136 @@
+"""The command line.
+
+Exit codes follow sysexits(3): 0 done, 1 failed, 64 bad settings or usage, 69 the control plane
+cannot be used.  Mistakes are told in plain words on stderr, one line each.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import uvloop
+
+from image_gateway import __version__, app, config, sql
+from image_gateway.edge import control_plane, logs
+from image_gateway.edge.control_plane import ContractError, UnavailableError
+
+OK: Final = 0
+FAILED: Final = 1
+BAD_SETTINGS: Final = 64
+CONTROL_PLANE_UNUSABLE: Final = 69
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; gives the exit code."""
+    parser = _Parser(prog="image-gateway", description=__doc__.partition("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("serve", help="run the gateway").set_defaults(run=_serve)
+    commands.add_parser(
+        "check", help="hold settings, contract, role and accounts against each other"
+    ).set_defaults(run=_check)
+    schema = commands.add_parser("schema", help="print SQL for the control plane's database")
+    schema.add_argument("name", choices=sql.ADAPTERS)
+    schema.set_defaults(run=_schema)
+    demo = commands.add_parser("demo", help="show the gateway at work, everything embedded")
+    demo.add_argument("--once", action="store_true", help="end after the calls")
+    demo.set_defaults(run=_demo)
+    commands.add_parser("version", help="print the version").set_defaults(run=_version)
+    given = parser.parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = given.run
+    return run(given)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Mistakes in the usage are settings mistakes: 64, not argparse's 2."""
+
+    def error(self, message: str) -> "NoReturn":  # type: ignore[name-defined]  # noqa: F821
+        self.print_usage(sys.stderr)
+        self.exit(BAD_SETTINGS, f"{self.prog}: {message}\n")
+
+
+def _settings() -> config.Settings | None:
+    try:
+        return config.parse(os.environ, lambda path: path.read_text("utf-8").strip())
+    except config.SettingsError as error:
+        for mistake in error.mistakes:
+            _complain(mistake)
+        return None
+
+
+def _serve(_: argparse.Namespace) -> int:
+    settings = _settings()
+    if settings is None:
+        return BAD_SETTINGS
+    logs.configure_process_log()
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(app.serve(settings))
+    except app.StartError as error:
+        _complain(str(error))
+        return FAILED
+    except ContractError as error:
+        _complain(str(error))
+        return CONTROL_PLANE_UNUSABLE
+    except UnavailableError as error:
+        _complain(f"the control plane cannot be reached: {error}")
+        return CONTROL_PLANE_UNUSABLE
+    return OK
+
+
+def _check(_: argparse.Namespace) -> int:
+    settings = _settings()
+    if settings is None:
+        return BAD_SETTINGS
+    _say("ok: settings")
+    try:
+        findings = asyncio.run(control_plane.check(settings.control_database_url))
+    except (ContractError, UnavailableError) as error:
+        _complain(f"the control plane cannot be used: {error}")
+        return CONTROL_PLANE_UNUSABLE
+    _say(f"ok: the control plane holds contract version {control_plane.CONTRACT_VERSION}")
+    for finding in findings.writable:
+        _say(
+            f"warning: the role could write: {finding}. `image-gateway schema reader` prints a "
+            "role that cannot"
+        )
+    if not findings.writable:
+        _say("ok: the role can only read")
+    for finding in findings.broken_accounts:
+        _say(f"warning: left out of service: {finding}")
+    usable = findings.accounts - len(findings.broken_accounts)
+    _say(f"{'ok' if usable else 'warning'}: {usable} of {findings.accounts} accounts are readable")
+    return OK
+
+
+def _schema(given: argparse.Namespace) -> int:
+    _say(sql.text(given.name).rstrip())
+    return OK
+
+
+def _demo(given: argparse.Namespace) -> int:
+    try:
+        from image_gateway.demo import run  # noqa: PLC0415 - its libraries are an extra
+    except ModuleNotFoundError as error:
+        _complain(f"the demo needs {error.name}: pip install 'image-gateway[demo]'")
+        return FAILED
+    return run(once=given.once)
+
+
+def _version(_: argparse.Namespace) -> int:
+    _say(__version__)
+    return OK
+
+
+def _say(line: str) -> None:
+    print(line)
+
+
+def _complain(line: str) -> None:
+    print(f"image-gateway: {line}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,365 @@
+"""The composition root: owns every resource, knows every path, and decides when to stop.
+
+``serve`` opens things in the order in which they are needed and closes them in the opposite one:
+the log is the first to open and the last to close, so that every record finds it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote
+
+from starlette.routing import Route, Router
+
+from image_gateway.config import Settings
+from image_gateway.core import headers, models, record
+from image_gateway.core.errors import Refusal
+from image_gateway.core.models import Endpoint
+from image_gateway.edge import control_plane, listener, logs, supervisor
+from image_gateway.edge.control_plane import (
+    ControlPlane,
+    Freshness,
+    UnavailableError,
+)
+from image_gateway.edge.downstream import ClientLeftError, Downstream, Limits
+from image_gateway.edge.listener import Listener, Receive, Scope, Send
+from image_gateway.edge.logs import RequestLog, Rotation
+from image_gateway.edge.spool import Spools
+from image_gateway.edge.upstream import Upstream
+from image_gateway.exchange import Exchange, House
+
+PREFIXES: Final = (
+    "/v1/images",
+    "/images",
+    "/api/codex-gateway/images",
+    "/api/codex-gateway/v1/images",
+    "/api/llm-gateway/v1/images",
+    "/backend-api/codex/images",
+    "/openai/v1/images",
+    "/openai/deployments/{deployment}/images",
+)
+"""Where ``generations`` and ``edits`` are served (API_CONTRACT section 1); exact paths only."""
+
+ENDPOINTS: Final[tuple[Endpoint, ...]] = ("generations", "edits")
+
+_DRAIN_RETRY_SECONDS: Final = 1.0
+_RETRY_POSTGRES_SECONDS: Final = 1.0
+_PROMPT_KEY_FILE: Final = "prompt-hash-key"
+
+_log = logging.getLogger(__name__)
+
+
+class StartError(Exception):
+    """The gateway cannot start; the message is for the operator."""
+
+
+def load_catalogue(settings: Settings) -> models.Catalogue:
+    """The shipped catalogue with the settings' own models."""
+    text = resources.files("image_gateway.core").joinpath("models.toml").read_text("utf-8")
+    return models.parse(text, settings.models)
+
+
+# -- paths -----------------------------------------------------------------------------------------
+
+
+class Paths:
+    """The ASGI application of the image port."""
+
+    def __init__(self, house: House, is_draining: Callable[[], bool]) -> None:
+        self._house = house
+        self._is_draining = is_draining
+        settings = house.settings
+        self._limits = Limits(
+            settings.max_request_bytes,
+            settings.body_seconds,
+            settings.body_idle_seconds,
+            settings.send_seconds,
+        )
+        routes = [Route("/healthz", _Health(self._limits))]
+        for endpoint in ENDPOINTS:
+            handler = _Endpoint(self, endpoint)
+            routes += [Route(f"{prefix}/{endpoint}", handler) for prefix in PREFIXES]
+        self._router = Router(routes, redirect_slashes=False, default=self._unknown)
+
+    def __repr__(self) -> str:
+        return f"<Paths {len(self._router.routes)} routes>"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse what is not plain HTTP/1, then find the path as it was sent, not as it decodes."""
+        if scope["type"] != "http":
+            await _refuse_websocket(send)
+            return
+        # Hypercorn decodes ``path``; ``/v1/images/edi%74s`` is no path of ours.
+        scope["path"] = scope["raw_path"].decode("latin-1")
+        upgrades = any(name == b"upgrade" for name, _ in scope["headers"])
+        if upgrades or scope["http_version"] not in {"1.0", "1.1"}:
+            await self.exchange(scope, receive, send, None, refusal=_unsupported_protocol)
+            return
+        await self._router(scope, receive, send)
+
+    async def exchange(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        endpoint: Endpoint | None,
+        path_model: str | None = None,
+        refusal: Callable[[], Refusal | None] = lambda: None,
+    ) -> None:
+        """One request, from here to its record."""
+        request_id = _request_id()
+        downstream = Downstream(scope, receive, send, self._limits, request_id)
+        draft = record.Draft(
+            time=datetime.now(UTC),
+            request_id=request_id,
+            client_address=headers.client_address(
+                downstream.peer, downstream.headers, self._house.settings.trusted_proxies
+            ),
+            endpoint=endpoint,
+            path=scope["path"],
+        )
+        if self._is_draining():
+            refusal = _draining
+        await Exchange(self._house, downstream, draft, refusal).run(endpoint, path_model)
+
+    async def _unknown(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+
+        def refusal() -> Refusal:
+            if path.endswith("/images/variations"):
+                return Refusal(
+                    "unknown_path",
+                    "Image variations are gone: the upstream retired them with dall-e-2. "
+                    "Use /v1/images/edits.",
+                )
+            return Refusal(
+                "unknown_path",
+                "This gateway serves images only: POST to /v1/images/generations or "
+                "/v1/images/edits.",
+            )
+
+        await self.exchange(scope, receive, send, None, refusal=refusal)
+
+
+class _Health:
+    """``/healthz``: the process answers; leaves no record."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        downstream = Downstream(scope, receive, send, self._limits, _request_id())
+        with contextlib.suppress(ClientLeftError):
+            await downstream.answer(200, {"content-type": "text/plain"}, b"ok\n")
+
+
+class _Endpoint:
+    """One of the image endpoints, under any of its paths."""
+
+    def __init__(self, paths: Paths, endpoint: Endpoint) -> None:
+        self._paths = paths
+        self._endpoint: Endpoint = endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        deployment = scope["path_params"].get("deployment")
+        await self._paths.exchange(
+            scope,
+            receive,
+            send,
+            self._endpoint,
+            None if deployment is None else unquote(deployment),
+            (lambda: None) if scope["method"] == "POST" else _method_not_allowed,
+        )
+
+
+def _request_id() -> str:
+    return f"req_{uuid.uuid4().hex}"
+
+
+def _method_not_allowed() -> Refusal:
+    return Refusal(
+        "method_not_allowed", "Image calls are made with POST.", headers={"allow": "POST"}
+    )
+
+
+def _unsupported_protocol() -> Refusal:
+    return Refusal(
+        "unsupported_protocol",
+        "Only plain HTTP/1.1 is spoken here: no Upgrade, HTTP/2 or websocket.",
+    )
+
+
+def _draining() -> Refusal:
+    return Refusal(
+        "draining",
+        "This instance is stopping. Send the call again.",
+        retry_after=_DRAIN_RETRY_SECONDS,
+    )
+
+
+async def _refuse_websocket(send: Send) -> None:
+    refusal = _unsupported_protocol()
+    await send(
+        {
+            "type": "websocket.http.response.start",
+            "status": refusal.kind.status,
+            "headers": [(b"content-type", b"application/json")],
+        }
+    )
+    await send({"type": "websocket.http.response.body", "body": refusal.body()})
+
+
+# -- life ------------------------------------------------------------------------------------------
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises ``StartError``, ``ContractError`` and ``UnavailableError``.  A second signal ends the
+    process at once.
+    """
+    asyncio.get_running_loop().set_exception_handler(logs.report_loop_error)
+    stop = asyncio.Event()
+    with _signals(stop) as on_hangup:
+        await _wait_for_control_plane(settings, stop)
+        if stop.is_set():
+            return
+        async with AsyncExitStack() as stack:
+            house = await _open_house(settings, stack)
+            on_hangup(house.logs.reopen)
+            port: Listener | None = None
+            paths = Paths(house, lambda: port is not None and port.draining)
+            port = Listener(paths, _sockets(settings), settings.send_seconds)
+            await port.start()
+            supervisor.notify(os.environ, "READY=1")
+            _log.info("accepting on %s:%d", *settings.bind)
+            await stop.wait()
+            supervisor.notify(os.environ, "STOPPING=1")
+            _log.info("stopping: calls in flight have %.0f s", settings.drain_seconds)
+            await port.stop(settings.drain_seconds)
+    _log.info("stopped")
+
+
+async def _open_house(settings: Settings, stack: AsyncExitStack) -> House:
+    rotation = Rotation(
+        settings.log_max_file_bytes, settings.log_max_file_seconds, settings.log_max_files
+    )
+    try:
+        request_log = stack.enter_context(RequestLog(settings.log_dir, rotation, time.time))
+    except OSError as error:
+        raise StartError(f"LOG_DIR {settings.log_dir}: {error.strerror}") from None
+    prompt_key = load_prompt_key(settings)
+    spools = stack.enter_context(
+        Spools(settings.spool_dir, settings.memory_budget_bytes, settings.spool_budget_bytes)
+    )
+    if not os.access(settings.spool_dir, os.W_OK):
+        raise StartError(f"SPOOL_DIR {settings.spool_dir} is no folder that can be written")
+    plane = await stack.enter_async_context(
+        ControlPlane(
+            settings.control_database_url,
+            settings.direct_database_url,
+            Freshness(settings.grant_ttl_seconds, settings.grant_max_stale_seconds),
+        )
+    )
+    upstream = await stack.enter_async_context(Upstream(settings.connect_seconds))
+    return House(
+        settings=settings,
+        catalogue=load_catalogue(settings),
+        control_plane=plane,
+        upstream=upstream,
+        spools=spools,
+        logs=request_log,
+        prompt_key=prompt_key,
+    )
+
+
+async def _wait_for_control_plane(settings: Settings, stop: asyncio.Event) -> None:
+    """Until Postgres answers and holds the contract, or ``START_WAIT_SECONDS`` are over."""
+    deadline = time.monotonic() + settings.start_wait_seconds
+    while True:
+        try:
+            await control_plane.check(settings.control_database_url)
+        except UnavailableError as error:
+            if time.monotonic() >= deadline:
+                raise
+            _log.warning("waiting for the control plane: %s", error)
+        else:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_RETRY_POSTGRES_SECONDS):
+                await stop.wait()
+                return
+
+
+def _sockets(settings: Settings) -> list[socket.socket]:
+    inherited = supervisor.inherited_sockets(os.environ)
+    if inherited:
+        return inherited
+    host, port = settings.bind
+    try:
+        return [listener.bind(settings.bind)]
+    except OSError as error:
+        raise StartError(f"BIND {host}:{port}: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def _signals(stop: asyncio.Event) -> Iterator[Callable[[Callable[[], None]], None]]:
+    loop = asyncio.get_running_loop()
+
+    def on_stop() -> None:
+        if stop.is_set():
+            os._exit(1)
+        stop.set()
+
+    hangup: list[Callable[[], None]] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_stop)
+    loop.add_signal_handler(signal.SIGHUP, lambda: [action() for action in hangup])
+    try:
+        yield hangup.append
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.remove_signal_handler(number)
+
+
+def load_prompt_key(settings: Settings) -> bytes:
+    """The prompts' hash key: the settings' own, else the one kept in STATE_DIR.
+
+    Two instances that start at once agree on one: it is made under another name and linked to its
+    own, which only one of them can do.
+    """
+    if settings.prompt_hash_key is not None:
+        return settings.prompt_hash_key.reveal().encode()
+    path = settings.state_dir / _PROMPT_KEY_FILE
+    try:
+        settings.state_dir.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            _make_key_file(path)
+        return path.read_bytes().strip()
+    except OSError as error:
+        raise StartError(f"STATE_DIR {settings.state_dir}: {error.strerror}") from None
+
+
+def _make_key_file(path: Path) -> None:
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        os.write(file, secrets.token_hex(32).encode())
+        os.fsync(file)
+    finally:
+        os.close(file)
+    with contextlib.suppress(FileExistsError):
+        os.link(draft, path)
+    draft.unlink()

@@ -1,0 +1,402 @@
+"""Settings: one pure parse from a mapping, which reports every mistake at once.
+
+``IMAGE_GATEWAY_<NAME>`` in the environment goes before the same name in lower case in the TOML
+file that ``IMAGE_GATEWAY_CONFIG`` names.  A name nobody knows is a mistake, because a misspelt
+limit is a limit that does not hold.  Files are read by the ``read`` that the caller brings.
+"""
+
+import ipaddress
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, cast
+from urllib.parse import urlsplit
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from image_gateway.core import models
+from image_gateway.core.headers import Network
+from image_gateway.core.model import Secret
+
+PREFIX: Final = "IMAGE_GATEWAY_"
+MIB: Final = 1024 * 1024
+
+Address = tuple[str, int]
+Read = Callable[[Path], str]
+
+
+class SettingsError(ValueError):
+    """The settings cannot be used; ``mistakes`` holds every one of them, none with a secret."""
+
+    def __init__(self, mistakes: Sequence[str]) -> None:
+        super().__init__("\n".join(mistakes))
+        self.mistakes = tuple(mistakes)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting, parsed; times in seconds, sizes in bytes."""
+
+    bind: Address
+    control_database_url: Secret
+    direct_database_url: Secret
+    log_dir: Path
+    state_dir: Path
+    log_max_file_bytes: int
+    log_max_file_seconds: float
+    log_max_files: int
+    prompt_hash_key: Secret | None
+    grant_ttl_seconds: float
+    grant_max_stale_seconds: float
+    start_wait_seconds: float
+    drain_seconds: float
+    max_request_bytes: int
+    memory_budget_bytes: int
+    spool_budget_bytes: int
+    spool_dir: Path
+    body_seconds: float
+    body_idle_seconds: float
+    send_seconds: float
+    total_seconds: float
+    connect_seconds: float
+    upstream_idle_seconds: float
+    codex_seconds: float
+    slots: str
+    budget_threshold_percent: float
+    default_model: str
+    forward_parameters: frozenset[str]
+    codex_base_url: str
+    codex_client_version: str
+    trusted_proxies: tuple[Network, ...]
+    models: Mapping[str, object] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One line of the table: its default as a person would write it, what it is for, its parser.
+
+    ``default`` None: required, or worked out where ``parse`` says so.  ``secret``: it may also
+    stand in a file that ``<NAME>_FILE`` names.
+    """
+
+    name: str
+    default: str | None
+    purpose: str
+    parse: Callable[[object], Any]
+    secret: bool = False
+    required: bool = False
+
+
+# -- values ----------------------------------------------------------------------------------------
+
+_SIZE: Final = re.compile(r"(\d+)\s*(B|KB|MB|GB|KiB|MiB|GiB)?")
+_UNITS: Final = {
+    None: 1,
+    "B": 1,
+    "KB": 1000,
+    "MB": 1000**2,
+    "GB": 1000**3,
+    "KiB": 1024,
+    "MiB": 1024**2,
+    "GiB": 1024**3,
+}
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("must be text that is not empty")
+    return value.strip()
+
+
+def _secret(value: object) -> Secret:
+    return Secret(_text(value))
+
+
+def _path(value: object) -> Path:
+    return Path(_text(value))
+
+
+def _database(value: object) -> Secret:
+    text = _text(value)
+    try:
+        conninfo_to_dict(text)
+    except psycopg.ProgrammingError:  # its message would quote the password
+        raise ValueError("must be a postgresql:// URL or a libpq connection string") from None
+    return Secret(text)
+
+
+def _hash_key(value: object) -> Secret:
+    text = _text(value)
+    if len(text) < 16:
+        raise ValueError("must have at least 16 characters")
+    return Secret(text)
+
+
+def _size(value: object) -> int:
+    match = _SIZE.fullmatch(str(value).strip()) if isinstance(value, int | str) else None
+    if match is None or isinstance(value, bool):
+        raise ValueError("must be a number of bytes, such as 67108864 or 64 MiB")
+    size = int(match[1]) * _UNITS[match[2]]
+    if size < 1:
+        raise ValueError("must be above zero")
+    return size
+
+
+def _seconds(value: object) -> float:
+    try:
+        seconds = float(cast("str", value))
+    except (TypeError, ValueError):
+        raise ValueError("must be a number of seconds") from None
+    if isinstance(value, bool) or not 0 < seconds < float("inf"):
+        raise ValueError("must be a number of seconds above zero")
+    return seconds
+
+
+def _count(value: object) -> int:
+    try:
+        count = int(cast("str", value))
+    except (TypeError, ValueError):
+        raise ValueError("must be a whole number") from None
+    if isinstance(value, bool | float) or count < 1:
+        raise ValueError("must be a whole number above zero")
+    return count
+
+
+def _percent(value: object) -> float:
+    try:
+        percent = float(cast("str", value))
+    except (TypeError, ValueError):
+        raise ValueError("must be a number from 0 to 100") from None
+    if isinstance(value, bool) or not 0 <= percent <= 100:
+        raise ValueError("must be a number from 0 to 100")
+    return percent
+
+
+def _address(value: object) -> Address:
+    host, _, port = _text(value).rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isdigit() or not 0 <= int(port) <= 65535:
+        raise ValueError("must be HOST:PORT, such as 127.0.0.1:19082")
+    return host, int(port)
+
+
+def _base_url(value: object) -> str:
+    text = _text(value)
+    parts = urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("must be an http or https URL")
+    return text
+
+
+def _items(value: object) -> list[str]:
+    if isinstance(value, str):
+        return [item.strip() for item in value.split(",") if item.strip()]
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return value
+    raise ValueError("must be names, separated by commas")
+
+
+def _names(value: object) -> frozenset[str]:
+    return frozenset(_items(value))
+
+
+def _networks(value: object) -> tuple[Network, ...]:
+    try:
+        return tuple(ipaddress.ip_network(item) for item in _items(value))
+    except ValueError:
+        raise ValueError("must be networks, such as 127.0.0.0/8, ::1") from None
+
+
+def _slots(value: object) -> str:
+    if value != "process":
+        raise ValueError("must be process: slots are counted by each process for itself")
+    return "process"
+
+
+def _models(value: object) -> Mapping[str, object]:
+    if not isinstance(value, Mapping):
+        raise ValueError("must be tables of the TOML file: [models.NAME]")  # noqa: TRY004 - one kind
+    try:
+        models.parse("", value)
+    except models.CatalogueError as error:
+        raise ValueError(f"is not usable: {error}") from None
+    return value
+
+
+SETTINGS: Final[Sequence[Setting]] = (
+    Setting(
+        "BIND",
+        "127.0.0.1:19082",
+        "Where image calls arrive. Sockets that systemd passes go before it.",
+        _address,
+    ),
+    Setting(
+        "CONTROL_DATABASE_URL",
+        None,
+        "The control plane's Postgres, read only.",
+        _database,
+        secret=True,
+        required=True,
+    ),
+    Setting(
+        "DIRECT_DATABASE_URL",
+        None,
+        "The same without a transaction pooler, for LISTEN. Default: CONTROL_DATABASE_URL.",
+        _database,
+        secret=True,
+    ),
+    Setting("LOG_DIR", None, "Log records. Default: systemd's, else ./logs.", _path),
+    Setting("STATE_DIR", None, "What outlives a restart. Default: systemd's, else ./state.", _path),
+    Setting("LOG_MAX_FILE_BYTES", "64 MiB", "A log file is sealed at this size.", _size),
+    Setting("LOG_MAX_FILE_SECONDS", "86400", "A log file is sealed at this age.", _seconds),
+    Setting("LOG_MAX_FILES", "30", "Sealed log files that are kept.", _count),
+    Setting(
+        "PROMPT_HASH_KEY",
+        None,
+        "Key of the prompts' hash in the log. Default: made once in STATE_DIR.",
+        _hash_key,
+        secret=True,
+    ),
+    Setting("GRANT_TTL_SECONDS", "5", "How long a key or the accounts count as fresh.", _seconds),
+    Setting(
+        "GRANT_MAX_STALE_SECONDS",
+        "600",
+        "How long what was known is served while Postgres is down.",
+        _seconds,
+    ),
+    Setting("START_WAIT_SECONDS", "30", "How long a start waits for Postgres.", _seconds),
+    Setting("DRAIN_SECONDS", "630", "How long a stop waits for calls in flight.", _seconds),
+    Setting("MAX_REQUEST_BYTES", "64 MiB", "The largest request body.", _size),
+    Setting("MEMORY_BUDGET_BYTES", "256 MiB", "Request bytes held in memory, all calls.", _size),
+    Setting("SPOOL_BUDGET_BYTES", "4 GiB", "Request bytes held on disk, all calls.", _size),
+    Setting("SPOOL_DIR", "/var/tmp", "Where bodies over 1 MiB wait, in unnamed files.", _path),  # noqa: S108 - files there have no name
+    Setting("BODY_SECONDS", "120", "A request body must be complete within this time.", _seconds),
+    Setting("BODY_IDLE_SECONDS", "20", "The longest silence within a request body.", _seconds),
+    Setting("SEND_SECONDS", "60", "The longest that a client may block an answer.", _seconds),
+    Setting(
+        "TOTAL_SECONDS",
+        "570",
+        "From the complete body to the upstream's headers, all attempts. Under the SDKs' 600.",
+        _seconds,
+    ),
+    Setting("CONNECT_SECONDS", "10", "The longest connect to an upstream.", _seconds),
+    Setting("UPSTREAM_IDLE_SECONDS", "60", "The longest silence in a begun answer.", _seconds),
+    Setting("CODEX_SECONDS", "360", "One attempt at a Codex account.", _seconds),
+    Setting("SLOTS", "process", "Who counts the accounts' slots: each process its own.", _slots),
+    Setting(
+        "BUDGET_THRESHOLD_PERCENT",
+        "95",
+        "From this spent share of its budget on an account comes last.",
+        _percent,
+    ),
+    Setting("DEFAULT_MODEL", "gpt-image-2", "The model of a call that names none.", _text),
+    Setting(
+        "FORWARD_PARAMETERS",
+        "",
+        "Unknown parameters that are passed on rather than refused.",
+        _names,
+    ),
+    Setting(
+        "CODEX_BASE_URL",
+        "https://chatgpt.com/backend-api/codex",
+        "Where Codex accounts without a base URL are.",
+        _base_url,
+    ),
+    Setting("CODEX_CLIENT_VERSION", "0.169.0", "The version we name to Codex.", _text),
+    Setting(
+        "TRUSTED_PROXIES",
+        "127.0.0.0/8, ::1",
+        "Whose X-Forwarded-For is believed.",
+        _networks,
+    ),
+    Setting("MODELS", None, "More models, as tables of the TOML file: [models.NAME].", _models),
+)
+"""The table of the README, in its order."""
+
+_BY_NAME: Final = {setting.name: setting for setting in SETTINGS}
+
+
+# -- the parse -------------------------------------------------------------------------------------
+
+
+def parse(environment: Mapping[str, str], read: Read) -> Settings:
+    """Settings from the environment and the TOML file it may name.  Raises ``SettingsError``."""
+    mistakes: list[str] = []
+    given = _from_file(environment, read, mistakes)
+    given |= {
+        name.removeprefix(PREFIX): value
+        for name, value in environment.items()
+        if name.startswith(PREFIX) and name != f"{PREFIX}CONFIG"
+    }
+    raw = _resolve_files(given, read, mistakes)
+    values: dict[str, Any] = {}
+    for setting in SETTINGS:
+        value: object = raw.get(setting.name, setting.default)
+        if value is None:
+            if setting.required:
+                mistakes.append(f"{PREFIX}{setting.name} is missing: {setting.purpose}")
+            continue
+        try:
+            values[setting.name.lower()] = setting.parse(value)
+        except ValueError as error:
+            mistakes.append(f"{PREFIX}{setting.name} {error}")
+    if mistakes:
+        raise SettingsError(mistakes)
+    values.setdefault("direct_database_url", values["control_database_url"])
+    values.setdefault("prompt_hash_key", None)
+    values.setdefault("models", {})
+    for name, variable, fallback in (
+        ("log_dir", "LOGS_DIRECTORY", "logs"),
+        ("state_dir", "STATE_DIRECTORY", "state"),
+    ):
+        # systemd may name several folders, separated by colons; the first is the unit's own.
+        values.setdefault(name, Path(environment.get(variable, fallback).split(":")[0]))
+    return Settings(**values)
+
+
+def _from_file(
+    environment: Mapping[str, str], read: Read, mistakes: list[str]
+) -> dict[str, object]:
+    name = environment.get(f"{PREFIX}CONFIG")
+    if name is None:
+        return {}
+    try:
+        document = tomllib.loads(read(Path(name)))
+    except (OSError, UnicodeDecodeError) as error:
+        mistakes.append(f"{PREFIX}CONFIG: {name} cannot be read: {_reason(error)}")
+        return {}
+    except tomllib.TOMLDecodeError as error:
+        mistakes.append(f"{PREFIX}CONFIG: {name} is no valid TOML: {error}")
+        return {}
+    mistakes += [
+        f"{name}: {key} must be written in lower case" for key in document if key != key.lower()
+    ]
+    return {key.upper(): value for key, value in document.items()}
+
+
+def _resolve_files(
+    given: Mapping[str, object], read: Read, mistakes: list[str]
+) -> dict[str, object]:
+    """Settings by their own names: ``<NAME>_FILE`` replaced by what the file holds."""
+    raw: dict[str, object] = {}
+    for name, value in given.items():
+        plain = name.removesuffix("_FILE")
+        if name in _BY_NAME:
+            raw[name] = value
+        elif plain in _BY_NAME and _BY_NAME[plain].secret:
+            if plain in given:
+                mistakes.append(f"{PREFIX}{plain} and {PREFIX}{name} are both given")
+            try:
+                raw[plain] = read(Path(str(value)))
+            except (OSError, UnicodeDecodeError) as error:
+                mistakes.append(f"{PREFIX}{name}: {value} cannot be read: {_reason(error)}")
+        else:
+            mistakes.append(f"{PREFIX}{name} is no setting")
+    return raw
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    return error.strerror or "unknown reason" if isinstance(error, OSError) else "not UTF-8"

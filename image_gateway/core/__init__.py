@@ -1,0 +1,1 @@
+"""The pure half of the gateway: values and decisions, no clock, randomness, IO or logging."""

@@ -1,0 +1,55 @@
+"""May this key do this?  The checks of a key as one table, read top to bottom.
+
+``check_key`` needs no body and runs before one is read; ``check_model`` runs once the body has
+named its model.  Limits in time and number (concurrency, start interval) are ``core.slots``.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from image_gateway.core.errors import Refusal
+from image_gateway.core.model import Key
+
+_CHECKS: Final[tuple[tuple[Callable[[Key], bool], str, str], ...]] = (
+    (
+        lambda key: key.status == "active",
+        "key_disabled",
+        "This API key is not active for this service. Ask whoever runs the gateway to enable it.",
+    ),
+    (
+        lambda key: key.group_image_enabled,
+        "group_image_generation_disabled",
+        "Image generation is switched off for this key's group. Ask whoever runs the gateway.",
+    ),
+    (
+        lambda key: key.image_enabled,
+        "key_image_generation_disabled",
+        "Image generation is switched off for this key. Ask whoever runs the gateway.",
+    ),
+    (
+        lambda key: key.quota_remaining is None or key.quota_remaining > 0,
+        "insufficient_quota",
+        "This key's quota is used up. Ask whoever runs the gateway to raise it.",
+    ),
+)
+
+
+def check_key(key: Key) -> None:
+    """Status, group, key switch, quota, in this order; raises ``Refusal``."""
+    for holds, code, message in _CHECKS:
+        if not holds(key):
+            raise Refusal(code, message)
+
+
+def check_model(key: Key, model: str) -> None:
+    """The model as asked for and as mapped must both be allowed; raises ``Refusal``."""
+    if key.allowed_models is None:
+        return
+    mapped: Mapping[str, str] = key.model_map
+    if not {model, mapped.get(model, model)} <= key.allowed_models:
+        raise Refusal(
+            "model_not_allowed",
+            "This key may not use the model asked for. "
+            f"It may use: {', '.join(sorted(key.allowed_models)) or 'none'}.",
+            param="model",
+        )

@@ -1,0 +1,245 @@
+"""Errors: the ones this gateway makes, as one table, and how to read those of an upstream.
+
+Every error says who failed (client, gateway or upstream) and whether repeating the call is safe.
+Codes and statuses are promises to programs (README, "Error codes"); messages are for people and
+say what to change.  No message ever holds a secret, a prompt or a part of a picture: callers pass
+names of parameters, limits and counts, never content.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import orjson
+
+
+class Source(StrEnum):
+    """Who failed."""
+
+    CLIENT = "client"
+    GATEWAY = "gateway"
+    UPSTREAM = "upstream"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a code of ours stands for.
+
+    ``retry`` is False where the official SDKs would repeat the call on their own (408, 409, 429,
+    >= 500) and must not; it becomes ``x-should-retry: false``.
+    """
+
+    status: int
+    type: str
+    source: Source
+    retry: bool = True
+
+
+_INVALID: Final = "invalid_request_error"
+_PERMISSION: Final = "permission_error"
+_LIMIT: Final = "rate_limit_error"
+_API: Final = "api_error"
+
+KINDS: Final[Mapping[str, Kind]] = {
+    "missing_api_key": Kind(401, _INVALID, Source.CLIENT),
+    "invalid_api_key": Kind(401, _INVALID, Source.CLIENT),
+    "key_disabled": Kind(403, _PERMISSION, Source.CLIENT),
+    "group_image_generation_disabled": Kind(403, _PERMISSION, Source.CLIENT),
+    "key_image_generation_disabled": Kind(403, _PERMISSION, Source.CLIENT),
+    "insufficient_quota": Kind(429, "insufficient_quota", Source.CLIENT, retry=False),
+    "key_concurrency": Kind(429, _LIMIT, Source.CLIENT),
+    "key_start_interval": Kind(429, _LIMIT, Source.CLIENT),
+    "unknown_path": Kind(404, _INVALID, Source.CLIENT),
+    "method_not_allowed": Kind(405, _INVALID, Source.CLIENT),
+    "unsupported_protocol": Kind(400, _INVALID, Source.CLIENT),
+    "request_too_large": Kind(413, _INVALID, Source.CLIENT),
+    "unsupported_media_type": Kind(415, _INVALID, Source.CLIENT),
+    "request_timeout": Kind(408, _INVALID, Source.CLIENT, retry=False),
+    "invalid_body": Kind(400, _INVALID, Source.CLIENT),
+    "missing_required_parameter": Kind(400, _INVALID, Source.CLIENT),
+    "invalid_type": Kind(400, _INVALID, Source.CLIENT),
+    "invalid_value": Kind(400, _INVALID, Source.CLIENT),
+    "unknown_parameter": Kind(400, _INVALID, Source.CLIENT),
+    "model_not_allowed": Kind(403, _PERMISSION, Source.CLIENT),
+    "model_not_found": Kind(404, _INVALID, Source.CLIENT),
+    "unsupported_value": Kind(400, _INVALID, Source.CLIENT),
+    "account_concurrency": Kind(429, _LIMIT, Source.GATEWAY),
+    "no_account_available": Kind(503, _API, Source.GATEWAY),
+    "account_credentials": Kind(503, _API, Source.UPSTREAM),
+    "upstream_unreachable": Kind(502, _API, Source.UPSTREAM),
+    "outcome_unknown": Kind(504, _API, Source.UPSTREAM, retry=False),
+    "upstream_redirect": Kind(502, _API, Source.UPSTREAM, retry=False),
+    "upstream_invalid": Kind(502, _API, Source.UPSTREAM, retry=False),
+    "control_plane_unavailable": Kind(503, _API, Source.GATEWAY),
+    "overloaded": Kind(503, _API, Source.GATEWAY),
+    "draining": Kind(503, _API, Source.GATEWAY),
+    "internal_error": Kind(500, _API, Source.GATEWAY, retry=False),
+}
+
+# Codes that only a record can carry: there was nobody left to answer, or the answer had begun.
+CLIENT_LEFT: Final = "client_left"
+UPSTREAM_CUT: Final = "upstream_cut"
+
+
+class Refusal(Exception):  # noqa: N818 - it is an answer, and it is called so everywhere
+    """An answer of ours in OpenAI's error shape.
+
+    ``retry_after`` is in seconds; None means that the answer names no time.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+        self.kind = KINDS[code]
+        self._headers = dict(headers or {})
+
+    def body(self) -> bytes:
+        """The JSON text, always with the four keys that the SDKs read."""
+        return error_body(self.message, self.kind.type, self.param, self.code)
+
+    def headers(self) -> dict[str, str]:
+        """The headers beside content type and length; waits in whole seconds and in ms."""
+        headers = dict(self._headers)
+        if self.retry_after is not None:
+            headers |= retry_headers(self.retry_after)
+        if not self.kind.retry:
+            headers["x-should-retry"] = "false"
+        return headers
+
+
+def error_body(message: str, kind: str, param: str | None, code: str | None) -> bytes:
+    """An error in OpenAI's shape, as JSON text."""
+    return orjson.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}})
+
+
+def retry_headers(seconds: float) -> dict[str, str]:
+    """Both spellings of a wait: the SDKs read ``retry-after-ms`` first."""
+    milliseconds = max(1, math.ceil(seconds * 1000))
+    return {
+        "retry-after": str(math.ceil(milliseconds / 1000)),
+        "retry-after-ms": str(milliseconds),
+    }
+
+
+def missing_key() -> Refusal:
+    """No key in any place where one may stand."""
+    return Refusal(
+        "missing_api_key",
+        "No API key was given. Send it as `Authorization: Bearer <key>` or `api-key: <key>`.",
+    )
+
+
+def unknown_key() -> Refusal:
+    """A key that the control plane does not have; the key itself is never repeated."""
+    return Refusal("invalid_api_key", "The API key is not known here. Check the key you send.")
+
+
+def wrong_type(param: str, expected: str) -> Refusal:
+    """A parameter of the wrong JSON type."""
+    return Refusal("invalid_type", f"`{param}` must be {expected}.", param=param)
+
+
+def wrong_value(param: str, why: str) -> Refusal:
+    """A parameter of the right type that breaks one of its rules."""
+    return Refusal("invalid_value", f"`{param}` {why}.", param=param)
+
+
+# -- what an upstream answered ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamError:
+    """What an upstream's error body says, whatever its shape.
+
+    ``shaped`` tells that it already has OpenAI's shape and can pass through as it is.
+    """
+
+    message: str | None = None
+    type: str | None = None
+    param: str | None = None
+    code: str | None = None
+    shaped: bool = False
+    resets_in_seconds: float | None = None
+    resets_at: float | None = None
+
+
+def read_upstream_error(body: bytes) -> UpstreamError:
+    """Read an error body: OpenAI's shape, Codex's ``detail``, or a bare ``code`` and ``message``.
+
+    Anything else, HTML included, gives an empty error.  Source: API_CONTRACT sections 2 to 4.
+    """
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return UpstreamError()
+    if not isinstance(value, dict):
+        return UpstreamError()
+    error, detail = value.get("error"), value.get("detail")
+    if isinstance(error, dict):
+        return _from_fields(error, shaped=isinstance(error.get("message"), str))
+    if isinstance(error, str) or isinstance(detail, str):
+        return UpstreamError(message=_text(error) or _text(detail))
+    return _from_fields(detail if isinstance(detail, dict) else value)
+
+
+def _from_fields(fields: Mapping[str, object], *, shaped: bool = False) -> UpstreamError:
+    return UpstreamError(
+        message=_text(fields.get("message")),
+        type=_text(fields.get("type")),
+        param=_text(fields.get("param")),
+        code=_text(fields.get("code")),
+        shaped=shaped,
+        resets_in_seconds=_number(fields.get("resets_in_seconds")),
+        resets_at=_number(fields.get("resets_at")),
+    )
+
+
+def _text(value: object) -> str | None:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return None
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    return None
+
+
+_TOKENS: Final = re.compile(
+    rb"(?i)\b(?:bearer\s+[a-z0-9._~+/=-]{8,}|sk-[a-z0-9_-]{8,}|eyj[a-z0-9_-]{8,}\.[a-z0-9._-]+)"
+)
+_DATA_URLS: Final = re.compile(rb"data:[a-z]+/[a-z+.-]+;base64,[A-Za-z0-9+/=\\]*")
+# A run of base64 as long as this is no word, no id and no request id: it is content.
+_BASE64_RUNS: Final = re.compile(rb"[A-Za-z0-9+/]{200,}={0,2}")
+
+
+def scrub(body: bytes, *, secrets: Iterable[str], names: Iterable[str]) -> bytes:
+    """An upstream's error text without credentials, account names, data URLs or base64.
+
+    ``secrets`` go wherever they stand; ``names`` only as whole words, for a name may be short.
+    """
+    for secret in sorted({text for text in secrets if text}, key=len, reverse=True):
+        body = body.replace(secret.encode(), b"[redacted]")
+    for name in names:
+        word = re.escape(name.encode())
+        body = re.sub(rb"(?<![\w-])" + word + rb"(?![\w-])", b"[redacted]", body)
+    for pattern in (_TOKENS, _DATA_URLS, _BASE64_RUNS):
+        body = pattern.sub(b"[redacted]", body)
+    return body

@@ -1,0 +1,262 @@
+"""What follows when an attempt did not simply succeed: one table, read top to bottom.
+
+The rule behind every row is certainty.  Another account may be asked only while no picture can
+exist: nothing was sent, or the answer says that nothing was made.  Where that is not certain the
+client gets what there is, with ``x-should-retry: false``, because the official SDKs would otherwise
+buy the picture again, twice.
+
+``next_step`` is total over every stage and every status; the last row takes what no other took.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from image_gateway.core.errors import UpstreamError
+from image_gateway.core.health import Cooling
+from image_gateway.core.model import Dialect
+
+
+class Stage(StrEnum):
+    """How far an attempt came when its outcome was known."""
+
+    CONNECT = "connect"
+    """The connection never stood: DNS, TCP, TLS, proxy.  Nothing was sent."""
+    SENT = "sent"
+    """The connection stood and no answer came: silence, EOF or a deadline."""
+    ANSWER = "answer"
+    """The answer's status and headers are here."""
+    STREAM = "stream"
+    """Bytes of the answer already went to the client."""
+
+
+class Action(StrEnum):
+    """What the exchange does next."""
+
+    DELIVER = "deliver"
+    RETURN = "return"
+    NEXT = "next"
+    REREAD = "reread"
+    REPLACE = "replace"
+    END = "end"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What happened to one attempt.
+
+    ``usable``: a 2xx whose body is of the asked-for kind.  ``challenge``: an HTML page where an
+    API answers JSON.  ``wait`` is the seconds the answer names.  ``reread``: the account's
+    credential was read again during this request already.
+    """
+
+    stage: Stage
+    dialect: Dialect
+    status: int | None = None
+    error: UpstreamError = field(default_factory=UpstreamError)
+    wait: float | None = None
+    usable: bool = False
+    challenge: bool = False
+    reread: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What follows: ``code`` is the error of ours for ``REPLACE``; ``retry`` False becomes
+    ``x-should-retry: false``; ``may_be_billed`` says that a picture may exist.
+    """
+
+    action: Action
+    cooling: Cooling | None = None
+    code: str | None = None
+    retry: bool = True
+    may_be_billed: bool = False
+
+
+CHALLENGE_SECONDS: Final = 20.0
+"""A challenge page is about our address, not about the account, and passes."""
+REFUSED_SECONDS: Final = 300.0
+"""401, 402, 403: somebody must mend the account; minutes, never hours."""
+MISSING_MODEL_SECONDS: Final = 300.0
+"""A deployment that is not there; a typo must not cost the account its other models."""
+
+_SDK_RETRIES: Final = frozenset({408, 409, 429})
+
+_CLIENT_FAULTS: Final = frozenset(
+    {
+        "image_generation_user_error",
+        "moderation_blocked",
+        "content_policy_violation",
+        "content_policy",
+        "content_filter",
+        "contentfilter",
+        "responsibleaipolicyviolation",
+        "safety_violation",
+        "invalid_parameter",
+        "invalid_value",
+        "invalid_type",
+        "invalid_size",
+        "invalid_image",
+        "invalid_image_file",
+        "invalid_image_format",
+        "invalid_image_url",
+        "image_too_large",
+        "empty_image_file",
+        "unknown_parameter",
+        "unsupported_parameter",
+        "unsupported_value",
+        "missing_required_parameter",
+        "string_above_max_length",
+        "integer_above_max_value",
+        "integer_below_min_value",
+    }
+)
+_MISSING_MODEL: Final = frozenset(
+    {"model_not_found", "deploymentnotfound", "deployment_not_found", "unknown_model"}
+)
+
+
+def _codes(outcome: Outcome) -> set[str]:
+    return {text.lower() for text in (outcome.error.code, outcome.error.type) if text}
+
+
+def _status(outcome: Outcome) -> int:
+    return outcome.status if outcome.stage is Stage.ANSWER and outcome.status is not None else 0
+
+
+def _lacks_model(outcome: Outcome) -> bool:
+    codes = _codes(outcome)
+    return _status(outcome) == 404 and bool(
+        codes & _MISSING_MODEL
+        or outcome.error.param == "model"
+        or (outcome.dialect == "azure" and "404" in codes)
+    )
+
+
+def _is_overload(outcome: Outcome) -> bool:
+    return _status(outcome) in {503, 529} and (
+        outcome.dialect == "codex" or outcome.wait is not None or outcome.error.shaped
+    )
+
+
+def _returned(outcome: Outcome) -> Step:
+    """As it is, and without a retry where the SDKs would make one."""
+    status = _status(outcome)
+    return Step(Action.RETURN, retry=not (status in _SDK_RETRIES or status >= 500))
+
+
+def _replaced(code: str) -> Step:
+    return Step(Action.REPLACE, code=code, retry=False, may_be_billed=True)
+
+
+def _refused(outcome: Outcome) -> Step:
+    seconds = CHALLENGE_SECONDS if outcome.challenge else REFUSED_SECONDS
+    return Step(Action.NEXT, cooling=Cooling(seconds))
+
+
+_Row = tuple[str, Callable[[Outcome], bool], Callable[[Outcome], Step]]
+
+TABLE: Final[Sequence[_Row]] = (
+    (
+        "bytes of the answer went to the client",
+        lambda it: it.stage is Stage.STREAM,
+        lambda _: Step(Action.END, may_be_billed=True),
+    ),
+    (
+        "nothing was sent",
+        lambda it: it.stage is Stage.CONNECT,
+        lambda _: Step(Action.NEXT),
+    ),
+    (
+        "sent, then silence, EOF or a deadline",
+        lambda it: it.stage is Stage.SENT,
+        lambda _: _replaced("outcome_unknown"),
+    ),
+    (
+        "the answer that was asked for",
+        lambda it: 200 <= _status(it) < 300 and it.usable,
+        lambda _: Step(Action.DELIVER),
+    ),
+    (
+        "the client's own fault, at any status",
+        lambda it: _status(it) >= 400 and bool(_codes(it) & _CLIENT_FAULTS),
+        _returned,
+    ),
+    (
+        "401, credential not read again yet",
+        lambda it: _status(it) == 401 and not it.reread,
+        lambda _: Step(Action.REREAD),
+    ),
+    (
+        "401, 402, 403",
+        lambda it: _status(it) in {401, 402, 403},
+        _refused,
+    ),
+    (
+        "404 for the model or deployment",
+        _lacks_model,
+        lambda _: Step(Action.NEXT, cooling=Cooling(MISSING_MODEL_SECONDS, model_only=True)),
+    ),
+    (
+        "429",
+        lambda it: _status(it) == 429,
+        lambda it: Step(Action.NEXT, cooling=Cooling(it.wait)),
+    ),
+    (
+        "503, 529 that say so themselves",
+        _is_overload,
+        lambda _: Step(Action.NEXT),
+    ),
+    (
+        "any other 5xx from codex, which bills no single images",
+        lambda it: it.dialect == "codex" and 500 <= _status(it) < 600,
+        lambda _: Step(Action.NEXT),
+    ),
+    (
+        "other 4xx but 408, 409",
+        lambda it: 400 <= _status(it) < 500 and _status(it) not in {408, 409},
+        lambda _: Step(Action.RETURN),
+    ),
+    (
+        "a redirect",
+        lambda it: 300 <= _status(it) < 400,
+        lambda _: _replaced("upstream_redirect"),
+    ),
+    (
+        "a 2xx of another kind, or a status that ends no exchange",
+        lambda it: _status(it) < 300,
+        lambda _: _replaced("upstream_invalid"),
+    ),
+    (
+        "anything else: a picture may exist",
+        lambda _: True,
+        lambda _: Step(Action.RETURN, retry=False, may_be_billed=True),
+    ),
+)
+
+
+def next_step(outcome: Outcome) -> Step:
+    """The first row that fits."""
+    return next(step(outcome) for _, fits, step in TABLE if fits(outcome))
+
+
+_TELLING: Final[Sequence[Callable[[Outcome], bool]]] = (
+    lambda it: _status(it) == 429,
+    lambda it: _status(it) == 404,
+    lambda it: _status(it) >= 500 and it.error.message is not None,
+    lambda it: _status(it) >= 500,
+)
+
+
+def most_telling(outcomes: Sequence[Outcome]) -> int | None:
+    """When every account failed: the index of the answer that tells the client most.
+
+    None when no answer is fit for a client: 401, 402 and 403 are about our credentials, and the
+    client would take them for its own.  Of equals the first.
+    """
+    for tells in _TELLING:
+        for index, outcome in enumerate(outcomes):
+            if tells(outcome):
+                return index
+    return None

@@ -1,0 +1,141 @@
+"""Headers, both ways, by allow-list; and the few facts a header can tell.
+
+Nothing passes because nobody thought of it: what is not named here stays behind, cookies,
+``x-stainless-*``, authorization and hop-by-hop headers among it.  Names are lower case.
+"""
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from image_gateway.core.errors import UpstreamError
+
+Pairs = Iterable[tuple[bytes, bytes]]
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+TO_CLIENT: Final = frozenset({"content-type", "content-length", "openai-processing-ms"})
+TO_CLIENT_PREFIXES: Final = ("x-ratelimit-",)
+RETRY: Final = frozenset({"retry-after", "retry-after-ms"})
+
+_MOST_FORWARDED: Final = 16
+
+
+class Headers:
+    """The headers of one request: look-up by lower-case name, first value wins.
+
+    Bytes are taken as latin-1, as ASGI gives them.
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self, pairs: Pairs) -> None:
+        self._values: dict[str, list[str]] = {}
+        for name, value in pairs:
+            key = name.decode("latin-1").lower()
+            self._values.setdefault(key, []).append(value.decode("latin-1").strip())
+
+    def __repr__(self) -> str:
+        return f"<Headers {sorted(self._values)}>"
+
+    def get(self, name: str) -> str | None:
+        """The first value, None where there is none."""
+        values = self._values.get(name)
+        return values[0] if values else None
+
+    def all(self, name: str) -> list[str]:
+        """Every value, in order."""
+        return self._values.get(name, [])
+
+    def named(self, names: frozenset[str], prefixes: tuple[str, ...]) -> dict[str, str]:
+        """Those on an allow-list of names and prefixes."""
+        return {
+            name: ", ".join(values)
+            for name, values in self._values.items()
+            if name in names or (prefixes and name.startswith(prefixes))
+        }
+
+
+def secret(headers: Headers) -> str | None:
+    """The key: ``Authorization: Bearer`` before ``api-key`` (API_CONTRACT section 1)."""
+    scheme, _, token = (headers.get("authorization") or "").partition(" ")
+    if scheme.lower() == "bearer" and token.strip():
+        return token.strip()
+    return headers.get("api-key") or None
+
+
+def media_type(value: str | None) -> str:
+    """``application/json`` of ``Application/JSON; charset=utf-8``; empty where there is none."""
+    return (value or "").partition(";")[0].strip().lower()
+
+
+def content_length(headers: Headers) -> int | None:
+    """The announced length in bytes, None where the body is chunked or absent."""
+    value = headers.get("content-length")
+    return int(value) if value is not None and value.isascii() and value.isdigit() else None
+
+
+def client_address(peer: str | None, headers: Headers, trusted: tuple[Network, ...]) -> str | None:
+    """Who called: the last address that no trusted proxy reported of another trusted proxy.
+
+    ``X-Forwarded-For`` counts only when the peer itself is in ``trusted``; read from the right,
+    for what stands further left may have been written by anybody.
+    """
+    address = peer
+    forwarded = ",".join(headers.all("x-forwarded-for")).split(",")[-_MOST_FORWARDED:]
+    while address is not None and is_trusted(address, trusted) and forwarded:
+        candidate = forwarded.pop().strip()
+        try:
+            address = str(ipaddress.ip_address(candidate))
+        except ValueError:
+            break
+    return address
+
+
+def is_trusted(address: str, trusted: tuple[Network, ...]) -> bool:
+    """Whether an address lies in one of the networks."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return any(parsed in network for network in trusted)
+
+
+def to_client(upstream: Mapping[str, str]) -> dict[str, str]:
+    """What of an upstream's answer goes on to the client."""
+    return {
+        name: value
+        for name, value in upstream.items()
+        if name in TO_CLIENT or name.startswith(TO_CLIENT_PREFIXES)
+    }
+
+
+def named_wait(upstream: Mapping[str, str], error: UpstreamError, now: float) -> float | None:
+    """Seconds that an answer asks us to wait, None where it names none.
+
+    ``now`` is the time in seconds since 1970, for an error that names a moment.  Read in the order
+    of exactness: ``retry-after-ms``, ``retry-after`` (its date form is not used by these
+    upstreams), the error's ``resets_in_seconds`` or ``resets_at``, then Codex's full window.
+    """
+    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        seconds = number(upstream.get(name))
+        if seconds is not None:
+            return seconds / unit
+    if error.resets_in_seconds is not None:
+        return max(0.0, error.resets_in_seconds)
+    if error.resets_at is not None:
+        return max(0.0, error.resets_at - now)
+    for window in ("primary", "secondary"):
+        used = number(upstream.get(f"x-codex-{window}-used-percent"))
+        reset = number(upstream.get(f"x-codex-{window}-reset-after-seconds"))
+        if used is not None and used >= 100 and reset is not None:
+            return reset
+    return None
+
+
+def number(text: str | None) -> float | None:
+    """A header's value as a number that is zero or more; None for anything else."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if 0 <= value < float("inf") else None

@@ -1,0 +1,64 @@
+"""Cooldowns: which accounts, or which model on an account, to leave alone for now.
+
+Only image traffic teaches and only image traffic asks.  A cooldown is short by design: it is
+capped, and once it is over the next call is the probe that either clears it or begins a longer one.
+Times are seconds of a clock that only goes forward; the caller brings them.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+LONGEST_SECONDS: Final = 900.0
+"""No cooldown is longer, whatever an upstream names: a reset may come early, a probe is cheap."""
+
+FIRST_BACKOFF_SECONDS: Final = 5.0
+"""The first cooldown where the upstream names no time; it doubles with each failure in a row."""
+
+_MOST_DOUBLINGS: Final = 8
+
+Place = tuple[str, str | None]
+"""An account's name, and a model where only that model is meant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cooling:
+    """A wish to leave a place alone.  ``seconds`` None: back off by the failures in a row."""
+
+    seconds: float | None
+    model_only: bool = False
+
+
+class Health:
+    """The cooldowns of one process, in memory."""
+
+    def __init__(self) -> None:
+        self._until: dict[Place, float] = {}
+        self._failures: dict[Place, int] = {}
+
+    def __repr__(self) -> str:
+        return f"<Health of {len(self._until)} places>"
+
+    def cool(self, account_name: str, model: str, cooling: Cooling, now: float) -> float:
+        """Begin or lengthen a cooldown; gives its length in seconds."""
+        place = (account_name, model if cooling.model_only else None)
+        failures = self._failures.get(place, 0)
+        self._failures[place] = min(failures + 1, _MOST_DOUBLINGS)
+        seconds = cooling.seconds
+        if seconds is None:
+            seconds = FIRST_BACKOFF_SECONDS * 2.0**failures
+        seconds = min(max(seconds, 0.0), LONGEST_SECONDS)
+        self._until[place] = max(self._until.get(place, 0.0), now + seconds)
+        return seconds
+
+    def succeed(self, account_name: str, model: str) -> None:
+        """A call was served: the place is well."""
+        for place in ((account_name, None), (account_name, model)):
+            self._until.pop(place, None)
+            self._failures.pop(place, None)
+
+    def seconds_left(self, account_name: str, model: str, now: float) -> float:
+        """How long a call for this model should leave the account alone; 0 when it need not."""
+        latest = max(
+            self._until.get(place, now) for place in ((account_name, None), (account_name, model))
+        )
+        return max(0.0, latest - now)

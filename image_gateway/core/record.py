@@ -1,0 +1,118 @@
+"""The log record: one object per request, built from an allow-list.
+
+The exchange fills a ``Draft`` as facts become known; ``build`` turns it into the record with every
+field of ``FIELDS``, null where a fact is not known.  There is no field that could hold a prompt, a
+picture, an address of one, a credential or an upstream's body, so none can get in.
+"""
+
+import hashlib
+import hmac
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from typing import Final
+
+SCHEMA_VERSION: Final = 1
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One call to one account."""
+
+    account_name: str
+    dialect: str
+    stage: str | None = None
+    status: int | None = None
+    error_code: str | None = None
+    action: str | None = None
+    upstream_ms: int | None = None
+
+
+@dataclass(slots=True)
+class Draft:
+    """A record in the making; the fields are the record's, in its order."""
+
+    time: datetime
+    request_id: str
+    client_address: str | None = None
+    key_id: str | None = None
+    key_name: str | None = None
+    group_id: str | None = None
+    endpoint: str | None = None
+    path: str | None = None
+    body_form: str | None = None
+    request_bytes: int | None = None
+    model: str | None = None
+    upstream_model: str | None = None
+    size: str | None = None
+    quality: str | None = None
+    n: int | None = None
+    stream: bool | None = None
+    input_image_count: int | None = None
+    input_image_bytes: int | None = None
+    prompt_chars: int | None = None
+    prompt_hmac: str | None = None
+    status: int | None = None
+    error_code: str | None = None
+    error_source: str | None = None
+    account_name: str | None = None
+    dialect: str | None = None
+    attempts: list[Attempt] = field(default_factory=list)
+    response_bytes: int | None = None
+    response_image_count: int | None = None
+    usage: dict[str, int] | None = None
+    auth_ms: int | None = None
+    body_ms: int | None = None
+    wait_ms: int | None = None
+    upstream_ms: int | None = None
+    stream_ms: int | None = None
+    total_ms: int | None = None
+    client_left: bool = False
+    may_be_billed: bool = False
+
+
+FIELDS: Final = ("schema_version", *(item.name for item in fields(Draft)))
+"""The record's fields, in order."""
+
+_ATTEMPT_FIELDS: Final = tuple(item.name for item in fields(Attempt))
+_LONGEST_TEXT: Final = 256
+
+
+def build(draft: Draft) -> dict[str, object]:
+    """The record, ready for JSON; texts that a client chose are cut to 256 characters."""
+    record: dict[str, object] = {"schema_version": SCHEMA_VERSION}
+    for name in FIELDS[1:]:
+        record[name] = _plain(getattr(draft, name))
+    record["time"] = draft.time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    record["attempts"] = [
+        {name: _plain(getattr(attempt, name)) for name in _ATTEMPT_FIELDS}
+        for attempt in draft.attempts
+    ]
+    return record
+
+
+def _plain(value: object) -> object:
+    return value[:_LONGEST_TEXT] if isinstance(value, str) else value
+
+
+def prompt_hmac(key: bytes, prompt: str) -> str:
+    """The prompt's keyed SHA-256 in hex: equal prompts show, short ones cannot be guessed."""
+    return hmac.new(key, prompt.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+
+
+def usage(answer: object) -> dict[str, int] | None:
+    """The three sums of an answer's ``usage``, None where it has none."""
+    found = answer.get("usage") if isinstance(answer, dict) else None
+    if not isinstance(found, dict):
+        return None
+    sums = {
+        name: found[name]
+        for name in ("input_tokens", "output_tokens", "total_tokens")
+        if isinstance(found.get(name), int) and not isinstance(found[name], bool)
+    }
+    return sums or None
+
+
+def image_count(answer: object) -> int | None:
+    """Pictures in an answer: the entries of ``data``, whatever ``n`` asked for."""
+    data = answer.get("data") if isinstance(answer, dict) else None
+    return len(data) if isinstance(data, list) else None

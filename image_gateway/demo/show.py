@@ -1,0 +1,231 @@
+"""The demo's script: start everything, make a picture, edit it, show what was recorded."""
+
+import asyncio
+import base64
+import hashlib
+import json
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+import psycopg
+from aiohttp import web
+from openai import AsyncOpenAI
+from psycopg.types.json import Jsonb
+
+from image_gateway.config import PREFIX
+from image_gateway.demo import postgres, sample_upstream
+
+OUTPUT: Final = Path("demo-output")
+_WORDS: Final = OUTPUT / "gateway.log"
+_START_SECONDS: Final = 30.0
+_STOP_SECONDS: Final = 15.0
+_PROMPT: Final = "A lighthouse in the morning mist"
+_EDIT: Final = "Add a small red boat"
+
+
+class DemoError(Exception):
+    """The demo cannot go on; the message is for the person who started it."""
+
+
+def run(*, once: bool) -> int:
+    """Show the gateway; gives the exit code."""
+    try:
+        asyncio.run(_show(once=once))
+    except DemoError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+async def _show(*, once: bool) -> None:
+    host, port = _address()
+    _require_free(host, port)
+    OUTPUT.mkdir(exist_ok=True)
+    secret = f"sk-demo-{secrets.token_hex(12)}"
+    _tell("starting an embedded Postgres (the first time takes some seconds)")
+    with postgres.embedded() as database:
+        _tell("starting a sample upstream that draws what the prompt says")
+        async with _sample_upstream() as upstream_url:
+            _fill(database, secret, upstream_url)
+            _tell(f"starting the gateway on {host}:{port}")
+            async with _gateway(database, host, port) as gateway:
+                base_url = f"http://{host}:{port}/v1"
+                await _make_pictures(base_url, secret)
+                _show_records()
+                if not once:
+                    _explain(base_url, secret)
+                    await gateway.wait()
+                    raise DemoError(f"the gateway ended; its words are in {_WORDS}")
+    _tell("done: everything is stopped")
+
+
+async def _make_pictures(base_url: str, secret: str) -> None:
+    _tell(f"generating with the official openai SDK: {_PROMPT!r}")
+    async with AsyncOpenAI(base_url=base_url, api_key=secret, max_retries=0) as client:
+        made = await client.images.generate(model="gpt-image-2", prompt=_PROMPT, size="1024x1024")
+    picture = base64.b64decode((made.data or [])[0].b64_json or "")
+    _save("generated.png", picture)
+    _tell(f"editing it with plain JSON: {_EDIT!r}")
+    url = "data:image/png;base64," + base64.b64encode(picture).decode()
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(
+            f"{base_url}/images/edits",
+            json={"model": "gpt-image-2", "prompt": _EDIT, "images": [{"image_url": url}]},
+            headers={"authorization": f"Bearer {secret}"},
+        ) as answer,
+    ):
+        edited = await answer.json()
+        if answer.status != 200:
+            raise DemoError(f"the edit was answered with {answer.status}: {edited}")
+    _save("edited.png", base64.b64decode(edited["data"][0]["b64_json"]))
+
+
+def _save(name: str, picture: bytes) -> None:
+    path = OUTPUT / name
+    path.write_bytes(picture)
+    _tell(f"  saved {path} ({len(picture)} bytes)")
+
+
+def _show_records() -> None:
+    path = OUTPUT / "logs" / "requests.jsonl"
+    _tell(f"the log records of these calls, from {path}:")
+    for line in path.read_text("utf-8").splitlines()[-2:]:
+        record = json.loads(line)
+        known = {name: value for name, value in record.items() if value not in (None, [], False)}
+        print(json.dumps(known, indent=2))
+
+
+def _explain(base_url: str, secret: str) -> None:
+    print(f"""
+The gateway is up. Call it with curl:
+
+  curl {base_url}/images/generations \\
+    -H 'authorization: Bearer {secret}' -H 'content-type: application/json' \\
+    -d '{{"prompt": "A cat on a bicycle"}}' | head -c 300
+
+or with the SDK:
+
+  from openai import OpenAI
+  client = OpenAI(base_url="{base_url}", api_key="{secret}", max_retries=0)
+  image = client.images.generate(model="gpt-image-2", prompt="A cat on a bicycle")
+
+Ctrl-C ends everything.
+""")
+
+
+# -- parts -----------------------------------------------------------------------------------------
+
+
+def _address() -> tuple[str, int]:
+    host, _, port = os.environ.get(f"{PREFIX}BIND", "127.0.0.1:19082").rpartition(":")
+    return host, int(port)
+
+
+def _require_free(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise DemoError(
+                f"port {port} on {host} cannot be used ({error.strerror}): stop what listens "
+                f"there, or choose another one: {PREFIX}BIND=127.0.0.1:19182 scripts/demo"
+            ) from None
+
+
+@asynccontextmanager
+async def _sample_upstream() -> AsyncIterator[str]:
+    runner = web.AppRunner(sample_upstream.application())
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+def _fill(database: str, secret: str, upstream_url: str) -> None:
+    """The standalone control plane with one key and one account."""
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(postgres.schema().encode())
+        connection.execute(
+            "INSERT INTO image_control.keys (key_id, key_name, key_hash) VALUES (%s, %s, %s)",
+            ("key-demo", "demo", hashlib.sha256(secret.encode()).hexdigest()),
+        )
+        connection.execute(
+            "INSERT INTO image_control.accounts (account_name, dialect, base_url, credential)"
+            " VALUES (%s, %s, %s, %s)",
+            (
+                "codex-demo",
+                "codex",
+                upstream_url,
+                Jsonb({"access_token": sample_upstream.TOKEN, "account_id": "demo"}),
+            ),
+        )
+
+
+@asynccontextmanager
+async def _gateway(
+    database: str, host: str, port: int
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    reader = database.replace("//postgres:@", "//image_gateway_reader:@", 1)
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(PREFIX)},
+        f"{PREFIX}BIND": f"{host}:{port}",
+        f"{PREFIX}CONTROL_DATABASE_URL": reader,
+        f"{PREFIX}LOG_DIR": str(OUTPUT / "logs"),
+        f"{PREFIX}STATE_DIR": str(OUTPUT / "state"),
+    }
+    with _WORDS.open("wb") as words:
+        # In a session of its own: a Ctrl-C on the terminal is for the demo, which then stops it.
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "image_gateway",
+            "serve",
+            env=environment,
+            stderr=words,
+            start_new_session=True,
+        )
+    try:
+        await _wait_until_up(process, f"http://{host}:{port}/healthz")
+        yield process
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(_STOP_SECONDS):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+async def _wait_until_up(process: asyncio.subprocess.Process, url: str) -> None:
+    try:
+        async with asyncio.timeout(_START_SECONDS), aiohttp.ClientSession() as session:
+            while process.returncode is None:
+                try:
+                    async with session.get(url):
+                        return
+                except aiohttp.ClientError:
+                    await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise DemoError(f"the gateway did not answer within {_START_SECONDS:.0f} s") from None
+    raise DemoError(f"the gateway ended at once; its words are in {_WORDS}")
+
+
+def _tell(line: str) -> None:
+    print(f"demo: {line}", flush=True)

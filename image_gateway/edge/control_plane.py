@@ -1,0 +1,461 @@
+"""The control plane, read only: keys one by one, accounts as one snapshot.
+
+What is known is kept in two caches of one mechanism, ``_Entry``.  An entry is fresh for
+``ttl_seconds``; then it is loaded anew, once for all who ask.  While Postgres is away it is served
+for up to ``max_stale_seconds``.  Three rules make a change act at once and for good:
+
+- A drop (NOTIFY) detaches the load under way, so that a load which began before the change is
+  given to those who asked before it, and kept for nobody.
+- A dropped entry is gone: it is never served stale, for somebody said that it changed.
+- A new LISTEN connection expires everything, for nobody knows what was said meanwhile; what was
+  known stays as a last resort.
+
+Loads run in tasks of their own, so a caller that is cancelled takes nothing from the others.
+"""
+
+import asyncio
+import hashlib
+import logging
+import random
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Generic, Self, TypeVar, cast
+
+import psycopg
+from psycopg.rows import dict_row
+from psycopg_pool import AsyncConnectionPool
+
+from image_gateway import sql
+from image_gateway.core.model import (
+    Account,
+    Grant,
+    Key,
+    Row,
+    RowError,
+    Secret,
+    account_from_row,
+    key_from_row,
+)
+
+CONTRACT_VERSION: Final = 1
+CHANNEL: Final = "image_gateway_changed"
+
+LOAD_SECONDS: Final = 4.0
+"""The longest a request waits for Postgres; a look-up takes a millisecond."""
+POOL_SECONDS: Final = 3.0
+"""The longest a look-up waits for a connection, new or free."""
+AWAY_SECONDS: Final = 1.0
+"""After a failed look-up, how long further ones fail at once, so that an outage makes no queue."""
+UNKNOWN_SECONDS: Final = 1.0
+"""How long it is remembered that a key does not exist; short, because it may be made any moment."""
+_MOST_KEYS: Final = 50_000
+_MOST_UNKNOWN: Final = 10_000
+_MOST_CONNECTIONS: Final = 4
+_LISTEN_RETRY_SECONDS: Final = 2.0
+_LISTEN_CHECK_SECONDS: Final = 30.0
+_CONNECTION: Final[Mapping[str, str | int]] = {
+    "application_name": "image-gateway",
+    "connect_timeout": 3,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+class UnavailableError(Exception):
+    """Postgres cannot be asked, and nothing known will do."""
+
+
+class ContractError(Exception):
+    """Postgres answers but does not hold the contract; the message names the cure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """How long what was read counts, in seconds."""
+
+    ttl_seconds: float
+    max_stale_seconds: float
+
+
+class _Entry(Generic[_T]):
+    """One value that is loaded on demand.  ``load`` raises ``UnavailableError``."""
+
+    def __init__(self, load: Callable[[], Awaitable[_T]], freshness: Freshness) -> None:
+        self._load = load
+        self._freshness = freshness
+        self._value: _T | None = None
+        self._known_at: float | None = None
+        self._expired = True
+        self._failing = False
+        self._flight: asyncio.Task[_T] | None = None
+
+    def __repr__(self) -> str:
+        return f"<_Entry {'empty' if self._known_at is None else 'known'}>"
+
+    @property
+    def known_at(self) -> float | None:
+        """When the load of what is held began, by the monotonic clock."""
+        return self._known_at
+
+    def expire(self) -> None:
+        """Load before the next use; what is held stays as a last resort."""
+        self._expired = True
+        self._failing = False
+        self._flight = None
+
+    def drop(self) -> None:
+        """Forget: what is held is known to be wrong."""
+        self.expire()
+        self._value = self._known_at = None
+
+    async def get(self) -> _T:
+        """The value, fresh or, while Postgres is away, old; raises ``UnavailableError``."""
+        now = time.monotonic()
+        if not self._expired and self._age(now) <= self._freshness.ttl_seconds:
+            return self._held()
+        flight = self._flight
+        if flight is None:
+            flight = self._flight = asyncio.create_task(self._fly(now))
+            flight.add_done_callback(_retrieve)
+        if self._failing and self._age(now) <= self._freshness.max_stale_seconds:
+            # An outage is known already: the load goes on by itself and costs no request a wait.
+            return self._held()
+        try:
+            async with asyncio.timeout(LOAD_SECONDS):
+                return await asyncio.shield(flight)
+        except TimeoutError:
+            self._fail(flight)
+        except UnavailableError:
+            pass
+        if self._age(time.monotonic()) > self._freshness.max_stale_seconds:
+            raise UnavailableError
+        return self._held()
+
+    async def _fly(self, began: float) -> _T:
+        flight = asyncio.current_task()
+        try:
+            value = await self._load()
+        except UnavailableError:
+            self._fail(flight)
+            raise
+        if self._flight is flight:
+            self._flight = None
+            self._value = value
+            self._known_at = began
+            self._expired = self._failing = False
+        return value
+
+    def _fail(self, flight: "asyncio.Task[_T] | None") -> None:
+        if self._flight is flight:
+            self._flight = None
+            self._failing = True
+
+    def _age(self, now: float) -> float:
+        return float("inf") if self._known_at is None else now - self._known_at
+
+    def _held(self) -> _T:
+        return self._value  # type: ignore[return-value]  # known: its age is finite
+
+
+def _retrieve(task: "asyncio.Task[object]") -> None:
+    """A load that everybody stopped waiting for may fail unheard."""
+    if not task.cancelled():
+        task.exception()
+
+
+class ControlPlane:
+    """Grants for secrets, out of Postgres; opened and closed by ``async with``."""
+
+    def __init__(self, database: Secret, direct: Secret, freshness: Freshness) -> None:
+        self._freshness = freshness
+        self._direct = direct
+        self._pool = AsyncConnectionPool(
+            database.reveal(),
+            kwargs={**_CONNECTION, "prepare_threshold": None, "row_factory": dict_row},
+            min_size=0,
+            max_size=_MOST_CONNECTIONS,
+            configure=_read_only,
+            check=AsyncConnectionPool.check_connection,
+            timeout=POOL_SECONDS,
+            # A pool that goes on trying backs off up to minutes and then is late to see Postgres
+            # back; one that gives up tries again when somebody asks.
+            reconnect_timeout=1.0,
+            open=False,
+        )
+        self._keys: OrderedDict[str, _Entry[Key | None]] = OrderedDict()
+        self._unknown: OrderedDict[str, float] = OrderedDict()
+        self._accounts: _Entry[Mapping[str, Account]] = _Entry(self._load_accounts, freshness)
+        self._broken: frozenset[str] = frozenset()
+        self._away_until = float("-inf")
+        self._listener: asyncio.Task[None] | None = None
+        self.listening = False
+        """Whether changes are told at once (NOTIFY) rather than seen within the time to live."""
+
+    def __repr__(self) -> str:
+        return f"<ControlPlane {len(self._keys)} keys, listening={self.listening}>"
+
+    async def __aenter__(self) -> Self:
+        await self._pool.open()
+        self._listener = asyncio.create_task(self._listen())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._listener is not None:
+            self._listener.cancel()
+            await asyncio.wait([self._listener])
+        await self._pool.close()
+
+    # -- asking ----------------------------------------------------------------------------------
+
+    async def key(self, secret: str) -> Key | None:
+        """The key of a bearer secret, None where there is none; raises ``UnavailableError``."""
+        key_hash = hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
+        unknown_since = self._unknown.get(key_hash)
+        if unknown_since is not None and time.monotonic() - unknown_since < UNKNOWN_SECONDS:
+            return None
+        entry = self._keys.get(key_hash)
+        if entry is None:
+            entry = self._keys[key_hash] = _Entry(lambda: self._load_key(key_hash), self._freshness)
+        self._keys.move_to_end(key_hash)
+        if len(self._keys) > _MOST_KEYS:
+            self._keys.popitem(last=False)
+        try:
+            key = await entry.get()
+        except UnavailableError:
+            self._forget(key_hash, entry)
+            raise
+        if key is None:
+            # Kept apart, so that guesses push no known key out of the cache.
+            if self._forget(key_hash, entry):
+                self._unknown[key_hash] = time.monotonic()
+            if len(self._unknown) > _MOST_UNKNOWN:
+                self._unknown.popitem(last=False)
+        return key
+
+    def _forget(self, key_hash: str, entry: _Entry[Key | None]) -> bool:
+        """Whether it was still there; a NOTIFY may have dropped it while it was loaded."""
+        if self._keys.get(key_hash) is not entry:
+            return False
+        del self._keys[key_hash]
+        return True
+
+    async def grant(self, key: Key) -> Grant:
+        """A key together with the accounts as they are now; raises ``UnavailableError``."""
+        return Grant(key, await self._accounts.get())
+
+    async def reread(self, account_name: str) -> Account | None:
+        """An account as Postgres has it now, or as it was known where Postgres is away."""
+        self._accounts.expire()
+        try:
+            return (await self._accounts.get()).get(account_name)
+        except UnavailableError:
+            return None
+
+    # -- loading ---------------------------------------------------------------------------------
+
+    async def _load_key(self, key_hash: str) -> Key | None:
+        rows = await self._select("key", {"key_hash": key_hash})
+        if not rows:
+            return None
+        try:
+            return key_from_row(rows[0])
+        except RowError as error:
+            _log.error("the control plane's key %s is unusable: %s", rows[0].get("key_id"), error)
+            raise UnavailableError from None
+
+    async def _load_accounts(self) -> Mapping[str, Account]:
+        accounts: dict[str, Account] = {}
+        broken: set[str] = set()
+        for row in await self._select("accounts"):
+            try:
+                account = account_from_row(row)
+            except RowError as error:
+                broken.add(f"account {row.get('account_name')}: {error}")
+            else:
+                accounts[account.account_name] = account
+        for finding in sorted(broken - self._broken):
+            _log.error("left out of service: %s", finding)
+        self._broken = frozenset(broken)
+        return accounts
+
+    async def _select(self, name: str, values: Mapping[str, object] | None = None) -> list[Row]:
+        if time.monotonic() < self._away_until:
+            raise UnavailableError
+        try:
+            async with self._pool.connection() as connection:
+                cursor = await connection.execute(sql.text(name).encode(), values)
+                return _mappings(await cursor.fetchall())
+        except (psycopg.Error, OSError) as error:
+            self._away_until = time.monotonic() + AWAY_SECONDS
+            _log.warning("the control plane cannot be read: %s", type(error).__name__)
+            raise UnavailableError from error
+
+    # -- hearing ---------------------------------------------------------------------------------
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                async with _connect(self._direct) as connection:
+                    await connection.execute(f"LISTEN {CHANNEL}".encode())
+                    self._expire_all()
+                    self.listening = True
+                    await self._hear(connection)
+            except (psycopg.Error, OSError, TimeoutError) as error:
+                if self.listening:
+                    _log.warning("LISTEN was lost: %s", type(error).__name__)
+            finally:
+                self.listening = False
+            # Spread out, so that many instances do not come back in one moment.
+            await asyncio.sleep(_LISTEN_RETRY_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311
+
+    async def _hear(self, connection: "psycopg.AsyncConnection[object]") -> None:
+        while True:
+            async for notification in connection.notifies(timeout=_LISTEN_CHECK_SECONDS):
+                self.changed(notification.payload)
+            # A host that vanished sends no end: asking is the only way to know.
+            async with asyncio.timeout(LOAD_SECONDS):
+                await connection.execute(b"SELECT 1")
+
+    def changed(self, payload: str) -> None:
+        """Forget what a notification names: ``key:<key_hash>``, ``keys``, ``accounts``, or all."""
+        kind, _, key_hash = payload.partition(":")
+        if kind == "key" and key_hash:
+            self._unknown.pop(key_hash, None)
+            entry = self._keys.pop(key_hash, None)
+            if entry is not None:
+                entry.drop()
+            return
+        if payload != "accounts":
+            self._unknown.clear()
+            for entry in self._keys.values():
+                entry.drop()
+            self._keys.clear()
+        if payload != "keys":
+            self._accounts.drop()
+
+    def _expire_all(self) -> None:
+        self._away_until = float("-inf")
+        self._unknown.clear()
+        for entry in self._keys.values():
+            entry.expire()
+        self._accounts.expire()
+
+
+async def _read_only(connection: "psycopg.AsyncConnection[object]") -> None:
+    # By transaction, not by SET: a transaction pooler would keep a SET for its other clients.
+    await connection.set_read_only(True)
+
+
+@asynccontextmanager
+async def _connect(database: Secret) -> "AsyncIterator[psycopg.AsyncConnection[object]]":
+    """One read-only connection of its own, in autocommit."""
+    options = dict(_CONNECTION)
+    connection: psycopg.AsyncConnection[object] = await psycopg.AsyncConnection.connect(
+        database.reveal(),
+        autocommit=True,
+        prepare_threshold=None,
+        row_factory=dict_row,
+        **options,  # type: ignore[arg-type]
+    )
+    try:
+        await connection.set_read_only(True)
+        yield connection
+    finally:
+        await connection.close()
+
+
+# -- before anything listens -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What ``check`` found in a usable control plane: sentences for a person."""
+
+    accounts: int
+    broken_accounts: tuple[str, ...]
+    writable: tuple[str, ...]
+
+
+async def check(database: Secret) -> Findings:
+    """Hold the contract against what is there.
+
+    Raises ``ContractError`` where it is missing and ``UnavailableError`` where nobody answers.
+    """
+    try:
+        async with asyncio.timeout(LOAD_SECONDS), _connect(database) as connection:
+            await _check_contract(connection)
+            rows = await _rows(connection, "accounts")
+            writable = tuple(str(row["finding"]) for row in await _rows(connection, "writable"))
+    except (psycopg.OperationalError, OSError, TimeoutError) as error:
+        raise UnavailableError(type(error).__name__) from error
+    broken = []
+    for row in rows:
+        try:
+            account_from_row(row)
+        except RowError as error:
+            broken.append(f"account {row.get('account_name')}: {error}")
+    return Findings(len(rows), tuple(broken), writable)
+
+
+async def _check_contract(connection: "psycopg.AsyncConnection[object]") -> None:
+    cure = (
+        "Print the SQL with `image-gateway schema standalone` and run it on the control plane's "
+        "database; `image-gateway schema reader` prints the daemon's role."
+    )
+    try:
+        cursor = await connection.execute(b"SELECT image_gateway.contract_version() AS version")
+        row = await cursor.fetchone()
+        version = row["version"] if isinstance(row, dict) else None
+        if not isinstance(version, int) or version < CONTRACT_VERSION:
+            raise ContractError(
+                f"The control plane has contract version {version}, and this gateway needs "
+                f"{CONTRACT_VERSION}. {cure}"
+            )
+        await _rows(connection, "key", {"key_hash": ""})
+        await _rows(connection, "accounts")
+    except psycopg.errors.InsufficientPrivilege:
+        raise ContractError(
+            "The role may not read the control plane's contract (schema image_gateway). "
+            "`image-gateway schema reader` prints the role and its grants."
+        ) from None
+    except (
+        psycopg.errors.UndefinedFunction,
+        psycopg.errors.InvalidSchemaName,
+        psycopg.errors.UndefinedTable,
+    ):
+        raise ContractError(
+            f"The database holds no image gateway contract (schema image_gateway). {cure}"
+        ) from None
+    except psycopg.errors.UndefinedColumn as error:
+        # "column x does not exist": the name is the contract's own, nothing secret.
+        raise ContractError(
+            f"The control plane's contract is incomplete: {error.diag.message_primary}. {cure}"
+        ) from None
+
+
+async def _rows(
+    connection: "psycopg.AsyncConnection[object]",
+    name: str,
+    values: Mapping[str, object] | None = None,
+) -> list[Row]:
+    cursor = await connection.execute(sql.text(name).encode(), values)
+    return _mappings(await cursor.fetchall())
+
+
+def _mappings(rows: Sequence[object]) -> list[Row]:
+    """What ``dict_row`` makes, for a type checker that cannot see it."""
+    return cast("list[Row]", rows)

@@ -1,0 +1,242 @@
+"""The client's side of one request: read its body, notice that it leaves, answer it.
+
+It hides what Hypercorn makes hard: a body that nobody reads keeps its connection for ever, a client
+that leaves before the answer is not reported, a client that does not read blocks for ever.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+from image_gateway.core.errors import Refusal
+from image_gateway.core.headers import Headers, content_length
+from image_gateway.edge.listener import Connection, Receive, Scope, Send
+
+LINGER_SECONDS: Final = 30.0
+"""After an early answer, how long the rest of the body is still received, so that a client which
+first sends and then reads gets to read (nginx's ``lingering_time`` is the same)."""
+
+LINGER_IDLE_SECONDS: Final = 5.0
+
+
+class ClientLeftError(Exception):
+    """Nobody is there to answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on what a client may take: bytes and seconds."""
+
+    max_request_bytes: int
+    body_seconds: float
+    body_idle_seconds: float
+    send_seconds: float
+
+
+class BodySink(Protocol):
+    """Takes a body's chunks as they come."""
+
+    async def write(self, chunk: bytes) -> None:
+        """The next bytes."""
+
+
+class Downstream:
+    """One request and its answer."""
+
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, limits: Limits, request_id: str
+    ) -> None:
+        self.headers = Headers(scope["headers"])
+        self.peer: str | None = (scope.get("client") or (None,))[0]
+        self.request_bytes = 0
+        self.response_bytes = 0
+        self.status: int | None = None
+        """The status that was sent, None before."""
+        self._receive = receive
+        self._send = send
+        self._limits = limits
+        self._request_id = request_id
+        self._connection: Connection = scope["state"]["connection"]
+        self._body_done = False
+        self._left = False
+
+    def __repr__(self) -> str:
+        return (
+            f"<Downstream status={self.status} in={self.request_bytes} out={self.response_bytes}>"
+        )
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def check_size(self) -> None:
+        """Refuse a body that says itself that it is too large; raises ``Refusal`` (413)."""
+        announced = content_length(self.headers)
+        if announced is not None and announced > self._limits.max_request_bytes:
+            raise self._too_large()
+
+    async def read_body(self, sink: BodySink) -> None:
+        """The whole body into ``sink``; raises ``Refusal`` (413, 408) and ``ClientLeftError``."""
+        deadline = time.monotonic() + self._limits.body_seconds
+        while not self._body_done:
+            seconds = min(self._limits.body_idle_seconds, deadline - time.monotonic())
+            try:
+                async with asyncio.timeout(max(seconds, 0)):
+                    chunk = await self._next_chunk()
+            except TimeoutError:
+                raise Refusal(
+                    "request_timeout",
+                    "The request body came too slowly. Send it again over a faster connection.",
+                ) from None
+            if self.request_bytes > self._limits.max_request_bytes:
+                raise self._too_large()
+            if chunk:
+                await sink.write(chunk)
+
+    async def _next_chunk(self) -> bytes:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self._left = self._body_done = True
+            raise ClientLeftError
+        self._body_done = not message.get("more_body", False)
+        chunk: bytes = message.get("body", b"")
+        self.request_bytes += len(chunk)
+        return chunk
+
+    def _too_large(self) -> Refusal:
+        limit = self._limits.max_request_bytes
+        return Refusal("request_too_large", f"The request body is larger than {limit} bytes.")
+
+    def watch(self) -> "Watch":
+        """A block that ends with ``ClientLeftError`` as soon as the client leaves.
+
+        For use once the body is read.
+        """
+        return Watch(self._receive, self._connection)
+
+    # -- answering -------------------------------------------------------------------------------
+
+    async def answer(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        """A whole answer; what is left of the request's body is received and thrown away."""
+        await self.start(status, {**headers, "content-length": str(len(body))})
+        await self.send(body)
+        await self.finish()
+
+    async def start(self, status: int, headers: Mapping[str, str]) -> None:
+        """Status and headers."""
+        self.status = status
+        pairs = [
+            (name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()
+        ]
+        pairs += [(b"x-request-id", self._request_id.encode()), (b"connection", b"close")]
+        await self._put({"type": "http.response.start", "status": status, "headers": pairs})
+
+    async def send(self, chunk: bytes) -> None:
+        """Some of the answer's body; returns when the client has room for more."""
+        self.response_bytes += len(chunk)
+        await self._put({"type": "http.response.body", "body": chunk, "more_body": True})
+
+    async def finish(self) -> None:
+        """The end of the answer.  An answer that must end as broken is simply not finished."""
+        if self._body_done or await self._linger():
+            await self._put({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _put(self, message: Mapping[str, object]) -> None:
+        if self._left:
+            raise ClientLeftError
+        try:
+            async with asyncio.timeout(self._limits.send_seconds):
+                await self._send(dict(message))
+        except TimeoutError:
+            self._left = True
+            self._connection.abort()
+            raise ClientLeftError from None
+
+    async def _linger(self) -> bool:
+        """Receive the rest of the body, within bounds; whether its end was reached.
+
+        The answer is out already, so a client that leaves now has not been let down.
+        """
+        bound = self.request_bytes + self._limits.max_request_bytes
+        try:
+            async with asyncio.timeout(LINGER_SECONDS):
+                while not self._body_done and self.request_bytes <= bound:
+                    async with asyncio.timeout(LINGER_IDLE_SECONDS):
+                        await self._next_chunk()
+        except TimeoutError:
+            pass
+        except ClientLeftError:
+            return False
+        if not self._body_done:
+            await self.drop()
+            return False
+        return True
+
+    async def drop(self) -> None:
+        """Abort the connection and let go of it.
+
+        Hypercorn's reader waits for a place in a queue that we empty; were we to return before it
+        has seen the end of the stream, it would wait for ever.
+        """
+        self._connection.abort()
+        self._left = True
+        while not self._body_done:
+            try:
+                await self._next_chunk()
+            except ClientLeftError:
+                return
+
+
+class Watch:
+    """Cancels the task inside it when the client leaves, and says so by ``ClientLeftError``.
+
+    Like ``asyncio.timeout``, whose way of telling its own cancellation from another's it follows.
+    """
+
+    def __init__(self, receive: Receive, connection: Connection) -> None:
+        self._receive = receive
+        self._connection = connection
+        self._left = False
+        self._cancelling = 0
+        self._task: asyncio.Task[object] | None = None
+        self._watcher: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Watch {'left' if self._left else 'present'}>"
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.current_task()
+        assert self._task is not None
+        self._cancelling = self._task.cancelling()
+        self._watcher = asyncio.create_task(self._wait())
+        self._connection.when_hidden(self._leave_unseen)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._connection.when_hidden(None)
+        if self._watcher is not None:
+            self._watcher.cancel()
+        if self._left and self._task is not None:
+            ours = self._task.uncancel() <= self._cancelling
+            if ours and kind is not None and issubclass(kind, asyncio.CancelledError):
+                raise ClientLeftError from error
+
+    async def _wait(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._leave()
+
+    def _leave_unseen(self) -> None:
+        self._connection.abort()
+        self._leave()
+
+    def _leave(self) -> None:
+        if not self._left and self._task is not None:
+            self._left = True
+            self._task.cancel()

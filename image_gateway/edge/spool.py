@@ -1,0 +1,201 @@
+"""Request bodies that wait: in memory up to 1 MiB, beyond that in unnamed files.
+
+A file here has no name from its first moment (``O_TMPFILE``), so nothing is left of it after any
+end of the process.  Disk work runs on threads of its own; a body is written in pieces of 1 MiB and
+read in pieces of 256 KiB.  What is held is charged to two budgets, memory and disk, as it arrives.
+"""
+
+import asyncio
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+from image_gateway.core import body
+
+MEMORY_BYTES: Final = 1024 * 1024
+"""A body up to this size never touches the disk."""
+
+_READ_BYTES: Final = 256 * 1024
+_THREADS: Final = 4
+
+_T = TypeVar("_T")
+
+
+class SpoolFullError(Exception):
+    """No room for more: a budget is used up or the disk is full."""
+
+
+class Budget:
+    """Bytes that all calls together may hold."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+
+    def __repr__(self) -> str:
+        return f"<Budget {self.used} of {self.limit}>"
+
+    def take(self, count: int) -> None:
+        """Charge ``count`` bytes; raises ``SpoolFullError``."""
+        if self.used + count > self.limit:
+            raise SpoolFullError
+        self.used += count
+
+    def give_back(self, count: int) -> None:
+        """Return what was taken."""
+        self.used -= count
+
+
+class Spools:
+    """The room all spools share: folder, budgets, threads."""
+
+    def __init__(self, folder: Path, memory_bytes: int, disk_bytes: int) -> None:
+        self.folder = folder
+        self.memory = Budget(memory_bytes)
+        self.disk = Budget(disk_bytes)
+        self.threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="spool")
+
+    def __repr__(self) -> str:
+        return f"<Spools memory={self.memory} disk={self.disk}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.threads.shutdown()
+
+    def open(self) -> "Spool":
+        """An empty spool; close it by ``with``."""
+        return Spool(self)
+
+
+class Spool:
+    """One body, written once from front to back, played any number of times."""
+
+    def __init__(self, spools: Spools) -> None:
+        self._spools = spools
+        self._memory = bytearray()
+        self._file: int | None = None
+        self._on_disk = 0
+        self._working: asyncio.Future[Any] | None = None
+
+    def __repr__(self) -> str:
+        place = "memory" if self._file is None else "file"
+        return f"<Spool {self.size} bytes, {place}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def size(self) -> int:
+        """Bytes written."""
+        return self._on_disk + len(self._memory)
+
+    async def write(self, chunk: bytes) -> None:
+        """Append; raises ``SpoolFullError``."""
+        self._spools.memory.take(len(chunk))
+        self._memory += chunk
+        if len(self._memory) > MEMORY_BYTES:
+            await self._flush()
+
+    async def _flush(self) -> None:
+        piece = bytes(self._memory)
+        self._spools.disk.take(len(piece))
+        offset, self._on_disk = self._on_disk, self._on_disk + len(piece)
+        self._memory.clear()
+        try:
+            if self._file is None:
+                self._file = await self._work(lambda: _unnamed_file(self._spools.folder))
+            file = self._file
+            await self._work(lambda: _write_all(file, piece, offset))
+        except OSError as error:
+            raise SpoolFullError from error
+        finally:
+            self._spools.memory.give_back(len(piece))
+
+    async def play(self, segments: body.Body) -> AsyncIterator[bytes]:
+        """The bytes of a body whose spans lie in this spool."""
+        for segment in segments:
+            if isinstance(segment, bytes):
+                yield segment
+                continue
+            position = segment.start
+            while position < segment.stop:
+                stop = min(segment.stop, position + _READ_BYTES)
+                yield await self._read(position, stop)
+                position = stop
+
+    async def _read(self, start: int, stop: int) -> bytes:
+        pieces: list[bytes] = []
+        if start < self._on_disk and self._file is not None:
+            file, count = self._file, min(stop, self._on_disk) - start
+            pieces.append(await self._work(lambda: os.pread(file, count, start)))
+        if stop > self._on_disk:
+            first = max(start - self._on_disk, 0)
+            pieces.append(bytes(self._memory[first : stop - self._on_disk]))
+        return b"".join(pieces)
+
+    async def _work(self, job: Callable[[], _T]) -> _T:
+        future = asyncio.get_running_loop().run_in_executor(self._spools.threads, job)
+        self._working = future
+        # A cancelled caller must not leave the thread with a descriptor that ``close`` has closed
+        # and the kernel has given to somebody else: shielded here, waited for there.
+        return await asyncio.shield(future)
+
+    def close(self) -> None:
+        """Give back memory, disk and descriptor; safe to call twice and while a thread works."""
+        self._spools.memory.give_back(len(self._memory))
+        self._spools.disk.give_back(self._on_disk)
+        self._memory = bytearray()
+        self._on_disk = 0
+        file, self._file = self._file, None
+        if self._working is not None and not self._working.done():
+            self._working.add_done_callback(lambda done: _close_after(done, file))
+        elif file is not None:
+            os.close(file)
+
+
+def _unnamed_file(folder: Path) -> int:
+    try:
+        return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except IsADirectoryError:
+        pass  # A kernel or file system without O_TMPFILE says so in this odd way.
+    except OSError as error:
+        if error.errno != 95:
+            raise
+    file, name = tempfile.mkstemp(prefix="image-gateway-", dir=folder)
+    os.unlink(name)  # noqa: PTH108 - a descriptor's name, as mkstemp gives it
+    return file
+
+
+def _write_all(file: int, piece: bytes, offset: int) -> None:
+    rest = memoryview(piece)
+    while rest:
+        count = os.pwrite(file, rest, offset)
+        rest, offset = rest[count:], offset + count
+
+
+def _close_after(done: "asyncio.Future[Any]", file: int | None) -> None:
+    """Close what a thread was still using, or what it was just opening."""
+    result = None if done.cancelled() or done.exception() is not None else done.result()
+    if file is not None:
+        os.close(file)
+    elif isinstance(result, int):
+        os.close(result)

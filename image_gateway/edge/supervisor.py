@@ -1,0 +1,33 @@
+"""What systemd gives and wants: inherited sockets, and word of our state (sd_listen_fds(3),
+sd_notify(3)).  Without systemd both do nothing.
+"""
+
+import os
+import socket
+from collections.abc import Mapping
+from typing import Final
+
+_FIRST_SOCKET: Final = 3
+
+
+def inherited_sockets(environment: Mapping[str, str]) -> list[socket.socket]:
+    """The listening sockets that were passed to this very process."""
+    if environment.get("LISTEN_PID") != str(os.getpid()):
+        return []
+    count = int(environment.get("LISTEN_FDS", "0"))
+    found = [socket.socket(fileno=_FIRST_SOCKET + index) for index in range(count)]
+    for item in found:
+        item.setblocking(False)
+        item.set_inheritable(False)
+    return found
+
+
+def notify(environment: Mapping[str, str], state: str) -> None:
+    """Tell the supervisor, for instance ``READY=1``."""
+    address = environment.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+        channel.sendto(state.encode(), address)

@@ -1,0 +1,281 @@
+"""Calls to upstream accounts, and the certainty of how far each came.
+
+Foreign exceptions stop here.  ``open`` raises ``UnsentError`` when the connection never stood, so
+nothing was sent, and ``LostError`` for everything after that: whatever fails once connected counts
+as sent.  No connection is ever used twice, because an error on a reused one would be ambiguous.
+
+An ``Attempt`` owns its connection.  Leaving it aborts the connection and waits until it is closed,
+cancelled or not, because an account's slot must not be given to another call before.
+"""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import suppress
+from contextvars import ContextVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+import aiohttp
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.payload import Payload
+from yarl import URL
+
+from image_gateway.core import body
+from image_gateway.core.dialects import Call
+from image_gateway.core.model import Proxy
+from image_gateway.edge.spool import Spool
+
+if TYPE_CHECKING:
+    from aiohttp.client_proto import ResponseHandler
+    from aiohttp.client_reqrep import ClientRequest
+    from aiohttp.connector import Connection
+    from aiohttp.tracing import Trace
+
+CLOSE_SECONDS: Final = 2.0
+"""How long a slot waits for its aborted connection; an abort takes one turn of the loop."""
+
+_LONGEST_HEADER: Final = 64 * 1024
+"""Codex sends state in headers that are longer than aiohttp's 8 KiB."""
+
+_log = logging.getLogger(__name__)
+
+
+class UnsentError(Exception):
+    """The connection never stood; the reason is one word for the log, without an address."""
+
+
+class LostError(Exception):
+    """Something was or may have been sent, and no answer, or no more of it, will come."""
+
+
+class _Line:
+    """What is known of one attempt's connection: whether it stood, and when it is closed."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.closed: Awaitable[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<_Line {'connected' if self.transport else 'not connected'}>"
+
+    def connected(self, protocol: "ResponseHandler | None") -> None:
+        if protocol is not None:
+            self.transport = protocol.transport
+            self.closed = protocol.closed
+
+
+_line: ContextVar[_Line] = ContextVar("line")
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Tells the attempt on whose behalf it connects.
+
+    ``connect`` returns once TLS and a proxy's CONNECT are through, and not before, which is the
+    line between "not sent" and "sent".
+    """
+
+    async def connect(
+        self,
+        req: "ClientRequest",
+        traces: "list[Trace]",
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's signature
+    ) -> "Connection":
+        connection = await super().connect(req, traces, timeout)
+        _line.get().connected(connection.protocol)
+        return connection
+
+
+class Upstream:
+    """The one client session; closed by ``async with``."""
+
+    def __init__(self, connect_seconds: float) -> None:
+        self._timeout = aiohttp.ClientTimeout(total=None, connect=connect_seconds, sock_read=None)
+        self._session: aiohttp.ClientSession | None = None
+
+    def __repr__(self) -> str:
+        return f"<Upstream {'open' if self._session else 'closed'}>"
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            connector=_Connector(limit=0, force_close=True),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=self._timeout,
+            trust_env=False,
+            auto_decompress=False,
+            max_line_size=_LONGEST_HEADER,
+            max_field_size=_LONGEST_HEADER,
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    def attempt(self, call: Call, spool: Spool, proxy: Proxy | None) -> "Attempt":
+        """One try at a call, for use by ``async with``; nothing is sent before ``open``."""
+        if self._session is None:
+            raise RuntimeError("the upstream session is not open")
+        return Attempt(self._session, call, spool, proxy)
+
+
+class Attempt:
+    """One POST and its answer."""
+
+    def __init__(
+        self, session: aiohttp.ClientSession, call: Call, spool: Spool, proxy: Proxy | None
+    ) -> None:
+        self._session = session
+        self._call = call
+        self._spool = spool
+        self._proxy = proxy
+        self._line = _Line()
+        self._response: aiohttp.ClientResponse | None = None
+
+    def __repr__(self) -> str:
+        status = self._response.status if self._response else None
+        return f"<Attempt {self._line!r} status={status}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection stood, so that the call counts as sent."""
+        return self._line.transport is not None
+
+    async def open(self, seconds: float) -> "Answer":
+        """Send the call and wait for status and headers.
+
+        Raises ``UnsentError`` and ``LostError``, the latter also when ``seconds`` are over.
+        """
+        _line.set(self._line)
+        try:
+            async with asyncio.timeout(seconds):
+                self._response = await self._session.post(
+                    URL(self._call.url, encoded=True),
+                    headers={"accept-encoding": "identity", **self._call.headers},
+                    data=_Body(self._call.body, self._spool),
+                    allow_redirects=False,
+                    skip_auto_headers={"user-agent", "accept"},
+                    **_proxy_options(self._proxy),  # type: ignore[arg-type]
+                )
+        except (aiohttp.ClientError, TimeoutError, OSError, ssl.SSLError, ValueError) as error:
+            reason = _reason(error)
+            if not self.connected:
+                raise UnsentError(reason) from error
+            raise LostError(reason) from error
+        return Answer(self._response)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._response is not None:
+            self._response.close()
+        if self._line.transport is None or self._line.closed is None:
+            return
+        self._line.transport.abort()
+        closing = asyncio.ensure_future(_wait_closed(self._line.closed))
+        try:
+            await asyncio.shield(closing)
+        except asyncio.CancelledError:
+            # Cancelled a second time: the slot still waits, the cancellation then goes on.
+            await closing
+            raise
+
+
+async def _wait_closed(closed: Awaitable[None]) -> None:
+    with suppress(aiohttp.ClientError, OSError):
+        done, _ = await asyncio.wait([asyncio.ensure_future(closed)], timeout=CLOSE_SECONDS)
+        if not done:
+            _log.error("an aborted upstream connection did not close in %s s", CLOSE_SECONDS)
+        for future in done:
+            future.exception()
+
+
+class Answer:
+    """Status and headers of an answer, and its body to come."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self.status = response.status
+        self.headers: Mapping[str, str] = {
+            name.lower(): value for name, value in response.headers.items()
+        }
+
+    def __repr__(self) -> str:
+        return f"<Answer {self.status}>"
+
+    async def chunks(self, first_seconds: float, idle_seconds: float) -> AsyncIterator[bytes]:
+        """The body as it comes; raises ``LostError`` where it breaks off or falls silent.
+
+        Some upstreams send their headers at once and think then, so the first byte has a time of
+        its own.
+        """
+        stream = self._response.content
+        seconds = first_seconds
+        try:
+            while True:
+                async with asyncio.timeout(seconds):
+                    chunk = await stream.readany()
+                if not chunk:
+                    return
+                yield chunk
+                seconds = idle_seconds
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise LostError(_reason(error)) from error
+
+    async def read(self, limit: int, seconds: float) -> bytes:
+        """At most ``limit`` bytes of the body, for an error; what does not come is left out."""
+        found = bytearray()
+        with suppress(LostError, TimeoutError):
+            async with asyncio.timeout(seconds):
+                async for chunk in self.chunks(seconds, seconds):
+                    found += chunk
+                    if len(found) >= limit:
+                        break
+        return bytes(found[:limit])
+
+
+class _Body(Payload):
+    """A body of segments for aiohttp: its length is known, its bytes come from the spool."""
+
+    def __init__(self, segments: body.Body, spool: Spool) -> None:
+        super().__init__(segments, content_type="application/octet-stream")
+        self._segments = segments
+        self._spool = spool
+        self._size = body.length(segments)
+
+    def __repr__(self) -> str:
+        return f"<_Body {self._size} bytes>"
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:  # noqa: ARG002
+        raise TypeError("a body in segments is never text")
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        async for piece in self._spool.play(self._segments):
+            await writer.write(piece)
+
+
+def _proxy_options(proxy: Proxy | None) -> dict[str, object]:
+    if proxy is None:
+        return {}
+    options: dict[str, object] = {"proxy": URL(proxy.url)}
+    if proxy.username is not None:
+        password = proxy.password.reveal() if proxy.password else ""
+        options["proxy_auth"] = aiohttp.BasicAuth(proxy.username.reveal(), password, "utf-8")
+    return options
+
+
+def _reason(error: BaseException) -> str:
+    """One word: an exception's own text may hold an address or a header."""
+    return type(error).__name__

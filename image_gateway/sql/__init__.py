@@ -1,0 +1,12 @@
+"""The control-plane contract and its adapters, as named files of SQL."""
+
+from importlib import resources
+from typing import Final
+
+ADAPTERS: Final = ("standalone", "reader")
+"""What ``image-gateway schema`` prints."""
+
+
+def text(name: str) -> str:
+    """The SQL of ``NAME.sql``."""
+    return resources.files(__name__).joinpath(f"{name}.sql").read_text("utf-8")

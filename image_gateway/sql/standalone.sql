@@ -1,0 +1,124 @@
+-- A control plane of its own for the image gateway, for someone who has none.
+-- It makes the tables (schema image_control), the contract (schema image_gateway) and the triggers
+-- that tell running gateways of every change at once.  It may be run again.
+
+BEGIN;
+
+CREATE SCHEMA IF NOT EXISTS image_control;
+CREATE SCHEMA IF NOT EXISTS image_gateway;
+
+CREATE TABLE IF NOT EXISTS image_control.groups (
+    group_id       text PRIMARY KEY,
+    group_name     text NOT NULL DEFAULT '',
+    image_enabled  boolean NOT NULL DEFAULT false,
+    created_at     timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TABLE IF NOT EXISTS image_control.keys (
+    key_id                 text PRIMARY KEY,
+    key_name               text NOT NULL DEFAULT '',
+    key_hash               text NOT NULL UNIQUE CHECK (key_hash ~ '^[0-9a-f]{64}$'),
+    status                 text NOT NULL DEFAULT 'active',
+    image_enabled          boolean NOT NULL DEFAULT true,
+    group_id               text REFERENCES image_control.groups,
+    quota_limit            bigint,
+    quota_used             bigint NOT NULL DEFAULT 0,
+    max_concurrency        integer CHECK (max_concurrency >= 0),
+    min_start_interval_ms  integer CHECK (min_start_interval_ms >= 0),
+    allowed_models         text[],
+    model_map              jsonb CHECK (jsonb_typeof(model_map) = 'object'),
+    account_names          text[],
+    route_strategy         text NOT NULL DEFAULT 'auto' CHECK (route_strategy IN ('fixed', 'auto')),
+    created_at             timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TABLE IF NOT EXISTS image_control.accounts (
+    account_name            text PRIMARY KEY CHECK (account_name <> ''),
+    dialect                 text NOT NULL CHECK (dialect IN ('codex', 'azure', 'openai')),
+    status                  text NOT NULL DEFAULT 'active',
+    image_enabled           boolean NOT NULL DEFAULT true,
+    image_max_concurrency   integer CHECK (image_max_concurrency BETWEEN 1 AND 1024),
+    base_url                text CHECK (base_url ~ '^https?://'),
+    api_version             text,
+    deployments             jsonb CHECK (jsonb_typeof(deployments) = 'object'),
+    credential              jsonb CHECK (jsonb_typeof(credential) = 'object'),
+    client_version          text,
+    responses_model         text,
+    codex_route             text CHECK (codex_route IN ('direct', 'responses')),
+    proxy_url               text CHECK (proxy_url ~ '^(http|https|socks5|socks5h)://'),
+    proxy_username          text,
+    proxy_password          text,
+    routing_weight          double precision CHECK (routing_weight > 0),
+    used_percent_primary    double precision,
+    used_percent_secondary  double precision,
+    same_account_retries    integer CHECK (same_account_retries >= 0),
+    blocked_until           timestamptz,
+    last_error              text,
+    created_at              timestamptz NOT NULL DEFAULT now(),
+    CHECK (dialect <> 'azure' OR base_url IS NOT NULL)
+);
+
+CREATE OR REPLACE FUNCTION image_gateway.contract_version() RETURNS integer
+    LANGUAGE sql IMMUTABLE AS 'SELECT 1';
+
+CREATE OR REPLACE VIEW image_gateway.keys AS
+SELECT k.key_hash,
+       k.key_id,
+       k.key_name,
+       k.status,
+       k.image_enabled,
+       k.group_id,
+       k.group_id IS NULL OR coalesce(g.image_enabled, false) AS group_image_enabled,
+       k.quota_limit - k.quota_used AS quota_remaining,
+       k.max_concurrency,
+       k.min_start_interval_ms,
+       k.allowed_models,
+       k.model_map,
+       k.account_names,
+       k.route_strategy
+FROM image_control.keys k
+LEFT JOIN image_control.groups g USING (group_id);
+
+CREATE OR REPLACE VIEW image_gateway.accounts AS
+SELECT account_name, dialect, status, image_enabled, image_max_concurrency, base_url, api_version,
+       deployments, credential, client_version, responses_model, codex_route,
+       proxy_url, proxy_username, proxy_password, routing_weight,
+       used_percent_primary, used_percent_secondary, same_account_retries,
+       blocked_until, last_error
+FROM image_control.accounts;
+
+-- A change is told when it is committed.  One key by its hash; a group touches an unknown number of
+-- keys, so it tells of all.
+CREATE OR REPLACE FUNCTION image_control.tell_key() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP <> 'INSERT' THEN
+        PERFORM pg_notify('image_gateway_changed', 'key:' || OLD.key_hash);
+    END IF;
+    IF TG_OP <> 'DELETE' THEN
+        PERFORM pg_notify('image_gateway_changed', 'key:' || NEW.key_hash);
+    END IF;
+    RETURN NULL;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION image_control.tell() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('image_gateway_changed', TG_ARGV[0]);
+    RETURN NULL;
+END
+$$;
+
+CREATE OR REPLACE TRIGGER tell_key
+    AFTER INSERT OR UPDATE OR DELETE ON image_control.keys
+    FOR EACH ROW EXECUTE FUNCTION image_control.tell_key();
+CREATE OR REPLACE TRIGGER tell_keys
+    AFTER TRUNCATE ON image_control.keys
+    FOR EACH STATEMENT EXECUTE FUNCTION image_control.tell('keys');
+CREATE OR REPLACE TRIGGER tell_groups
+    AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON image_control.groups
+    FOR EACH STATEMENT EXECUTE FUNCTION image_control.tell('keys');
+CREATE OR REPLACE TRIGGER tell_accounts
+    AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON image_control.accounts
+    FOR EACH STATEMENT EXECUTE FUNCTION image_control.tell('accounts');
+
+COMMIT;

@@ -2,12 +2,15 @@
 sd_notify(3)).  Without systemd both do nothing.
 """
 
+import logging
 import os
 import socket
 from collections.abc import Mapping
 from typing import Final
 
 _FIRST_SOCKET: Final = 3
+
+_log = logging.getLogger(__name__)
 
 
 def inherited_sockets(environment: Mapping[str, str]) -> list[socket.socket]:
@@ -23,11 +26,14 @@ def inherited_sockets(environment: Mapping[str, str]) -> list[socket.socket]:
 
 
 def notify(environment: Mapping[str, str], state: str) -> None:
-    """Tell the supervisor, for instance ``READY=1``."""
+    """Tell the supervisor, for instance ``READY=1``; one that is gone is no reason to fail."""
     address = environment.get("NOTIFY_SOCKET")
     if not address:
         return
     if address.startswith("@"):
         address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-        channel.sendto(state.encode(), address)
+        try:
+            channel.sendto(state.encode(), address)
+        except OSError as error:
+            _log.warning("the supervisor cannot be told %s: %s", state, error.strerror)

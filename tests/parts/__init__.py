@@ -1,0 +1,1 @@
+"""The real parts that tests are made of: Postgres, a scripted upstream, the gateway's process."""

@@ -1,0 +1,173 @@
+"""An upstream on a real loopback socket that does what a test scripts, byte by byte."""
+
+import asyncio
+import base64
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 56
+
+
+def picture(size: int = 64) -> str:
+    """Base64 of ``size`` bytes that begin like a PNG."""
+    return base64.b64encode(PNG + b"\0" * max(0, size - len(PNG))).decode()
+
+
+def images(count: int = 1, **fields: Any) -> dict[str, Any]:
+    """An answer in the Images shape."""
+    return {
+        "created": 1_700_000_000,
+        "data": [{"b64_json": picture(), "generation_id": f"gen_{n}"} for n in range(count)],
+        "background": "opaque",
+        "output_format": "png",
+        "quality": "medium",
+        "size": "1024x1024",
+        "usage": {
+            "input_tokens": 5,
+            "input_tokens_details": {"image_tokens": 0, "text_tokens": 5},
+            "output_tokens": 7,
+            "total_tokens": 12,
+        },
+        **fields,
+    }
+
+
+@dataclass
+class Call:
+    """One request that arrived, and the connection to answer it on."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    body: bytes
+    reader: asyncio.StreamReader = field(repr=False)
+    writer: asyncio.StreamWriter = field(repr=False)
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    async def answer(
+        self,
+        status: int = 200,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """A whole answer; a dict goes as JSON, bytes as they are."""
+        data = (
+            body
+            if isinstance(body, bytes)
+            else json.dumps(images() if body is None else body).encode()
+        )
+        await self.head(status, {"content-length": str(len(data)), **(headers or {})})
+        await self.send(data)
+
+    async def head(self, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
+        """Status line and headers only."""
+        fields = {"content-type": "application/json", **(headers or {})}
+        lines = [f"HTTP/1.1 {status} Whatever", *(f"{k}: {v}" for k, v in fields.items()), "", ""]
+        await self.send("\r\n".join(lines).encode())
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def gone(self) -> None:
+        """Returns when the gateway has closed its end."""
+        try:
+            while await self.reader.read(65536):
+                pass
+        except ConnectionError:
+            pass
+
+
+Script = Callable[[Call], Awaitable[None]]
+
+
+async def draws(call: Call) -> None:
+    """The script of an upstream that simply works."""
+    body = json.loads(call.body) if call.body else {}
+    await call.answer(200, images(body.get("n", 1)))
+
+
+def answers(status: int, body: Any, headers: Mapping[str, str] | None = None) -> Script:
+    """The script of an upstream that always answers the same."""
+
+    async def script(call: Call) -> None:
+        await call.answer(status, body, headers)
+
+    return script
+
+
+class ScriptedUpstream:
+    """Counts its calls; ``script`` may be changed at any time; open it by ``async with``."""
+
+    def __init__(self, script: Script = draws) -> None:
+        self.script = script
+        self.calls: list[Call] = []
+        self.connections = 0
+        self.open_connections = 0
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=2**20)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def port(self) -> int:
+        assert self._server is not None
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/codex"
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self.connections += 1
+        self.open_connections += 1
+        try:
+            call = await _read(reader, writer)
+            if call is not None:
+                self.calls.append(call)
+                await self.script(call)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+            self.open_connections -= 1
+            self._tasks.discard(task)
+
+
+async def _read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Call | None:
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+    except asyncio.IncompleteReadError:
+        return None
+    first, *rest = head.decode("latin-1").split("\r\n")
+    method, target, _ = first.split(" ")
+    headers = {}
+    for line in rest:
+        name, separator, value = line.partition(":")
+        if separator:
+            headers[name.lower()] = value.strip()
+    body = await reader.readexactly(int(headers.get("content-length", "0")))
+    return Call(method, target, headers, body, reader, writer)

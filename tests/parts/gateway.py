@@ -68,17 +68,17 @@ class Gateway:
 
     def start(self) -> "Gateway":
         """Start the process and wait until it tells its supervisor that it is ready."""
-        address = str(self.folder / "notify")
+        address = self.folder / "notify"
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
-            supervisor.bind(address)
+            supervisor.bind(str(address))
             supervisor.settimeout(START_SECONDS)
-            self.launch({"NOTIFY_SOCKET": address})
+            self.launch({"NOTIFY_SOCKET": str(address)})
             try:
                 assert supervisor.recv(256) == b"READY=1"
             except TimeoutError:
                 raise AssertionError(f"not ready: {self.words()}") from None
         # The socket is gone; what the daemon says at its end goes nowhere, as under no systemd.
-        os.unlink(address)
+        address.unlink()
         return self
 
     def stop(self, seconds: float = BOUND_SECONDS) -> int:
@@ -129,14 +129,13 @@ class Gateway:
     # -- the process, seen from outside ------------------------------------------------------------
 
     def descriptors(self) -> int:
-        return len(os.listdir(f"/proc/{self.pid}/fd"))
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
 
     def memory(self, field: str = "VmRSS") -> int:
         """Bytes of ``VmRSS`` (now) or ``VmHWM`` (peak)."""
-        with open(f"/proc/{self.pid}/status") as status:
-            for line in status:
-                if line.startswith(f"{field}:"):
-                    return int(line.split()[1]) * 1024
+        for line in Path(f"/proc/{self.pid}/status").read_text("utf-8").splitlines():
+            if line.startswith(f"{field}:"):
+                return int(line.split()[1]) * 1024
         raise AssertionError(field)
 
     def forget_peak(self) -> None:

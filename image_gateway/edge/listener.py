@@ -157,16 +157,21 @@ class Listener:
         task = asyncio.current_task()
         assert task is not None
         self._open[task] = connection, context
-        deadline: asyncio.TimerHandle | None = None
+        # Hypercorn itself closes a connection that stays silent, but not one that speaks HTTP/2 and
+        # then asks for nothing.
+        deadline = loop.call_later(HEAD_SECONDS + 1, connection.abort)
 
         async def app(scope: Scope, receive: Receive, send: Send, *_: object) -> None:
             nonlocal deadline
+            deadline.cancel()
             try:
                 await self._app(scope, receive, send)
             finally:
                 # What is left in the buffers goes out behind our back, and a client that does not
-                # read could hold the connection for ever.
-                deadline = loop.call_later(self._send_seconds, connection.abort)
+                # read could hold the connection for ever; so could one that was refused in HTTP/2.
+                is_plain = scope.get("http_version") in {"1.0", "1.1"}
+                seconds = self._send_seconds if is_plain else GRACE_SECONDS
+                deadline = loop.call_later(seconds, connection.abort)
 
         try:
             await TCPServer(
@@ -182,8 +187,7 @@ class Listener:
             _log.exception("a connection ended with an error of ours")
             connection.abort()
         finally:
-            if deadline is not None:
-                deadline.cancel()
+            deadline.cancel()
             del self._open[task]
 
 

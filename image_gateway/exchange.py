@@ -85,6 +85,19 @@ class _Failed:
     body: bytes = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class _Rest:
+    """What the client still gets once slot, connection and spool are given back.
+
+    Were the last byte sent before, a client that calls again at once could find its own slot taken.
+    ``status`` None: the answer has begun, and ``body`` is its last chunk.
+    """
+
+    body: bytes = field(repr=False)
+    status: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
 class Exchange:
     """One request to an image path, from its headers to its record."""
 
@@ -102,6 +115,7 @@ class Exchange:
         self._began = time.monotonic()
         self._failed: list[_Failed] = []
         self._unreachable = False
+        self._rest: _Rest | None = None
 
     def __repr__(self) -> str:
         return f"<Exchange {self._draft.request_id} {self._downstream!r}>"
@@ -145,6 +159,13 @@ class Exchange:
             access.check_model(key, parsed.model)
             async with self._downstream.watch():
                 await self._forward(key, parsed, spool)
+        if self._rest is None:
+            return  # Left unfinished, the answer shows that it is broken.
+        if self._rest.status is None:
+            await self._downstream.send(self._rest.body)
+            await self._downstream.finish()
+        else:
+            await self._downstream.answer(self._rest.status, self._rest.headers, self._rest.body)
 
     async def _authenticate(self) -> Key:
         began = time.monotonic()
@@ -257,7 +278,7 @@ class Exchange:
                     house.starts.start(key.key_id, time.monotonic())
                 if await self._try(account, parsed, spool, deadline):
                     return
-        await self._give_up()
+        self._give_up()
 
     async def _try(
         self, account: Account, parsed: ImageRequest, spool: Spool, deadline: float
@@ -342,7 +363,7 @@ class Exchange:
                 first_seconds = seconds - (time.monotonic() - began)
                 await self._deliver(account, parsed, answer, first_seconds, note)
             elif step.action is Action.RETURN and failed is not None:
-                await self._pass_on(failed, step)
+                self._pass_on(failed, step)
             elif step.action is Action.REPLACE and step.code is not None:
                 raise _replaced(step.code)
             elif failed is not None:
@@ -391,6 +412,8 @@ class Exchange:
     ) -> None:
         """Stream the picture through, counting on the way."""
         meter = _Meter()
+        left = headers.whole(answer.headers.get("content-length"))
+        last = b""
         urls = scan.DataUrls() if parsed.answer_as_url else None
         sent = headers.to_client(answer.headers)
         if urls is not None:
@@ -405,7 +428,12 @@ class Exchange:
                     note.stage = Stage.STREAM
                     await self._downstream.start(answer.status, sent)
                 meter.feed(chunk)
-                await self._downstream.send(chunk if urls is None else urls.feed(chunk))
+                left = None if left is None else left - len(chunk)
+                out = chunk if urls is None else urls.feed(chunk)
+                if left == 0:
+                    last = out
+                else:
+                    await self._downstream.send(out)
         except (LostError, scan.ScanError) as error:
             self._break_off(account, error, note)
             return
@@ -415,7 +443,7 @@ class Exchange:
         if began is None:
             self._draft.may_be_billed = True
             raise _replaced("upstream_invalid")
-        await self._downstream.finish()
+        self._rest = _Rest(last)
 
     def _break_off(self, account: Account, error: Exception, note: record.Attempt) -> None:
         """The answer broke off: before its first byte a 504, after it an end that shows."""
@@ -429,7 +457,7 @@ class Exchange:
         note.error_code = self._draft.error_code = errors.UPSTREAM_CUT
         self._draft.error_source = Source.UPSTREAM
 
-    async def _pass_on(self, failed: _Failed, step: Step) -> None:
+    def _pass_on(self, failed: _Failed, step: Step) -> None:
         """An upstream's error, in its own words, without what is nobody's business."""
         error = failed.outcome.error
         status = failed.outcome.status or 502
@@ -452,16 +480,16 @@ class Exchange:
             sent["x-should-retry"] = "false"
         self._draft.error_code = _code(error) or f"upstream_{status}"
         self._draft.error_source = Source.UPSTREAM
-        await self._downstream.answer(status, {**sent, "content-type": "application/json"}, body)
+        self._rest = _Rest(body, status, {**sent, "content-type": "application/json"})
 
-    async def _give_up(self) -> None:
+    def _give_up(self) -> None:
         """No account is left: the most telling upstream answer, else what kept us from one."""
         best = failover.most_telling([failed.outcome for failed in self._failed])
         if best is not None:
             failed = self._failed[best]
             self._draft.account_name = failed.account.account_name
             self._draft.dialect = failed.account.dialect
-            await self._pass_on(failed, Step(Action.RETURN))
+            self._pass_on(failed, Step(Action.RETURN))
             return
         self._draft.account_name = self._draft.dialect = None
         if self._unreachable:

@@ -70,7 +70,11 @@ def media_type(value: str | None) -> str:
 
 def content_length(headers: Headers) -> int | None:
     """The announced length in bytes, None where the body is chunked or absent."""
-    value = headers.get("content-length")
+    return whole(headers.get("content-length"))
+
+
+def whole(value: str | None) -> int | None:
+    """A header's value as a whole number, None for anything else."""
     return int(value) if value is not None and value.isascii() and value.isdigit() else None
 
 

@@ -530,3 +530,20 @@ async def test_an_account_serves_three_at_once_unless_it_says_otherwise(
     held.let_go.set()
     assert [status for status, _, _ in await asyncio.gather(*running)] == [200] * 4
     assert len(upstream.calls) == 4
+
+
+async def test_a_client_that_calls_again_at_once_finds_its_own_place_free(
+    gateway: Gateway, shared_plane: Plane, upstream: ScriptedUpstream
+) -> None:
+    """One call at a time, key and account; the last byte comes after both were given back."""
+    door = make_door(gateway, shared_plane, upstream, max_concurrency=1)
+    shared_plane.update("accounts", {"account_name": door.account}, image_max_concurrency=1)
+    statuses = []
+    for number in range(60):
+        if number % 3 == 0:
+            upstream.script = draws
+        elif number % 3 == 1:
+            upstream.script = lambda call: call.answer(400, {"error": {"message": "no"}})
+        body = PROMPT if number % 3 else b'{"prompt": "a cat", "response_format": "url"}'
+        statuses.append((await door.post(body))[0])
+    assert set(statuses) == {200, 400}

@@ -1,6 +1,7 @@
 """The daemon as a process: ``python -m image_gateway serve``, driven from outside only."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -162,6 +163,15 @@ class Gateway:
             return await asyncio.wait_for(reader.read(), BOUND_SECONDS)
         finally:
             writer.close()
+
+
+async def rest_of(reader: asyncio.StreamReader) -> bytes:
+    """What still comes, until the end or until the connection is reset."""
+    found = b""
+    with contextlib.suppress(ConnectionError):
+        while chunk := await asyncio.wait_for(reader.read(65536), BOUND_SECONDS):
+            found += chunk
+    return found
 
 
 def free_port() -> int:

@@ -31,6 +31,7 @@ _FEWEST_PIXELS: Final = 655_360
 _MOST_PIXELS: Final = 8_294_400
 _NAMED_SIZES: Final = frozenset({"auto", "1024x1024", "1536x1024", "1024x1536"})
 _FREE_SIZE: Final = re.compile(r"([1-9]\d{1,3})x([1-9]\d{1,3})")
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _DATA_URL: Final = re.compile(r"data:image/(png|jpeg|jpg|webp);base64,(?=.)", re.ASCII)
 _EXPECTED: Final[Mapping[str, str]] = {
     "string": "a string",
@@ -162,7 +163,8 @@ def _check_parameters(
             _check_parameter(parameter, value)
         elif name not in rules.forward_parameters:
             advice = _ADVICE.get(name, "Leave it out.")
-            shown = name if len(name) <= 64 and name.isprintable() else "(unprintable)"
+            # What is no name may be content that slipped out of its quotes: it is not repeated.
+            shown = name if _NAME.fullmatch(name) else "(a name that is none)"
             raise Refusal(
                 "unknown_parameter", f"`{shown}` is not known here. {advice}", param=shown
             )

@@ -163,6 +163,8 @@ class Gateway:
             return await asyncio.wait_for(reader.read(), BOUND_SECONDS)
         finally:
             writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
 
 
 async def rest_of(reader: asyncio.StreamReader) -> bytes:

@@ -1,0 +1,164 @@
+"""The command line: what a person types, what it says, how it ends."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from image_gateway import __version__
+from tests.parts.gateway import free_port
+from tests.parts.plane import Plane
+
+ROOT = Path(__file__).parents[1]
+
+
+def command(*words: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run ``image-gateway WORDS`` with these settings only."""
+    environment = {name: value for name, value in os.environ.items() if "IMAGE_GATEWAY" not in name}
+    environment |= {f"IMAGE_GATEWAY_{name.upper()}": value for name, value in settings.items()}
+    return subprocess.run(
+        [sys.executable, "-m", "image_gateway", *words],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_version_prints_the_version() -> None:
+    done = command("version")
+    assert (done.returncode, done.stdout.strip()) == (0, __version__)
+
+
+def test_wrong_usage_exits_with_64() -> None:
+    done = command("sreve")
+    assert done.returncode == 64
+    assert "serve" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["standalone", "reader"])
+def test_schema_prints_sql_that_may_be_run_twice(postgres_url: str, name: str) -> None:
+    plane = Plane(postgres_url)
+    plane.create(command("schema", "standalone").stdout)
+    done = command("schema", name)
+    assert done.returncode == 0
+    plane.execute(done.stdout)
+    plane.execute(done.stdout)
+    plane.drop()
+
+
+def test_check_is_content_with_the_reader_and_the_standalone_schema(plane: Plane) -> None:
+    plane.add_account("one", None)
+    done = command("check", control_database_url=plane.reader_url)
+    assert done.returncode == 0, done.stderr
+    assert "ok: the control plane holds contract version 1" in done.stdout
+    assert "ok: the role can only read" in done.stdout
+    assert "ok: 1 of 1 accounts are readable" in done.stdout
+    assert "warning" not in done.stdout
+
+
+def test_check_tells_of_a_role_that_could_write_and_of_broken_accounts(plane: Plane) -> None:
+    plane.add_account("odd", "https://user:hush@example.com")
+    done = command("check", control_database_url=plane.url)
+    assert done.returncode == 0
+    assert "warning: the role could write: it is a superuser" in done.stdout
+    assert "image-gateway schema reader" in done.stdout
+    assert "warning: left out of service: account odd: base_url" in done.stdout
+    assert "hush" not in done.stdout
+
+
+def test_check_of_a_database_without_the_contract_exits_with_69(plane: Plane) -> None:
+    plane.execute("DROP SCHEMA image_gateway CASCADE")
+    done = command("check", control_database_url=plane.url)
+    assert done.returncode == 69
+    assert "image-gateway schema standalone" in done.stderr
+
+
+def test_check_of_bad_settings_exits_with_64_and_tells_them_all() -> None:
+    done = command("check", max_request_bytes="0", total_seconds="soon")
+    assert done.returncode == 64
+    assert len(done.stderr.strip().splitlines()) == 3
+    assert "CONTROL_DATABASE_URL is missing" in done.stderr
+
+
+@pytest.fixture
+def demo_folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder to run the demo in; whatever is left running is ended by its pid."""
+    yield tmp_path
+    for process in psutil.process_iter():
+        try:
+            if process.cwd() == str(tmp_path):
+                process.kill()
+        except psutil.Error:
+            pass
+
+
+def test_the_demo_makes_two_pictures_and_leaves_no_process(demo_folder: Path) -> None:
+    port = free_port()
+    done = subprocess.run(
+        [sys.executable, "-m", "image_gateway", "demo", "--once"],
+        cwd=demo_folder,
+        env={**os.environ, "IMAGE_GATEWAY_BIND": f"127.0.0.1:{port}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    output = demo_folder / "demo-output"
+    for name in ("generated.png", "edited.png"):
+        assert (output / name).read_bytes().startswith(b"\x89PNG")
+    assert (output / "generated.png").read_bytes() != (output / "edited.png").read_bytes()
+    records = (output / "logs" / "requests.jsonl").read_text("utf-8").splitlines()
+    assert [json.loads(line)["endpoint"] for line in records] == ["generations", "edits"]
+    assert [p.pid for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == str(demo_folder)] == []
+    with socket.socket() as client:
+        assert client.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_the_demo_stays_up_until_ctrl_c(demo_folder: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "image_gateway", "demo"],
+        cwd=demo_folder,
+        env={**os.environ, "IMAGE_GATEWAY_BIND": f"127.0.0.1:{free_port()}"},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as demo:
+        assert demo.stdout is not None
+        said = ""
+        for line in demo.stdout:
+            said += line
+            if "Ctrl-C" in line:
+                break
+        assert "curl " in said
+        assert "from openai import OpenAI" in said
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(30) == 0
+
+
+def test_the_demo_says_in_one_line_that_a_port_is_taken(demo_folder: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        done = subprocess.run(
+            [sys.executable, "-m", "image_gateway", "demo", "--once"],
+            cwd=demo_folder,
+            env={**os.environ, "IMAGE_GATEWAY_BIND": f"127.0.0.1:{port}"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    [line] = done.stderr.strip().splitlines()
+    assert str(port) in line
+    assert "IMAGE_GATEWAY_BIND" in line

@@ -11,9 +11,7 @@ it happen, and this module keeps three promises between them:
 """
 
 import asyncio
-import codecs
 import logging
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -32,7 +30,7 @@ from image_gateway.core import (
     routing,
     scan,
 )
-from image_gateway.core.errors import Refusal, Source, UpstreamError
+from image_gateway.core.errors import Refusal, Source
 from image_gateway.core.failover import Action, Outcome, Stage, Step
 from image_gateway.core.health import Health
 from image_gateway.core.model import Account, Grant, Key
@@ -41,6 +39,7 @@ from image_gateway.core.request import ImageRequest
 from image_gateway.core.slots import Slot, SlotTable, StartClock
 from image_gateway.edge.control_plane import ControlPlane, UnavailableError
 from image_gateway.edge.downstream import ClientLeftError, Downstream
+from image_gateway.edge.intake import JsonIntake
 from image_gateway.edge.logs import RequestLog
 from image_gateway.edge.spool import Spool, SpoolFullError, Spools
 from image_gateway.edge.upstream import Answer, LostError, UnsentError, Upstream
@@ -53,7 +52,6 @@ _ERROR_SECONDS: Final = 10.0
 _UNAVAILABLE_RETRY_SECONDS: Final = 5.0
 _OVERLOADED_RETRY_SECONDS: Final = 5.0
 _KEY_RETRY_SECONDS: Final = 1.0
-_CODE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 _log = logging.getLogger(__name__)
 
@@ -180,9 +178,7 @@ class Exchange:
             self._draft.auth_ms = _ms(began)
         if key is None:
             raise errors.unknown_key()
-        self._draft.key_id = key.key_id
-        self._draft.key_name = key.key_name
-        self._draft.group_id = key.group_id
+        self._draft.note_key(key)
         access.check_key(key)
         return key
 
@@ -204,7 +200,7 @@ class Exchange:
         self._downstream.check_size()
         self._check_form()
         self._draft.body_form = "json"
-        intake = _Intake(spool)
+        intake = JsonIntake(spool)
         try:
             await self._downstream.read_body(intake)
             body = intake.close()
@@ -228,7 +224,7 @@ class Exchange:
             settings.forward_parameters,
         )
         parsed = request.parse(endpoint, body, intake.lifted, rules, path_model)
-        self._note_request(parsed)
+        self._draft.note_request(parsed, self._house.prompt_key)
         return parsed
 
     def _check_form(self) -> None:
@@ -349,7 +345,7 @@ class Exchange:
                 failed = await self._judge(account, answer, reread=reread)
                 outcome = failed.outcome
                 note.status = answer.status
-                note.error_code = _code(outcome.error)
+                note.error_code = record.upstream_code(outcome.error)
             finally:
                 if attempt.connected and note.stage is Stage.CONNECT:
                     note.stage = Stage.SENT
@@ -365,7 +361,7 @@ class Exchange:
             elif step.action is Action.RETURN and failed is not None:
                 self._pass_on(failed, step)
             elif step.action is Action.REPLACE and step.code is not None:
-                raise _replaced(step.code)
+                raise failover.replacement(step.code)
             elif failed is not None:
                 self._failed.append(failed)
             return step.action
@@ -411,7 +407,7 @@ class Exchange:
         note: record.Attempt,
     ) -> None:
         """Stream the picture through, counting on the way."""
-        meter = _Meter()
+        meter = record.Meter()
         left = headers.whole(answer.headers.get("content-length"))
         last = b""
         urls = scan.DataUrls() if parsed.answer_as_url else None
@@ -442,7 +438,7 @@ class Exchange:
             self._draft.response_image_count, self._draft.usage = meter.close()
         if began is None:
             self._draft.may_be_billed = True
-            raise _replaced("upstream_invalid")
+            raise failover.replacement("upstream_invalid")
         self._rest = _Rest(last)
 
     def _break_off(self, account: Account, error: Exception, note: record.Attempt) -> None:
@@ -453,9 +449,9 @@ class Exchange:
         self._draft.may_be_billed = step.may_be_billed
         if step.code is not None:
             note.error_code = type(error).__name__
-            raise _replaced(step.code)
-        note.error_code = self._draft.error_code = errors.UPSTREAM_CUT
-        self._draft.error_source = Source.UPSTREAM
+            raise failover.replacement(step.code)
+        note.error_code = errors.UPSTREAM_CUT
+        self._draft.note_failure(errors.UPSTREAM_CUT, Source.UPSTREAM)
 
     def _pass_on(self, failed: _Failed, step: Step) -> None:
         """An upstream's error, in its own words, without what is nobody's business."""
@@ -478,8 +474,9 @@ class Exchange:
             sent |= errors.retry_headers(failed.outcome.wait)
         if not step.retry:
             sent["x-should-retry"] = "false"
-        self._draft.error_code = _code(error) or f"upstream_{status}"
-        self._draft.error_source = Source.UPSTREAM
+        self._draft.note_failure(
+            record.upstream_code(error) or f"upstream_{status}", Source.UPSTREAM
+        )
         self._rest = _Rest(body, status, {**sent, "content-type": "application/json"})
 
     def _give_up(self) -> None:
@@ -501,9 +498,7 @@ class Exchange:
         raise routing.no_credentials() if self._failed else routing.all_busy()
 
     async def _refuse(self, refusal: Refusal) -> None:
-        if self._draft.error_code is None:
-            self._draft.error_code = refusal.code
-            self._draft.error_source = refusal.kind.source
+        self._draft.note_failure(refusal.code, refusal.kind.source)
         if self._downstream.status is not None:
             return  # The answer had begun; left unfinished, it shows that it is broken.
         await self._downstream.answer(
@@ -514,25 +509,10 @@ class Exchange:
 
     # -- the record ------------------------------------------------------------------------------
 
-    def _note_request(self, parsed: ImageRequest) -> None:
-        draft = self._draft
-        draft.model = parsed.model
-        draft.upstream_model = parsed.upstream_model
-        draft.size = _string(parsed.parameters.get("size"))
-        draft.quality = _string(parsed.parameters.get("quality"))
-        draft.n = parsed.count
-        draft.stream = parsed.stream
-        draft.input_image_count = len(parsed.input_images)
-        draft.input_image_bytes = sum(image.size or 0 for image in parsed.input_images)
-        draft.prompt_chars = len(parsed.prompt)
-        draft.prompt_hmac = record.prompt_hmac(self._house.prompt_key, parsed.prompt)
-
     def _note_left(self) -> None:
         draft = self._draft
         draft.client_left = True
-        if draft.error_code is None:
-            draft.error_code = errors.CLIENT_LEFT
-            draft.error_source = Source.CLIENT
+        draft.note_failure(errors.CLIENT_LEFT, Source.CLIENT)
         last = draft.attempts[-1] if draft.attempts else None
         if last is not None and last.stage != Stage.CONNECT:
             # Sent and not answered yet, or answered and not delivered: it costs money all the same.
@@ -547,54 +527,6 @@ class Exchange:
         self._house.logs.put(record.build(draft))
 
 
-class _Intake:
-    """Where a JSON body goes: through the UTF-8 check and the scanner into the spool."""
-
-    def __init__(self, spool: Spool) -> None:
-        self._spool = spool
-        self._decoder = codecs.getincrementaldecoder("utf-8")()
-        self._skeleton = scan.Skeleton(request.keep_prompt, request.LONGEST_PROMPT_BYTES)
-
-    @property
-    def lifted(self) -> list[scan.Lifted]:
-        return self._skeleton.lifted
-
-    async def write(self, chunk: bytes) -> None:
-        """Raises ``UnicodeDecodeError``, ``ScanError`` and ``SpoolFullError``."""
-        self._decoder.decode(chunk)
-        self._skeleton.feed(chunk)
-        await self._spool.write(chunk)
-
-    def close(self) -> object:
-        """The body's skeleton, parsed; raises like ``write``."""
-        self._decoder.decode(b"", final=True)
-        return self._skeleton.close()
-
-
-class _Meter:
-    """Counts an answer's pictures and usage; an answer it cannot read it lets pass unread."""
-
-    def __init__(self) -> None:
-        self._skeleton: scan.Skeleton | None = scan.Skeleton()
-
-    def feed(self, chunk: bytes) -> None:
-        if self._skeleton is not None:
-            try:
-                self._skeleton.feed(chunk)
-            except scan.ScanError:
-                self._skeleton = None
-
-    def close(self) -> tuple[int | None, dict[str, int] | None]:
-        """Pictures and usage, None where they are not known."""
-        if self._skeleton is None:
-            return None, None
-        try:
-            answer = self._skeleton.close()
-        except scan.ScanError:
-            return None, None
-        return record.image_count(answer), record.usage(answer)
-
-
 def _control_plane_unavailable() -> Refusal:
     return Refusal(
         "control_plane_unavailable",
@@ -603,28 +535,5 @@ def _control_plane_unavailable() -> Refusal:
     )
 
 
-_REPLACED: Final[Mapping[str, str]] = {
-    "outcome_unknown": "The call was sent upstream and no answer came. A picture may have been "
-    "made and billed, so it was not sent again.",
-    "upstream_redirect": "The upstream answered with a redirect, which is not followed.",
-    "upstream_invalid": "The upstream's answer is not the JSON that was asked for. A picture may "
-    "have been made and billed, so it was not sent again.",
-}
-
-
-def _replaced(code: str) -> Refusal:
-    return Refusal(code, _REPLACED[code])
-
-
 def _ms(since: float) -> int:
     return round((time.monotonic() - since) * 1000)
-
-
-def _string(value: object) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _code(error: UpstreamError) -> str | None:
-    """An upstream's code, if it looks like one: a sentence has no place in a record."""
-    text = error.code or error.type
-    return text if text is not None and _CODE.fullmatch(text) else None

@@ -222,6 +222,15 @@ def _number(value: object) -> float | None:
     return None
 
 
+def passed_on(status: int, body: bytes, error: UpstreamError) -> bytes:
+    """An upstream's error for the client: as it is in OpenAI's shape, else put into it."""
+    if error.shaped:
+        return body
+    message = error.message or f"The upstream answered {status} without an error in JSON."
+    kind = error.type or (_API if status >= 500 else _INVALID)
+    return error_body(message, kind, error.param, error.code)
+
+
 _TOKENS: Final = re.compile(
     rb"(?i)\b(?:bearer\s+[a-z0-9._~+/=-]{8,}|sk-[a-z0-9_-]{8,}|eyj[a-z0-9_-]{8,}\.[a-z0-9._-]+)"
 )

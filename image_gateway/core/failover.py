@@ -8,12 +8,12 @@ buy the picture again, twice.
 ``next_step`` is total over every stage and every status; the last row takes what no other took.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from image_gateway.core.errors import UpstreamError
+from image_gateway.core.errors import Refusal, UpstreamError
 from image_gateway.core.health import Cooling
 from image_gateway.core.model import Dialect
 
@@ -260,3 +260,17 @@ def most_telling(outcomes: Sequence[Outcome]) -> int | None:
             if tells(outcome):
                 return index
     return None
+
+
+_REPLACED: Final[Mapping[str, str]] = {
+    "outcome_unknown": "The call was sent upstream and no answer came. A picture may have been "
+    "made and billed, so it was not sent again.",
+    "upstream_redirect": "The upstream answered with a redirect, which is not followed.",
+    "upstream_invalid": "The upstream's answer is not the JSON that was asked for. A picture may "
+    "have been made and billed, so it was not sent again.",
+}
+
+
+def replacement(code: str) -> Refusal:
+    """The answer of ours that goes out in place of an upstream's (``Action.REPLACE``)."""
+    return Refusal(code, _REPLACED[code])

@@ -7,9 +7,15 @@ picture, an address of one, a credential or an upstream's body, so none can get 
 
 import hashlib
 import hmac
+import re
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Final
+
+from image_gateway.core import scan
+from image_gateway.core.errors import Source, UpstreamError
+from image_gateway.core.model import Key
+from image_gateway.core.request import ImageRequest
 
 SCHEMA_VERSION: Final = 1
 
@@ -69,6 +75,32 @@ class Draft:
     client_left: bool = False
     may_be_billed: bool = False
 
+    def note_key(self, key: Key) -> None:
+        """Whose call it is."""
+        self.key_id = key.key_id
+        self.key_name = key.key_name
+        self.group_id = key.group_id
+
+    def note_request(self, request: ImageRequest, prompt_key: bytes) -> None:
+        """What was asked for; of the prompt its length and its keyed hash."""
+        size, quality = request.parameters.get("size"), request.parameters.get("quality")
+        self.model = request.model
+        self.upstream_model = request.upstream_model
+        self.size = size if isinstance(size, str) else None
+        self.quality = quality if isinstance(quality, str) else None
+        self.n = request.count
+        self.stream = request.stream
+        self.input_image_count = len(request.input_images)
+        self.input_image_bytes = sum(image.size or 0 for image in request.input_images)
+        self.prompt_chars = len(request.prompt)
+        self.prompt_hmac = prompt_hmac(prompt_key, request.prompt)
+
+    def note_failure(self, code: str, source: Source) -> None:
+        """The first failure is the one that counts; what follows from it does not."""
+        if self.error_code is None:
+            self.error_code = code
+            self.error_source = source
+
 
 FIELDS: Final = ("schema_version", *(item.name for item in fields(Draft)))
 """The record's fields, in order."""
@@ -116,3 +148,36 @@ def image_count(answer: object) -> int | None:
     """Pictures in an answer: the entries of ``data``, whatever ``n`` asked for."""
     data = answer.get("data") if isinstance(answer, dict) else None
     return len(data) if isinstance(data, list) else None
+
+
+class Meter:
+    """Counts an answer's pictures and usage; an answer it cannot read it lets pass unread."""
+
+    def __init__(self) -> None:
+        self._skeleton: scan.Skeleton | None = scan.Skeleton()
+
+    def feed(self, chunk: bytes) -> None:
+        if self._skeleton is not None:
+            try:
+                self._skeleton.feed(chunk)
+            except scan.ScanError:
+                self._skeleton = None
+
+    def close(self) -> tuple[int | None, dict[str, int] | None]:
+        """Pictures and usage, None where they are not known."""
+        if self._skeleton is None:
+            return None, None
+        try:
+            answer = self._skeleton.close()
+        except scan.ScanError:
+            return None, None
+        return image_count(answer), usage(answer)
+
+
+_CODE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+def upstream_code(error: UpstreamError) -> str | None:
+    """An upstream's code, if it looks like one: a sentence has no place in a record."""
+    text = error.code or error.type
+    return text if text is not None and _CODE.fullmatch(text) else None

@@ -105,7 +105,7 @@ class Paths:
         scope["path"] = scope["raw_path"].decode("latin-1")
         upgrades = any(name == b"upgrade" for name, _ in scope["headers"])
         if upgrades or scope["http_version"] not in {"1.0", "1.1"}:
-            await self.exchange(scope, receive, send, None, refusal=_unsupported_protocol)
+            await self.exchange(scope, receive, send, _unsupported_protocol())
             return
         await self._router(scope, receive, send)
 
@@ -114,11 +114,10 @@ class Paths:
         scope: Scope,
         receive: Receive,
         send: Send,
-        endpoint: Endpoint | None,
+        way: Endpoint | Refusal,
         path_model: str | None = None,
-        refusal: Callable[[], Refusal | None] = lambda: None,
     ) -> None:
-        """One request, from here to its record."""
+        """One request, from here to its record; ``way`` is what its path leads to."""
         request_id = _request_id()
         downstream = Downstream(scope, receive, send, self._limits, request_id)
         draft = record.Draft(
@@ -127,30 +126,15 @@ class Paths:
             client_address=headers.client_address(
                 downstream.peer, downstream.headers, self._house.settings.trusted_proxies
             ),
-            endpoint=endpoint,
+            endpoint=None if isinstance(way, Refusal) else way,
             path=scope["path"],
         )
         if self._is_draining():
-            refusal = _draining
-        await Exchange(self._house, downstream, draft, refusal).run(endpoint, path_model)
+            way = _draining()
+        await Exchange(self._house, downstream, draft).run(way, path_model)
 
     async def _unknown(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"]
-
-        def refusal() -> Refusal:
-            if path.endswith("/images/variations"):
-                return Refusal(
-                    "unknown_path",
-                    "Image variations are gone: the upstream retired them with dall-e-2. "
-                    "Use /v1/images/edits.",
-                )
-            return Refusal(
-                "unknown_path",
-                "This gateway serves images only: POST to /v1/images/generations or "
-                "/v1/images/edits.",
-            )
-
-        await self.exchange(scope, receive, send, None, refusal=refusal)
+        await self.exchange(scope, receive, send, _unknown_path(scope["path"]))
 
 
 class _Health:
@@ -178,14 +162,26 @@ class _Endpoint:
             scope,
             receive,
             send,
-            self._endpoint,
+            self._endpoint if scope["method"] == "POST" else _method_not_allowed(),
             None if deployment is None else unquote(deployment),
-            (lambda: None) if scope["method"] == "POST" else _method_not_allowed,
         )
 
 
 def _request_id() -> str:
     return f"req_{uuid.uuid4().hex}"
+
+
+def _unknown_path(path: str) -> Refusal:
+    if path.endswith("/images/variations"):
+        return Refusal(
+            "unknown_path",
+            "Image variations are gone: the upstream retired them with dall-e-2. "
+            "Use /v1/images/edits.",
+        )
+    return Refusal(
+        "unknown_path",
+        "This gateway serves images only: POST to /v1/images/generations or /v1/images/edits.",
+    )
 
 
 def _method_not_allowed() -> Refusal:

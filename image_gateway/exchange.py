@@ -13,7 +13,7 @@ it happen, and this module keeps three promises between them:
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
@@ -99,34 +99,29 @@ class _Rest:
 class Exchange:
     """One request to an image path, from its headers to its record."""
 
-    def __init__(
-        self,
-        house: House,
-        downstream: Downstream,
-        draft: record.Draft,
-        refusal: Callable[[], Refusal | None] = lambda: None,
-    ) -> None:
+    def __init__(self, house: House, downstream: Downstream, draft: record.Draft) -> None:
         self._house = house
         self._downstream = downstream
         self._draft = draft
-        self._refusal = refusal
         self._began = time.monotonic()
         self._failed: list[_Failed] = []
+        self._busy = False
         self._unreachable = False
         self._rest: _Rest | None = None
 
     def __repr__(self) -> str:
         return f"<Exchange {self._draft.request_id} {self._downstream!r}>"
 
-    async def run(self, endpoint: Endpoint | None, path_model: str | None = None) -> None:
-        """Answer the request and record it.  Raises nothing but a cancellation from outside."""
+    async def run(self, way: Endpoint | Refusal, path_model: str | None = None) -> None:
+        """Answer the request and record it.  Raises nothing but a cancellation from outside.
+
+        ``way``: where the path leads, or the refusal that it leads to.
+        """
         try:
             try:
-                refusal = self._refusal()
-                if refusal is not None:
-                    raise refusal
-                assert endpoint is not None
-                await self._serve(endpoint, path_model)
+                if isinstance(way, Refusal):
+                    raise way
+                await self._serve(way, path_model)
             except Refusal as refusal:
                 await self._refuse(refusal)
             except ClientLeftError:
@@ -265,6 +260,7 @@ class Exchange:
         for account in accounts:
             slot = house.account_slots.take(account.account_name, account.image_max_concurrency)
             if slot is None:
+                self._busy = True
                 continue
             with slot:
                 if self._draft.attempts:
@@ -489,13 +485,15 @@ class Exchange:
             self._pass_on(failed, Step(Action.RETURN))
             return
         self._draft.account_name = self._draft.dialect = None
+        if self._busy:
+            raise routing.all_busy()
         if self._unreachable:
             raise Refusal(
                 "upstream_unreachable",
                 "No connection to any upstream could be made; nothing was sent. Try again.",
                 retry_after=_UNAVAILABLE_RETRY_SECONDS,
             )
-        raise routing.no_credentials() if self._failed else routing.all_busy()
+        raise routing.no_credentials()
 
     async def _refuse(self, refusal: Refusal) -> None:
         self._draft.note_failure(refusal.code, refusal.kind.source)

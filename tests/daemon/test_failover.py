@@ -15,7 +15,7 @@ import openai
 import pytest
 
 from tests.daemon.conftest import Door
-from tests.daemon.test_refusals import PROMPT, check_error
+from tests.daemon.test_refusals import PROMPT, Held, check_error
 from tests.parts.gateway import Gateway, free_port
 from tests.parts.plane import Plane
 from tests.parts.upstream import Call, Script, ScriptedUpstream, answers, draws, images
@@ -369,6 +369,22 @@ async def test_only_connect_failures_give_502(pair: Pair) -> None:
     record = await pair.record()
     assert not record["may_be_billed"]
     assert [item["stage"] for item in record["attempts"]] == ["connect", "connect"]
+
+
+async def test_a_busy_account_beside_one_with_bad_credentials_is_worth_another_try(
+    pair: Pair,
+) -> None:
+    pair.plane.update("accounts", {"account_name": pair.second_account}, image_max_concurrency=1)
+    pair.second.script = held = Held()
+    pair.first.script = answers(403, error("forbidden"))
+    running = asyncio.create_task(pair.post(PROMPT))
+    await asyncio.wait_for(held.arrived.acquire(), 10)
+    pair.plane.update("accounts", {"account_name": pair.account}, base_url=pair.first.url + "/2")
+    status, _, body = await pair.post(b'{"prompt": "a", "model": "gpt-image-1.5"}')
+    assert status == 429
+    check_error(body, "account_concurrency")
+    held.let_go.set()
+    assert (await running)[0] == 200
 
 
 # -- cooldowns -------------------------------------------------------------------------------------

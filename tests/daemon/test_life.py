@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon.conftest import Door, make_door
+from tests.daemon.conftest import make_door
 from tests.daemon.test_refusals import PROMPT, Held, check_error
 from tests.parts.eventually import eventually
 from tests.parts.gateway import Gateway, parse, post, rest_of
@@ -295,13 +295,17 @@ async def test_sighup_reopens_the_log_that_was_moved_away(
 # -- the control plane goes and comes --------------------------------------------------------------
 
 
-async def test_a_switch_acts_on_the_next_request(door: Door, shared_plane: Plane) -> None:
+async def test_a_switch_acts_within_a_second_where_notify_works(
+    plane: Plane, make_gateway: Callable[..., Gateway], upstream: ScriptedUpstream
+) -> None:
+    gateway = make_gateway(plane.reader_url, grant_ttl_seconds=600).start()
+    door = make_door(gateway, plane, upstream)
     assert (await door.post(PROMPT))[0] == 200
     for table, where, code in [
         ("keys", {"key_id": door.key_id}, "key_image_generation_disabled"),
         ("accounts", {"account_name": door.account}, "no_account_available"),
     ]:
-        shared_plane.update(table, where, image_enabled=False)
+        plane.update(table, where, image_enabled=False)
 
         async def refused(code: str = code) -> bool:
             return code.encode() in (await door.post(PROMPT))[2]
@@ -309,10 +313,11 @@ async def test_a_switch_acts_on_the_next_request(door: Door, shared_plane: Plane
         deadline = time.monotonic() + 1
         while not await refused():
             assert time.monotonic() < deadline, "not within a second"
-        shared_plane.update(table, where, image_enabled=True)
+        plane.update(table, where, image_enabled=True)
         deadline = time.monotonic() + 1
         while (await door.post(PROMPT))[0] != 200:
             assert time.monotonic() < deadline, "not within a second"
+    assert gateway.stop() == 0
 
 
 async def test_an_internal_mistake_is_a_500_with_nothing_but_the_request_id(

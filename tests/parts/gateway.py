@@ -33,6 +33,9 @@ class Gateway:
             "LOG_DIR": str(folder / "logs"),
             "STATE_DIR": str(folder / "state"),
             "SPOOL_DIR": str(folder / "spool"),
+            # A test that changed the control plane wants the next request to see it, with no race
+            # between the notification and the request.
+            "GRANT_TTL_SECONDS": "0.000001",
             **{name.upper(): str(value) for name, value in settings.items()},
         }
         self.process: subprocess.Popen[bytes] | None = None

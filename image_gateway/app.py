@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from starlette.routing import Route, Router
 
@@ -38,7 +38,7 @@ from image_gateway.edge.listener import Listener, Receive, Scope, Send
 from image_gateway.edge.logs import RequestLog, Rotation
 from image_gateway.edge.spool import Spools
 from image_gateway.edge.upstream import Upstream
-from image_gateway.exchange import Exchange, House
+from image_gateway.exchange import Exchange, House, draining
 
 PREFIXES: Final = (
     "/v1/images",
@@ -54,7 +54,7 @@ PREFIXES: Final = (
 
 ENDPOINTS: Final[tuple[Endpoint, ...]] = ("generations", "edits")
 
-_DRAIN_RETRY_SECONDS: Final = 1.0
+_SHORTEST_PROMPT_KEY: Final = 16
 _RETRY_POSTGRES_SECONDS: Final = 1.0
 _PROMPT_KEY_FILE: Final = "prompt-hash-key"
 
@@ -98,11 +98,10 @@ class Paths:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse what is not plain HTTP/1, then find the path as it was sent, not as it decodes."""
-        if scope["type"] != "http":
-            await _refuse_websocket(send)
-            return
-        # Hypercorn decodes ``path``; ``/v1/images/edi%74s`` is no path of ours.
-        scope["path"] = scope["raw_path"].decode("latin-1")
+        # Hypercorn decodes ``path``; ``/v1/images/edi%74s`` is no path of ours.  A target may be a
+        # whole URL (RFC 9112, 3.2.2), of which only the path counts here.
+        target = scope["raw_path"].decode("latin-1")
+        scope["path"] = target if target.startswith("/") else urlsplit(target).path or target
         upgrades = any(name == b"upgrade" for name, _ in scope["headers"])
         if upgrades or scope["http_version"] not in {"1.0", "1.1"}:
             await self.exchange(scope, receive, send, _unsupported_protocol())
@@ -116,8 +115,9 @@ class Paths:
         send: Send,
         way: Endpoint | Refusal,
         path_model: str | None = None,
+        endpoint: Endpoint | None = None,
     ) -> None:
-        """One request, from here to its record; ``way`` is what its path leads to."""
+        """One request, from here to its record; ``way`` is what its path and method lead to."""
         request_id = _request_id()
         downstream = Downstream(scope, receive, send, self._limits, request_id)
         draft = record.Draft(
@@ -126,11 +126,11 @@ class Paths:
             client_address=headers.client_address(
                 downstream.peer, downstream.headers, self._house.settings.trusted_proxies
             ),
-            endpoint=None if isinstance(way, Refusal) else way,
+            endpoint=endpoint,
             path=scope["path"],
         )
         if self._is_draining():
-            way = _draining()
+            way = draining()
         await Exchange(self._house, downstream, draft).run(way, path_model)
 
     async def _unknown(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -164,6 +164,7 @@ class _Endpoint:
             send,
             self._endpoint if scope["method"] == "POST" else _method_not_allowed(),
             None if deployment is None else unquote(deployment),
+            self._endpoint,
         )
 
 
@@ -195,26 +196,6 @@ def _unsupported_protocol() -> Refusal:
         "unsupported_protocol",
         "Only plain HTTP/1.1 is spoken here: no Upgrade, HTTP/2 or websocket.",
     )
-
-
-def _draining() -> Refusal:
-    return Refusal(
-        "draining",
-        "This instance is stopping. Send the call again.",
-        retry_after=_DRAIN_RETRY_SECONDS,
-    )
-
-
-async def _refuse_websocket(send: Send) -> None:
-    refusal = _unsupported_protocol()
-    await send(
-        {
-            "type": "websocket.http.response.start",
-            "status": refusal.kind.status,
-            "headers": [(b"content-type", b"application/json")],
-        }
-    )
-    await send({"type": "websocket.http.response.body", "body": refusal.body()})
 
 
 # -- life ------------------------------------------------------------------------------------------
@@ -260,7 +241,7 @@ async def _open_house(settings: Settings, stack: AsyncExitStack) -> House:
     spools = stack.enter_context(
         Spools(settings.spool_dir, settings.memory_budget_bytes, settings.spool_budget_bytes)
     )
-    if not os.access(settings.spool_dir, os.W_OK):
+    if not settings.spool_dir.is_dir() or not os.access(settings.spool_dir, os.W_OK):
         raise StartError(f"SPOOL_DIR {settings.spool_dir} is no folder that can be written")
     plane = await stack.enter_async_context(
         ControlPlane(
@@ -343,9 +324,12 @@ def load_prompt_key(settings: Settings) -> bytes:
         settings.state_dir.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             _make_key_file(path)
-        return path.read_bytes().strip()
+        key = path.read_bytes().strip()
     except OSError as error:
         raise StartError(f"STATE_DIR {settings.state_dir}: {error.strerror}") from None
+    if len(key) < _SHORTEST_PROMPT_KEY:
+        raise StartError(f"{path} holds no key of 16 bytes or more; remove it to have one made")
+    return key
 
 
 def _make_key_file(path: Path) -> None:

@@ -12,14 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
-from urllib.parse import urlsplit
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from image_gateway.core import models
-from image_gateway.core.headers import Network
-from image_gateway.core.model import Secret
+from image_gateway.core.headers import Network, is_sendable
+from image_gateway.core.model import HTTP_SCHEMES, Secret, require_url
 
 PREFIX: Final = "IMAGE_GATEWAY_"
 MIB: Final = 1024 * 1024
@@ -185,9 +184,14 @@ def _address(value: object) -> Address:
 
 def _base_url(value: object) -> str:
     text = _text(value)
-    parts = urlsplit(text)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValueError("must be an http or https URL")
+    require_url(text, "the URL", HTTP_SCHEMES)
+    return text
+
+
+def _header_text(value: object) -> str:
+    text = _text(value)
+    if not is_sendable(text):
+        raise ValueError("holds characters that no header can carry")
     return text
 
 
@@ -220,7 +224,7 @@ def _models(value: object) -> Mapping[str, object]:
     if not isinstance(value, Mapping):
         raise ValueError("must be tables of the TOML file: [models.NAME]")  # noqa: TRY004 - one kind
     try:
-        models.parse("", value)
+        models.parse_models(value)
     except models.CatalogueError as error:
         raise ValueError(f"is not usable: {error}") from None
     return value
@@ -305,7 +309,7 @@ SETTINGS: Final[Sequence[Setting]] = (
         "Where Codex accounts without a base URL are.",
         _base_url,
     ),
-    Setting("CODEX_CLIENT_VERSION", "0.169.0", "The version we name to Codex.", _text),
+    Setting("CODEX_CLIENT_VERSION", "0.169.0", "The version we name to Codex.", _header_text),
     Setting(
         "TRUSTED_PROXIES",
         "127.0.0.0/8, ::1",

@@ -38,7 +38,7 @@ from image_gateway.core.models import Catalogue, Endpoint
 from image_gateway.core.request import ImageRequest
 from image_gateway.core.slots import Slot, SlotTable, StartClock
 from image_gateway.edge.control_plane import ControlPlane, UnavailableError
-from image_gateway.edge.downstream import ClientLeftError, Downstream
+from image_gateway.edge.downstream import ClientLeftError, Downstream, DrainedError
 from image_gateway.edge.intake import JsonIntake
 from image_gateway.edge.logs import RequestLog
 from image_gateway.edge.spool import Spool, SpoolFullError, Spools
@@ -47,11 +47,13 @@ from image_gateway.edge.upstream import Answer, LostError, UnsentError, Upstream
 LEAST_ATTEMPT_SECONDS: Final = 30.0
 """A further attempt with less time left would buy a picture that comes too late."""
 
+_PROXY_REFUSED: Final = 407
 _ERROR_BYTES: Final = 64 * 1024
 _ERROR_SECONDS: Final = 10.0
 _UNAVAILABLE_RETRY_SECONDS: Final = 5.0
 _OVERLOADED_RETRY_SECONDS: Final = 5.0
 _KEY_RETRY_SECONDS: Final = 1.0
+_DRAIN_RETRY_SECONDS: Final = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -124,9 +126,12 @@ class Exchange:
                 await self._serve(way, path_model)
             except Refusal as refusal:
                 await self._refuse(refusal)
+            except DrainedError:
+                await self._refuse(self._drained())
             except ClientLeftError:
                 raise
             except Exception:  # noqa: BLE001 - the last resort of a request
+                self._note_unfinished()
                 _log.exception("request %s failed by a mistake of ours", self._draft.request_id)
                 await self._refuse(
                     Refusal(
@@ -153,8 +158,8 @@ class Exchange:
             async with self._downstream.watch():
                 await self._forward(key, parsed, spool)
         if self._rest is None:
-            return  # Left unfinished, the answer shows that it is broken.
-        if self._rest.status is None:
+            self._downstream.break_off()
+        elif self._rest.status is None:
             await self._downstream.send(self._rest.body)
             await self._downstream.finish()
         else:
@@ -279,18 +284,19 @@ class Exchange:
 
         True when the client has its answer.
         """
+        began = time.monotonic()
         action = await self._attempt(account, parsed, spool, deadline, reread=False)
         if action is not Action.REREAD:
             return action is not Action.NEXT
-        renewed = await self._house.control_plane.reread(account.account_name)
+        renewed = await self._house.control_plane.reread(account.account_name, began)
         if (
             renewed is not None
             and renewed.credential != account.credential
             and routing.has_credential(renewed, datetime.now(UTC))
+            and deadline - time.monotonic() >= LEAST_ATTEMPT_SECONDS
         ):
             self._failed.pop()
-            again = replace(account, credential=renewed.credential)
-            action = await self._attempt(again, parsed, spool, deadline, reread=True)
+            action = await self._attempt(renewed, parsed, spool, deadline, reread=True)
             return action is not Action.NEXT
         failed = self._failed.pop()
         refused = replace(failed, outcome=replace(failed.outcome, reread=True))
@@ -352,7 +358,10 @@ class Exchange:
             self._cool(account, parsed, step)
             self._draft.may_be_billed = step.may_be_billed
             if step.action is Action.DELIVER and answer is not None:
-                first_seconds = seconds - (time.monotonic() - began)
+                # Headers that came late must not cost a picture that is on its way.
+                first_seconds = max(
+                    seconds - (time.monotonic() - began), settings.upstream_idle_seconds
+                )
                 await self._deliver(account, parsed, answer, first_seconds, note)
             elif step.action is Action.RETURN and failed is not None:
                 self._pass_on(failed, step)
@@ -370,6 +379,10 @@ class Exchange:
             usable = kind == "application/json" and plain
             outcome = Outcome(Stage.ANSWER, account.dialect, answer.status, usable=usable)
             return _Failed(account, outcome, answer.headers, b"")
+        if answer.status == _PROXY_REFUSED and account.proxy is not None:
+            # The proxy speaks for itself; what it refused did not reach the upstream.
+            self._unreachable = True
+            return _Failed(account, Outcome(Stage.CONNECT, account.dialect), answer.headers, b"")
         body = await answer.read(_ERROR_BYTES, _ERROR_SECONDS)
         error = errors.read_upstream_error(body)
         outcome = Outcome(
@@ -431,8 +444,9 @@ class Exchange:
             return
         finally:
             self._draft.stream_ms = None if began is None else _ms(began)
-            self._draft.response_image_count, self._draft.usage = meter.close()
+            meter.close(self._draft)
         if began is None:
+            note.action = Action.REPLACE
             self._draft.may_be_billed = True
             raise failover.replacement("upstream_invalid")
         self._rest = _Rest(last)
@@ -458,14 +472,8 @@ class Exchange:
             message = error.message or f"The upstream answered {status} without an error in JSON."
             kind = error.type or ("api_error" if status >= 500 else "invalid_request_error")
             body = errors.error_body(message, kind, error.param, error.code)
-        body = errors.scrub(
-            body, secrets=failed.account.secrets(), names=[failed.account.account_name]
-        )
-        sent = {
-            name: value
-            for name, value in failed.headers.items()
-            if name in headers.RETRY or name.startswith(headers.TO_CLIENT_PREFIXES)
-        }
+        body = errors.scrub(body, [*failed.account.secrets(), failed.account.account_name])
+        sent = headers.to_client_with_error(failed.headers)
         if failed.outcome.wait is not None and not headers.RETRY & set(sent):
             sent |= errors.retry_headers(failed.outcome.wait)
         if not step.retry:
@@ -495,10 +503,19 @@ class Exchange:
             )
         raise routing.no_credentials()
 
+    def _drained(self) -> Refusal:
+        """The drain deadline: what was sent stays unknown, what was not may come again."""
+        self._note_unfinished()
+        if self._draft.may_be_billed:
+            self._draft.note_failure("outcome_unknown", Source.GATEWAY)
+            return failover.replacement("outcome_unknown")
+        return draining()
+
     async def _refuse(self, refusal: Refusal) -> None:
         self._draft.note_failure(refusal.code, refusal.kind.source)
         if self._downstream.status is not None:
-            return  # The answer had begun; left unfinished, it shows that it is broken.
+            self._downstream.break_off()
+            return
         await self._downstream.answer(
             refusal.kind.status,
             {"content-type": "application/json", **refusal.headers()},
@@ -511,10 +528,13 @@ class Exchange:
         draft = self._draft
         draft.client_left = True
         draft.note_failure(errors.CLIENT_LEFT, Source.CLIENT)
-        last = draft.attempts[-1] if draft.attempts else None
+        self._note_unfinished()
+
+    def _note_unfinished(self) -> None:
+        """Sent and not answered, or answered and not delivered: it may be billed all the same."""
+        last = self._draft.attempts[-1] if self._draft.attempts else None
         if last is not None and last.stage != Stage.CONNECT:
-            # Sent and not answered yet, or answered and not delivered: it costs money all the same.
-            draft.may_be_billed |= last.action in {None, Action.DELIVER}
+            self._draft.may_be_billed |= last.action in {None, Action.DELIVER}
 
     def _put_record(self) -> None:
         draft = self._draft
@@ -523,6 +543,15 @@ class Exchange:
         draft.response_bytes = self._downstream.response_bytes
         draft.total_ms = _ms(self._began)
         self._house.logs.put(record.build(draft))
+
+
+def draining() -> Refusal:
+    """This instance stops; another one, or the next, is there for the call."""
+    return Refusal(
+        "draining",
+        "This instance is stopping. Send the call again.",
+        retry_after=_DRAIN_RETRY_SECONDS,
+    )
 
 
 def _control_plane_unavailable() -> Refusal:

@@ -232,23 +232,39 @@ def passed_on(status: int, body: bytes, error: UpstreamError) -> bytes:
 
 
 _TOKENS: Final = re.compile(
-    rb"(?i)\b(?:bearer\s+[a-z0-9._~+/=-]{8,}|sk-[a-z0-9_-]{8,}|eyj[a-z0-9_-]{8,}\.[a-z0-9._-]+)"
+    r"(?i)\b(?:bearer\s+[a-z0-9._~+/=-]{8,}|sk-[a-z0-9_-]{8,}|eyj[a-z0-9_-]{8,}\.[a-z0-9._-]+)"
 )
-_DATA_URLS: Final = re.compile(rb"data:[a-z]+/[a-z+.-]+;base64,[A-Za-z0-9+/=\\]*")
+_DATA_URLS: Final = re.compile(r"data:[a-z]+/[a-z+.-]+;base64,[A-Za-z0-9+/=]*")
 # A run of base64 as long as this is no word, no id and no request id: it is content.
-_BASE64_RUNS: Final = re.compile(rb"[A-Za-z0-9+/]{200,}={0,2}")
+_BASE64_RUNS: Final = re.compile(r"[A-Za-z0-9+/]{200,}={0,2}")
+_SHORT: Final = 6
+"""A secret or name with fewer characters may be part of other words, and goes only as a whole."""
 
 
-def scrub(body: bytes, *, secrets: Iterable[str], names: Iterable[str]) -> bytes:
-    """An upstream's error text without credentials, account names, data URLs or base64.
+def scrub(body: bytes, secrets: Iterable[str]) -> bytes:
+    """JSON text of an error without ``secrets`` (account names among them), data URLs or base64.
 
-    ``secrets`` go wherever they stand; ``names`` only as whole words, for a name may be short.
+    Only the texts inside are changed, never the keys or the shape; what holds nothing of the kind
+    stays as it is, byte for byte.
     """
-    for secret in sorted({text for text in secrets if text}, key=len, reverse=True):
-        body = body.replace(secret.encode(), b"[redacted]")
-    for name in names:
-        word = re.escape(name.encode())
-        body = re.sub(rb"(?<![\w-])" + word + rb"(?![\w-])", b"[redacted]", body)
-    for pattern in (_TOKENS, _DATA_URLS, _BASE64_RUNS):
-        body = pattern.sub(b"[redacted]", body)
-    return body
+    words = sorted({secret for secret in secrets if secret}, key=len, reverse=True)
+    patterns = [_TOKENS, _DATA_URLS, _BASE64_RUNS]
+    patterns += [
+        re.compile(
+            rf"(?<![\w-]){re.escape(word)}(?![\w-])" if len(word) < _SHORT else re.escape(word)
+        )
+        for word in words
+    ]
+
+    def clean(value: object) -> object:
+        if isinstance(value, str):
+            for pattern in patterns:
+                value = pattern.sub("[redacted]", value)
+            return value
+        if isinstance(value, dict):
+            return {key: clean(inner) for key, inner in value.items()}
+        return [clean(inner) for inner in value] if isinstance(value, list) else value
+
+    value = orjson.loads(body)
+    cleaned = clean(value)
+    return body if cleaned == value else orjson.dumps(cleaned)

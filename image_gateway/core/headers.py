@@ -17,6 +17,9 @@ TO_CLIENT: Final = frozenset({"content-type", "content-length", "openai-processi
 TO_CLIENT_PREFIXES: Final = ("x-ratelimit-",)
 RETRY: Final = frozenset({"retry-after", "retry-after-ms"})
 
+LONGEST_WAIT: Final = 7 * 24 * 3600.0
+"""Seconds; Codex's longest window is a week, and a larger number is a mistake."""
+
 _MOST_FORWARDED: Final = 16
 
 
@@ -51,7 +54,8 @@ class Headers:
         return {
             name: ", ".join(values)
             for name, values in self._values.items()
-            if name in names or (prefixes and name.startswith(prefixes))
+            if (name in names or (prefixes and name.startswith(prefixes)))
+            and all(map(is_sendable, values))
         }
 
 
@@ -109,8 +113,22 @@ def to_client(upstream: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in upstream.items()
-        if name in TO_CLIENT or name.startswith(TO_CLIENT_PREFIXES)
+        if (name in TO_CLIENT or name.startswith(TO_CLIENT_PREFIXES)) and is_sendable(value)
     }
+
+
+def to_client_with_error(upstream: Mapping[str, str]) -> dict[str, str]:
+    """What of a failed answer goes on: when to come again, and how much is left."""
+    return {
+        name: value
+        for name, value in upstream.items()
+        if (name in RETRY or name.startswith(TO_CLIENT_PREFIXES)) and is_sendable(value)
+    }
+
+
+def is_sendable(value: str) -> bool:
+    """Whether a value can stand in a header of ours; one that cannot is left out, not repaired."""
+    return value.isascii() and (value.isprintable() or not value)
 
 
 def named_wait(upstream: Mapping[str, str], error: UpstreamError, now: float) -> float | None:
@@ -120,14 +138,19 @@ def named_wait(upstream: Mapping[str, str], error: UpstreamError, now: float) ->
     of exactness: ``retry-after-ms``, ``retry-after`` (its date form is not used by these
     upstreams), the error's ``resets_in_seconds`` or ``resets_at``, then Codex's full window.
     """
+    wait = _named_wait(upstream, error, now)
+    return None if wait is None else min(max(wait, 0.0), LONGEST_WAIT)
+
+
+def _named_wait(upstream: Mapping[str, str], error: UpstreamError, now: float) -> float | None:
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         seconds = number(upstream.get(name))
         if seconds is not None:
             return seconds / unit
     if error.resets_in_seconds is not None:
-        return max(0.0, error.resets_in_seconds)
+        return error.resets_in_seconds
     if error.resets_at is not None:
-        return max(0.0, error.resets_at - now)
+        return error.resets_at - now
     for window in ("primary", "secondary"):
         used = number(upstream.get(f"x-codex-{window}-used-percent"))
         reset = number(upstream.get(f"x-codex-{window}-reset-after-seconds"))

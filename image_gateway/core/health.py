@@ -15,6 +15,8 @@ FIRST_BACKOFF_SECONDS: Final = 5.0
 """The first cooldown where the upstream names no time; it doubles with each failure in a row."""
 
 _MOST_DOUBLINGS: Final = 8
+_MOST_PLACES: Final = 10_000
+"""Clients may name as many models as they like; the cooldowns that are over are forgotten first."""
 
 Place = tuple[str, str | None]
 """An account's name, and a model where only that model is meant."""
@@ -48,7 +50,13 @@ class Health:
             seconds = FIRST_BACKOFF_SECONDS * 2.0**failures
         seconds = min(max(seconds, 0.0), LONGEST_SECONDS)
         self._until[place] = max(self._until.get(place, 0.0), now + seconds)
+        if len(self._until) > _MOST_PLACES:
+            self._forget_past(now)
         return seconds
+
+    def _forget_past(self, now: float) -> None:
+        self._until = {place: until for place, until in self._until.items() if until > now}
+        self._failures = {place: self._failures[place] for place in self._until}
 
     def succeed(self, account_name: str, model: str) -> None:
         """A call was served: the place is well."""

@@ -24,6 +24,7 @@ DIALECTS: Final[frozenset[str]] = frozenset({"codex", "azure", "openai"})
 DEFAULT_SLOTS: Final = 3
 """Image calls in flight for an account that names no number."""
 MOST_SLOTS: Final = 1024
+HTTP_SCHEMES: Final = frozenset({"http", "https"})
 PROXY_SCHEMES: Final = frozenset({"http", "https", "socks5", "socks5h"})
 
 
@@ -158,8 +159,8 @@ def key_from_row(row: Row) -> Key:
         group_id=_optional_text(row, "group_id"),
         group_image_enabled=_flag(row, "group_image_enabled"),
         quota_remaining=_optional_integer(row, "quota_remaining"),
-        max_concurrency=_optional_integer(row, "max_concurrency") or None,
-        min_start_interval_ms=_optional_integer(row, "min_start_interval_ms") or None,
+        max_concurrency=_optional_limit(row, "max_concurrency"),
+        min_start_interval_ms=_optional_limit(row, "min_start_interval_ms"),
         allowed_models=None if allowed is None else frozenset(allowed),
         model_map=_optional_names(row, "model_map") or {},
         account_names=None if accounts is None else tuple(accounts),
@@ -180,7 +181,7 @@ def account_from_row(row: Row) -> Account:
     if base_url is None and dialect == "azure":
         raise RowError("base_url is null, and an azure account needs one")
     if base_url is not None:
-        _require_url(base_url, "base_url", {"http", "https"})
+        require_url(base_url, "base_url", HTTP_SCHEMES)
     route = _optional_text(row, "codex_route") or "direct"
     if route not in {"direct", "responses"}:
         raise RowError("codex_route is neither direct nor responses")
@@ -217,11 +218,9 @@ def account_from_row(row: Row) -> Account:
 
 def _credential(row: Row) -> Credential | None:
     """The accepted shapes: flat, camelCase, or nested under ``tokens`` and ``account``."""
-    value = row.get("credential")
+    value = _optional_object(row, "credential")
     if value is None:
         return None
-    if not isinstance(value, Mapping):
-        raise RowError("credential is no JSON object")
     tokens = _mapping(value.get("tokens"))
     account = _mapping(value.get("account"))
     access_token = _first_text(
@@ -275,7 +274,7 @@ def _proxy(row: Row) -> Proxy | None:
     url = _optional_text(row, "proxy_url")
     if url is None:
         return None
-    _require_url(url, "proxy_url", PROXY_SCHEMES)
+    require_url(url, "proxy_url", PROXY_SCHEMES)
     username = _optional_text(row, "proxy_username")
     password = _optional_text(row, "proxy_password")
     return Proxy(
@@ -285,7 +284,8 @@ def _proxy(row: Row) -> Proxy | None:
     )
 
 
-def _require_url(text: str, column: str, schemes: frozenset[str] | set[str]) -> None:
+def require_url(text: str, column: str, schemes: frozenset[str]) -> None:
+    """A URL with a host, a sane port, no user and no password; raises ``RowError``."""
     try:
         parts = urlsplit(text)
         usable = parts.scheme in schemes and bool(parts.hostname) and (parts.port or 1) > 0
@@ -336,12 +336,23 @@ def _optional_texts(row: Row, column: str) -> Sequence[str] | None:
 
 
 def _optional_names(row: Row, column: str) -> Mapping[str, str] | None:
-    value = row.get(column)
-    if value is None:
-        return None
-    if not isinstance(value, Mapping) or not all(isinstance(item, str) for item in value.values()):
+    value = _optional_object(row, column)
+    if value is not None and not all(isinstance(item, str) for item in value.values()):
         raise RowError(f"{column} is no JSON object of names")
-    return cast("Mapping[str, str]", value)
+    return cast("Mapping[str, str] | None", value)
+
+
+def _optional_object(row: Row, column: str) -> Mapping[str, object] | None:
+    """A jsonb column, which comes as text: one row's broken JSON must not cost all the others."""
+    value = row.get(column)
+    if isinstance(value, str):
+        try:
+            value = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            raise RowError(f"{column} is no JSON that can be read") from None
+    if value is not None and not isinstance(value, Mapping):
+        raise RowError(f"{column} is no JSON object")
+    return value
 
 
 def _optional_integer(row: Row, column: str) -> int | None:
@@ -351,6 +362,14 @@ def _optional_integer(row: Row, column: str) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise RowError(f"{column} is no integer")
     return value
+
+
+def _optional_limit(row: Row, column: str) -> int | None:
+    """A limit, None where null or 0 say that there is none."""
+    value = _optional_integer(row, column)
+    if value is not None and value < 0:
+        raise RowError(f"{column} is below zero")
+    return value or None
 
 
 def _optional_number(row: Row, column: str) -> float | None:

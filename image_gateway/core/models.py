@@ -14,7 +14,7 @@ from typing import Final, Literal, cast
 Endpoint = Literal["generations", "edits"]
 Scalar = str | int | bool
 
-_SNAPSHOT: Final = re.compile(r"-\d{4}-\d{2}-\d{2}$")
+_SNAPSHOT: Final = re.compile(r"-20\d{2}-[01]\d-[0-3]\d$", re.ASCII)
 _TYPES: Final = frozenset({"string", "integer", "boolean", "object"})
 
 
@@ -64,9 +64,13 @@ def parse(text: str, extra: Mapping[str, object] | None = None) -> Catalogue:
         name: _parameter(name, _table(table, name))
         for name, table in _table(document.get("parameters"), "parameters").items()
     }
-    tables = dict(_table(document.get("models"), "models")) | dict(extra or {})
-    models = {name: _model(name, _table(table, name)) for name, table in tables.items()}
-    return Catalogue(parameters, models)
+    models = parse_models(_table(document.get("models"), "models"))
+    return Catalogue(parameters, {**models, **parse_models(extra or {})})
+
+
+def parse_models(tables: Mapping[str, object]) -> dict[str, Model]:
+    """Models from their tables; raises ``CatalogueError``."""
+    return {name: _model(name, _table(table, name)) for name, table in tables.items()}
 
 
 def _parameter(name: str, table: Mapping[str, object]) -> Parameter:

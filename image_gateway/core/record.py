@@ -110,7 +110,7 @@ _LONGEST_TEXT: Final = 256
 
 
 def build(draft: Draft) -> dict[str, object]:
-    """The record, ready for JSON; texts that a client chose are cut to 256 characters."""
+    """The record, ready for JSON; texts are cut to 256 characters, for clients choose some."""
     record: dict[str, object] = {"schema_version": SCHEMA_VERSION}
     for name in FIELDS[1:]:
         record[name] = _plain(getattr(draft, name))
@@ -163,15 +163,24 @@ class Meter:
             except scan.ScanError:
                 self._skeleton = None
 
-    def close(self) -> tuple[int | None, dict[str, int] | None]:
-        """Pictures and usage, None where they are not known."""
+    def close(self, draft: Draft) -> None:
+        """Note what the answer says: pictures, usage, and the size and quality that came back."""
         if self._skeleton is None:
-            return None, None
+            return
         try:
             answer = self._skeleton.close()
         except scan.ScanError:
-            return None, None
-        return image_count(answer), usage(answer)
+            return
+        draft.response_image_count = image_count(answer)
+        draft.usage = usage(answer)
+        # What was asked for is advisory upstream; what came back is what is paid for.
+        draft.size = _answered(answer, "size") or draft.size
+        draft.quality = _answered(answer, "quality") or draft.quality
+
+
+def _answered(answer: object, name: str) -> str | None:
+    value = answer.get(name) if isinstance(answer, dict) else None
+    return value if isinstance(value, str) and scan.lifted_number(value) is None else None
 
 
 _CODE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")

@@ -30,7 +30,7 @@ _STEEPEST_RATIO: Final = 3
 _FEWEST_PIXELS: Final = 655_360
 _MOST_PIXELS: Final = 8_294_400
 _NAMED_SIZES: Final = frozenset({"auto", "1024x1024", "1536x1024", "1024x1536"})
-_FREE_SIZE: Final = re.compile(r"([1-9]\d{1,3})x([1-9]\d{1,3})")
+_FREE_SIZE: Final = re.compile(r"([1-9]\d{1,3})x([1-9]\d{1,3})", re.ASCII)
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _DATA_URL: Final = re.compile(r"data:image/(png|jpeg|jpg|webp);base64,(?=.)", re.ASCII)
 _EXPECTED: Final[Mapping[str, str]] = {

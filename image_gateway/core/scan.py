@@ -32,6 +32,10 @@ MAX_KEY_BYTES: Final = 1024
 LIFT_BYTES: Final = 4096
 """Value strings longer than this are lifted out.  Holds any URL a person would write."""
 
+MAX_TOKENS: Final = 20_000
+"""Quotes, brackets and commas outside of strings; a legal image body needs some hundreds.  Each
+costs about a microsecond of the event loop, so a body made of nothing else must end early."""
+
 MAX_SKELETON_BYTES: Final = 1024 * 1024
 """What may remain once long strings are lifted out; bounds the parser's work and memory."""
 
@@ -71,17 +75,6 @@ class Sink(Protocol):
 class Scanner:
     """Feeds a ``Sink`` from chunks of JSON text.  Raises ``ScanError``."""
 
-    __slots__ = (
-        "_escape",
-        "_expect_key",
-        "_in_key",
-        "_in_text",
-        "_key",
-        "_offset",
-        "_sink",
-        "_stack",
-    )
-
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
         # An object's place is its current key, an array's the current index.
@@ -92,6 +85,7 @@ class Scanner:
         self._escape = False
         self._key = bytearray()
         self._offset = 0
+        self._tokens = 0
 
     def __repr__(self) -> str:
         return f"<Scanner at byte {self._offset}, depth {len(self._stack)}>"
@@ -115,6 +109,9 @@ class Scanner:
 
     def _read_structure(self, chunk: bytes, start: int) -> int:
         for token in _TOKEN.finditer(chunk, start):
+            self._tokens += 1
+            if self._tokens > MAX_TOKENS:
+                raise ScanError(f"The JSON holds more than {MAX_TOKENS} values and brackets.")
             position = token.start()
             byte = chunk[position]
             if byte == _QUOTE:
@@ -216,6 +213,14 @@ class Lifted:
 
 
 _HEAD_BYTES: Final = 64
+_ESCAPE: Final = re.compile(
+    rb'\\(?:["\\/bfnrt]'
+    rb"|u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    rb"|u(?![dD][89a-fA-F])[0-9a-fA-F]{4})"
+)
+_PARTIAL_ESCAPE: Final = re.compile(
+    rb"\\(?:u[0-9a-fA-F]{0,3}|u[dD][89abAB][0-9a-fA-F]{2}(?:\\(?:u[0-9a-fA-F]{0,3})?)?)?"
+)
 _MARK: Final = "\0"
 _MARK_TEXT: Final = b"\\u0000"
 _MARKED: Final = re.compile(rb'"\\u0000(\d+)"')
@@ -236,15 +241,15 @@ class Skeleton:
         self._scanner = Scanner(self)
         self._keep = keep
         self._keep_bytes = keep_bytes
-        self._parts: list[bytes] = []
-        self._size = 0
+        self._out = bytearray()
         self._text = bytearray()
+        self._carry = b""
         self._start = 0
         self._length = 0
         self._limit = LIFT_BYTES
 
     def __repr__(self) -> str:
-        return f"<Skeleton of {self._size} bytes, {len(self.lifted)} lifted>"
+        return f"<Skeleton of {len(self._out)} bytes, {len(self.lifted)} lifted>"
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes of the text; raises ``ScanError``."""
@@ -253,7 +258,7 @@ class Skeleton:
     def close(self) -> object:
         """The parsed skeleton; raises ``ScanError`` when the text is not one whole JSON value."""
         try:
-            return orjson.loads(b"".join(self._parts))
+            return orjson.loads(self._out)
         except orjson.JSONDecodeError:
             raise ScanError("The body is not valid JSON.") from None
 
@@ -261,6 +266,8 @@ class Skeleton:
         self._put(data)
 
     def key(self, data: bytes) -> None:
+        if data.startswith(b'"' + _MARK_TEXT):
+            raise ScanError("A key in the JSON begins with a NUL character.")
         self._put(data)
 
     def text_start(self, offset: int) -> None:
@@ -275,17 +282,32 @@ class Skeleton:
             self._text += chunk[start:stop]
             return
         part = chunk[start:stop]
-        if part.translate(None, _CONTROL_FREE):
-            raise ScanError("A string in the JSON holds a control character.")
         if held:
             # From here on the string is lifted; what was held keeps its first bytes only.
-            if self._text.translate(None, _CONTROL_FREE):
-                raise ScanError("A string in the JSON holds a control character.")
+            self._check_lifted(bytes(self._text))
             self._text += part[:_HEAD_BYTES]
             del self._text[_HEAD_BYTES:]
+        self._check_lifted(part)
+
+    def _check_lifted(self, part: bytes) -> None:
+        """What the parser will not see must be valid all the same: it goes upstream as it is."""
+        if part.translate(None, _CONTROL_FREE):
+            raise ScanError("A string in the JSON holds a control character.")
+        part = self._carry + part
+        self._carry = b""
+        if b"\\" in part:
+            rest = _ESCAPE.sub(b" ", part)
+            broken = rest.find(b"\\")
+            if broken >= 0:
+                # An escape may go on in the next piece.
+                if not _PARTIAL_ESCAPE.fullmatch(rest, broken):
+                    raise ScanError("A string in the JSON holds a broken escape.")
+                self._carry = rest[broken:]
 
     def text_stop(self) -> None:
         if self._length > self._limit:
+            if self._carry:
+                raise ScanError("A string in the JSON holds a broken escape.")
             stop = self._start + self._length
             self.lifted.append(Lifted(self._start, stop, bytes(self._text)))
             self._put(_MARK_TEXT + b"%d" % (len(self.lifted) - 1))
@@ -296,11 +318,10 @@ class Skeleton:
         self._text.clear()
 
     def _put(self, data: bytes) -> None:
-        self._size += len(data)
-        if self._size > MAX_SKELETON_BYTES:
+        self._out += data
+        if len(self._out) > MAX_SKELETON_BYTES:
             limit = MAX_SKELETON_BYTES // 1024
             raise ScanError(f"The JSON holds more than {limit} KiB beside its images.")
-        self._parts.append(data)
 
 
 def lifted_number(value: str) -> int | None:
@@ -328,15 +349,16 @@ _SNIFF_BYTES: Final = 64
 class DataUrls:
     """Rewrites ``data[].b64_json`` to ``data[].url`` with a data URL while the answer streams.
 
-    An entry's own ``url`` that is null takes the free name ``b64_json``, so that no entry has one
-    key twice.  The type comes from the first bytes of each picture, because size and format in an
-    answer are what was asked for, not what was made.
+    In an entry the text is called ``url`` and what is null ``b64_json``, whichever was which, so
+    that a null of the one never hides the text of the other.  The type comes from the first bytes
+    of each picture, because the format in an answer is what was asked for, not what was made.
     """
 
     def __init__(self) -> None:
         self._scanner = Scanner(self)
         self._out: list[bytes] = []
-        self._held_key = b""
+        self._after_key = False
+        self._held = b""
         self._sniffing = False
         self._head = bytearray()
 
@@ -348,22 +370,20 @@ class DataUrls:
         return out
 
     def structure(self, data: bytes) -> None:
-        if self._held_key and data.strip(b" \t\r\n:"):
-            is_text = data.lstrip(b" \t\r\n:").startswith(b'"')
-            name = b'"url"' if is_text else b'"b64_json"'
-            data = name + self._held_key[len(b'"url"') :] + data
-            self._held_key = b""
-        if self._held_key:
-            self._held_key += data
-        else:
+        if not self._after_key:
             self._out.append(data)
+            return
+        self._held += data
+        value = self._held.lstrip(b" \t\r\n:")
+        if value:
+            self._out += [b'"url"' if value.startswith(b'"') else b'"b64_json"', self._held]
+            self._after_key = False
+            self._held = b""
 
     def key(self, data: bytes) -> None:
         match self._scanner.path():
-            case ("data", int(), "b64_json"):
-                self._out.append(b'"url"')
-            case ("data", int(), "url"):
-                self._held_key = b'"url"'
+            case ("data", int(), "b64_json" | "url"):
+                self._after_key = True
             case _:
                 self._out.append(data)
 

@@ -26,8 +26,9 @@ from types import TracebackType
 from typing import Final, Generic, Self, TypeVar, cast
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, TooManyRequests
 
 from image_gateway import sql
 from image_gateway.core.model import (
@@ -55,6 +56,8 @@ UNKNOWN_SECONDS: Final = 1.0
 _MOST_KEYS: Final = 50_000
 _MOST_UNKNOWN: Final = 10_000
 _MOST_CONNECTIONS: Final = 4
+_MOST_WAITING: Final = 1000
+"""Look-ups that may wait for a connection: at 1 ms each and four at once a quarter of a second."""
 _LISTEN_RETRY_SECONDS: Final = 2.0
 _LISTEN_CHECK_SECONDS: Final = 30.0
 _CONNECTION: Final[Mapping[str, str | int]] = {
@@ -94,6 +97,7 @@ class _Entry(Generic[_T]):
         self._freshness = freshness
         self._value: _T | None = None
         self._known_at: float | None = None
+        """When the load of what is held began, by the monotonic clock."""
         self._expired = True
         self._failing = False
         self._flight: asyncio.Task[_T] | None = None
@@ -101,16 +105,16 @@ class _Entry(Generic[_T]):
     def __repr__(self) -> str:
         return f"<_Entry {'empty' if self._known_at is None else 'known'}>"
 
-    @property
-    def known_at(self) -> float | None:
-        """When the load of what is held began, by the monotonic clock."""
-        return self._known_at
-
     def expire(self) -> None:
         """Load before the next use; what is held stays as a last resort."""
         self._expired = True
         self._failing = False
         self._flight = None
+
+    def expire_older(self, moment: float) -> None:
+        """Load before the next use, unless what is held was loaded after ``moment``."""
+        if self._known_at is None or self._known_at < moment:
+            self.expire()
 
     def drop(self) -> None:
         """Forget: what is held is known to be wrong."""
@@ -144,7 +148,7 @@ class _Entry(Generic[_T]):
         flight = asyncio.current_task()
         try:
             value = await self._load()
-        except UnavailableError:
+        except BaseException:
             self._fail(flight)
             raise
         if self._flight is flight:
@@ -186,6 +190,7 @@ class ControlPlane:
             configure=_read_only,
             check=AsyncConnectionPool.check_connection,
             timeout=POOL_SECONDS,
+            max_waiting=_MOST_WAITING,
             # A pool that goes on trying backs off up to minutes and then is late to see Postgres
             # back; one that gives up tries again when somebody asks.
             reconnect_timeout=1.0,
@@ -222,8 +227,11 @@ class ControlPlane:
     # -- asking ----------------------------------------------------------------------------------
 
     async def key(self, secret: str) -> Key | None:
-        """The key of a bearer secret, None where there is none; raises ``UnavailableError``."""
-        key_hash = hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
+        """The key of a bearer secret, None where there is none; raises ``UnavailableError``.
+
+        ``secret`` is as the header gave it, bytes read as latin-1; so its bytes are what is hashed.
+        """
+        key_hash = hashlib.sha256(secret.encode("latin-1", "replace")).hexdigest()
         unknown_since = self._unknown.get(key_hash)
         if unknown_since is not None and time.monotonic() - unknown_since < UNKNOWN_SECONDS:
             return None
@@ -257,9 +265,12 @@ class ControlPlane:
         """A key together with the accounts as they are now; raises ``UnavailableError``."""
         return Grant(key, await self._accounts.get())
 
-    async def reread(self, account_name: str) -> Account | None:
-        """An account as Postgres has it now, or as it was known where Postgres is away."""
-        self._accounts.expire()
+    async def reread(self, account_name: str, since: float) -> Account | None:
+        """An account as Postgres had it at ``since`` (monotonic) or later.
+
+        Calls that are refused together share one load.  While Postgres is away: as it was known.
+        """
+        self._accounts.expire_older(since)
         try:
             return (await self._accounts.get()).get(account_name)
         except UnavailableError:
@@ -299,9 +310,14 @@ class ControlPlane:
             async with self._pool.connection() as connection:
                 cursor = await connection.execute(sql.text(name).encode(), values)
                 return _mappings(await cursor.fetchall())
-        except (psycopg.Error, OSError) as error:
+        except TooManyRequests as error:
+            # A flood of look-ups is no outage: those who wait already are served.
+            raise UnavailableError from error
+        except Exception as error:
+            # Whatever it is (psycopg reads values, too), nobody may be served a half-read answer.
+            if time.monotonic() >= self._away_until:
+                _log.warning("the control plane cannot be read: %s", type(error).__name__)
             self._away_until = time.monotonic() + AWAY_SECONDS
-            _log.warning("the control plane cannot be read: %s", type(error).__name__)
             raise UnavailableError from error
 
     # -- hearing ---------------------------------------------------------------------------------
@@ -309,7 +325,7 @@ class ControlPlane:
     async def _listen(self) -> None:
         while True:
             try:
-                async with _connect(self._direct) as connection:
+                async with _connect(self._direct, autocommit=True) as connection:
                     await connection.execute(f"LISTEN {CHANNEL}".encode())
                     self._expire_all()
                     self.listening = True
@@ -361,12 +377,14 @@ async def _read_only(connection: "psycopg.AsyncConnection[object]") -> None:
 
 
 @asynccontextmanager
-async def _connect(database: Secret) -> "AsyncIterator[psycopg.AsyncConnection[object]]":
-    """One read-only connection of its own, in autocommit."""
+async def _connect(
+    database: Secret, *, autocommit: bool
+) -> "AsyncIterator[psycopg.AsyncConnection[object]]":
+    """One connection of its own; without autocommit its transactions are read-only."""
     options = dict(_CONNECTION)
     connection: psycopg.AsyncConnection[object] = await psycopg.AsyncConnection.connect(
         database.reveal(),
-        autocommit=True,
+        autocommit=autocommit,
         prepare_threshold=None,
         row_factory=dict_row,
         **options,  # type: ignore[arg-type]
@@ -396,12 +414,15 @@ async def check(database: Secret) -> Findings:
     Raises ``ContractError`` where it is missing and ``UnavailableError`` where nobody answers.
     """
     try:
-        async with asyncio.timeout(LOAD_SECONDS), _connect(database) as connection:
+        async with (
+            asyncio.timeout(LOAD_SECONDS),
+            _connect(database, autocommit=False) as connection,
+        ):
             await _check_contract(connection)
             rows = await _rows(connection, "accounts")
             writable = tuple(str(row["finding"]) for row in await _rows(connection, "writable"))
-    except (psycopg.OperationalError, OSError, TimeoutError) as error:
-        raise UnavailableError(type(error).__name__) from error
+    except (psycopg.Error, OSError, TimeoutError) as error:
+        raise UnavailableError(_first_line(error, database)) from error
     broken = []
     for row in rows:
         try:
@@ -409,6 +430,13 @@ async def check(database: Secret) -> Findings:
         except RowError as error:
             broken.append(f"account {row.get('account_name')}: {error}")
     return Findings(len(rows), tuple(broken), writable)
+
+
+def _first_line(error: BaseException, database: Secret) -> str:
+    """What libpq or Postgres says, without the password should it quote one."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    password = conninfo_to_dict(database.reveal()).get("password")
+    return line.replace(str(password), "[redacted]") if password else line
 
 
 async def _check_contract(connection: "psycopg.AsyncConnection[object]") -> None:

@@ -13,7 +13,7 @@ from typing import Final, Protocol, Self
 
 from image_gateway.core.errors import Refusal
 from image_gateway.core.headers import Headers, content_length
-from image_gateway.edge.listener import Connection, Receive, Scope, Send
+from image_gateway.edge.listener import Connection, End, Receive, Scope, Send
 
 LINGER_SECONDS: Final = 30.0
 """After an early answer, how long the rest of the body is still received, so that a client which
@@ -24,6 +24,10 @@ LINGER_IDLE_SECONDS: Final = 5.0
 
 class ClientLeftError(Exception):
     """Nobody is there to answer."""
+
+
+class DrainedError(Exception):
+    """The process has to end before the exchange could."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +58,13 @@ class Downstream:
         self.request_bytes = 0
         self.response_bytes = 0
         self.status: int | None = None
-        """The status that was sent, None before."""
+        """The status of the answer that was begun, None before."""
         self._receive = receive
         self._send = send
         self._limits = limits
         self._request_id = request_id
         self._connection: Connection = scope["state"]["connection"]
+        self._ends_by_close = scope["http_version"] == "1.0"
         self._body_done = False
         self._left = False
 
@@ -109,9 +114,10 @@ class Downstream:
         return Refusal("request_too_large", f"The request body is larger than {limit} bytes.")
 
     def watch(self) -> "Watch":
-        """A block that ends with ``ClientLeftError`` as soon as the client leaves.
+        """A block that ends with ``ClientLeftError`` as soon as the client leaves, and with
+        ``DrainedError`` when the process has to end.
 
-        For use once the body is read.
+        For use once the body is read; an answer is finished outside of it.
         """
         return Watch(self._receive, self._connection)
 
@@ -125,11 +131,11 @@ class Downstream:
 
     async def start(self, status: int, headers: Mapping[str, str]) -> None:
         """Status and headers."""
-        self.status = status
         pairs = [
             (name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()
         ]
         pairs += [(b"x-request-id", self._request_id.encode()), (b"connection", b"close")]
+        self.status = status
         await self._put({"type": "http.response.start", "status": status, "headers": pairs})
 
     async def send(self, chunk: bytes) -> None:
@@ -138,9 +144,17 @@ class Downstream:
         await self._put({"type": "http.response.body", "body": chunk, "more_body": True})
 
     async def finish(self) -> None:
-        """The end of the answer.  An answer that must end as broken is simply not finished."""
+        """The end of the answer."""
         if self._body_done or await self._linger():
             await self._put({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def break_off(self) -> None:
+        """Let the answer end so that the client sees that it is broken: without its last chunk.
+
+        For HTTP/1.0 any end is a good one, so there the connection is reset.
+        """
+        if self._ends_by_close:
+            self._connection.abort()
 
     async def _put(self, message: Mapping[str, object]) -> None:
         if self._left:
@@ -189,7 +203,7 @@ class Downstream:
 
 
 class Watch:
-    """Cancels the task inside it when the client leaves, and says so by ``ClientLeftError``.
+    """Cancels the task inside it when the client leaves, and says why by an error of its own.
 
     Like ``asyncio.timeout``, whose way of telling its own cancellation from another's it follows.
     """
@@ -197,20 +211,20 @@ class Watch:
     def __init__(self, receive: Receive, connection: Connection) -> None:
         self._receive = receive
         self._connection = connection
-        self._left = False
+        self._ending: type[ClientLeftError | DrainedError] | None = None
         self._cancelling = 0
         self._task: asyncio.Task[object] | None = None
         self._watcher: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<Watch {'left' if self._left else 'present'}>"
+        return f"<Watch {self._ending.__name__ if self._ending else 'present'}>"
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.current_task()
         assert self._task is not None
         self._cancelling = self._task.cancelling()
         self._watcher = asyncio.create_task(self._wait())
-        self._connection.when_hidden(self._leave_unseen)
+        self._connection.when_ending(self._end)
         return self
 
     async def __aexit__(
@@ -219,24 +233,27 @@ class Watch:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._connection.when_hidden(None)
+        self._connection.when_ending(None)
         if self._watcher is not None:
             self._watcher.cancel()
-        if self._left and self._task is not None:
+        if self._ending is not None and self._task is not None:
             ours = self._task.uncancel() <= self._cancelling
             if ours and kind is not None and issubclass(kind, asyncio.CancelledError):
-                raise ClientLeftError from error
+                raise self._ending from error
 
     async def _wait(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self._leave()
+        self._cancel(ClientLeftError)
 
-    def _leave_unseen(self) -> None:
-        self._connection.abort()
-        self._leave()
+    def _end(self, reason: End) -> None:
+        if reason is End.DRAINED:
+            self._cancel(DrainedError)
+        else:
+            self._connection.abort()
+            self._cancel(ClientLeftError)
 
-    def _leave(self) -> None:
-        if not self._left and self._task is not None:
-            self._left = True
+    def _cancel(self, ending: type[ClientLeftError | DrainedError]) -> None:
+        if self._ending is None and self._task is not None:
+            self._ending = ending
             self._task.cancel()

@@ -3,8 +3,9 @@
 ``hypercorn.asyncio.serve`` closes a connection that was accepted just before a stop without an
 answer, waits without bound on Python 3.12 and later, and tells nobody when it accepts (measured on
 0.18).  So each accepted connection gets Hypercorn's ``TCPServer`` with a context of its own, and
-starting, stopping and aborting are done here.  It relies on ``TCPServer``, ``WorkerContext`` and on
-``can_read`` being cleared when a client sends bytes behind its request; the version is pinned.
+starting, stopping and aborting are done here.  It relies on ``TCPServer``, ``WorkerContext``,
+``H11Protocol`` and on ``can_read`` being cleared when a client sends bytes behind its request; the
+version is pinned.
 
 One connection carries one request: every answer says ``connection: close`` (``edge.downstream``).
 A call takes a minute, a connect a millisecond; in return a stop never meets an idle connection that
@@ -15,11 +16,17 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from enum import Enum
 from typing import Any, Final
 
+import h11
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import EventWrapper, WorkerContext
 from hypercorn.config import Config
+from hypercorn.protocol import ProtocolWrapper
+from hypercorn.protocol.h11 import H11Protocol
+
+from image_gateway.core.errors import Refusal
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -36,9 +43,18 @@ HEAD_SECONDS: Final = 10.0
 _BACKLOG: Final = 4096
 _QUEUED_CHUNKS: Final = 2
 _LONGEST_HEAD: Final = 32 * 1024
+_LAST_WORDS_SECONDS: Final = 3.0
+"""At the drain deadline, how long an exchange may take to tell its client that it ends."""
 _ABORT_SECONDS: Final = 5.0
 
 _log = logging.getLogger(__name__)
+
+
+class End(Enum):
+    """Why a connection's exchange has to end, told from below."""
+
+    HIDDEN = "bytes stand behind the request, so that nobody could see the client leave"
+    DRAINED = "the drain deadline is over"
 
 
 class Connection:
@@ -46,31 +62,27 @@ class Connection:
 
     def __init__(self, transport: asyncio.WriteTransport) -> None:
         self._transport = transport
-        self._on_hidden: Callable[[], None] | None = None
-        self._hidden = False
+        self._on_end: Callable[[End], None] | None = None
+        self._end: End | None = None
 
     def __repr__(self) -> str:
-        return f"<Connection{' hidden' if self._hidden else ''}>"
+        return f"<Connection{f' ending: {self._end.name}' if self._end else ''}>"
 
     def abort(self) -> None:
         """Drop it at once, whatever is still to be sent."""
         self._transport.abort()
 
-    def when_hidden(self, callback: Callable[[], None] | None) -> None:
-        """Call back once nothing can tell any more that the client has left.
+    def when_ending(self, callback: Callable[[End], None] | None) -> None:
+        """Call back when the exchange has to end, now if that was said before; None: no more."""
+        self._on_end = callback
+        if self._end is not None and callback is not None:
+            callback(self._end)
 
-        That is so when bytes stand behind the request: they are not read, and so the end of the
-        stream behind them is not seen.
-        """
-        self._on_hidden = callback
-        if self._hidden and callback is not None:
-            callback()
-
-    def hide(self) -> None:
-        """For the protocol: bytes arrived behind the request."""
-        self._hidden = True
-        if self._on_hidden is not None:
-            self._on_hidden()
+    def end(self, reason: End) -> None:
+        """For the listener: tell the exchange, if there is one."""
+        self._end = reason
+        if self._on_end is not None:
+            self._on_end(reason)
 
 
 class _CanRead(EventWrapper):
@@ -82,7 +94,7 @@ class _CanRead(EventWrapper):
 
     async def clear(self) -> None:
         await super().clear()
-        self._connection.hide()
+        self._connection.end(End.HIDDEN)
 
 
 class _Context(WorkerContext):
@@ -90,6 +102,63 @@ class _Context(WorkerContext):
         super().__init__(max_requests=None)
         # Hypercorn calls ``event_class()`` once for each connection, for ``can_read``.
         self.event_class = lambda: _CanRead(connection)  # type: ignore[assignment]
+
+
+class _PlainHttp(H11Protocol):
+    """HTTP/1 and nothing else: what asks for HTTP/2 or a websocket is a request like any other.
+
+    The application refuses it, in words; Hypercorn would have switched before it could.
+    """
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """No HTTP/2, by upgrade or by prior knowledge."""
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        """No websocket: the header that would make one is hidden from Hypercorn's own look."""
+        if any(name == b"upgrade" for name, _ in request.headers):
+            request = h11.Request(
+                method=request.method,
+                target=request.target,
+                headers=[item for item in request.headers if item[0] != b"connection"],
+                http_version=request.http_version,
+            )
+        await super()._create_stream(request)
+
+    async def _send_error_response(self, status_code: int) -> None:
+        """What is no HTTP at all gets an answer in the same shape as everything else."""
+        refusal = Refusal("unsupported_protocol", "This is not HTTP/1.1 as it has to be.")
+        body = refusal.body()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),
+        ]
+        await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
+        await self._send_h11_event(h11.Data(data=body))
+        await self._send_h11_event(h11.EndOfMessage())
+
+
+class _Server(TCPServer):
+    """Hypercorn's connection with our protocol in it."""
+
+    @property
+    def protocol(self) -> ProtocolWrapper:
+        return self._protocol
+
+    @protocol.setter
+    def protocol(self, made: ProtocolWrapper) -> None:
+        made.protocol = _PlainHttp(
+            made.app,
+            made.config,
+            made.context,
+            made.task_group,
+            made.state,
+            made.ssl,
+            made.client,
+            made.server,
+            made.send,
+        )
+        self._protocol = made
 
 
 class Listener:
@@ -113,7 +182,7 @@ class Listener:
         for item in self._sockets:
             # Our own descriptor is duplicated, so that what waits in the kernel's queue when we
             # stop can still be accepted after asyncio has closed its one.
-            server = await asyncio.start_server(self._serve, sock=item.dup(), backlog=_BACKLOG)
+            server = await asyncio.start_server(self._accept, sock=item.dup(), backlog=_BACKLOG)
             self._servers.append(server)
 
     async def stop(self, drain_seconds: float) -> None:
@@ -124,8 +193,9 @@ class Listener:
         for item in self._sockets:
             await self._accept_rest(item)
             item.close()
-        if self._open:
-            await asyncio.wait(self._open, timeout=GRACE_SECONDS)
+        # What asyncio has accepted and not told us of yet is told meanwhile, so the grace is given
+        # even when nobody seems to be here.
+        await asyncio.sleep(GRACE_SECONDS)
         self.draining = True
         for _, context in self._open.values():
             await context.terminated.set()
@@ -133,8 +203,12 @@ class Listener:
             await asyncio.wait(self._open, timeout=drain_seconds)
         if self._open:
             _log.error("stopped with %d calls in flight at the drain deadline", len(self._open))
-            for connection, _ in self._open.values():
+            for connection, _ in list(self._open.values()):
+                connection.end(End.DRAINED)
+            await asyncio.wait(self._open, timeout=_LAST_WORDS_SECONDS)
+            for connection, _ in list(self._open.values()):
                 connection.abort()
+        if self._open:
             await asyncio.wait(self._open, timeout=_ABORT_SECONDS)
 
     async def _accept_rest(self, item: socket.socket) -> None:
@@ -147,34 +221,38 @@ class Listener:
             except OSError:
                 return
             reader = asyncio.StreamReader()
-            protocol = asyncio.StreamReaderProtocol(reader, self._serve)
+            protocol = asyncio.StreamReaderProtocol(reader, self._accept)
             await loop.connect_accepted_socket(lambda: protocol, accepted)  # noqa: B023 - used at once
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        loop = asyncio.get_running_loop()
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Know of a connection from its first moment: a stop must not overlook it."""
         connection = Connection(writer.transport)
         context = _Context(connection)
-        task = asyncio.current_task()
-        assert task is not None
+        task = asyncio.create_task(self._serve(reader, writer, connection, context))
         self._open[task] = connection, context
-        # Hypercorn itself closes a connection that stays silent, but not one that speaks HTTP/2 and
-        # then asks for nothing.
-        deadline = loop.call_later(HEAD_SECONDS + 1, connection.abort)
+        task.add_done_callback(self._open.pop)
+
+    async def _serve(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        connection: Connection,
+        context: _Context,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        deadline: asyncio.TimerHandle | None = None
 
         async def app(scope: Scope, receive: Receive, send: Send, *_: object) -> None:
             nonlocal deadline
-            deadline.cancel()
             try:
                 await self._app(scope, receive, send)
             finally:
                 # What is left in the buffers goes out behind our back, and a client that does not
-                # read could hold the connection for ever; so could one that was refused in HTTP/2.
-                is_plain = scope.get("http_version") in {"1.0", "1.1"}
-                seconds = self._send_seconds if is_plain else GRACE_SECONDS
-                deadline = loop.call_later(seconds, connection.abort)
+                # read could hold the connection for ever.
+                deadline = loop.call_later(self._send_seconds, connection.abort)
 
         try:
-            await TCPServer(
+            await _Server(
                 app,  # type: ignore[arg-type]  # Hypercorn types its wrapper, not what it calls
                 loop,
                 self._config,
@@ -187,8 +265,8 @@ class Listener:
             _log.exception("a connection ended with an error of ours")
             connection.abort()
         finally:
-            deadline.cancel()
-            del self._open[task]
+            if deadline is not None:
+                deadline.cancel()
 
 
 def _config() -> Config:

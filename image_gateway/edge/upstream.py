@@ -16,6 +16,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
+from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
@@ -24,7 +25,7 @@ from yarl import URL
 
 from image_gateway.core import body
 from image_gateway.core.dialects import Call
-from image_gateway.core.model import Proxy
+from image_gateway.core.model import HTTP_SCHEMES, Proxy
 from image_gateway.edge.spool import Spool
 
 if TYPE_CHECKING:
@@ -155,6 +156,9 @@ class Attempt:
 
         Raises ``UnsentError`` and ``LostError``, the latter also when ``seconds`` are over.
         """
+        if self._proxy is not None and urlsplit(self._proxy.url).scheme not in HTTP_SCHEMES:
+            # aiohttp would speak HTTP to a SOCKS port, credentials and all.
+            raise UnsentError("UnsupportedProxy")
         _line.set(self._line)
         try:
             async with asyncio.timeout(seconds):

@@ -1,7 +1,8 @@
--- All accounts, as one snapshot.
+-- All accounts, as one snapshot.  JSON comes as text, as in key.sql.
 SELECT account_name, dialect, status, image_enabled, image_max_concurrency, base_url, api_version,
-       deployments, credential, client_version, responses_model, codex_route,
+       deployments::text, credential::text, client_version, responses_model, codex_route,
        proxy_url, proxy_username, proxy_password, routing_weight,
        used_percent_primary, used_percent_secondary, same_account_retries,
-       blocked_until, last_error
+       -- Python knows no infinity and no year 10000.
+       least(greatest(blocked_until, '1970-01-01'), '9000-01-01') AS blocked_until, last_error
 FROM image_gateway.accounts

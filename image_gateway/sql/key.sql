@@ -1,6 +1,7 @@
--- One key by the hash of its secret.  Parameter: key_hash.
+-- One key by the hash of its secret.  Parameter: key_hash.  JSON comes as text and is read row by
+-- row: what one row breaks must not cost the others.
 SELECT key_hash, key_id, key_name, status, image_enabled, group_id, group_image_enabled,
-       quota_remaining, max_concurrency, min_start_interval_ms, allowed_models, model_map,
+       quota_remaining, max_concurrency, min_start_interval_ms, allowed_models, model_map::text,
        account_names, route_strategy
 FROM image_gateway.keys
 WHERE key_hash = %(key_hash)s

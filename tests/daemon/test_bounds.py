@@ -53,9 +53,9 @@ async def test_a_picture_of_100_mb_and_a_slow_reader_cost_one_mib(
     gateway = make_gateway(plane.reader_url).start()
     door = make_door(gateway, plane, upstream)
     request = post(door.secret, b'{"prompt": "a"%b}' % form.encode())
-    upstream.script = draws_mb(4)
+    upstream.script = draws_mb(16)
     for _ in range(3):
-        assert await read_slowly(gateway, request) > 4 * MIB
+        assert await read_slowly(gateway, request) > 16 * MIB
     before = gateway.memory("VmHWM")
     upstream.script = draws_mb(100)
     assert await read_slowly(gateway, request) > 100 * MIB

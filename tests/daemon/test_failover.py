@@ -285,6 +285,87 @@ async def test_a_pause_before_the_first_byte_of_a_body_is_no_silence(
     assert gateway.stop() == 0
 
 
+@pytest.mark.parametrize("status", [200, 400])
+async def test_an_odd_header_of_the_upstream_is_left_out_and_costs_nothing(
+    pair: Pair, status: int
+) -> None:
+    async def script(call: Call) -> None:
+        data = json.dumps(images() if status == 200 else error("whatever")).encode()
+        head = f"HTTP/1.1 {status} OK\r\ncontent-type: application/json\r\n"
+        odd = "x-ratelimit-note: \u2603\r\nx-ratelimit-left: 5\r\n"
+        await call.send(f"{head}{odd}content-length: {len(data)}\r\n\r\n".encode() + data)
+
+    pair.first.script = script
+    got, headers, _ = await pair.post(PROMPT)
+    assert got == status
+    assert headers["x-ratelimit-left"] == "5"
+    assert "x-ratelimit-note" not in headers
+    assert pair.counts == (1, 0)
+    assert (await pair.record())["status"] == status
+
+
+async def test_an_odd_header_of_the_client_is_left_out_and_the_call_is_made(pair: Pair) -> None:
+    status, _, _ = await pair.post(PROMPT, traceparent="a\x01b", baggage="fine")
+    assert status == 200
+    assert "traceparent" not in pair.first.calls[0].headers
+    assert pair.first.calls[0].headers["baggage"] == "fine"
+    assert (await pair.record())["status"] == 200
+
+
+async def test_a_socks_proxy_gets_no_http_and_no_credential(pair: Pair) -> None:
+    heard: list[bytes] = []
+
+    async def socks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.read(1000))
+        writer.close()
+
+    server = await asyncio.start_server(socks, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    where = {"account_name": pair.account}
+    pair.plane.update("accounts", where, proxy_url=f"socks5://127.0.0.1:{port}")
+    assert (await pair.post(PROMPT))[0] == 200
+    assert (heard, pair.counts) == ([], (0, 1))
+    assert await pair.actions() == ["next", "deliver"]
+    server.close()
+
+
+async def test_a_proxy_that_refuses_did_not_pass_the_call_on(pair: Pair) -> None:
+    """An http upstream behind an http proxy: the proxy's own 407 is no answer of the upstream."""
+    async with ScriptedUpstream(answers(407, b"")) as proxy:
+        where = {"account_name": pair.account}
+        pair.plane.update("accounts", where, proxy_url=f"http://127.0.0.1:{proxy.port}")
+        assert (await pair.post(PROMPT))[0] == 200
+    assert pair.counts == (0, 1)
+    assert await pair.actions() == ["next", "deliver"]
+
+
+async def test_the_record_tells_the_size_and_quality_that_came_back(pair: Pair) -> None:
+    pair.first.script = answers(200, images(size="1536x1024", quality="low"))
+    body = b'{"prompt": "a", "size": "1024x1024", "quality": "high"}'
+    assert (await pair.post(body))[0] == 200
+    record = await pair.record()
+    assert (record["size"], record["quality"]) == ("1536x1024", "low")
+
+
+async def test_headers_that_come_late_do_not_cost_the_picture(
+    plane: Plane, make_gateway: Any
+) -> None:
+    gateway = make_gateway(plane.reader_url, codex_seconds=1.5, upstream_idle_seconds=10).start()
+
+    async def late(call: Call) -> None:
+        data = json.dumps(images()).encode()
+        await asyncio.sleep(1)
+        await call.head(200, {"content-length": str(len(data))})
+        await asyncio.sleep(1.5)
+        await call.send(data)
+
+    async with ScriptedUpstream(late) as first, ScriptedUpstream() as second:
+        pair = make_pair(gateway, plane, first, second)
+        assert (await pair.post(PROMPT))[0] == 200
+        assert (await pair.record())["status"] == 200
+    assert gateway.stop() == 0
+
+
 # -- 401: the credential is read once more ---------------------------------------------------------
 
 

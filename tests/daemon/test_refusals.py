@@ -239,6 +239,8 @@ async def test_other_methods_get_405_with_allow(door: Door, method: str) -> None
     status, headers, body = parse(await door.gateway.raw(raw))
     await check_refused(door, (status, headers, body), 405, "method_not_allowed")
     assert headers["allow"] == "POST"
+    record = await door.gateway.record(request_id=headers["x-request-id"])
+    assert record["endpoint"] == "generations"
 
 
 async def test_healthz_answers_and_leaves_no_record(door: Door) -> None:
@@ -266,10 +268,10 @@ async def test_a_bodyless_h2c_upgrade_and_prior_knowledge_are_not_served(
         f"POST {GENERATIONS} HTTP/1.1\r\nhost: g\r\nconnection: Upgrade, HTTP2-Settings\r\n"
         f"upgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n\r\n"
     ).encode()
-    answer = await door.gateway.raw(upgrade)
-    assert b"unsupported_protocol" in answer
     preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
-    assert b"HTTP/1.1 200" not in await door.gateway.raw(preface)
+    for request in (upgrade, preface):
+        answer = parse(await door.gateway.raw(request))
+        await check_refused(door, answer, 400, "unsupported_protocol")
     assert upstream.calls == []
 
 
@@ -278,9 +280,29 @@ async def test_a_websocket_is_refused(door: Door) -> None:
         f"GET {GENERATIONS} HTTP/1.1\r\nhost: g\r\nconnection: Upgrade\r\nupgrade: websocket\r\n"
         "sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     ).encode()
-    status, _, body = parse(await door.gateway.raw(handshake))
-    assert status == 400
+    answer = parse(await door.gateway.raw(handshake))
+    await check_refused(door, answer, 400, "unsupported_protocol")
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"220 mail.example.com ESMTP\r\n\r\n",
+        b"POST /v1/images/generations HTTP/1.1\r\n\r\n",
+        b"POST /v1/images/generations HTTP/1.1\r\nhost: g\r\nx: " + b"y" * 70_000 + b"\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: g\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
+    ],
+    ids=["no HTTP", "no host", "a huge header", "two lengths"],
+)
+async def test_what_is_no_http_is_told_so_in_the_same_shape(door: Door, garbage: bytes) -> None:
+    status, _, body = parse(await door.gateway.raw(garbage))
+    assert 400 <= status < 500
     check_error(body, "unsupported_protocol")
+
+
+async def test_a_target_that_is_a_whole_url_counts_by_its_path(door: Door) -> None:
+    assert (await door.post(PROMPT, "http://gateway.example.com/v1/images/generations"))[0] == 200
+    assert (await door.record())["path"] == "/v1/images/generations"
 
 
 # -- bodies ----------------------------------------------------------------------------------------
@@ -300,6 +322,9 @@ async def test_a_websocket_is_refused(door: Door) -> None:
         (b'{"prompt": ' + b"[" * 5000 + b"]" * 5000 + b"}", "invalid_body", None),
         (b'{"prompt": "a", "x": "' + b"y" * 9000 + b"\x01" + b'"}', "invalid_body", None),
         (b'{"junk": [' + b"1," * 1_000_000 + b"1]}", "invalid_body", None),
+        (b'{"user": "' + b"y" * 9000 + b'\\q"}', "invalid_body", None),
+        (b'{"user": "' + b"y" * 9000 + b'\\ud800"}', "invalid_body", None),
+        (b'{"\\u00000": "a"}', "invalid_body", None),
         (b"{}", "missing_required_parameter", "prompt"),
         (b'{"prompt": null}', "missing_required_parameter", "prompt"),
         (b'{"prompt": "  "}', "invalid_value", "prompt"),

@@ -15,7 +15,8 @@ import uvloop
 
 from image_gateway import __version__, app, config, sql
 from image_gateway.edge import control_plane, logs
-from image_gateway.edge.control_plane import ContractError, UnavailableError
+from image_gateway.edge.cache import UnavailableError
+from image_gateway.edge.control_plane import ContractError
 
 OK: Final = 0
 FAILED: Final = 1

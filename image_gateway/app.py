@@ -28,11 +28,8 @@ from image_gateway.core import headers, models, record
 from image_gateway.core.errors import Refusal
 from image_gateway.core.models import Endpoint
 from image_gateway.edge import control_plane, listener, logs, supervisor
-from image_gateway.edge.control_plane import (
-    ControlPlane,
-    Freshness,
-    UnavailableError,
-)
+from image_gateway.edge.cache import Freshness, UnavailableError
+from image_gateway.edge.control_plane import ControlPlane
 from image_gateway.edge.downstream import ClientLeftError, Downstream, Limits
 from image_gateway.edge.listener import Listener, Receive, Scope, Send
 from image_gateway.edge.logs import RequestLog, Rotation

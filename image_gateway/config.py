@@ -147,7 +147,7 @@ def _size(value: object) -> int:
 def _seconds(value: object) -> float:
     try:
         seconds = float(cast("str", value))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError("must be a number of seconds") from None
     if isinstance(value, bool) or not 0 < seconds < float("inf"):
         raise ValueError("must be a number of seconds above zero")
@@ -157,7 +157,7 @@ def _seconds(value: object) -> float:
 def _count(value: object) -> int:
     try:
         count = int(cast("str", value))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError("must be a whole number") from None
     if isinstance(value, bool | float) or count < 1:
         raise ValueError("must be a whole number above zero")
@@ -167,7 +167,7 @@ def _count(value: object) -> int:
 def _percent(value: object) -> float:
     try:
         percent = float(cast("str", value))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError("must be a number from 0 to 100") from None
     if isinstance(value, bool) or not 0 <= percent <= 100:
         raise ValueError("must be a number from 0 to 100")

@@ -37,7 +37,8 @@ from image_gateway.core.model import Account, Grant, Key
 from image_gateway.core.models import Catalogue, Endpoint
 from image_gateway.core.request import ImageRequest
 from image_gateway.core.slots import Slot, SlotTable, StartClock
-from image_gateway.edge.control_plane import ControlPlane, UnavailableError
+from image_gateway.edge.cache import UnavailableError
+from image_gateway.edge.control_plane import ControlPlane
 from image_gateway.edge.downstream import ClientLeftError, Downstream, DrainedError
 from image_gateway.edge.intake import JsonIntake
 from image_gateway.edge.logs import RequestLog

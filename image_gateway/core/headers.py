@@ -21,6 +21,7 @@ LONGEST_WAIT: Final = 7 * 24 * 3600.0
 """Seconds; Codex's longest window is a week, and a larger number is a mistake."""
 
 _MOST_FORWARDED: Final = 16
+_MOST_DIGITS: Final = 18
 
 
 class Headers:
@@ -79,7 +80,9 @@ def content_length(headers: Headers) -> int | None:
 
 def whole(value: str | None) -> int | None:
     """A header's value as a whole number, None for anything else."""
-    return int(value) if value is not None and value.isascii() and value.isdigit() else None
+    if value is None or len(value) > _MOST_DIGITS or not (value.isascii() and value.isdigit()):
+        return None
+    return int(value)
 
 
 def client_address(peer: str | None, headers: Headers, trusted: tuple[Network, ...]) -> str | None:
@@ -105,6 +108,8 @@ def is_trusted(address: str, trusted: tuple[Network, ...]) -> bool:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return False
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
+        parsed = parsed.ipv4_mapped  # how a dual-stack socket shows an IPv4 peer
     return any(parsed in network for network in trusted)
 
 

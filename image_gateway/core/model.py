@@ -276,6 +276,8 @@ def _proxy(row: Row) -> Proxy | None:
         return None
     require_url(url, "proxy_url", PROXY_SCHEMES)
     username = _optional_text(row, "proxy_username")
+    if username is not None and ":" in username:
+        raise RowError("proxy_username holds a colon, which no proxy could tell from the password")
     password = _optional_text(row, "proxy_password")
     return Proxy(
         url=url,

@@ -15,6 +15,20 @@ Endpoint = Literal["generations", "edits"]
 Scalar = str | int | bool
 
 _SNAPSHOT: Final = re.compile(r"-20\d{2}-[01]\d-[0-3]\d$", re.ASCII)
+_NARROWED: Final = frozenset(
+    {
+        "background",
+        "complexity",
+        "input_fidelity",
+        "markup",
+        "mask",
+        "moderation",
+        "output_format",
+        "quality",
+        "size",
+    }
+)
+"""What a model's table may narrow, beside its sizes."""
 _TYPES: Final = frozenset({"string", "integer", "boolean", "object"})
 
 
@@ -96,6 +110,9 @@ def _parameter(name: str, table: Mapping[str, object]) -> Parameter:
 
 
 def _model(name: str, table: Mapping[str, object]) -> Model:
+    unknown = set(table) - _NARROWED - {"sizes"}
+    if unknown:
+        raise CatalogueError(f"{name}.{min(unknown)} is nothing that a model can narrow")
     sizes = table.get("sizes", "free")
     return Model(
         name=name,

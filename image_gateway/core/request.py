@@ -24,6 +24,7 @@ LONGEST_IMAGE_URL: Final = 20_971_520
 LONGEST_PROMPT_BYTES: Final = 32_000 * 12
 """JSON text of the longest legal prompt: every character as an escaped surrogate pair."""
 
+_LONGEST_NAME: Final = 256
 _EDGE_STEP: Final = 16
 _LONGEST_EDGE: Final = 3840
 _STEEPEST_RATIO: Final = 3
@@ -217,8 +218,12 @@ def _check_svg(name: str, value: object) -> None:
                 param=inner,
             )
         for key, text in table.items():
-            if key != "reasoning" and text is not None and not isinstance(text, str):
+            if key == "reasoning" or text is None:
+                continue
+            if not isinstance(text, str):
                 raise wrong_type(f"{inner}.{key}", _EXPECTED["string"])
+            if len(text) > _LONGEST_NAME or scan.lifted_number(text) is not None:
+                raise wrong_value(f"{inner}.{key}", f"is longer than {_LONGEST_NAME} characters")
 
 
 def _check_needs(parameter: Parameter, values: Mapping[str, object]) -> None:

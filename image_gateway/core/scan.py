@@ -147,7 +147,7 @@ class Scanner:
     def _read_key(self, chunk: bytes, start: int) -> int:
         stop = self._string_stop(chunk, start)
         self._key += chunk[start:stop]
-        if len(self._key) > MAX_KEY_BYTES:
+        if len(self._key) > MAX_KEY_BYTES + len(b'"'):
             raise ScanError(f"A key in the JSON is longer than {MAX_KEY_BYTES} bytes.")
         if stop == len(chunk):
             return stop
@@ -223,7 +223,8 @@ _PARTIAL_ESCAPE: Final = re.compile(
 )
 _MARK: Final = "\0"
 _MARK_TEXT: Final = b"\\u0000"
-_MARKED: Final = re.compile(rb'"\\u0000(\d+)"')
+# A quote behind a backslash is within a text, and one before a colon ends a key: neither is a mark.
+_MARKED: Final = re.compile(rb'(?<!\\)"\\u0000(\d+)"(?!:)')
 
 
 class Skeleton:
@@ -343,7 +344,10 @@ def split_marks(text: bytes) -> list[bytes]:
 
 # -- pictures as data URLs -------------------------------------------------------------------------
 
-_SNIFF_BYTES: Final = 64
+_SNIFF_CHARACTERS: Final = 32
+"""Base64 of the first 24 bytes; the last sign of a type, WEBP's, ends at the twelfth."""
+_CUT_ESCAPE: Final = re.compile(rb"\\(?:u[0-9a-fA-F]{0,3})?\Z")
+_ESCAPED_ASCII: Final = re.compile(rb"\\u00([0-7][0-9a-fA-F])")
 
 
 class DataUrls:
@@ -397,7 +401,7 @@ class DataUrls:
             self._out.append(chunk[start:stop])
             return
         self._head += chunk[start:stop]
-        if len(self._head) >= _SNIFF_BYTES:
+        if len(_unescape(bytes(self._head))) >= _SNIFF_CHARACTERS:
             self._start_url()
 
     def text_stop(self) -> None:
@@ -431,14 +435,19 @@ def image_type_of_base64(text: bytes) -> str:
 
     What shows nothing we know is called ``image/png``, the format an answer has unless asked.
     """
-    first = (
-        text[:_SNIFF_BYTES]
-        .replace(b"\\/", b"/")
-        .replace(b"\\u002b", b"+")
-        .replace(b"\\u002B", b"+")
-    )
-    whole = first[: len(first) // 4 * 4][:24]
+    first = _unescape(text)[:_SNIFF_CHARACTERS]
+    whole = first[: len(first) // 4 * 4]
     try:
         return image_type(base64.b64decode(whole)) or "image/png"
     except binascii.Error:
         return "image/png"
+
+
+def _unescape(text: bytes) -> bytes:
+    """The first characters of base64 without the escapes that JSON writers put into it.
+
+    An escape that is not whole yet is left out, so that what is seen does not depend on splits.
+    """
+    first = _CUT_ESCAPE.sub(b"", text[: _SNIFF_CHARACTERS * len("\\u002B")])
+    first = first.replace(b"\\/", b"/")
+    return _ESCAPED_ASCII.sub(lambda match: bytes([int(match[1], 16)]), first)

@@ -1,16 +1,8 @@
 """The control plane, read only: keys one by one, accounts as one snapshot.
 
-What is known is kept in two caches of one mechanism, ``_Entry``.  An entry is fresh for
-``ttl_seconds``; then it is loaded anew, once for all who ask.  While Postgres is away it is served
-for up to ``max_stale_seconds``.  Three rules make a change act at once and for good:
-
-- A drop (NOTIFY) detaches the load under way, so that a load which began before the change is
-  given to those who asked before it, and kept for nobody.
-- A dropped entry is gone: it is never served stale, for somebody said that it changed.
-- A new LISTEN connection expires everything, for nobody knows what was said meanwhile; what was
-  known stays as a last resort.
-
-Loads run in tasks of their own, so a caller that is cancelled takes nothing from the others.
+It owns the connections to Postgres and what is asked of it; how long an answer counts is
+``edge.cache``.  A NOTIFY drops what it names.  A new LISTEN connection expires everything, for
+nobody knows what was said meanwhile.
 """
 
 import asyncio
@@ -19,11 +11,11 @@ import logging
 import random
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Generic, Self, TypeVar, cast
+from typing import Final, Self, cast
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -41,16 +33,13 @@ from image_gateway.core.model import (
     account_from_row,
     key_from_row,
 )
+from image_gateway.edge.cache import LOAD_SECONDS, Entry, Freshness, Outage, UnavailableError
 
 CONTRACT_VERSION: Final = 1
 CHANNEL: Final = "image_gateway_changed"
 
-LOAD_SECONDS: Final = 4.0
-"""The longest a request waits for Postgres; a look-up takes a millisecond."""
 POOL_SECONDS: Final = 3.0
 """The longest a look-up waits for a connection, new or free."""
-AWAY_SECONDS: Final = 1.0
-"""After a failed look-up, how long further ones fail at once, so that an outage makes no queue."""
 UNKNOWN_SECONDS: Final = 1.0
 """How long it is remembered that a key does not exist; short, because it may be made any moment."""
 _MOST_KEYS: Final = 50_000
@@ -70,110 +59,10 @@ _CONNECTION: Final[Mapping[str, str | int]] = {
 }
 
 _log = logging.getLogger(__name__)
-_T = TypeVar("_T")
-
-
-class UnavailableError(Exception):
-    """Postgres cannot be asked, and nothing known will do."""
 
 
 class ContractError(Exception):
     """Postgres answers but does not hold the contract; the message names the cure."""
-
-
-@dataclass(frozen=True, slots=True)
-class Freshness:
-    """How long what was read counts, in seconds."""
-
-    ttl_seconds: float
-    max_stale_seconds: float
-
-
-class _Entry(Generic[_T]):
-    """One value that is loaded on demand.  ``load`` raises ``UnavailableError``."""
-
-    def __init__(self, load: Callable[[], Awaitable[_T]], freshness: Freshness) -> None:
-        self._load = load
-        self._freshness = freshness
-        self._value: _T | None = None
-        self._known_at: float | None = None
-        """When the load of what is held began, by the monotonic clock."""
-        self._expired = True
-        self._failing = False
-        self._flight: asyncio.Task[_T] | None = None
-
-    def __repr__(self) -> str:
-        return f"<_Entry {'empty' if self._known_at is None else 'known'}>"
-
-    def expire(self) -> None:
-        """Load before the next use; what is held stays as a last resort."""
-        self._expired = True
-        self._failing = False
-        self._flight = None
-
-    def expire_older(self, moment: float) -> None:
-        """Load before the next use, unless what is held was loaded after ``moment``."""
-        if self._known_at is None or self._known_at < moment:
-            self.expire()
-
-    def drop(self) -> None:
-        """Forget: what is held is known to be wrong."""
-        self.expire()
-        self._value = self._known_at = None
-
-    async def get(self) -> _T:
-        """The value, fresh or, while Postgres is away, old; raises ``UnavailableError``."""
-        now = time.monotonic()
-        if not self._expired and self._age(now) <= self._freshness.ttl_seconds:
-            return self._held()
-        flight = self._flight
-        if flight is None:
-            flight = self._flight = asyncio.create_task(self._fly(now))
-            flight.add_done_callback(_retrieve)
-        if self._failing and self._age(now) <= self._freshness.max_stale_seconds:
-            # An outage is known already: the load goes on by itself and costs no request a wait.
-            return self._held()
-        try:
-            async with asyncio.timeout(LOAD_SECONDS):
-                return await asyncio.shield(flight)
-        except TimeoutError:
-            self._fail(flight)
-        except UnavailableError:
-            pass
-        if self._age(time.monotonic()) > self._freshness.max_stale_seconds:
-            raise UnavailableError
-        return self._held()
-
-    async def _fly(self, began: float) -> _T:
-        flight = asyncio.current_task()
-        try:
-            value = await self._load()
-        except BaseException:
-            self._fail(flight)
-            raise
-        if self._flight is flight:
-            self._flight = None
-            self._value = value
-            self._known_at = began
-            self._expired = self._failing = False
-        return value
-
-    def _fail(self, flight: "asyncio.Task[_T] | None") -> None:
-        if self._flight is flight:
-            self._flight = None
-            self._failing = True
-
-    def _age(self, now: float) -> float:
-        return float("inf") if self._known_at is None else now - self._known_at
-
-    def _held(self) -> _T:
-        return self._value  # type: ignore[return-value]  # known: its age is finite
-
-
-def _retrieve(task: "asyncio.Task[object]") -> None:
-    """A load that everybody stopped waiting for may fail unheard."""
-    if not task.cancelled():
-        task.exception()
 
 
 class ControlPlane:
@@ -196,11 +85,16 @@ class ControlPlane:
             reconnect_timeout=1.0,
             open=False,
         )
-        self._keys: OrderedDict[str, _Entry[Key | None]] = OrderedDict()
+        self._outage = Outage()
+        # Keys that exist, guesses that do not, and what is not known to be either: kept apart, so
+        # that no number of guesses pushes a key out.
+        self._keys: OrderedDict[str, Entry[Key | None]] = OrderedDict()
         self._unknown: OrderedDict[str, float] = OrderedDict()
-        self._accounts: _Entry[Mapping[str, Account]] = _Entry(self._load_accounts, freshness)
+        self._asked: dict[str, Entry[Key | None]] = {}
+        self._accounts: Entry[Mapping[str, Account]] = Entry(
+            self._load_accounts, freshness, self._outage
+        )
         self._broken: frozenset[str] = frozenset()
-        self._away_until = float("-inf")
         self._listener: asyncio.Task[None] | None = None
         self.listening = False
         """Whether changes are told at once (NOTIFY) rather than seen within the time to live."""
@@ -235,31 +129,33 @@ class ControlPlane:
         unknown_since = self._unknown.get(key_hash)
         if unknown_since is not None and time.monotonic() - unknown_since < UNKNOWN_SECONDS:
             return None
-        entry = self._keys.get(key_hash)
+        entry = self._keys.get(key_hash) or self._asked.get(key_hash)
         if entry is None:
-            entry = self._keys[key_hash] = _Entry(lambda: self._load_key(key_hash), self._freshness)
-        self._keys.move_to_end(key_hash)
-        if len(self._keys) > _MOST_KEYS:
-            self._keys.popitem(last=False)
+            entry = self._asked[key_hash] = Entry(
+                lambda: self._load_key(key_hash),
+                self._freshness,
+                self._outage,
+                lambda key: self._settle(key_hash, key),
+            )
         try:
-            key = await entry.get()
-        except UnavailableError:
-            self._forget(key_hash, entry)
-            raise
+            return await entry.get()
+        finally:
+            if key_hash in self._keys:
+                self._keys.move_to_end(key_hash)
+            elif self._asked.get(key_hash) is entry and not entry.is_loading:
+                del self._asked[key_hash]
+
+    def _settle(self, key_hash: str, key: Key | None) -> None:
+        """A look-up has ended, and nothing was said of the key meanwhile."""
+        entry = self._asked.pop(key_hash, None) or self._keys.pop(key_hash, None)
         if key is None:
-            # Kept apart, so that guesses push no known key out of the cache.
-            if self._forget(key_hash, entry):
-                self._unknown[key_hash] = time.monotonic()
+            self._unknown[key_hash] = time.monotonic()
             if len(self._unknown) > _MOST_UNKNOWN:
                 self._unknown.popitem(last=False)
-        return key
-
-    def _forget(self, key_hash: str, entry: _Entry[Key | None]) -> bool:
-        """Whether it was still there; a NOTIFY may have dropped it while it was loaded."""
-        if self._keys.get(key_hash) is not entry:
-            return False
-        del self._keys[key_hash]
-        return True
+        elif entry is not None:
+            self._keys[key_hash] = entry
+            if len(self._keys) > _MOST_KEYS:
+                self._keys.popitem(last=False)
 
     async def grant(self, key: Key) -> Grant:
         """A key together with the accounts as they are now; raises ``UnavailableError``."""
@@ -304,21 +200,23 @@ class ControlPlane:
         return accounts
 
     async def _select(self, name: str, values: Mapping[str, object] | None = None) -> list[Row]:
-        if time.monotonic() < self._away_until:
+        if self._outage.is_quiet:
             raise UnavailableError
         try:
             async with self._pool.connection() as connection:
                 cursor = await connection.execute(sql.text(name).encode(), values)
-                return _mappings(await cursor.fetchall())
+                rows = _mappings(await cursor.fetchall())
         except TooManyRequests as error:
             # A flood of look-ups is no outage: those who wait already are served.
             raise UnavailableError from error
         except Exception as error:
             # Whatever it is (psycopg reads values, too), nobody may be served a half-read answer.
-            if time.monotonic() >= self._away_until:
+            if not self._outage.is_on:
                 _log.warning("the control plane cannot be read: %s", type(error).__name__)
-            self._away_until = time.monotonic() + AWAY_SECONDS
+            self._outage.note()
             raise UnavailableError from error
+        self._outage.end()
+        return rows
 
     # -- hearing ---------------------------------------------------------------------------------
 
@@ -351,23 +249,29 @@ class ControlPlane:
         kind, _, key_hash = payload.partition(":")
         if kind == "key" and key_hash:
             self._unknown.pop(key_hash, None)
-            entry = self._keys.pop(key_hash, None)
-            if entry is not None:
-                entry.drop()
+            for entries in (self._keys, self._asked):
+                entry = entries.pop(key_hash, None)
+                if entry is not None:
+                    entry.drop()
             return
         if payload != "accounts":
-            self._unknown.clear()
-            for entry in self._keys.values():
-                entry.drop()
-            self._keys.clear()
+            self._drop_keys()
         if payload != "keys":
             self._accounts.drop()
 
-    def _expire_all(self) -> None:
-        self._away_until = float("-inf")
+    def _drop_keys(self) -> None:
         self._unknown.clear()
-        for entry in self._keys.values():
+        for entries in (self._keys, self._asked):
+            for entry in entries.values():
+                entry.drop()
+            entries.clear()
+
+    def _expire_all(self) -> None:
+        self._outage.end()
+        self._unknown.clear()
+        for entry in (*self._keys.values(), *self._asked.values()):
             entry.expire()
+        self._asked.clear()
         self._accounts.expire()
 
 

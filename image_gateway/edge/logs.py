@@ -6,6 +6,7 @@ lines: after a failed write it is cut back to the last one.  Sealed files are na
 ``requests-<UTC time>-<number>.jsonl``.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -74,7 +75,9 @@ class RequestLog:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._queue.put(_STOP)
+        # A disk that hangs must not keep the process from ending.
+        with contextlib.suppress(queue.Full):
+            self._queue.put(_STOP, timeout=_FLUSH_SECONDS)
         self._thread.join(_FLUSH_SECONDS)
 
     def put(self, record: dict[str, object]) -> None:
@@ -104,9 +107,9 @@ class RequestLog:
                 self._file.seal_if_due()
                 if item is not None:
                     self._file.append(orjson.dumps(item) + b"\n")
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001 - the thread outlives whatever one record does
                 if isinstance(item, dict):
-                    self._lose(error.strerror or "unknown reason")
+                    self._lose(getattr(error, "strerror", None) or type(error).__name__)
 
     def _lose(self, reason: str) -> None:
         self.lost += 1
@@ -154,9 +157,9 @@ class _RecordFile:
         if not self._size:
             self._since = self._clock()
         try:
-            written = os.write(self._file, line)
-            if written < len(line):
-                os.write(self._file, line[written:])
+            rest = memoryview(line)
+            while rest:
+                rest = rest[os.write(self._file, rest) :]
         except OSError:
             os.ftruncate(self._file, self._size)
             raise
@@ -174,7 +177,9 @@ class _RecordFile:
         while (target := self._folder / f"requests-{stamp}-{number:04}.jsonl").exists():
             number += 1
         self.close()
-        (self._folder / CURRENT).rename(target)
+        with contextlib.suppress(FileNotFoundError):
+            # Somebody moved it away and said nothing; there is nothing to seal.
+            (self._folder / CURRENT).rename(target)
         self.open()
         # Names sort by time of sealing, then by number.
         sealed = sorted(self._folder.glob(SEALED))

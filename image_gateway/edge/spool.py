@@ -86,7 +86,8 @@ class Spool:
         self._memory = bytearray()
         self._file: int | None = None
         self._on_disk = 0
-        self._working: asyncio.Future[Any] | None = None
+        self._jobs: set[asyncio.Future[Any]] = set()
+        self._closed = False
 
     def __repr__(self) -> str:
         place = "memory" if self._file is None else "file"
@@ -122,9 +123,10 @@ class Spool:
         self._memory.clear()
         try:
             if self._file is None:
-                self._file = await self._work(lambda: _unnamed_file(self._spools.folder))
+                await self._work(lambda: _unnamed_file(self._spools.folder), self._keep)
             file = self._file
-            await self._work(lambda: _write_all(file, piece, offset))
+            if file is not None:
+                await self._work(lambda: _write_all(file, piece, offset))
         except OSError as error:
             raise SpoolFullError from error
         finally:
@@ -152,24 +154,41 @@ class Spool:
             pieces.append(bytes(self._memory[first : stop - self._on_disk]))
         return b"".join(pieces)
 
-    async def _work(self, job: Callable[[], _T]) -> _T:
+    def _keep(self, opened: "asyncio.Future[int]") -> None:
+        if not opened.cancelled() and opened.exception() is None:
+            self._file = opened.result()
+
+    async def _work(
+        self, job: Callable[[], _T], done: Callable[[asyncio.Future[_T]], None] | None = None
+    ) -> _T:
         future = asyncio.get_running_loop().run_in_executor(self._spools.threads, job)
-        self._working = future
+        self._jobs.add(future)
+        if done is not None:
+            future.add_done_callback(done)
+        future.add_done_callback(self._end_job)
         # A cancelled caller must not leave the thread with a descriptor that ``close`` has closed
         # and the kernel has given to somebody else: shielded here, waited for there.
         return await asyncio.shield(future)
 
+    def _end_job(self, job: "asyncio.Future[Any]") -> None:
+        self._jobs.discard(job)
+        if not job.cancelled():
+            job.exception()
+        self._close_file()
+
     def close(self) -> None:
-        """Give back memory, disk and descriptor; safe to call twice and while a thread works."""
+        """Give back memory, disk and descriptor; safe to call twice and while threads work."""
         self._spools.memory.give_back(len(self._memory))
         self._spools.disk.give_back(self._on_disk)
         self._memory = bytearray()
         self._on_disk = 0
-        file, self._file = self._file, None
-        if self._working is not None and not self._working.done():
-            self._working.add_done_callback(lambda done: _close_after(done, file))
-        elif file is not None:
-            os.close(file)
+        self._closed = True
+        self._close_file()
+
+    def _close_file(self) -> None:
+        if self._closed and not self._jobs and self._file is not None:
+            os.close(self._file)
+            self._file = None
 
 
 def _unnamed_file(folder: Path) -> int:
@@ -190,12 +209,3 @@ def _write_all(file: int, piece: bytes, offset: int) -> None:
     while rest:
         count = os.pwrite(file, rest, offset)
         rest, offset = rest[count:], offset + count
-
-
-def _close_after(done: "asyncio.Future[Any]", file: int | None) -> None:
-    """Close what a thread was still using, or what it was just opening."""
-    result = None if done.cancelled() or done.exception() is not None else done.result()
-    if file is not None:
-        os.close(file)
-    elif isinstance(result, int):
-        os.close(result)

@@ -160,15 +160,20 @@ class Attempt:
             # aiohttp would speak HTTP to a SOCKS port, credentials and all.
             raise UnsentError("UnsupportedProxy")
         _line.set(self._line)
+        proxy_headers = _proxy_headers(self._proxy)
+        is_tunnel = urlsplit(self._call.url).scheme == "https"
+        for_proxy = {} if is_tunnel else proxy_headers
         try:
             async with asyncio.timeout(seconds):
                 self._response = await self._session.post(
                     URL(self._call.url, encoded=True),
-                    headers={"accept-encoding": "identity", **self._call.headers},
+                    headers={"accept-encoding": "identity", **self._call.headers, **for_proxy},
                     data=_Body(self._call.body, self._spool),
                     allow_redirects=False,
                     skip_auto_headers={"user-agent", "accept"},
-                    **_proxy_options(self._proxy),  # type: ignore[arg-type]
+                    proxy=None if self._proxy is None else URL(self._proxy.url),
+                    # aiohttp writes into them.
+                    proxy_headers=dict(proxy_headers),
                 )
         except (aiohttp.ClientError, TimeoutError, OSError, ssl.SSLError, ValueError) as error:
             reason = _reason(error)
@@ -189,12 +194,15 @@ class Attempt:
             return
         self._line.transport.abort()
         closing = asyncio.ensure_future(_wait_closed(self._line.closed))
-        try:
-            await asyncio.shield(closing)
-        except asyncio.CancelledError:
-            # Cancelled a second time: the slot still waits, the cancellation then goes on.
-            await closing
-            raise
+        cancelled: asyncio.CancelledError | None = None
+        while not closing.done():
+            try:
+                await asyncio.shield(closing)
+            except asyncio.CancelledError as again:
+                # However often: the slot waits, and the cancellation goes on after that.
+                cancelled = again
+        if cancelled is not None:
+            raise cancelled
 
 
 async def _wait_closed(closed: Awaitable[None]) -> None:
@@ -270,14 +278,12 @@ class _Body(Payload):
             await writer.write(piece)
 
 
-def _proxy_options(proxy: Proxy | None) -> dict[str, object]:
-    if proxy is None:
+def _proxy_headers(proxy: Proxy | None) -> dict[str, str]:
+    """What signs a call to the proxy; in a tunnel only the CONNECT carries it."""
+    if proxy is None or proxy.username is None:
         return {}
-    options: dict[str, object] = {"proxy": URL(proxy.url)}
-    if proxy.username is not None:
-        password = proxy.password.reveal() if proxy.password else ""
-        options["proxy_auth"] = aiohttp.BasicAuth(proxy.username.reveal(), password, "utf-8")
-    return options
+    password = proxy.password.reveal() if proxy.password else ""
+    return {"proxy-authorization": aiohttp.encode_basic_auth(proxy.username.reveal(), password)}
 
 
 def _reason(error: BaseException) -> str:

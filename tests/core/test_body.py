@@ -1,0 +1,73 @@
+"""A body's segments: their exact length, and the text they stand for once they are played."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from image_gateway.core import body, scan
+from tests.core.builders import play
+
+_SEGMENTS = st.one_of(
+    st.binary(max_size=20),
+    st.tuples(st.integers(0, 500), st.integers(0, 500)).map(
+        lambda ends: body.Span(min(ends), max(ends))
+    ),
+)
+_SPOOL = bytes(range(250)) * 2
+
+
+@given(st.lists(_SEGMENTS, max_size=8).map(tuple))
+def test_the_length_is_that_of_the_bytes_played(segments: body.Body) -> None:
+    assert body.length(segments) == len(play(segments, _SPOOL))
+
+
+def test_an_empty_body_has_no_length() -> None:
+    assert body.length(()) == 0
+
+
+@given(st.lists(st.one_of(st.integers(0, 4), st.text(max_size=4).map("t".__add__)), max_size=8))
+def test_each_mark_becomes_the_span_of_its_own_number(items: list[int | str]) -> None:
+    """In whatever order, and as often, as the marks stand in the value."""
+    spool = b"".join(b"<%d>" % number * 10 for number in range(5))
+    lifted = [scan.Lifted(30 * number, 30 * number + 30, b"") for number in range(5)]
+    value = [f"\0{item}" if isinstance(item, int) else item for item in items]
+    played = json.loads(play(body.from_json(value, lifted), spool))
+    assert played == [f"<{item}>" * 10 if isinstance(item, int) else item for item in items]
+
+
+def test_numbers_of_two_digits_are_read_whole() -> None:
+    lifted = [scan.Lifted(number, number + 1, b"") for number in range(12)]
+    assert body.from_json({"a": "\x0011"}, lifted) == (b'{"a":"', body.Span(11, 12), b'"}')
+
+
+def test_a_body_without_long_strings_is_one_literal() -> None:
+    assert body.from_json({"prompt": "é", "n": 2}, []) == ('{"prompt":"é","n":2}'.encode(),)
+
+
+def test_lifted_text_is_sent_with_the_escapes_it_came_with() -> None:
+    text = b'["' + b"\\/\\u002b" * 1000 + b'"]'
+    skeleton = scan.Skeleton()
+    skeleton.feed(text)
+    value = skeleton.close()
+    assert play(body.from_json({"image": value}, skeleton.lifted), text) == b'{"image":%b}' % text
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        'a"\x000',
+        "\x000 at its front and more",
+        '\\"\x000',
+        'x"\x000"',
+        {'a"\x000': 1},
+        {"\x000": "x"},
+        [{"k": ["\x00"]}, 'y\\\\"\x000'],
+    ],
+)
+def test_only_a_whole_value_can_be_a_mark(value: Any) -> None:
+    """A mark's text inside another string, or as a key, is the client's own."""
+    lifted = [scan.Lifted(0, 6, b"")]
+    assert json.loads(play(body.from_json(value, lifted), b"forged")) == value

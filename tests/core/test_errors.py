@@ -1,0 +1,482 @@
+"""Errors: the table that programs are written against, and how foreign errors are read."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from image_gateway.core import errors
+from image_gateway.core.errors import KINDS, Refusal, Source, UpstreamError
+
+_INVALID = "invalid_request_error"
+_PERMISSION = "permission_error"
+
+PROMISED: dict[str, tuple[int, str]] = {
+    "missing_api_key": (401, _INVALID),
+    "invalid_api_key": (401, _INVALID),
+    "key_disabled": (403, _PERMISSION),
+    "group_image_generation_disabled": (403, _PERMISSION),
+    "key_image_generation_disabled": (403, _PERMISSION),
+    "insufficient_quota": (429, "insufficient_quota"),
+    "key_concurrency": (429, "rate_limit_error"),
+    "key_start_interval": (429, "rate_limit_error"),
+    "unknown_path": (404, _INVALID),
+    "method_not_allowed": (405, _INVALID),
+    "unsupported_protocol": (400, _INVALID),
+    "request_too_large": (413, _INVALID),
+    "unsupported_media_type": (415, _INVALID),
+    "request_timeout": (408, _INVALID),
+    "invalid_body": (400, _INVALID),
+    "missing_required_parameter": (400, _INVALID),
+    "invalid_type": (400, _INVALID),
+    "invalid_value": (400, _INVALID),
+    "unknown_parameter": (400, _INVALID),
+    "model_not_allowed": (403, _PERMISSION),
+    "model_not_found": (404, _INVALID),
+    "unsupported_value": (400, _INVALID),
+    "account_concurrency": (429, "rate_limit_error"),
+    "no_account_available": (503, "api_error"),
+    "account_credentials": (503, "api_error"),
+    "upstream_unreachable": (502, "api_error"),
+    "outcome_unknown": (504, "api_error"),
+    "upstream_redirect": (502, "api_error"),
+    "upstream_invalid": (502, "api_error"),
+    "control_plane_unavailable": (503, "api_error"),
+    "overloaded": (503, "api_error"),
+    "draining": (503, "api_error"),
+    "internal_error": (500, "api_error"),
+}
+
+NEVER_AGAIN = {
+    "insufficient_quota",
+    "request_timeout",
+    "outcome_unknown",
+    "upstream_redirect",
+    "upstream_invalid",
+    "internal_error",
+}
+"""Codes whose status the SDKs would repeat on their own, and must not."""
+
+
+@pytest.mark.parametrize("code", sorted(PROMISED))
+def test_a_code_keeps_its_promised_status_and_type(code: str) -> None:
+    assert (KINDS[code].status, KINDS[code].type) == PROMISED[code]
+
+
+def test_no_code_is_without_a_promise() -> None:
+    assert set(KINDS) == set(PROMISED)
+
+
+def test_the_codes_and_sources_of_a_record_are_these_words() -> None:
+    assert (errors.CLIENT_LEFT, errors.UPSTREAM_CUT) == ("client_left", "upstream_cut")
+    assert [str(source) for source in Source] == ["client", "gateway", "upstream"]
+
+
+def test_a_refusal_in_a_traceback_tells_what_it_is() -> None:
+    assert "unknown_path" in str(Refusal("unknown_path", "why"))
+    assert "why" in str(Refusal("unknown_path", "why"))
+
+
+@pytest.mark.parametrize("code", sorted(KINDS))
+def test_what_must_not_be_repeated_says_so(code: str) -> None:
+    headers = Refusal(code, "why").headers()
+    assert headers == ({"x-should-retry": "false"} if code in NEVER_AGAIN else {})
+
+
+@pytest.mark.parametrize("code", sorted(KINDS))
+def test_whoever_failed_is_named(code: str) -> None:
+    """Nothing below 500 but a full account is anybody's fault but the client's."""
+    source = KINDS[code].source
+    if KINDS[code].status < 500:
+        expected = Source.GATEWAY if code == "account_concurrency" else Source.CLIENT
+        assert source is expected
+    else:
+        assert source is not Source.CLIENT
+        theirs = code.startswith("upstream_") or code in {"outcome_unknown", "account_credentials"}
+        assert (source is Source.UPSTREAM) == theirs
+
+
+@given(
+    st.sampled_from(sorted(KINDS)),
+    st.text(st.characters(codec="utf-8")),
+    st.one_of(st.none(), st.text(st.characters(codec="utf-8"))),
+)
+def test_every_refusal_has_the_four_keys(code: str, message: str, param: str | None) -> None:
+    assert json.loads(Refusal(code, message, param=param).body()) == {
+        "error": {"message": message, "type": KINDS[code].type, "param": param, "code": code}
+    }
+
+
+def test_a_code_that_nobody_promised_cannot_be_raised() -> None:
+    with pytest.raises(KeyError):
+        Refusal("made_up", "why")
+
+
+def test_headers_hold_the_given_ones_the_wait_and_the_warning() -> None:
+    refusal = Refusal(
+        "outcome_unknown", "why", retry_after=1.5, headers={"allow": "POST", "retry-after": "9"}
+    )
+    assert refusal.headers() == {
+        "allow": "POST",
+        "retry-after": "2",
+        "retry-after-ms": "1500",
+        "x-should-retry": "false",
+    }
+
+
+def test_headers_of_one_refusal_do_not_change_the_next() -> None:
+    given_headers = {"allow": "POST"}
+    refusal = Refusal("method_not_allowed", "why", headers=given_headers)
+    refusal.headers()["x"] = "y"
+    given_headers["z"] = "1"
+    assert refusal.headers() == {"allow": "POST"}
+
+
+@given(st.floats(0, 1e9))
+@example(0.0)
+@example(0.0005)
+@example(1.0001)
+def test_both_waits_are_long_enough_whole_and_above_zero(seconds: float) -> None:
+    headers = errors.retry_headers(seconds)
+    whole, milliseconds = int(headers["retry-after"]), int(headers["retry-after-ms"])
+    assert seconds * 1000 <= milliseconds <= seconds * 1000 + 1 or milliseconds == 1
+    assert 0 < milliseconds <= whole * 1000 < milliseconds + 1000
+    assert set(headers) == {"retry-after", "retry-after-ms"}
+
+
+def test_shorthands_name_the_parameter_and_the_code() -> None:
+    wrong_type, wrong_value = errors.wrong_type("n", "an integer"), errors.wrong_value("n", "is 0")
+    assert (wrong_type.code, wrong_type.param) == ("invalid_type", "n")
+    assert (wrong_value.code, wrong_value.param) == ("invalid_value", "n")
+    assert wrong_type.message == "`n` must be an integer."
+    assert wrong_value.message == "`n` is 0."
+
+
+def test_the_two_refusals_of_a_key_name_where_it_may_stand_and_never_the_key() -> None:
+    assert errors.missing_key().code == "missing_api_key"
+    assert "api-key" in errors.missing_key().message
+    assert errors.unknown_key().code == "invalid_api_key"
+    assert errors.unknown_key().param is None
+
+
+# -- what an upstream answered ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        pytest.param(
+            {"error": {"message": "m", "type": "t", "param": "p", "code": "c"}},
+            UpstreamError("m", "t", "p", "c", shaped=True),
+            id="OpenAI's shape",
+        ),
+        pytest.param(
+            {"error": {"message": "m", "type": None, "param": None, "code": None}},
+            UpstreamError("m", shaped=True),
+            id="OpenAI's shape with nulls",
+        ),
+        pytest.param(
+            {"error": {"message": "m"}}, UpstreamError("m", shaped=True), id="Codex, message alone"
+        ),
+        pytest.param(
+            {
+                "error": {
+                    "message": "m",
+                    "type": "usage_limit_reached",
+                    "resets_at": 1_800_000_000,
+                    "resets_in_seconds": 12.5,
+                }
+            },
+            UpstreamError(
+                "m",
+                "usage_limit_reached",
+                shaped=True,
+                resets_in_seconds=12.5,
+                resets_at=1_800_000_000.0,
+            ),
+            id="Codex, usage limit",
+        ),
+        pytest.param({"detail": "text"}, UpstreamError("text"), id="Codex, detail as text"),
+        pytest.param(
+            {"detail": {"message": "m", "code": "c"}},
+            UpstreamError("m", code="c"),
+            id="Codex, detail as object",
+        ),
+        pytest.param(
+            {"detail": {"message": "m", "type": "t", "resets_in_seconds": 3}},
+            UpstreamError("m", "t", resets_in_seconds=3.0),
+            id="Codex, detail with a reset",
+        ),
+        pytest.param(
+            {"created": 1, "error": {"code": "contentFilter"}},
+            UpstreamError(code="contentFilter"),
+            id="Azure, no message",
+        ),
+        pytest.param(
+            {
+                "error": {
+                    "code": "content_policy_violation",
+                    "message": "m",
+                    "inner_error": {"code": "ResponsibleAIPolicyViolation"},
+                }
+            },
+            UpstreamError("m", code="content_policy_violation", shaped=True),
+            id="Azure, inner error",
+        ),
+        pytest.param(
+            {"code": "404", "message": "m"}, UpstreamError("m", code="404"), id="Azure's gateway"
+        ),
+        pytest.param({"code": 404, "message": "m"}, UpstreamError("m", code="404"), id="a number"),
+        pytest.param({"error": "text"}, UpstreamError("text"), id="error as text"),
+        pytest.param(
+            {"error": {"message": "e"}, "detail": "d"},
+            UpstreamError("e", shaped=True),
+            id="error before detail",
+        ),
+        pytest.param({"error": {}}, UpstreamError(), id="empty"),
+        pytest.param(
+            {"error": {"message": 5, "code": True, "type": [], "param": {}}},
+            UpstreamError("5"),
+            id="wrong types",
+        ),
+        pytest.param(
+            {"error": {"message": "m", "resets_at": True, "resets_in_seconds": "5"}},
+            UpstreamError("m", shaped=True),
+            id="resets that are no numbers",
+        ),
+        pytest.param({"detail": [{"loc": ["body"]}]}, UpstreamError(), id="detail as list"),
+        pytest.param({"error": None, "message": "m"}, UpstreamError("m"), id="error null"),
+        pytest.param([], UpstreamError(), id="a list"),
+        pytest.param("text", UpstreamError(), id="a string"),
+        pytest.param(None, UpstreamError(), id="null"),
+    ],
+)
+def test_every_known_shape_of_an_error_is_read(body: Any, expected: UpstreamError) -> None:
+    assert errors.read_upstream_error(json.dumps(body).encode()) == expected
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>blocked</html>", b"{", b"\xff\xfe", b"event: error\ndata: {}\n\n"]
+)
+def test_what_is_no_json_is_an_empty_error(body: bytes) -> None:
+    assert errors.read_upstream_error(body) == UpstreamError()
+
+
+_HOSTILE = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(allow_nan=False, allow_infinity=False),
+        st.text(max_size=8),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.sampled_from(
+                ["error", "detail", "message", "type", "param", "code", "resets_at", "x"]
+            ),
+            inner,
+            max_size=4,
+        ),
+    ),
+    max_leaves=8,
+)
+
+
+@given(_HOSTILE)
+def test_a_hostile_error_is_read_into_sane_fields(body: Any) -> None:
+    found = errors.read_upstream_error(json.dumps(body).encode())
+    for text in (found.message, found.type, found.param, found.code):
+        assert text is None or type(text) is str
+    for number in (found.resets_at, found.resets_in_seconds):
+        assert number is None or type(number) is float
+    if found.shaped:
+        assert body["error"]["message"] == found.message
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_can_be_read_as_an_error(body: bytes) -> None:
+    assert isinstance(errors.read_upstream_error(body), UpstreamError)
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "expected"),
+    [
+        (
+            500,
+            UpstreamError(),
+            ("The upstream answered 500 without an error in JSON.", "api_error", None, None),
+        ),
+        (
+            499,
+            UpstreamError(),
+            ("The upstream answered 499 without an error in JSON.", _INVALID, None, None),
+        ),
+        (400, UpstreamError("m", "t", "p", "c"), ("m", "t", "p", "c")),
+        (503, UpstreamError("m", code="c"), ("m", "api_error", None, "c")),
+    ],
+)
+def test_an_error_of_another_shape_is_put_into_openai_s(
+    status: int, error: UpstreamError, expected: tuple[str | None, ...]
+) -> None:
+    made = json.loads(errors.passed_on(status, b"<html>", error))
+    assert made == {"error": dict(zip(("message", "type", "param", "code"), expected, strict=True))}
+
+
+def test_an_error_in_openai_s_shape_passes_byte_for_byte() -> None:
+    body = b'{ "error" : {"message":"m", "more": 1} }'
+    assert errors.passed_on(400, body, errors.read_upstream_error(body)) == body
+
+
+@given(_HOSTILE, st.integers(400, 599))
+def test_whatever_an_upstream_says_the_client_reads_a_message(body: Any, status: int) -> None:
+    text = json.dumps(body).encode()
+    made = json.loads(errors.passed_on(status, text, errors.read_upstream_error(text)))
+    assert isinstance(made["error"]["message"], str)
+
+
+# -- what must not be seen -------------------------------------------------------------------
+
+_WORD = "[redacted]"
+
+
+def _scrubbed(message: str, *secrets: str) -> str:
+    """What becomes of a message within an error."""
+    body = errors.error_body(message, "invalid_request_error", None, "c")
+    made = json.loads(errors.scrub(body, secrets))
+    assert set(made["error"]) == {"message", "type", "param", "code"}
+    return str(made["error"]["message"])
+
+
+@given(st.text("abcXYZ019-_.", min_size=8, max_size=40), st.text('[]: ,"\\/\n', max_size=10))
+def test_a_secret_is_gone_wherever_it_stands(secret: str, around: str) -> None:
+    out = _scrubbed(f"{around}x{secret}y{secret}{around}", secret)
+    assert secret not in out
+    assert out.startswith(f"{around}")
+    assert _WORD in out
+
+
+def test_a_secret_is_gone_from_every_text_of_the_body() -> None:
+    body = {"error": {"message": "m", "param": "s3cret-1", "inner": [{"x": "at s3cret-1"}]}, "a": 1}
+    out = errors.scrub(json.dumps(body).encode(), ["s3cret-1"])
+    inner = {"message": "m", "param": _WORD, "inner": [{"x": f"at {_WORD}"}]}
+    assert json.loads(out) == {"error": inner, "a": 1}
+
+
+def test_a_secret_is_found_however_json_writes_it() -> None:
+    body = b'{"error":{"message":"at \\u00e4b\\/c\\"d-1, and \\u0073ecret-2"}}'
+    out = errors.scrub(body, ['äb/c"d-1', "secret-2"])
+    assert json.loads(out) == {"error": {"message": f"at {_WORD}, and {_WORD}"}}
+
+
+def test_a_secret_that_holds_another_goes_whole() -> None:
+    assert _scrubbed("key 12345678-abcdefgh.", "12345678", "12345678-abcdefgh") == f"key {_WORD}."
+
+
+@pytest.mark.parametrize("secrets", [(), ("",), ("", "unheard-of")])
+def test_where_nothing_is_to_hide_not_a_byte_changes(secrets: tuple[str, ...]) -> None:
+    body = b'{ "error" : {"message":"plain \\u0077ords", "param":null, "n": 1.50} }'
+    assert errors.scrub(body, secrets) == body
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("account east failed", f"account {_WORD} failed"),
+        ("east", _WORD),
+        ('"east", east.', f'"{_WORD}", {_WORD}.'),
+        ("eastern northeast east_1 south-east east-2 East", None),
+    ],
+)
+def test_a_short_name_goes_only_as_a_whole_word(text: str, expected: str | None) -> None:
+    assert _scrubbed(text, "east") == (text if expected is None else expected)
+
+
+def test_a_name_is_no_pattern() -> None:
+    assert _scrubbed("a.b axb", "a.b") == f"{_WORD} axb"
+    assert _scrubbed("at account(1", "account(1") == f"at {_WORD}"
+    assert _scrubbed("account.1 account-1", "account.1") == f"{_WORD} account-1"
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "Bearer abcdefgh12345678",
+        "bearer   a.b-c_d~e+f/g=",
+        "sk-abcdefgh",
+        "SK-proj-ABCDEFGH_1234",
+        "eyJhbGciOiJSUzI1NiJ9.eyJleHAiOjF9.c2ln",
+    ],
+)
+def test_tokens_go_although_nobody_named_them(token: str) -> None:
+    assert _scrubbed(f"Incorrect key: {token} was sent") == f"Incorrect key: {_WORD} was sent"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The task-management risk-assessment of a disk-based desk-top",
+        "sk-short",
+        "bearer token",
+        "req_0123456789abcdef0123456789abcdef",
+        "x" * 199,
+        "eyJustAWord of text.",
+    ],
+)
+def test_plain_words_and_request_ids_stay(text: str) -> None:
+    assert _scrubbed(text) == text
+
+
+@pytest.mark.parametrize("kind", ["image/png", "image/svg+xml", "application/octet-stream"])
+def test_a_data_url_goes_however_short(kind: str) -> None:
+    assert _scrubbed(f"bad data:{kind};base64,iVBORw0KGgo= here") == f"bad {_WORD} here"
+
+
+@pytest.mark.parametrize("padding", ["", "=", "=="])
+def test_a_long_run_of_base64_goes(padding: str) -> None:
+    assert _scrubbed(f"got {'Ab3+/' * 40}{padding} here") == f"got {_WORD} here"
+
+
+def test_base64_with_escaped_slashes_goes_too() -> None:
+    """Some encoders write every slash as ``\\/``; base64 has one in 64 characters or so."""
+    picture = ("A" * 60 + "\\/") * 50
+    out = errors.scrub(b'{"error":{"message":"cannot read ' + picture.encode() + b'"}}', [])
+    assert b"AAAA" not in out
+    out = errors.scrub(b'{"error":{"message":"data:image\\/png;base64,AAAABBBB"}}', [])
+    assert b"AAAA" not in out
+
+
+_QUOTING = 'Cannot read "data:image/png;base64,AAAA" and \\"data:image/png;base64,QQ==\\" here'
+
+
+@given(st.lists(st.sampled_from(["words ", '"', "\\", "\n", _QUOTING, "sk-abcdefgh", "/"])))
+@example([_QUOTING])
+def test_a_scrubbed_error_is_still_an_error_in_json(parts: list[str]) -> None:
+    """An upstream may quote a picture: the quotes after it must stay quoted."""
+    out = _scrubbed("".join(parts), "token-12345678", "account-1")
+    assert "base64" not in out
+    assert out.count('"') == "".join(parts).count('"')
+
+
+@pytest.mark.parametrize(
+    "secrets",
+    [
+        ("user", "e"),
+        ("error", "code"),
+        ("message", "param"),
+        ("generation", "moderation"),
+        ("images", "policy", "blocked"),
+    ],
+)
+def test_an_everyday_name_leaves_the_error_its_shape_and_its_code(secrets: tuple[str, ...]) -> None:
+    """A proxy's user may be called ``user``, an account ``error``: programs still read the code."""
+    body = errors.error_body(
+        "The user may not.", "image_generation_user_error", None, "moderation_blocked"
+    )
+    made = json.loads(errors.scrub(body, secrets))
+    assert set(made["error"]) == {"message", "type", "param", "code"}
+    assert made["error"]["type"] == "image_generation_user_error"
+    assert made["error"]["code"] == "moderation_blocked"

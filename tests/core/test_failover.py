@@ -1,0 +1,490 @@
+"""The failover table: total, row by row, and never a second call once a picture may exist."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any, Final, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from image_gateway.core import failover
+from image_gateway.core.errors import KINDS, UpstreamError
+from image_gateway.core.failover import Action, Outcome, Stage, Step, next_step
+from image_gateway.core.health import LONGEST_SECONDS, Cooling
+from image_gateway.core.model import Dialect
+
+DIALECTS: Final[tuple[Dialect, ...]] = get_args(Dialect)
+STATUSES: Final[tuple[int | None, ...]] = (None, *range(701))
+
+CLIENT_FAULTS: Final = (
+    UpstreamError("m", "image_generation_user_error", None, "moderation_blocked", shaped=True),
+    UpstreamError("m", "image_generation_user_error", shaped=True),
+    UpstreamError("m", None, None, "moderation_blocked"),
+    UpstreamError("m", "invalid_request_error", None, "content_policy_violation", shaped=True),
+    UpstreamError(code="contentFilter"),
+    UpstreamError("m", None, None, "content_filter"),
+    UpstreamError("m", "invalid_request_error", "size", "invalid_value", shaped=True),
+    UpstreamError("m", "invalid_request_error", "size", "unknown_parameter", shaped=True),
+    UpstreamError("m", "invalid_request_error", "size", "invalid_parameter", shaped=True),
+    UpstreamError("m", None, None, "Moderation_Blocked"),
+)
+MODEL_FAULTS: Final = (
+    UpstreamError("m", "invalid_request_error", "model", "model_not_found", shaped=True),
+    UpstreamError("m", None, None, "DeploymentNotFound"),
+    UpstreamError("m", None, "model", None),
+)
+OTHER_ERRORS: Final = (
+    UpstreamError(),
+    UpstreamError("m"),
+    UpstreamError("m", "server_error", None, None, shaped=True),
+    UpstreamError("m", "invalid_request_error", None, None, shaped=True),
+    UpstreamError("m", "usage_limit_reached", resets_in_seconds=60.0),
+    UpstreamError("m", None, None, "404"),
+    UpstreamError("m", None, None, "rate_limit_exceeded"),
+)
+ERRORS: Final = (*CLIENT_FAULTS, *MODEL_FAULTS, *OTHER_ERRORS)
+WAITS: Final = (None, 0.0, 30.0)
+_FLAGS: Final = (False, True)
+
+
+def _answer(status: int | None, dialect: Dialect = "codex", **changes: Any) -> Outcome:
+    return Outcome(Stage.ANSWER, dialect, status, **changes)
+
+
+def _everything() -> Iterator[Outcome]:
+    """Every stage, dialect and status from 0 to 700; where it matters every other fact too."""
+    for stage, dialect, status, error in itertools.product(Stage, DIALECTS, STATUSES, ERRORS):
+        yield Outcome(stage, dialect, status, error=error)
+    telling = (None, 0, 100, 199, 200, 201, 204, 299, 300, 302, 307, 399, 400, 401, 402, 403, 404)
+    more = (405, 408, 409, 413, 422, 425, 429, 451, 499, 500, 501, 502, 503, 504, 520, 529, 599)
+    for dialect, status, error, wait, usable, challenge, reread in itertools.product(
+        DIALECTS, (*telling, *more, 600, 700), ERRORS, WAITS, _FLAGS, _FLAGS, _FLAGS
+    ):
+        yield Outcome(Stage.ANSWER, dialect, status, error, wait, usable, challenge, reread=reread)
+
+
+EVERYTHING: Final = tuple(_everything())
+
+
+def _names_the_model(outcome: Outcome) -> bool:
+    by_azure = outcome.dialect == "azure" and outcome.error.code == "404"
+    return outcome.error in MODEL_FAULTS or by_azure
+
+
+def _promised(outcome: Outcome) -> Action:  # noqa: PLR0911 - the design's table, by hand
+    """What the design says, written as plainly as it is there."""
+    if outcome.stage is Stage.STREAM:
+        return Action.END
+    if outcome.stage is Stage.CONNECT:
+        return Action.NEXT
+    if outcome.stage is Stage.SENT:
+        return Action.REPLACE
+    status = outcome.status or 0
+    if status < 400:
+        good = 200 <= status <= 299 and outcome.usable
+        return Action.DELIVER if good else Action.REPLACE
+    if outcome.error in CLIENT_FAULTS:
+        return Action.RETURN
+    if status == 401:
+        return Action.NEXT if outcome.reread else Action.REREAD
+    if status in {402, 403, 429}:
+        return Action.NEXT
+    if status == 404:
+        return Action.NEXT if _names_the_model(outcome) else Action.RETURN
+    if 500 <= status <= 599 and outcome.dialect == "codex":
+        return Action.NEXT
+    if status in {503, 529}:
+        says_so = outcome.wait is not None or outcome.error.shaped
+        return Action.NEXT if says_so else Action.RETURN
+    return Action.RETURN
+
+
+def test_every_outcome_has_the_promised_step() -> None:
+    assert len(EVERYTHING) > 200_000
+    for outcome in EVERYTHING:
+        assert next_step(outcome).action is _promised(outcome), outcome
+
+
+def test_no_second_call_is_made_once_a_picture_may_exist() -> None:
+    for outcome in EVERYTHING:
+        step = next_step(outcome)
+        if step.action in {Action.NEXT, Action.REREAD}:
+            status = outcome.status or 0
+            certain = (
+                outcome.stage is Stage.CONNECT
+                or status in {401, 402, 403, 429}
+                or (status == 404 and _names_the_model(outcome))
+                or (status in {503, 529} and (outcome.wait is not None or outcome.error.shaped))
+                or (outcome.dialect == "codex" and 500 <= status <= 599)
+            )
+            assert certain, outcome
+            assert not step.may_be_billed, outcome
+
+
+def test_what_says_do_not_retry_is_never_tried_again_by_us() -> None:
+    for outcome in EVERYTHING:
+        step = next_step(outcome)
+        if not step.retry:
+            assert step.action in {Action.RETURN, Action.REPLACE}, outcome
+
+
+def test_the_sdk_never_repeats_a_call_that_we_would_not_repeat() -> None:
+    """It repeats 408, 409, 429 and from 500 on by itself, unless it is told not to."""
+    for outcome in EVERYTHING:
+        step = next_step(outcome)
+        status = outcome.status or 0
+        if step.action is Action.RETURN and (status in {408, 409, 429} or status >= 500):
+            assert not step.retry, outcome
+        if step.action is Action.REPLACE:
+            assert not step.retry, outcome
+            assert step.code is not None
+            assert not KINDS[step.code].retry
+            assert step.may_be_billed, outcome
+
+
+def test_only_a_replaced_answer_has_a_code_of_ours() -> None:
+    for outcome in EVERYTHING:
+        step = next_step(outcome)
+        assert (step.code is not None) == (step.action is Action.REPLACE), outcome
+
+
+def test_a_place_is_cooled_only_when_another_one_is_asked_and_for_minutes_at_most() -> None:
+    for outcome in EVERYTHING:
+        cooling = next_step(outcome).cooling
+        if cooling is not None:
+            assert next_step(outcome).action is Action.NEXT, outcome
+            assert outcome.stage is Stage.ANSWER, outcome
+            assert outcome.error not in CLIENT_FAULTS, outcome
+            assert cooling.seconds is None or cooling.seconds <= LONGEST_SECONDS, outcome
+
+
+def test_what_may_be_billed_says_so() -> None:
+    for outcome in EVERYTHING:
+        step = next_step(outcome)
+        status = outcome.status or 0
+        refused = outcome.error in CLIENT_FAULTS or (
+            400 <= status < 500 and status not in {408, 409}
+        )
+        if step.action in {Action.END, Action.REPLACE}:
+            assert step.may_be_billed, outcome
+        elif step.action is Action.RETURN:
+            assert step.may_be_billed is not refused, outcome
+        else:
+            assert not step.may_be_billed, outcome
+
+
+@given(
+    st.builds(
+        Outcome,
+        st.sampled_from(Stage),
+        st.sampled_from(DIALECTS),
+        st.one_of(st.none(), st.integers()),
+        st.builds(
+            UpstreamError,
+            *[st.one_of(st.none(), st.text(max_size=8))] * 4,
+            shaped=st.booleans(),
+        ),
+        st.one_of(st.none(), st.floats(0, 1e9)),
+        usable=st.booleans(),
+        challenge=st.booleans(),
+        reread=st.booleans(),
+    )
+)
+def test_there_is_a_step_for_whatever_happens(outcome: Outcome) -> None:
+    assert isinstance(next_step(outcome), Step)
+
+
+def test_the_last_row_takes_what_no_other_took() -> None:
+    _, fits, _ = failover.TABLE[-1]
+    assert all(fits(outcome) for outcome in EVERYTHING[::1000])
+
+
+# -- row by row ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("status", [None, 200, 429, 503])
+def test_once_bytes_went_to_the_client_the_answer_ends(
+    dialect: Dialect, status: int | None
+) -> None:
+    broken = Outcome(Stage.STREAM, dialect, status, wait=5.0, usable=True)
+    assert next_step(broken) == Step(Action.END, may_be_billed=True)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_when_nothing_was_sent_the_next_account_is_asked_and_none_is_cooled(
+    dialect: Dialect,
+) -> None:
+    assert next_step(Outcome(Stage.CONNECT, dialect)) == Step(Action.NEXT)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_silence_after_sending_is_an_unknown_outcome(dialect: Dialect) -> None:
+    assert next_step(Outcome(Stage.SENT, dialect)) == Step(
+        Action.REPLACE, code="outcome_unknown", retry=False, may_be_billed=True
+    )
+
+
+@pytest.mark.parametrize("status", [200, 201, 299])
+def test_what_was_asked_for_is_delivered(status: int) -> None:
+    assert next_step(_answer(status, usable=True)) == Step(Action.DELIVER)
+
+
+@pytest.mark.parametrize("error", CLIENT_FAULTS)
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 408, 409, 422, 429, 500, 503, 529])
+def test_a_client_s_own_fault_is_returned_at_any_status(
+    error: UpstreamError, dialect: Dialect, status: int
+) -> None:
+    retry = status not in {408, 409, 429} and status < 500
+    for wait in WAITS:
+        step = next_step(_answer(status, dialect, error=error, wait=wait))
+        assert step == Step(Action.RETURN, retry=retry)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "image_generation_user_error",
+        "moderation_blocked",
+        "content_policy_violation",
+        "ResponsibleAIPolicyViolation",
+        "contentFilter",
+        "content_filter",
+        "invalid_parameter",
+        "invalid_value",
+        "invalid_type",
+        "unknown_parameter",
+        "unsupported_parameter",
+        "unsupported_value",
+        "missing_required_parameter",
+        "invalid_image_file",
+        "string_above_max_length",
+    ],
+)
+@pytest.mark.parametrize("field", ["code", "type"])
+def test_a_client_s_fault_is_known_by_code_or_type_in_any_case(code: str, field: str) -> None:
+    for spelt in (code, code.lower(), code.upper()):
+        error = UpstreamError(code=spelt) if field == "code" else UpstreamError(type=spelt)
+        assert next_step(_answer(500, "codex", error=error)).action is Action.RETURN
+
+
+@pytest.mark.parametrize(
+    "code", ["invalid_request_error", "server_error", "rate_limit_exceeded", "invalid", "error", ""]
+)
+def test_a_general_code_is_no_client_s_fault(code: str) -> None:
+    for error in (UpstreamError(code=code), UpstreamError(type=code)):
+        assert next_step(_answer(429, error=error)).action is Action.NEXT
+        assert next_step(_answer(403, error=error)).action is Action.NEXT
+
+
+def test_a_word_in_a_message_is_no_code() -> None:
+    error = UpstreamError("moderation_blocked", param="invalid_value")
+    assert next_step(_answer(429, error=error)).action is Action.NEXT
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_after_401_the_credential_is_read_again_once(dialect: Dialect) -> None:
+    assert next_step(_answer(401, dialect)) == Step(Action.REREAD)
+    assert next_step(_answer(401, dialect, reread=True)) == Step(
+        Action.NEXT, cooling=Cooling(300.0)
+    )
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("status", [402, 403])
+def test_402_and_403_go_on_and_cool_for_minutes(dialect: Dialect, status: int) -> None:
+    assert next_step(_answer(status, dialect)) == Step(Action.NEXT, cooling=Cooling(300.0))
+    assert next_step(_answer(status, dialect, wait=1e6)).cooling == Cooling(300.0)
+
+
+@pytest.mark.parametrize(("status", "reread"), [(401, True), (402, False), (403, False)])
+def test_a_challenge_page_cools_for_seconds(status: int, *, reread: bool) -> None:
+    """It is about our address, and a 403 in HTML is Codex's usual one."""
+    step = next_step(_answer(status, challenge=True, reread=reread))
+    assert step == Step(Action.NEXT, cooling=Cooling(20.0))
+
+
+@pytest.mark.parametrize("error", MODEL_FAULTS)
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_404_for_the_model_cools_that_model_alone(dialect: Dialect, error: UpstreamError) -> None:
+    assert next_step(_answer(404, dialect, error=error)) == Step(
+        Action.NEXT, cooling=Cooling(300.0, model_only=True)
+    )
+
+
+def test_azure_s_gateway_means_the_deployment_by_its_bare_404() -> None:
+    error = UpstreamError("Resource not found", code="404")
+    assert next_step(_answer(404, "azure", error=error)).action is Action.NEXT
+    assert next_step(_answer(404, "openai", error=error)) == Step(Action.RETURN)
+    assert next_step(_answer(404, "codex", error=error)) == Step(Action.RETURN)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_any_other_404_is_returned_and_costs_no_account_anything(dialect: Dialect) -> None:
+    """A typo must not kill a credential."""
+    for error in (UpstreamError(), UpstreamError("Not Found"), UpstreamError("m", param="size")):
+        assert next_step(_answer(404, dialect, error=error)) == Step(Action.RETURN)
+
+
+@pytest.mark.parametrize("error", MODEL_FAULTS)
+def test_a_model_s_code_at_another_status_is_no_missing_model(error: UpstreamError) -> None:
+    assert next_step(_answer(400, error=error)) == Step(Action.RETURN)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("wait", [None, 0.0, 12.5, 1e6])
+def test_429_goes_on_and_cools_until_the_named_reset(dialect: Dialect, wait: float | None) -> None:
+    for error in OTHER_ERRORS:
+        step = next_step(_answer(429, dialect, error=error, wait=wait))
+        assert step == Step(Action.NEXT, cooling=Cooling(wait))
+
+
+@pytest.mark.parametrize("status", [503, 529])
+def test_an_overload_must_say_so_where_single_images_are_billed(status: int) -> None:
+    shaped = UpstreamError("m", "server_error", shaped=True)
+    unshaped = UpstreamError("m", "server_error")
+    for dialect in ("openai", "azure"):
+        returned = Step(Action.RETURN, retry=False, may_be_billed=True)
+        assert next_step(_answer(status, dialect)) == returned
+        assert next_step(_answer(status, dialect, error=unshaped)) == returned
+        assert next_step(_answer(status, dialect, error=shaped)) == Step(Action.NEXT)
+        assert next_step(_answer(status, dialect, wait=0.0)) == Step(Action.NEXT)
+    assert next_step(_answer(status, "codex")) == Step(Action.NEXT)
+
+
+@pytest.mark.parametrize("status", [500, 501, 502, 504, 520, 599])
+def test_codex_bills_no_single_images_so_its_5xx_go_on(status: int) -> None:
+    assert next_step(_answer(status, "codex")) == Step(Action.NEXT)
+
+
+@pytest.mark.parametrize("dialect", ["openai", "azure"])
+@pytest.mark.parametrize("status", [500, 501, 502, 504, 520, 599])
+def test_elsewhere_a_500_is_never_posted_again(dialect: Dialect, status: int) -> None:
+    for error, wait in itertools.product(OTHER_ERRORS, WAITS):
+        step = next_step(_answer(status, dialect, error=error, wait=wait))
+        assert step == Step(Action.RETURN, retry=False, may_be_billed=True)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("status", [400, 405, 410, 413, 415, 418, 422, 425, 451, 499])
+def test_another_4xx_is_returned_as_it_is(dialect: Dialect, status: int) -> None:
+    for error in (*OTHER_ERRORS, UpstreamError("m", "invalid_request_error", "n", None)):
+        assert next_step(_answer(status, dialect, error=error)) == Step(Action.RETURN)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("status", [408, 409])
+def test_408_and_409_are_returned_and_not_to_be_repeated(dialect: Dialect, status: int) -> None:
+    """A picture may exist, and the SDK would buy it again twice."""
+    step = next_step(_answer(status, dialect))
+    assert step == Step(Action.RETURN, retry=False, may_be_billed=True)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("status", [300, 301, 302, 303, 307, 308, 399])
+def test_a_redirect_is_not_followed_and_not_repeated(dialect: Dialect, status: int) -> None:
+    for usable in (True, False):
+        assert next_step(_answer(status, dialect, usable=usable)) == Step(
+            Action.REPLACE, code="upstream_redirect", retry=False, may_be_billed=True
+        )
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("status", [None, 0, 100, 101, 199, 200, 201, 202, 204, 206])
+def test_a_2xx_of_another_kind_is_invalid_and_not_repeated(
+    dialect: Dialect, status: int | None
+) -> None:
+    for challenge in (True, False):
+        assert next_step(_answer(status, dialect, challenge=challenge)) == Step(
+            Action.REPLACE, code="upstream_invalid", retry=False, may_be_billed=True
+        )
+
+
+def test_a_client_s_fault_named_in_a_success_changes_nothing() -> None:
+    error = CLIENT_FAULTS[0]
+    assert next_step(_answer(200, error=error, usable=True)) == Step(Action.DELIVER)
+    assert next_step(_answer(200, error=error)).code == "upstream_invalid"
+
+
+@pytest.mark.parametrize("status", [600, 700, 999])
+def test_a_status_nobody_knows_is_returned_and_not_repeated(status: int) -> None:
+    assert next_step(_answer(status)) == Step(Action.RETURN, retry=False, may_be_billed=True)
+
+
+def test_cooldowns_are_minutes_never_hours() -> None:
+    assert 1 <= failover.CHALLENGE_SECONDS < 60
+    assert 60 <= failover.REFUSED_SECONDS <= 900
+    assert 60 <= failover.MISSING_MODEL_SECONDS <= 900
+
+
+@pytest.mark.parametrize("code", ["outcome_unknown", "upstream_redirect", "upstream_invalid"])
+def test_a_replaced_answer_says_not_to_come_again(code: str) -> None:
+    refusal = failover.replacement(code)
+    assert refusal.code == code
+    assert refusal.message
+    assert refusal.headers() == {"x-should-retry": "false"}
+
+
+def test_every_code_that_can_replace_has_its_words() -> None:
+    for outcome in EVERYTHING:
+        code = next_step(outcome).code
+        if code is not None:
+            assert failover.replacement(code).code == code
+
+
+# -- the most telling answer -----------------------------------------------------------------
+
+_SAID = UpstreamError("because")
+
+
+def _most_telling(*outcomes: Outcome) -> int | None:
+    return failover.most_telling(outcomes)
+
+
+def test_where_there_is_no_answer_none_is_told() -> None:
+    assert _most_telling() is None
+    assert _most_telling(Outcome(Stage.CONNECT, "codex"), Outcome(Stage.CONNECT, "azure")) is None
+
+
+@pytest.mark.parametrize("status", [401, 402, 403])
+def test_an_answer_about_our_credentials_is_never_told(status: int) -> None:
+    """The client would take it for its own."""
+    assert _most_telling(_answer(status, error=_SAID)) is None
+    assert _most_telling(_answer(status, error=_SAID), _answer(500)) == 1
+
+
+def test_limits_tell_more_than_models_and_models_more_than_failures() -> None:
+    order = [_answer(429), _answer(404), _answer(503, error=_SAID), _answer(500)]
+    for count in range(1, 5):
+        for chosen in itertools.permutations(order, count):
+            best = min(chosen, key=order.index)
+            assert _most_telling(*chosen) == chosen.index(best)
+
+
+def test_of_equals_the_first_is_told() -> None:
+    assert _most_telling(_answer(403), _answer(429), _answer(429)) == 1
+    assert _most_telling(_answer(500), _answer(502)) == 0
+    assert _most_telling(_answer(500), _answer(502, error=_SAID), _answer(503, error=_SAID)) == 1
+
+
+def test_a_connection_that_never_stood_tells_less_than_any_answer() -> None:
+    assert _most_telling(Outcome(Stage.CONNECT, "codex", 429), _answer(500)) == 1
+
+
+@given(
+    st.lists(
+        st.builds(
+            _answer,
+            st.sampled_from([401, 402, 403, 404, 429, 500, 502, 503, 529]),
+            error=st.sampled_from([UpstreamError(), _SAID]),
+        )
+    )
+)
+def test_what_is_told_is_always_fit_for_a_client(outcomes: list[Outcome]) -> None:
+    fit = [it for it in outcomes if it.status not in {401, 402, 403}]
+    best = failover.most_telling(outcomes)
+    assert (best is None) == (not fit)
+    if best is not None:
+        assert outcomes[best] in fit

@@ -1,0 +1,186 @@
+"""The catalogue: what the shipped data promises, and what an operator may add to it."""
+
+from typing import Any
+
+import pytest
+
+from image_gateway.core import models
+from image_gateway.core.models import CatalogueError
+from tests.core.builders import CATALOGUE
+
+_BOTH = {"generations", "edits"}
+
+
+def test_exactly_these_parameters_are_known_and_where() -> None:
+    assert {name: set(each.endpoints) for name, each in CATALOGUE.parameters.items()} == {
+        "prompt": _BOTH,
+        "model": _BOTH,
+        "n": _BOTH,
+        "size": _BOTH,
+        "quality": _BOTH,
+        "background": _BOTH,
+        "output_format": _BOTH,
+        "output_compression": _BOTH,
+        "moderation": _BOTH,
+        "stream": _BOTH,
+        "partial_images": _BOTH,
+        "input_fidelity": {"edits"},
+        "complexity": _BOTH,
+        "frame_count": _BOTH,
+        "frame_duration_ms": _BOTH,
+        "svg": _BOTH,
+        "user": _BOTH,
+        "safety_identifier": _BOTH,
+        "response_format": {"generations"},
+    }
+
+
+def test_every_name_in_the_catalogue_is_its_own() -> None:
+    for name, parameter in CATALOGUE.parameters.items():
+        assert parameter.name == name
+    for name, model in CATALOGUE.models.items():
+        assert model.name == name
+
+
+def test_a_model_narrows_only_parameters_that_exist() -> None:
+    """A misspelt name in the data would be a rule that does not hold."""
+    for model in CATALOGUE.models.values():
+        for name, choices in model.choices.items():
+            parameter = CATALOGUE.parameters.get(name)
+            assert parameter is not None or name in {"markup", "mask"}
+            if parameter is not None and parameter.choices is not None:
+                assert set(choices) <= set(parameter.choices)
+
+
+def test_a_need_names_parameters_and_values_that_exist() -> None:
+    for parameter in CATALOGUE.parameters.values():
+        for other, wanted in (parameter.needs or {}).items():
+            choices = CATALOGUE.parameters[other].choices
+            assert wanted
+            assert choices is None or set(wanted) <= set(choices)
+
+
+def test_no_shipped_model_knows_the_dead_qualities() -> None:
+    choices = CATALOGUE.parameters["quality"].choices
+    assert choices is not None
+    assert not {"standard", "hd"} & set(choices)
+
+
+@pytest.mark.parametrize(
+    ("model", "rules"),
+    [
+        ("gpt-image-1", "gpt-image-1"),
+        ("gpt-image-1-mini", "gpt-image-1-mini"),
+        ("gpt-image-1.5", "gpt-image-1.5"),
+        ("gpt-image-2", "gpt-image-2"),
+        ("gpt-image-2.5", "gpt-image-2.5"),
+        ("gpt-image-2-2026-04-21", "gpt-image-2"),
+        ("gpt-image-1-mini-2025-10-06", "gpt-image-1-mini"),
+        ("gpt-image-2.5-2026-10-01", "gpt-image-2.5"),
+        ("gpt-image-2-2026", None),
+        ("gpt-image-2-2026-04-21-x", None),
+        ("gpt-image-2-preview", None),
+        ("gpt-image-20", None),
+        ("gpt-image", None),
+        ("dall-e-3", None),
+        ("-2026-04-21", None),
+        ("", None),
+    ],
+)
+def test_a_snapshot_has_the_rules_of_its_model_and_nothing_else_does(
+    model: str, rules: str | None
+) -> None:
+    found = CATALOGUE.rules(model)
+    assert (None if found is None else found.name) == rules
+
+
+_TEXT = """
+[parameters.size]
+type = "string"
+endpoints = ["edits"]
+choices = ["a", "b"]
+longest = 3
+needs = { n = [1, true, "x"] }
+[parameters.n]
+type = "integer"
+endpoints = []
+minimum = 0
+maximum = 5
+[models.one]
+sizes = ["1x1"]
+quality = ["a"]
+mask = []
+[models.two]
+"""
+
+
+def test_a_catalogue_holds_what_its_text_says() -> None:
+    made = models.parse(_TEXT)
+    assert made.parameters == {
+        "size": models.Parameter(
+            "size",
+            "string",
+            frozenset({"edits"}),
+            choices=("a", "b"),
+            longest=3,
+            needs={"n": (1, True, "x")},
+        ),
+        "n": models.Parameter("n", "integer", frozenset(), minimum=0, maximum=5),
+    }
+    assert made.models == {
+        "one": models.Model("one", ("1x1",), {"quality": ("a",), "mask": ()}),
+        "two": models.Model("two", None, {}),
+    }
+
+
+def test_an_operator_s_models_are_added_or_replace_a_shipped_one() -> None:
+    made = models.parse(_TEXT, {"one": {"sizes": "free"}, "three": {"quality": []}})
+    assert set(made.models) == {"one", "two", "three"}
+    assert made.models["one"] == models.Model("one", None, {})
+    assert made.models["three"].choices == {"quality": ()}
+
+
+def test_a_new_model_s_own_snapshot_goes_before_the_rules_of_its_base() -> None:
+    made = models.parse(_TEXT, {"two-2026-01-01": {"sizes": ["2x2"]}})
+    found = made.rules("two-2026-01-01")
+    assert found is not None
+    assert found.sizes == ("2x2",)
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ('[parameters.a]\ntype="text"\nendpoints=[]\n[models]', "a: type"),
+        ("[parameters.a]\nendpoints=[]\n[models]", "a: type"),
+        ('[parameters.a]\ntype="string"\n[models]', "a is no list"),
+        ('[parameters.a]\ntype="string"\nendpoints="edits"\n[models]', "a is no list"),
+        ('[parameters.a]\ntype="string"\nendpoints=[]\nchoices=[1]\n[models]', "a is no list"),
+        ('[parameters.a]\ntype="string"\nendpoints=[]\nlongest="9"\n[models]', "a has a limit"),
+        ('[parameters.a]\ntype="string"\nendpoints=[]\nminimum=true\n[models]', "a has a limit"),
+        ('[parameters.a]\ntype="string"\nendpoints=[]\nmaximum=1.5\n[models]', "a has a limit"),
+        ('[parameters.a]\ntype="string"\nendpoints=[]\nneeds=1\n[models]', "a is no table"),
+        ("parameters=1\n[models]", "parameters is no table"),
+        ("models=1\n[parameters]", "models is no table"),
+        ("[parameters]\n[models]\na=1", "a is no table"),
+        ("[parameters]\n[models.a]\nsizes=1", "a.sizes is no list"),
+        ("[parameters]\n[models.a]\nquality='low'", "a.quality is no list"),
+        ("[parameters]\n[models.a]\nqualtiy=['low']", "a.qualtiy"),
+        ("[parameters]\n[models.a]\nprompt=['x']", "a.prompt"),
+        ("[parameters]\n[models.a]\nn=['1']", "a.n"),
+        ("[models]", "parameters is no table"),
+        ("[parameters]", "models is no table"),
+    ],
+)
+def test_data_that_breaks_its_own_rules_says_where(text: str, where: str) -> None:
+    with pytest.raises(CatalogueError, match=where):
+        models.parse(text)
+
+
+@pytest.mark.parametrize(
+    "extra", [{"a": 1}, {"a": {"sizes": [1]}}, {"a": {"quality": "low"}}, {"a": {"x": []}}]
+)
+def test_an_operator_s_broken_model_says_where(extra: dict[str, Any]) -> None:
+    with pytest.raises(CatalogueError, match=r"^a"):
+        models.parse(_TEXT, extra)
+    with pytest.raises(CatalogueError, match=r"^a"):
+        models.parse_models(extra)

@@ -1,0 +1,86 @@
+"""Fixtures of the edge's tests: a clock to turn, a gateway's view of a control plane."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import uvloop
+
+from image_gateway.core.model import Secret
+from image_gateway.edge import cache, control_plane
+from image_gateway.edge.cache import Freshness
+from image_gateway.edge.control_plane import ControlPlane
+from tests.parts.eventually import eventually
+
+TTL_SECONDS = 60.0
+MAX_STALE_SECONDS = 600.0
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The daemon's own loop; where connections matter also the one that aiohttp is written for."""
+    if item.path.name == "test_upstream.py":
+        return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+    return {"uvloop": uvloop.new_event_loop}
+
+
+class Clock:
+    """The monotonic clock of the control plane's edge: it runs, and a test may turn it on."""
+
+    def __init__(self) -> None:
+        self._ahead = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self._ahead
+
+    def turn_on(self, seconds: float) -> None:
+        self._ahead += seconds
+
+
+class Attentive(ControlPlane):
+    """A control plane that notes what it was told by NOTIFY once it has acted on it."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.heard: list[str] = []
+
+    def changed(self, payload: str) -> None:
+        super().changed(payload)
+        self.heard.append(payload)
+
+
+OpenControl = Callable[..., AbstractAsyncContextManager[Attentive]]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    # The module's own name only: the event loop goes on by the real clock.
+    for module in (cache, control_plane):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=made.monotonic))
+    return made
+
+
+@pytest.fixture
+def open_control(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> OpenControl:
+    """Opens control planes; they listen already when ``direct`` leads to Postgres."""
+    monkeypatch.setattr(control_plane, "_LISTEN_RETRY_SECONDS", 0.1)
+    # Over a Unix socket a connect takes a millisecond; every outage below waits this long once.
+    monkeypatch.setattr(control_plane, "POOL_SECONDS", 0.5)
+
+    @asynccontextmanager
+    async def opened(
+        url: str, direct: str | None = None, *, listening: bool = True
+    ) -> AsyncIterator[Attentive]:
+        freshness = Freshness(TTL_SECONDS, MAX_STALE_SECONDS)
+        async with Attentive(Secret(url), Secret(direct or url), freshness) as control:
+            if listening:
+                await eventually(lambda: control.listening)
+            yield control
+
+    return opened

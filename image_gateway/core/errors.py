@@ -239,6 +239,11 @@ _DATA_URLS: Final = re.compile(r"data:[a-z]+/[a-z+.-]+;base64,[A-Za-z0-9+/=]*")
 _BASE64_RUNS: Final = re.compile(r"[A-Za-z0-9+/]{200,}={0,2}")
 _SHORT: Final = 6
 """A secret or name with fewer characters may be part of other words, and goes only as a whole."""
+_LONG: Final = 16
+"""A code such as ``moderation_blocked`` is cut only for a secret of this length or as a whole."""
+_CODES: Final = frozenset({"code", "type"})
+_IDENTIFIER: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_REDACTED: Final = "[redacted]"
 
 
 def scrub(body: bytes, secrets: Iterable[str]) -> bytes:
@@ -248,23 +253,26 @@ def scrub(body: bytes, secrets: Iterable[str]) -> bytes:
     stays as it is, byte for byte.
     """
     words = sorted({secret for secret in secrets if secret}, key=len, reverse=True)
-    patterns = [_TOKENS, _DATA_URLS, _BASE64_RUNS]
-    patterns += [
-        re.compile(
-            rf"(?<![\w-]){re.escape(word)}(?![\w-])" if len(word) < _SHORT else re.escape(word)
-        )
-        for word in words
-    ]
+    always = [_TOKENS, _DATA_URLS, _BASE64_RUNS]
+    in_text = always + [_pattern(word, _SHORT) for word in words]
+    in_code = always + [_pattern(word, _LONG) for word in words]
 
-    def clean(value: object) -> object:
+    def clean(value: object, name: str = "") -> object:
         if isinstance(value, str):
-            for pattern in patterns:
-                value = pattern.sub("[redacted]", value)
+            is_code = name in _CODES and _IDENTIFIER.fullmatch(value)
+            for pattern in in_code if is_code else in_text:
+                value = pattern.sub(_REDACTED, value)
             return value
         if isinstance(value, dict):
-            return {key: clean(inner) for key, inner in value.items()}
+            return {key: clean(inner, key) for key, inner in value.items()}
         return [clean(inner) for inner in value] if isinstance(value, list) else value
 
     value = orjson.loads(body)
     cleaned = clean(value)
     return body if cleaned == value else orjson.dumps(cleaned)
+
+
+def _pattern(word: str, least: int) -> re.Pattern[str]:
+    """A word wherever it stands; one with fewer than ``least`` characters as a whole word only."""
+    escaped = re.escape(word)
+    return re.compile(escaped if len(word) >= least else rf"(?<![\w-]){escaped}(?![\w-])")

@@ -13,7 +13,7 @@ import pytest
 from image_gateway import sql
 from image_gateway.core.model import Credential, Key, Secret
 from image_gateway.demo import postgres
-from image_gateway.edge import control_plane
+from image_gateway.edge import cache, control_plane
 from image_gateway.edge.cache import AWAY_SECONDS, Freshness, UnavailableError
 from image_gateway.edge.control_plane import (
     UNKNOWN_SECONDS,
@@ -859,6 +859,21 @@ async def test_a_flood_of_unknown_keys_is_refused_and_is_no_outage(
         assert (await known(control, secret)).key_hash == hash_of(secret)
 
 
+async def test_nothing_is_kept_of_guesses_whose_callers_left_in_an_outage(
+    plane: Plane, open_control: OpenControl
+) -> None:
+    async with Relay(plane.reader_url) as relay, open_control(relay.url) as control:
+        relay.stall()
+        guesses = [asyncio.create_task(control.key(a_secret())) for _ in range(10)]
+        await asyncio.sleep(0)
+        assert len(control._asked) == 10
+        for task in guesses:
+            task.cancel()
+        await asyncio.wait(guesses)
+        relay.cut()
+        await eventually(lambda: control._asked == {}, BOUND_SECONDS / 4)
+
+
 async def test_an_outage_costs_a_known_key_one_wait_at_most(
     plane: Plane, open_control: OpenControl, clock: Clock
 ) -> None:
@@ -899,7 +914,7 @@ async def test_an_outage_that_one_key_met_costs_no_other_known_key_a_wait(
 async def test_a_postgres_that_falls_silent_delays_a_known_key_once_and_heals(
     plane: Plane, open_control: OpenControl, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control_plane, "LOAD_SECONDS", 0.3)
+    monkeypatch.setattr(cache, "LOAD_SECONDS", 0.3)
     secret = plane.add_key(key_id="k", key_name="old")
     async with (
         Relay(plane.reader_url) as relay,
@@ -954,7 +969,7 @@ async def test_what_a_notification_named_is_never_served_stale(
 async def test_a_key_named_during_its_failing_look_up_is_not_served_stale(
     plane: Plane, open_control: OpenControl, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control_plane, "LOAD_SECONDS", 0.5)
+    monkeypatch.setattr(cache, "LOAD_SECONDS", 0.5)
     secret = plane.add_key(key_id="k")
     async with (
         Relay(plane.reader_url) as relay,

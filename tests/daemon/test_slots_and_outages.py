@@ -1,0 +1,144 @@
+"""Slots that never leak whatever a call meets, and Postgres killed and restarted under load."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable
+
+from image_gateway.demo import postgres
+from tests.daemon.conftest import Door, make_door
+from tests.daemon.test_refusals import PROMPT, Held, check_error
+from tests.edge.server import Server
+from tests.parts.eventually import eventually
+from tests.parts.gateway import Gateway, post
+from tests.parts.plane import Plane
+from tests.parts.upstream import Call, ScriptedUpstream, answers, draws
+
+CALLS = 300
+AT_ONCE = 12
+
+
+async def cuts(call: Call) -> None:
+    await call.head(200, {"content-length": "1000"})
+    await call.send(b'{"data"')
+
+
+async def resets(call: Call) -> None:
+    call.writer.transport.abort()
+
+
+async def hangs(call: Call) -> None:
+    await call.gone()
+
+
+async def test_no_slot_leaks_whatever_happens_to_300_calls(
+    door: Door, shared_plane: Plane, upstream: ScriptedUpstream
+) -> None:
+    """A seeded mix of successes, failures at every stage, cancellations and clients that leave."""
+    chance = random.Random(20261121)
+    shared_plane.update("accounts", {"account_name": door.account}, image_max_concurrency=AT_ONCE)
+    shared_plane.update("keys", {"key_id": door.key_id}, max_concurrency=AT_ONCE)
+    ends = [draws, cuts, resets, hangs, answers(400, b"{}"), answers(302, b""), answers(200, b"")]
+    running = 0
+    most = 0
+
+    async def script(call: Call) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        try:
+            await asyncio.sleep(chance.random() * 0.02)
+            await chance.choice(ends)(call)
+        finally:
+            running -= 1
+
+    upstream.script = script
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def one() -> None:
+        async with gate:
+            reader, writer = await door.gateway.connect()
+            with contextlib.suppress(TimeoutError, ConnectionError):
+                body = PROMPT if chance.random() < 0.9 else PROMPT[:-3]
+                writer.write(post(door.secret, PROMPT)[: -len(PROMPT)] + body)
+                await asyncio.wait_for(reader.read(), chance.random() * 0.06)
+            writer.close()
+
+    await asyncio.gather(*(one() for _ in range(CALLS)))
+    await eventually(lambda: upstream.open_connections == 0)
+    # Every place is there again: as many calls as ever may run, and not one more.
+    upstream.script = held = Held()
+    calls = len(upstream.calls)
+    last = [asyncio.create_task(door.post(PROMPT)) for _ in range(AT_ONCE)]
+    for _ in last:
+        await asyncio.wait_for(held.arrived.acquire(), 10)
+    assert (await door.post(PROMPT))[0] == 429
+    held.let_go.set()
+    assert {status for status, _, _ in await asyncio.gather(*last)} == {200}
+    assert len(upstream.calls) == calls + AT_ONCE
+    assert most <= AT_ONCE
+    await eventually(
+        lambda: (
+            len([r for r in door.gateway.records() if r["key_id"] == door.key_id])
+            == CALLS + AT_ONCE + 1
+        )
+    )
+
+
+async def test_known_keys_go_on_while_postgres_is_killed_and_all_heals_after(
+    make_gateway: Callable[..., Gateway], upstream: ScriptedUpstream
+) -> None:
+    with Server(postgres.VERSION) as server:
+        plane = Plane(server.url)
+        plane.create()
+        gateway = make_gateway(plane.reader_url, grant_ttl_seconds=0.2).start()
+        door = make_door(gateway, plane, upstream)
+        assert (await door.post(PROMPT))[0] == 200
+        server.kill()
+        for _ in range(10):
+            assert (await door.post(PROMPT))[0] == 200
+            await asyncio.sleep(0.1)
+        stranger = Door(gateway, plane, "none", "sk-stranger", "none")
+        status, headers, body = await stranger.post(PROMPT)
+        assert status == 503
+        assert int(headers["retry-after"]) > 0
+        check_error(body, "control_plane_unavailable")
+        server.start()
+
+        async def knows_strangers() -> bool:
+            return (await stranger.post(PROMPT))[0] == 401
+
+        for _ in range(200):
+            if await knows_strangers():
+                break
+            await asyncio.sleep(0.1)
+        assert await knows_strangers()
+        plane.update("keys", {"key_id": door.key_id}, image_enabled=False)
+        for _ in range(100):
+            if (await door.post(PROMPT))[0] == 403:
+                break
+            await asyncio.sleep(0.1)
+        assert (await door.post(PROMPT))[0] == 403
+        assert gateway.stop() == 0
+
+
+async def test_nothing_is_admitted_past_the_stale_age(
+    make_gateway: Callable[..., Gateway], upstream: ScriptedUpstream
+) -> None:
+    with Server(postgres.VERSION) as server:
+        plane = Plane(server.url)
+        plane.create()
+        gateway = make_gateway(
+            plane.reader_url, grant_ttl_seconds=0.2, grant_max_stale_seconds=1
+        ).start()
+        door = make_door(gateway, plane, upstream)
+        assert (await door.post(PROMPT))[0] == 200
+        server.kill()
+        for _ in range(100):
+            status, _, body = await door.post(PROMPT)
+            if status != 200:
+                break
+            await asyncio.sleep(0.1)
+        assert status == 503
+        check_error(body, "control_plane_unavailable")
+        assert gateway.stop() == 0

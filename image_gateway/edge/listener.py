@@ -197,7 +197,7 @@ class Listener:
         # even when nobody seems to be here.
         await asyncio.sleep(GRACE_SECONDS)
         self.draining = True
-        for _, context in self._open.values():
+        for _, context in list(self._open.values()):
             await context.terminated.set()
         if self._open:
             await asyncio.wait(self._open, timeout=drain_seconds)

@@ -1,0 +1,159 @@
+"""What the gateway costs over a bare pass-through on the same libraries, side by side in one run.
+
+    .venv/bin/python bench/passthrough.py
+
+Both get the same calls in turns from the same load generator, one connection for each call, and
+the same upstream, which answers at once.  CPU is the proxy process's own, from /proc; the ratio is
+what counts, for rates on shared machines drift.  W1: a picture of 1 KB, 32 calls at once.  W2: one
+of 2 MB (2.67 MB of base64), 16 at once.
+"""
+
+import asyncio
+import base64
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import uvloop
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from image_gateway.demo import postgres
+from tests.parts.gateway import Gateway, free_port, post
+from tests.parts.plane import Plane
+
+BARE = """
+import asyncio, sys
+import aiohttp, uvloop
+from hypercorn.asyncio import serve
+from hypercorn.config import Config
+
+class App:
+    session = None
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http":
+            return
+        if App.session is None:
+            connector = aiohttp.TCPConnector(limit=0, force_close=True)
+            App.session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+        async with App.session.post(sys.argv[2] + "/images/generations", data=body) as answer:
+            names = ("content-type", "content-length")
+            headers = [(n.encode(), answer.headers[n].encode()) for n in names]
+            headers.append((b"connection", b"close"))
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            async for chunk in answer.content.iter_any():
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+
+config = Config()
+config.bind = [f"127.0.0.1:{sys.argv[1]}"]
+config.backlog = 4096
+uvloop.run(serve(App(), config))
+"""
+
+TURNS = 4
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text("ascii").rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def upstream(size: int) -> asyncio.Server:
+    """Answers every request with one picture of ``size`` bytes."""
+    picture = base64.b64encode(os.urandom(size))
+    body = b'{"created":1,"data":[{"b64_json":"' + picture + b'"}],"usage":{"total_tokens":1}}'
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    answer = head % len(body) + body
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer)
+            await writer.drain()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    return await asyncio.start_server(serve, "127.0.0.1", 0)
+
+
+async def load(port: int, secret: str, count: int, at_once: int) -> float:
+    """Make the calls; gives the seconds it took."""
+    request = post(secret, b'{"prompt": "a cat"}')
+    gate = asyncio.Semaphore(at_once)
+
+    async def one() -> None:
+        async with gate:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**22)
+            writer.write(request)
+            first = await reader.read(65536)
+            assert first.startswith(b"HTTP/1.1 200"), first[:200]
+            while await reader.read(2**20):
+                pass
+            writer.close()
+
+    began = time.monotonic()
+    await asyncio.gather(*(one() for _ in range(count)))
+    return time.monotonic() - began
+
+
+async def compare(folder: Path, database: str) -> None:
+    plane = Plane(database)
+    plane.create()
+    gateway = Gateway(folder, plane.reader_url, grant_ttl_seconds=5).start()
+    secret = plane.add_key(key_id="bench")
+    try:
+        for name, size, count, at_once in (("W1", 1000, 1500, 32), ("W2", 2_000_000, 120, 16)):
+            server = await upstream(size)
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            plane.execute("DELETE FROM image_control.accounts")
+            plane.add_account("bench", url, image_max_concurrency=1024)
+            port = free_port()
+            bare = subprocess.Popen([sys.executable, "-c", BARE, str(port), url])
+            try:
+                await asyncio.sleep(2)
+                ways = {"bare": (bare.pid, port), "gateway": (gateway.pid, gateway.port)}
+                cost = dict.fromkeys(ways, 0.0)
+                took = dict.fromkeys(ways, 0.0)
+                for pid, _ in ways.values():
+                    os.sched_setaffinity(pid, {0})
+                os.sched_setaffinity(0, {1})
+                for _, target in ways.values():
+                    await load(target, secret, at_once * 2, at_once)
+                for _ in range(TURNS):
+                    for way, (pid, target) in ways.items():
+                        before = cpu_seconds(pid)
+                        took[way] += await load(target, secret, count, at_once)
+                        cost[way] += cpu_seconds(pid) - before
+                calls = TURNS * count
+                for way in ways:
+                    each = cost[way] / calls * 1000
+                    print(
+                        f"{name} {way:8} {each:7.3f} CPU ms/call {calls / took[way]:8.0f} calls/s"
+                    )
+                print(f"{name} ratio    {cost['gateway'] / cost['bare']:7.2f}")
+            finally:
+                bare.kill()
+                bare.wait()
+                server.close()
+    finally:
+        gateway.stop()
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder, postgres.embedded() as database:
+        uvloop.run(compare(Path(folder), database))
+
+
+if __name__ == "__main__":
+    main()

@@ -166,7 +166,7 @@ _GOOD_VALUES: list[tuple[str, str, Any]] = [
     ("BUDGET_THRESHOLD_PERCENT", "0", 0.0),
     ("BUDGET_THRESHOLD_PERCENT", "100", 100.0),
     ("DEFAULT_MODEL", "gpt-image-1", "gpt-image-1"),
-    ("FORWARD_PARAMETERS", "seed, style ,,", frozenset({"seed", "style"})),
+    ("FORWARD_PARAMETERS", "seed, style ,, ,", frozenset({"seed", "style"})),
     ("FORWARD_PARAMETERS", "", frozenset()),
     ("CODEX_BASE_URL", "http://10.0.0.1:8080/v1", "http://10.0.0.1:8080/v1"),
     ("CODEX_CLIENT_VERSION", "1.2.3", "1.2.3"),
@@ -257,7 +257,8 @@ _BAD_VALUES: list[tuple[str, str]] = [
 def test_a_value_that_cannot_be_used_is_one_mistake_under_its_name(name: str, text: str) -> None:
     mistake = _mistake({name: text})
     assert mistake.startswith(f"{P}{name} ")
-    assert len(mistake) > len(f"{P}{name} ") + 5
+    # Our own words, and not those of a parser, which may quote what it could not read.
+    assert any(word in mistake for word in ("must", "holds", "the URL"))
 
 
 @pytest.mark.parametrize(
@@ -289,6 +290,8 @@ def test_a_version_that_no_header_can_carry_is_a_mistake(version: str) -> None:
         "body_seconds = 2026-01-01",
         "log_max_files = true",
         "log_max_files = 5.0",
+        "log_max_files = []",
+        "log_max_files = inf",
         "budget_threshold_percent = true",
         "budget_threshold_percent = []",
         "forward_parameters = 5",
@@ -524,6 +527,10 @@ def test_no_repr_of_the_settings_shows_a_secret() -> None:
     for text in (repr(made), str(made), f"{made}", repr([made])):
         assert "hush4711" not in text
     assert "19082" in repr(made)
+
+
+def test_a_repr_of_the_settings_is_not_as_long_as_a_catalogue() -> None:
+    assert "gpt-image-9" not in repr(_good(toml='[models."gpt-image-9"]'))
 
 
 _CHARACTERS = st.characters(codec="utf-8", exclude_characters="\0")

@@ -65,7 +65,8 @@ class Outage:
 class Entry(Generic[_T]):
     """One value that is loaded on demand.
 
-    ``load`` raises ``UnavailableError``; ``settled`` hears of each value that came to be held.
+    ``load`` raises ``UnavailableError``; ``settled`` hears of each value that came to be held,
+    ``failed`` of each load that brought none.  Both hear it whether or not anybody still waits.
     """
 
     def __init__(
@@ -74,11 +75,13 @@ class Entry(Generic[_T]):
         freshness: Freshness,
         outage: Outage,
         settled: Callable[[_T], None] = lambda _: None,
+        failed: Callable[[], object] = lambda: None,
     ) -> None:
         self._load = load
         self._freshness = freshness
         self._outage = outage
         self._settled = settled
+        self._failed = failed
         self._value: _T | None = None
         self._known_at: float | None = None
         """When the load of what is held began, by the monotonic clock."""
@@ -88,11 +91,6 @@ class Entry(Generic[_T]):
 
     def __repr__(self) -> str:
         return f"<Entry {'empty' if self._known_at is None else 'known'}>"
-
-    @property
-    def is_loading(self) -> bool:
-        """Whether a load is under way whose value will be held."""
-        return self._flight is not None
 
     def expire(self) -> None:
         """Load before the next use; what is held stays as a last resort."""
@@ -131,7 +129,7 @@ class Entry(Generic[_T]):
                 return await asyncio.shield(flight)
         except TimeoutError:
             self._outage.note()
-            self._land(flight)
+            self._give_up(flight)
         except UnavailableError:
             pass
         if self._age(time.monotonic()) > self._freshness.max_stale_seconds:
@@ -143,7 +141,7 @@ class Entry(Generic[_T]):
         try:
             value = await self._load()
         except BaseException:
-            self._land(flight)
+            self._give_up(flight)
             raise
         if self._land(flight):
             self._value = value
@@ -151,6 +149,10 @@ class Entry(Generic[_T]):
             self._expired = False
             self._settled(value)
         return value
+
+    def _give_up(self, flight: "asyncio.Task[_T] | None") -> None:
+        if self._land(flight):
+            self._failed()
 
     def _land(self, flight: "asyncio.Task[_T] | None") -> bool:
         """Whether it was still the entry's own flight, and not detached."""

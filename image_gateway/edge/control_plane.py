@@ -135,15 +135,12 @@ class ControlPlane:
                 lambda: self._load_key(key_hash),
                 self._freshness,
                 self._outage,
-                lambda key: self._settle(key_hash, key),
+                settled=lambda key: self._settle(key_hash, key),
+                failed=lambda: self._asked.pop(key_hash, None),
             )
-        try:
-            return await entry.get()
-        finally:
-            if key_hash in self._keys:
-                self._keys.move_to_end(key_hash)
-            elif self._asked.get(key_hash) is entry and not entry.is_loading:
-                del self._asked[key_hash]
+        elif key_hash in self._keys:
+            self._keys.move_to_end(key_hash)
+        return await entry.get()
 
     def _settle(self, key_hash: str, key: Key | None) -> None:
         """A look-up has ended, and nothing was said of the key meanwhile."""

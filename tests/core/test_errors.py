@@ -480,3 +480,21 @@ def test_an_everyday_name_leaves_the_error_its_shape_and_its_code(secrets: tuple
     assert set(made["error"]) == {"message", "type", "param", "code"}
     assert made["error"]["type"] == "image_generation_user_error"
     assert made["error"]["code"] == "moderation_blocked"
+
+
+@pytest.mark.parametrize("name", ["code", "type"])
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("bad_token-0123456789abcdef_x", f"bad_{_WORD}_x"),
+        ("short-1", _WORD),
+        ("short-1_x", "short-1_x"),
+        ("the account short-1: x", f"the account {_WORD}: x"),
+        ("xshort-1 in a sentence", f"x{_WORD} in a sentence"),
+        ("sk-abcdefgh", _WORD),
+    ],
+)
+def test_a_credential_is_gone_from_a_code_too(name: str, value: str, expected: str) -> None:
+    body = json.dumps({"error": {"message": "m", name: value}}).encode()
+    made = json.loads(errors.scrub(body, ["token-0123456789abcdef", "short-1"]))
+    assert made["error"][name] == expected

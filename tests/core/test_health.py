@@ -87,6 +87,14 @@ def test_one_account_s_failures_do_not_lengthen_another_s_wait() -> None:
     assert health.cool("a", "m", Cooling(None, model_only=True), 0.0) == 5
 
 
+def test_a_row_of_failures_is_remembered_once_its_cooldown_is_over() -> None:
+    """The probe that fails begins a longer one, whatever other accounts did meanwhile."""
+    health = Health()
+    health.cool("a", "m", Cooling(None), 0.0)
+    health.cool("b", "m", Cooling(None), 1000.0)
+    assert health.cool("a", "m", Cooling(None), 2000.0) == 10
+
+
 @pytest.mark.parametrize("model_only", [False, True])
 def test_a_success_ends_the_cooldown_and_the_row_of_failures(*, model_only: bool) -> None:
     health = Health()

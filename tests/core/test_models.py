@@ -140,6 +140,25 @@ def test_an_operator_s_models_are_added_or_replace_a_shipped_one() -> None:
     assert made.models["three"].choices == {"quality": ()}
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "background",
+        "complexity",
+        "input_fidelity",
+        "markup",
+        "mask",
+        "moderation",
+        "output_format",
+        "quality",
+    ],
+)
+def test_what_a_model_may_narrow(name: str) -> None:
+    made = models.parse_models({"a": {name: ["x"]}, "b": {name: []}})
+    assert made["a"].choices == {name: ("x",)}
+    assert made["b"].choices == {name: ()}
+
+
 def test_a_new_model_s_own_snapshot_goes_before_the_rules_of_its_base() -> None:
     made = models.parse(_TEXT, {"two-2026-01-01": {"sizes": ["2x2"]}})
     found = made.rules("two-2026-01-01")

@@ -280,6 +280,10 @@ def test_the_prompt_s_hash_is_an_hmac_under_the_key(secret: bytes, prompt: str) 
     assert made != hashlib.sha256(encoded).hexdigest()
 
 
+def test_half_a_surrogate_pair_can_be_hashed_too() -> None:
+    assert len(record.prompt_hmac(b"key", "\ud83d")) == 64
+
+
 def test_another_key_or_prompt_gives_another_hash() -> None:
     hashes = {record.prompt_hmac(each, prompt) for each in (b"k1", b"k2") for prompt in ("a", "b")}
     assert len(hashes) == 4
@@ -425,6 +429,11 @@ def test_an_answer_that_cannot_be_read_passes_uncounted(text: bytes) -> None:
     for chunks in ([text], [text[at : at + 1] for at in range(len(text))], [text, b"more", b"}"]):
         draft = _metered(chunks, size="auto")
         assert (draft.response_image_count, draft.usage, draft.size) == (None, None, "auto")
+
+
+def test_an_answer_that_was_broken_once_stays_uncounted() -> None:
+    draft = _metered([b"]", b'{"data":[{}],"size":"1x1"}'])
+    assert (draft.response_image_count, draft.size) == (None, None)
 
 
 @given(st.binary(max_size=40), _ANSWERS)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from image_gateway.core import routing
+from image_gateway.core import dialects, routing
 from image_gateway.core.errors import Refusal
 from image_gateway.core.health import Cooling, Health
 from image_gateway.core.model import Account, Credential, Grant, Secret
@@ -75,6 +75,17 @@ def test_an_account_knows_its_own_list_or_without_one_the_catalogue(
     deployments: dict[str, str] | None, model: str, *, expected: bool
 ) -> None:
     assert routing.knows(account(deployments=deployments), model, CATALOGUE) is expected
+
+
+@pytest.mark.parametrize("dialect", ["azure", "openai"])
+def test_an_account_whose_dialect_is_not_spoken_knows_nothing(dialect: str) -> None:
+    one = account(dialect=dialect, deployments={MODEL: "d"})
+    assert routing.knows(one, MODEL, CATALOGUE) is (dialect in dialects.BY_NAME)
+
+
+def test_a_credential_is_there_and_not_over() -> None:
+    assert routing.has_credential(account(), WALL) is True
+    assert routing.has_credential(account(credential=None), WALL) is False
 
 
 def test_a_model_that_no_account_knows_is_not_found() -> None:
@@ -199,6 +210,11 @@ def test_a_block_of_days_is_told_as_it_is() -> None:
     assert _refusal(grant(blocked)).retry_after == 172_800
 
 
+def test_a_wait_may_be_less_than_a_second() -> None:
+    blocked = account(blocked_until=WALL + timedelta(seconds=0.5))
+    assert _refusal(grant(blocked)).retry_after == 0.5
+
+
 def test_only_bad_credentials_are_called_by_their_name() -> None:
     expired = Credential(Secret("t"), "access_token", expires_at=1.0)
     bad = grant(account("a", credential=None), account("b", credential=expired))
@@ -279,23 +295,30 @@ def test_the_least_loaded_goes_first() -> None:
 
 
 def test_load_is_by_slots() -> None:
-    """(2 + 1) / 8 is less than (1 + 1) / 3."""
+    """(2 + 1) / 8 is less than (1 + 1) / 3, and not less than (0 + 1) / 3."""
     one = grant(account("a"), account("b", image_max_concurrency=8))
     assert _order(one, state=_state({"a": 1, "b": 2})) == ["b", "a"]
     assert _order(one, state=_state({"a": 0, "b": 2})) == ["a", "b"]
 
 
 def test_load_is_by_weight() -> None:
-    one = grant(account("a"), account("b", routing_weight=2.0))
+    """(2 + 1) / (3 x 4) is less than (0 + 1) / 3, and (4 + 1) / (3 x 4) is not."""
+    one = grant(account("a"), account("b", routing_weight=4.0))
     assert _order(one) == ["b", "a"]
-    assert _order(one, state=_state({"a": 0, "b": 2})) == ["a", "b"]
+    assert _order(one, state=_state({"b": 2})) == ["b", "a"]
+    assert _order(one, state=_state({"b": 4})) == ["a", "b"]
 
 
 def test_load_is_by_the_share_of_the_budget_that_is_left() -> None:
     one = grant(account("a", used_percent_primary=80.0), account("b", used_percent_secondary=20.0))
     assert _order(one) == ["b", "a"]
-    assert _order(one, state=_state({"b": 3})) == ["b", "a"]
+    assert _order(one, state=_state({"b": 2})) == ["b", "a"]
     assert _order(one, state=_state({"b": 4})) == ["a", "b"]
+
+
+@pytest.mark.parametrize("column", ["used_percent_primary", "used_percent_secondary"])
+def test_a_budget_that_nobody_named_is_whole(column: str) -> None:
+    assert _order(grant(account("a", **{column: 0.5}), account("b"))) == ["b", "a"]
 
 
 def test_the_fuller_of_the_two_budgets_counts() -> None:

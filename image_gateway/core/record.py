@@ -154,7 +154,7 @@ class Meter:
     """Counts an answer's pictures and usage; an answer it cannot read it lets pass unread."""
 
     def __init__(self) -> None:
-        self._skeleton: scan.Skeleton | None = scan.Skeleton()
+        self._skeleton: scan.Skeleton | None = scan.Skeleton(strict=False)
 
     def feed(self, chunk: bytes) -> None:
         if self._skeleton is not None:

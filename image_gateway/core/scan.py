@@ -233,14 +233,21 @@ class Skeleton:
     A lifted string is replaced by a mark: NUL and its number in ``lifted``.  No other value string
     of the text may begin with NUL, so a mark cannot be forged.  Strings at a path for which
     ``keep`` holds stay in the skeleton up to ``keep_bytes``; use it for a text that must be read.
+    ``strict`` looks for broken escapes and control characters in lifted strings, too; that costs
+    half of what passing a picture on costs, and is for what goes into a body of ours.
     """
 
     def __init__(
-        self, keep: Callable[[Path], bool] = lambda _: False, keep_bytes: int = LIFT_BYTES
+        self,
+        keep: Callable[[Path], bool] = lambda _: False,
+        keep_bytes: int = LIFT_BYTES,
+        *,
+        strict: bool = True,
     ) -> None:
         self.lifted: list[Lifted] = []
         self._scanner = Scanner(self)
         self._keep = keep
+        self._strict = strict
         self._keep_bytes = keep_bytes
         self._out = bytearray()
         self._text = bytearray()
@@ -282,13 +289,14 @@ class Skeleton:
         if held and self._length <= self._limit:
             self._text += chunk[start:stop]
             return
-        part = chunk[start:stop]
         if held:
             # From here on the string is lifted; what was held keeps its first bytes only.
-            self._check_lifted(bytes(self._text))
-            self._text += part[:_HEAD_BYTES]
+            if self._strict:
+                self._check_lifted(bytes(self._text))
+            self._text += chunk[start : min(stop, start + _HEAD_BYTES)]
             del self._text[_HEAD_BYTES:]
-        self._check_lifted(part)
+        if self._strict:
+            self._check_lifted(chunk[start:stop])
 
     def _check_lifted(self, part: bytes) -> None:
         """What the parser will not see must be valid all the same: it goes upstream as it is."""

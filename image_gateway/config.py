@@ -91,7 +91,7 @@ class Setting:
 
 # -- values ----------------------------------------------------------------------------------------
 
-_SIZE: Final = re.compile(r"(\d+)\s*(B|KB|MB|GB|KiB|MiB|GiB)?")
+_SIZE: Final = re.compile(r"(\d+)\s*(B|KB|MB|GB|KiB|MiB|GiB)?", re.ASCII)
 _UNITS: Final = {
     None: 1,
     "B": 1,
@@ -177,7 +177,7 @@ def _percent(value: object) -> float:
 def _address(value: object) -> Address:
     host, _, port = _text(value).rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isdigit() or not 0 <= int(port) <= 65535:
+    if not host or not (port.isascii() and port.isdigit()) or not 0 <= int(port) <= 65535:
         raise ValueError("must be HOST:PORT, such as 127.0.0.1:19082")
     return host, int(port)
 

@@ -30,6 +30,7 @@ CLIENT_FAULTS: Final = (
     UpstreamError("m", None, None, "Moderation_Blocked"),
 )
 MODEL_FAULTS: Final = (
+    UpstreamError("m", None, None, "model_not_found"),
     UpstreamError("m", "invalid_request_error", "model", "model_not_found", shaped=True),
     UpstreamError("m", None, None, "DeploymentNotFound"),
     UpstreamError("m", None, "model", None),
@@ -195,6 +196,11 @@ def test_there_is_a_step_for_whatever_happens(outcome: Outcome) -> None:
     assert isinstance(next_step(outcome), Step)
 
 
+def test_a_record_s_words_for_stages_and_actions_are_these() -> None:
+    assert [str(stage) for stage in Stage] == ["connect", "sent", "answer", "stream"]
+    assert sorted(map(str, Action)) == ["deliver", "end", "next", "replace", "reread", "return"]
+
+
 def test_the_last_row_takes_what_no_other_took() -> None:
     _, fits, _ = failover.TABLE[-1]
     assert all(fits(outcome) for outcome in EVERYTHING[::1000])
@@ -249,18 +255,28 @@ def test_a_client_s_own_fault_is_returned_at_any_status(
         "image_generation_user_error",
         "moderation_blocked",
         "content_policy_violation",
+        "content_policy",
         "ResponsibleAIPolicyViolation",
+        "safety_violation",
         "contentFilter",
         "content_filter",
         "invalid_parameter",
         "invalid_value",
         "invalid_type",
+        "invalid_size",
+        "invalid_image",
+        "invalid_image_file",
+        "invalid_image_format",
+        "invalid_image_url",
+        "image_too_large",
+        "empty_image_file",
         "unknown_parameter",
         "unsupported_parameter",
         "unsupported_value",
         "missing_required_parameter",
-        "invalid_image_file",
         "string_above_max_length",
+        "integer_above_max_value",
+        "integer_below_min_value",
     ],
 )
 @pytest.mark.parametrize("field", ["code", "type"])
@@ -312,6 +328,14 @@ def test_a_404_for_the_model_cools_that_model_alone(dialect: Dialect, error: Ups
     assert next_step(_answer(404, dialect, error=error)) == Step(
         Action.NEXT, cooling=Cooling(300.0, model_only=True)
     )
+
+
+@pytest.mark.parametrize(
+    "code", ["model_not_found", "DeploymentNotFound", "deployment_not_found", "unknown_model"]
+)
+def test_a_missing_model_is_known_by_code_or_type(code: str) -> None:
+    for error in (UpstreamError(code=code), UpstreamError(type=code)):
+        assert next_step(_answer(404, "openai", error=error)).action is Action.NEXT
 
 
 def test_azure_s_gateway_means_the_deployment_by_its_bare_404() -> None:
@@ -467,6 +491,7 @@ def test_of_equals_the_first_is_told() -> None:
     assert _most_telling(_answer(403), _answer(429), _answer(429)) == 1
     assert _most_telling(_answer(500), _answer(502)) == 0
     assert _most_telling(_answer(500), _answer(502, error=_SAID), _answer(503, error=_SAID)) == 1
+    assert _most_telling(_answer(502), _answer(500, error=_SAID)) == 1
 
 
 def test_a_connection_that_never_stood_tells_less_than_any_answer() -> None:

@@ -431,6 +431,14 @@ def test_an_answer_that_cannot_be_read_passes_uncounted(text: bytes) -> None:
         assert (draft.response_image_count, draft.usage, draft.size) == (None, None, "auto")
 
 
+@pytest.mark.parametrize("inside", [b"\n", b"\\q", b"\xff", b"\\ud800"])
+def test_a_picture_is_only_counted_and_not_checked(inside: bytes) -> None:
+    """It passes through as it is; checking it would cost half of passing it on."""
+    text = b'{"data":[{"b64_json":"' + b"A" * 9000 + inside + b'"},{}]}'
+    assert _metered([text]).response_image_count == 2
+    assert _metered([text[:5000], text[5000:]]).response_image_count == 2
+
+
 def test_an_answer_that_was_broken_once_stays_uncounted() -> None:
     draft = _metered([b"]", b'{"data":[{}],"size":"1x1"}'])
     assert (draft.response_image_count, draft.size) == (None, None)

@@ -634,6 +634,16 @@ def test_svg_is_no_place_for_a_long_text(svg: dict[str, Any]) -> None:
     assert _fault({**_SVG, "svg": svg})[0] == "invalid_value"
 
 
+@pytest.mark.parametrize("reasoning", [True, False])
+def test_a_name_within_svg_has_256_characters_at_most(*, reasoning: bool) -> None:
+    def svg(size: int) -> dict[str, Any]:
+        return {"reasoning": {"effort": "e" * size}} if reasoning else {"model": "m" * size}
+
+    assert parse({**_SVG, "svg": svg(256)}).parameters["svg"] == svg(256)
+    param = "svg.reasoning.effort" if reasoning else "svg.model"
+    assert _fault({**_SVG, "svg": svg(257)}) == ("invalid_value", param)
+
+
 @pytest.mark.parametrize(("value", "as_url"), [("url", True), ("b64_json", False), (None, False)])
 def test_response_format_is_ours_and_never_goes_upstream(value: object, *, as_url: bool) -> None:
     made = parse({"response_format": value})
@@ -654,6 +664,24 @@ def test_needs_are_looked_at_whatever_the_order_of_the_names() -> None:
         b'{"prompt":"x","output_format":"jpeg","output_compression":5}',
     ):
         assert parse(body).parameters == {"output_format": "jpeg", "output_compression": 5}
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"partial_images": 1}, "needs `stream` to be true"),
+        ({"output_compression": 1}, "needs `output_format` to be jpeg or webp"),
+        ({"n": 11}, "from 1 to 10"),
+        ({"n": "1"}, "must be an integer"),
+        ({"quality": "hd"}, "one of low, medium, high, auto"),
+        ({"quality": "max"}, "one of low, medium, high, auto for gpt-image-2"),
+        ({"model": "gpt-image-1", "size": "512x512"}, "1024x1536 for gpt-image-1"),
+        ({"complexity": "high"}, "is not accepted by gpt-image-2"),
+        ({"user": "x" * 513}, "longer than 512 characters"),
+    ],
+)
+def test_a_refusal_says_what_would_work(body: dict[str, Any], words: str) -> None:
+    assert words in refusal_of(body).message
 
 
 # -- pictures --------------------------------------------------------------------------------
@@ -727,6 +755,12 @@ def test_an_edit_needs_images(body: dict[str, Any]) -> None:
     assert _fault(body, E) == ("missing_required_parameter", "images")
 
 
+@pytest.mark.parametrize("body", [{"image": PNG}, {"image": [PNG], "images": None}])
+def test_a_form_s_image_in_json_is_told_where_pictures_go(body: dict[str, Any]) -> None:
+    assert _fault(body, E) == ("unknown_parameter", "image")
+    assert "`images`" in refusal_of(body, E).message
+
+
 @pytest.mark.parametrize("images", [PNG, {"image_url": PNG}, 5, True, "x" * 5000])
 def test_images_are_a_list(images: Any) -> None:
     assert _fault({"images": images}, E) == ("invalid_type", "images")
@@ -755,6 +789,7 @@ _BAD_PICTURES: list[tuple[Any, str, str]] = [
     ("x" * 5000, "invalid_value", ""),
     ("data:image/gif;base64," + "A" * 5000, "invalid_value", ""),
     ("xdata:image/png;base64," + "A" * 5000, "invalid_value", ""),
+    ("x" + "é" * 5000, "invalid_value", ""),
     ({}, "missing_required_parameter", ".image_url"),
     ({"image_url": None}, "missing_required_parameter", ".image_url"),
     ({"image_url": 5}, "invalid_type", ".image_url"),
@@ -786,6 +821,12 @@ def test_a_mask_and_a_markup_are_read_as_strictly(
 
 def test_a_refused_file_id_says_what_to_send() -> None:
     assert "image_url" in refusal_of({"images": [{"file_id": "f"}]}, E).message
+
+
+@pytest.mark.parametrize("size", [4, 8000])
+def test_a_data_url_of_another_type_is_told_which_would_do(size: int) -> None:
+    refusal = refusal_of({"images": ["data:image/gif;base64," + "A" * size]}, E)
+    assert "png, jpeg or webp" in refusal.message
 
 
 def test_no_refusal_repeats_a_picture_or_an_address() -> None:
@@ -897,9 +938,12 @@ def test_any_body_is_a_sane_request_or_a_refusal_of_a_client_s_mistake(
 
 
 def test_a_request_s_repr_shows_no_prompt_and_no_picture() -> None:
-    shown = repr(parse({"prompt": "hush", "user": "hush", "images": [PNG], "mask": PNG}, E))
+    long = "data:image/png;base64," + "A" * 5000
+    body = {"prompt": "hush", "user": "hush", "images": [PNG, long], "mask": PNG}
+    shown = repr(parse(body, E))
     assert "hush" not in shown
     assert "base64" not in shown
+    assert "Lifted" not in shown
     assert "edits" in shown
 
 

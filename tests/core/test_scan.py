@@ -517,6 +517,14 @@ def test_a_lifted_string_is_as_valid_as_the_strict_parser_wants_it(
     assert read is valid
 
 
+@given(JSON_TEXTS, st.data())
+@settings(max_examples=60)
+def test_without_checks_a_valid_text_has_the_same_skeleton(
+    text: bytes, data: st.DataObject
+) -> None:
+    assert _skeleton(data.draw(split(text)), strict=False) == _skeleton([text])
+
+
 @pytest.mark.parametrize("end", [b"\\", b"\\u", b"\\u00", b"\\ud83d", b"\\ud83d\\ude0"])
 def test_a_lifted_string_cannot_end_within_an_escape(end: bytes) -> None:
     closing = b"" if end == b"\\" else b'"]'

@@ -135,7 +135,7 @@ async def test_200_calls_in_flight_do_not_hold_200_pictures(
     gateway = make_gateway(plane.reader_url).start()
     door = make_door(gateway, plane, upstream)
     plane.update("accounts", {"account_name": door.account}, image_max_concurrency=200)
-    whole = json.dumps(images()).encode()[:-1] + b', "pad": "' + b"A" * 2_000_000 + b'"}'
+    whole = json.dumps(images()).encode()[:-1] + b', "pad": "' + b"A" * 6_000_000 + b'"}'
     gate = asyncio.Event()
     begun = asyncio.Semaphore(0)
 
@@ -154,8 +154,8 @@ async def test_200_calls_in_flight_do_not_hold_200_pictures(
     before = gateway.memory("VmHWM")
     gate.set()
     assert min(await asyncio.gather(*running)) > len(whole)
-    # 400 MB went through; a call may hold some buffers, never its picture.
-    assert gateway.memory("VmHWM") - before <= 200 * MIB
+    # 1.2 GB went through; a call may hold its buffers, 1.5 MiB at the most, never its picture.
+    assert gateway.memory("VmHWM") - before <= 300 * MIB
     assert gateway.stop() == 0
 
 

@@ -911,6 +911,27 @@ async def test_an_outage_that_one_key_met_costs_no_other_known_key_a_wait(
         assert (await at_once(control.grant(key))).accounts
 
 
+async def test_once_an_outage_is_over_nothing_old_is_served_any_more(
+    plane: Plane, open_control: OpenControl, clock: Clock
+) -> None:
+    plane.execute(NO_TRIGGERS)
+    secret, other = plane.add_key(key_id="k", key_name="old"), plane.add_key()
+    async with (
+        Relay(plane.reader_url) as relay,
+        open_control(relay.url, plane.reader_url) as control,
+    ):
+        await known(control, secret)
+        relay.cut()
+        clock.turn_on(TTL_SECONDS)
+        assert (await known(control, secret)).key_name == "old"
+        await relay.open()
+        clock.turn_on(AWAY_SECONDS)
+        await until_known(control, other)
+        plane.update("keys", {"key_id": "k"}, key_name="new")
+        clock.turn_on(TTL_SECONDS)
+        assert (await known(control, secret)).key_name == "new"
+
+
 async def test_a_postgres_that_falls_silent_delays_a_known_key_once_and_heals(
     plane: Plane, open_control: OpenControl, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -145,11 +145,13 @@ class ControlPlane:
     def _settle(self, key_hash: str, key: Key | None) -> None:
         """A look-up has ended, and nothing was said of the key meanwhile."""
         entry = self._asked.pop(key_hash, None) or self._keys.pop(key_hash, None)
+        if entry is None:
+            return  # pushed out while it was loaded anew; a NOTIFY could not have found it
         if key is None:
             self._unknown[key_hash] = time.monotonic()
             if len(self._unknown) > _MOST_UNKNOWN:
                 self._unknown.popitem(last=False)
-        elif entry is not None:
+        else:
             self._keys[key_hash] = entry
             if len(self._keys) > _MOST_KEYS:
                 self._keys.popitem(last=False)

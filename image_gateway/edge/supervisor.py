@@ -33,6 +33,7 @@ def notify(environment: Mapping[str, str], state: str) -> None:
     if address.startswith("@"):
         address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+        channel.setblocking(False)  # a supervisor that is busy must not hold up the event loop
         try:
             channel.sendto(state.encode(), address)
         except OSError as error:

@@ -274,6 +274,28 @@ def test_containers_may_be_64_deep_and_no_deeper() -> None:
             _scan([opening * (scan.MAX_DEPTH + 1)])
 
 
+@pytest.mark.parametrize("step", [1000, 10**6])
+@pytest.mark.parametrize("item", [b"1,", b'"x",', b'"k":1,'])
+def test_values_and_brackets_may_be_20000_and_no_more(item: bytes, step: int) -> None:
+    """Each costs time of the event loop; a body made of nothing else must end early."""
+    opening = b"{" if b":" in item else b"["
+    tokens = 1 + item.count(b'"') // 2
+
+    def pieces(count: int) -> list[bytes]:
+        text = opening + item * (count // tokens) + b"," * (count % tokens)
+        return [text[at : at + step] for at in range(0, len(text), step)]
+
+    chunks = pieces(scan.MAX_TOKENS - 1)
+    assert _scan(chunks).bytes() == b"".join(chunks)
+    with pytest.raises(scan.ScanError, match="more than 20000"):
+        _scan(pieces(scan.MAX_TOKENS))
+
+
+def test_what_stands_within_a_string_is_not_counted() -> None:
+    text = b'["' + b"[{,}]" * 10_000 + b'"]'
+    assert _scan([text]).bytes() == text
+
+
 def test_closed_containers_do_not_count_as_depth() -> None:
     assert _scan([b"[" + b"[]," * 1000 + b"{}" + b"]"]).texts == []
 
@@ -523,6 +545,16 @@ def test_without_checks_a_valid_text_has_the_same_skeleton(
     text: bytes, data: st.DataObject
 ) -> None:
     assert _skeleton(data.draw(split(text)), strict=False) == _skeleton([text])
+
+
+@pytest.mark.parametrize("broken", [b"\\q", b"\\u12g", b"\\ud83d\\n", b"\\ude00", b"\\ud83dx"])
+def test_a_broken_escape_is_refused_at_the_byte_that_breaks_it(broken: bytes) -> None:
+    """Wherever the chunks' border lies, and not only once the string is over."""
+    for border in range(len(broken)):
+        skeleton = scan.Skeleton()
+        skeleton.feed(b'["' + b"x" * 5000 + broken[:border])
+        with pytest.raises(scan.ScanError, match="escape"):
+            skeleton.feed(broken[border:])
 
 
 @pytest.mark.parametrize("end", [b"\\", b"\\u", b"\\u00", b"\\ud83d", b"\\ud83d\\ude0"])

@@ -110,10 +110,6 @@ def _text(value: object) -> str:
     return value.strip()
 
 
-def _secret(value: object) -> Secret:
-    return Secret(_text(value))
-
-
 def _path(value: object) -> Path:
     return Path(_text(value))
 
@@ -396,7 +392,10 @@ def _resolve_files(
             try:
                 raw[plain] = read(Path(str(value)))
             except (OSError, UnicodeDecodeError) as error:
-                mistakes.append(f"{PREFIX}{name}: {value} cannot be read: {_reason(error)}")
+                # Somebody may have put the secret itself where the path of its file belongs.
+                looks_secret = any(sign in str(value) for sign in "@=")
+                shown = "what it names" if looks_secret else value
+                mistakes.append(f"{PREFIX}{name}: {shown} cannot be read: {_reason(error)}")
         else:
             mistakes.append(f"{PREFIX}{name} is no setting")
     return raw

@@ -563,3 +563,11 @@ def test_folders_are_the_setting_s_else_systemd_s_else_our_own(
     assert getattr(_parse(required, environment=systemd), name) == Path("/var/lib/one")
     given_name = {**required, name.upper(): "/srv"}
     assert getattr(_parse(given_name, environment=systemd), name) == Path("/srv")
+
+
+def test_a_secret_where_the_path_of_its_file_belongs_is_not_repeated() -> None:
+    variable = f"{P}CONTROL_DATABASE_URL_FILE"
+    with pytest.raises(SettingsError) as found:
+        config.parse({variable: "postgresql://me:hush@host/db"}, Path.read_text)
+    assert "hush" not in str(found.value)
+    assert variable in str(found.value)

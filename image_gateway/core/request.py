@@ -379,7 +379,7 @@ def _read_picture(param: str, value: str, head: str, length: int) -> Image:
         return Image(value, "data", (length - found.end()) * 3 // 4)
     if head.startswith("data:"):
         raise wrong_value(param, "must be a data URL of a png, jpeg or webp in base64")
-    if head.startswith("https://") and value == head and _is_address(value):
+    if head.startswith("https://") and _is_address(head):
         return Image(value, "https", None)
     raise wrong_value(param, "must begin with data:image/ or https://")
 

@@ -143,9 +143,10 @@ def _wait(account: Account, model: str, state: State) -> float | None:
     """Seconds until the account is usable (0: somebody must act), None when it is now."""
     if account.status != "active" or not account.image_enabled:
         return 0.0
-    if account.blocked_until is not None and account.blocked_until > state.wall:
-        return (account.blocked_until - state.wall).total_seconds()
-    return state.health.seconds_left(account.account_name, model, state.now) or None
+    wait = state.health.seconds_left(account.account_name, model, state.now)
+    if account.blocked_until is not None:
+        wait = max(wait, (account.blocked_until - state.wall).total_seconds())
+    return wait or None
 
 
 def has_credential(account: Account, wall: datetime) -> bool:

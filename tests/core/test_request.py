@@ -957,3 +957,9 @@ def test_what_was_lifted_can_be_played_again() -> None:
         {**made.parameters, "images": [image.text for image in made.images]}, made.lifted
     )
     assert json.loads(play(sent, text)) == {"seed": "s" * 5000, "images": [picture]}
+
+
+def test_an_https_address_may_be_longer_than_what_is_lifted() -> None:
+    address = "https://example.com/" + "a" * 9000
+    [image] = parse({"images": [address]}, E).images
+    assert (image.kind, image.size) == ("https", None)

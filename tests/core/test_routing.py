@@ -418,3 +418,13 @@ def test_an_automatic_order_is_every_usable_account_by_budget_then_load(
         assert spent_before <= spent_after
         if spent_before == spent_after:
             assert load_before < load_after or load_before == pytest.approx(load_after)
+
+
+def test_an_account_that_is_blocked_and_cools_names_the_longer_wait() -> None:
+    state = _state()
+    state.health.cool("a", "gpt-image-2", Cooling(600.0), state.now)
+    blocked = account("a", blocked_until=state.wall + timedelta(seconds=60))
+    with pytest.raises(Refusal) as refused:
+        _order(grant(blocked), state=state)
+    assert refused.value.code == "no_account_available"
+    assert refused.value.retry_after == pytest.approx(600)

@@ -115,7 +115,7 @@ def _demo(given: argparse.Namespace) -> int:
     try:
         from image_gateway.demo import run  # noqa: PLC0415 - its libraries are an extra
     except ModuleNotFoundError as error:
-        _complain(f"the demo needs {error.name}: pip install 'image-gateway[demo]'")
+        _complain(f"the demo needs {error.name}: pip install '.[demo]' in the project's folder")
         return FAILED
     return run(once=given.once)
 

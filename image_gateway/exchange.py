@@ -232,7 +232,10 @@ class Exchange:
         got = self._downstream.headers
         if headers.media_type(got.get("content-type")) != "application/json":
             raise Refusal(
-                "unsupported_media_type", "Send the body as `content-type: application/json`."
+                "unsupported_media_type",
+                "Send the body as `content-type: application/json`; multipart bodies are not taken "
+                "yet. A JSON edit carries its pictures as `images`: "
+                '[{"image_url": "data:image/png;base64,..."}].',
             )
         if (got.get("content-encoding") or "identity").lower() != "identity":
             raise Refusal("unsupported_media_type", "Send the body without a `content-encoding`.")
@@ -401,8 +404,18 @@ class Exchange:
         health = self._house.health
         if step.cooling is not None:
             now = time.monotonic()
-            seconds = health.cool(account.account_name, parsed.upstream_model, step.cooling, now)
-            _log.warning("account %s cools down for %.0f s", account.account_name, seconds)
+            seconds = health.cool(
+                account.account_name, parsed.upstream_model, step.cooling, now, account.credential
+            )
+            last = self._draft.attempts[-1]
+            _log.warning(
+                "account %s cools down for %.0f s: status %s, code %s, request %s",
+                account.account_name,
+                seconds,
+                last.status,
+                last.error_code,
+                self._draft.request_id,
+            )
         elif step.action is Action.DELIVER:
             health.succeed(account.account_name, parsed.upstream_model)
 

@@ -124,7 +124,10 @@ def test_the_demo_makes_two_pictures_and_leaves_no_process(demo_folder: Path) ->
         assert client.connect_ex(("127.0.0.1", port)) != 0
 
 
-def test_the_demo_stays_up_until_ctrl_c(demo_folder: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_demo_stays_up_until_it_is_told_to_stop_and_leaves_no_process(
+    demo_folder: Path, number: signal.Signals
+) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "image_gateway", "demo"],
         cwd=demo_folder,
@@ -140,8 +143,10 @@ def test_the_demo_stays_up_until_ctrl_c(demo_folder: Path) -> None:
                 break
         assert "curl " in said
         assert "from openai import OpenAI" in said
-        demo.send_signal(signal.SIGINT)
+        demo.send_signal(number)
         assert demo.wait(30) == 0
+        assert "stopping everything" in demo.stdout.read()
+    assert [p.pid for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == str(demo_folder)] == []
 
 
 def test_the_demo_says_in_one_line_that_a_port_is_taken(demo_folder: Path) -> None:

@@ -8,6 +8,8 @@ Times are seconds of a clock that only goes forward; the caller brings them.
 from dataclasses import dataclass
 from typing import Final
 
+from image_gateway.core.model import Credential
+
 LONGEST_SECONDS: Final = 900.0
 """No cooldown is longer, whatever an upstream names: a reset may come early, a probe is cheap."""
 
@@ -36,15 +38,27 @@ class Health:
     def __init__(self) -> None:
         self._until: dict[Place, float] = {}
         self._failures: dict[Place, int] = {}
+        self._credentials: dict[Place, Credential | None] = {}
 
     def __repr__(self) -> str:
         return f"<Health of {len(self._until)} places>"
 
-    def cool(self, account_name: str, model: str, cooling: Cooling, now: float) -> float:
-        """Begin or lengthen a cooldown; gives its length in seconds."""
+    def cool(
+        self,
+        account_name: str,
+        model: str,
+        cooling: Cooling,
+        now: float,
+        credential: Credential | None = None,
+    ) -> float:
+        """Begin or lengthen a cooldown; gives its length in seconds.
+
+        It ends with ``credential``; None: it does not depend on one.
+        """
         place = (account_name, model if cooling.model_only else None)
         failures = self._failures.get(place, 0)
         self._failures[place] = min(failures + 1, _MOST_DOUBLINGS)
+        self._credentials[place] = credential
         seconds = cooling.seconds
         if seconds is None:
             seconds = FIRST_BACKOFF_SECONDS * 2.0**failures
@@ -57,16 +71,24 @@ class Health:
     def _forget_past(self, now: float) -> None:
         self._until = {place: until for place, until in self._until.items() if until > now}
         self._failures = {place: self._failures[place] for place in self._until}
+        self._credentials = {place: self._credentials[place] for place in self._until}
 
     def succeed(self, account_name: str, model: str) -> None:
         """A call was served: the place is well."""
         for place in ((account_name, None), (account_name, model)):
             self._until.pop(place, None)
             self._failures.pop(place, None)
+            self._credentials.pop(place, None)
 
-    def seconds_left(self, account_name: str, model: str, now: float) -> float:
-        """How long a call for this model should leave the account alone; 0 when it need not."""
-        latest = max(
-            self._until.get(place, now) for place in ((account_name, None), (account_name, model))
-        )
-        return max(0.0, latest - now)
+    def seconds_left(
+        self, account_name: str, model: str, now: float, credential: Credential | None = None
+    ) -> float:
+        """How long a call for this model should leave the account alone; 0 when it need not.
+
+        Whoever renews an account's credential has mended it: a cooldown of the old one is over.
+        """
+        latest = now
+        for place in ((account_name, None), (account_name, model)):
+            if self._credentials.get(place) in {None, credential}:
+                latest = max(latest, self._until.get(place, now))
+        return latest - now

@@ -143,7 +143,7 @@ def _wait(account: Account, model: str, state: State) -> float | None:
     """Seconds until the account is usable (0: somebody must act), None when it is now."""
     if account.status != "active" or not account.image_enabled:
         return 0.0
-    wait = state.health.seconds_left(account.account_name, model, state.now)
+    wait = state.health.seconds_left(account.account_name, model, state.now, account.credential)
     if account.blocked_until is not None:
         wait = max(wait, (account.blocked_until - state.wall).total_seconds())
     return wait or None

@@ -38,13 +38,28 @@ class DemoError(Exception):
 def run(*, once: bool) -> int:
     """Show the gateway; gives the exit code."""
     try:
-        asyncio.run(_show(once=once))
+        asyncio.run(_until_told(once=once))
+    except asyncio.CancelledError:
+        pass
     except DemoError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        pass
     return 0
+
+
+async def _until_told(*, once: bool) -> None:
+    """The show, until it ends or a signal ends it; whoever is started is stopped either way."""
+    task = asyncio.ensure_future(_show(once=once))
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        _tell("stopping everything")
+        task.cancel()
+
+    # Both by name: a shell that starts a program in the background has it ignore SIGINT.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    await task
 
 
 async def _show(*, once: bool) -> None:

@@ -10,6 +10,7 @@ from image_gateway.core.health import (
     Cooling,
     Health,
 )
+from image_gateway.core.model import Credential, Secret
 
 _SECONDS = st.one_of(st.none(), st.floats(-10, 1e9))
 
@@ -156,3 +157,15 @@ def test_thousands_of_failures_in_a_row_are_still_a_wait() -> None:
     for _ in range(3000):
         length = health.cool("a", "m", Cooling(None), 0.0)
     assert length == 900
+
+
+def test_a_cooldown_ends_with_the_credential_that_it_is_of() -> None:
+    old, new = (Credential(Secret(token), "api_key") for token in ("old", "new"))
+    health = Health()
+    health.cool("a", "m", Cooling(60.0), 0.0, old)
+    assert health.seconds_left("a", "m", 10.0, old) == 50.0
+    assert health.seconds_left("a", "m", 10.0, new) == 0.0
+    health.cool("a", "m", Cooling(60.0), 10.0, new)
+    assert health.seconds_left("a", "m", 10.0, new) == 60.0
+    health.cool("b", "m", Cooling(60.0), 0.0)
+    assert health.seconds_left("b", "m", 0.0, new) == 60.0

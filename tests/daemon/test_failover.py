@@ -512,3 +512,18 @@ async def test_a_cooling_account_with_no_other_gives_503_with_its_wait(pair: Pai
     check_error(body, "no_account_available")
     assert 290 <= int(headers["retry-after"]) <= 300
     assert pair.counts == (1, 1)
+
+
+async def test_a_renewed_credential_ends_the_cooldown_of_the_old_one(pair: Pair) -> None:
+    pair.first.script = pair.second.script = answers(401, {"detail": "expired"})
+    assert (await pair.post(PROMPT))[0] == 503
+    status, _, body = await pair.post(PROMPT)
+    assert status == 503
+    check_error(body, "no_account_available")
+    assert pair.counts == (1, 1)
+    pair.first.script = draws
+    where = {"account_name": pair.account}
+    pair.plane.update("accounts", where, credential={"access_token": "renewed"})
+    assert (await pair.post(PROMPT))[0] == 200
+    assert pair.counts == (2, 1)
+    assert f"account {pair.account} cools down for 300 s: status 401" in pair.gateway.words()

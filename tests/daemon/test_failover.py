@@ -527,3 +527,18 @@ async def test_a_renewed_credential_ends_the_cooldown_of_the_old_one(pair: Pair)
     assert (await pair.post(PROMPT))[0] == 200
     assert pair.counts == (2, 1)
     assert f"account {pair.account} cools down for 300 s: status 401" in pair.gateway.words()
+
+
+async def test_no_further_attempt_starts_with_under_30_seconds_left(
+    plane: Plane, make_gateway: Any
+) -> None:
+    """The first is always made; a second would buy a picture that comes too late."""
+    gateway = make_gateway(plane.reader_url, total_seconds=20).start()
+    failing = answers(500, error("server_error"))
+    async with ScriptedUpstream(failing) as first, ScriptedUpstream() as second:
+        pair = make_pair(gateway, plane, first, second)
+        status, _, body = await pair.post(PROMPT)
+        assert (status, json.loads(body)) == (500, error("server_error"))
+        assert pair.counts == (1, 0)
+        assert await pair.actions() == ["next"]
+    assert gateway.stop() == 0

@@ -35,7 +35,8 @@ from image_gateway.edge.listener import Listener, Receive, Scope, Send
 from image_gateway.edge.logs import RequestLog, Rotation
 from image_gateway.edge.spool import Spools
 from image_gateway.edge.upstream import Upstream
-from image_gateway.exchange import Exchange, House, draining
+from image_gateway.exchange import Exchange, draining
+from image_gateway.house import House
 
 PREFIXES: Final = (
     "/v1/images",

@@ -18,7 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from image_gateway.core import models
 from image_gateway.core.headers import Network, is_sendable
-from image_gateway.core.model import HTTP_SCHEMES, Secret, require_url
+from image_gateway.core.model import HTTP_SCHEMES, Dialect, Secret, require_url
 
 PREFIX: Final = "IMAGE_GATEWAY_"
 MIB: Final = 1024 * 1024
@@ -53,6 +53,8 @@ class Settings:
     start_wait_seconds: float
     drain_seconds: float
     max_request_bytes: int
+    max_part_bytes: int
+    max_parts: int
     memory_budget_bytes: int
     spool_budget_bytes: int
     spool_dir: Path
@@ -63,6 +65,9 @@ class Settings:
     connect_seconds: float
     upstream_idle_seconds: float
     codex_seconds: float
+    azure_seconds: float
+    openai_seconds: float
+    keepalive_seconds: float
     slots: str
     budget_threshold_percent: float
     default_model: str
@@ -71,6 +76,15 @@ class Settings:
     codex_client_version: str
     trusted_proxies: tuple[Network, ...]
     models: Mapping[str, object] = field(repr=False)
+
+    @property
+    def attempt_seconds(self) -> Mapping[Dialect, float]:
+        """The longest that one attempt may take, by its account's dialect."""
+        return {
+            "codex": self.codex_seconds,
+            "azure": self.azure_seconds,
+            "openai": self.openai_seconds,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +284,8 @@ SETTINGS: Final[Sequence[Setting]] = (
     Setting("START_WAIT_SECONDS", "30", "How long a start waits for Postgres.", _seconds),
     Setting("DRAIN_SECONDS", "630", "How long a stop waits for calls in flight.", _seconds),
     Setting("MAX_REQUEST_BYTES", "64 MiB", "The largest request body.", _size),
+    Setting("MAX_PART_BYTES", "50 MB", "The largest picture in a multipart body.", _size),
+    Setting("MAX_PARTS", "64", "Parts of a multipart body.", _count),
     Setting("MEMORY_BUDGET_BYTES", "256 MiB", "Request bytes held in memory, all calls.", _size),
     Setting("SPOOL_BUDGET_BYTES", "4 GiB", "Request bytes held on disk, all calls.", _size),
     Setting("SPOOL_DIR", "/var/tmp", "Where bodies over 1 MiB wait, in unnamed files.", _path),  # noqa: S108 - files there have no name
@@ -279,12 +295,21 @@ SETTINGS: Final[Sequence[Setting]] = (
     Setting(
         "TOTAL_SECONDS",
         "570",
-        "From the complete body to the upstream's headers, all attempts. Under the SDKs' 600.",
+        "From the complete body to the upstream's headers, in a stream to its last picture; all "
+        "attempts. Under the SDKs' 600.",
         _seconds,
     ),
     Setting("CONNECT_SECONDS", "10", "The longest connect to an upstream.", _seconds),
     Setting("UPSTREAM_IDLE_SECONDS", "60", "The longest silence in a begun answer.", _seconds),
     Setting("CODEX_SECONDS", "360", "One attempt at a Codex account.", _seconds),
+    Setting("AZURE_SECONDS", "540", "One attempt at an Azure deployment.", _seconds),
+    Setting("OPENAI_SECONDS", "540", "One attempt at an OpenAI-compatible account.", _seconds),
+    Setting(
+        "KEEPALIVE_SECONDS",
+        "15",
+        "A stream in which nothing moves for so long gets a comment.",
+        _seconds,
+    ),
     Setting("SLOTS", "process", "Who counts the accounts' slots: each process its own.", _slots),
     Setting(
         "BUDGET_THRESHOLD_PERCENT",

@@ -1,8 +1,9 @@
-"""What to send upstream, without holding it: a body is a tuple of segments.
+"""What to send, without holding it: a body is a tuple of segments.
 
-A segment is literal bytes or a span of the spool, so a body of any size costs what its literals
-cost; its exact length is known before the first byte is read.  The spool plays it, afresh for each
-attempt (``edge.spool``).
+A segment is literal bytes or a span of a spool, so a body of any size costs what its literals cost.
+A span goes out as it is, or through base64 on its way, in either direction; the exact length of the
+whole is known before its first byte is read.  The spool plays it, afresh for each attempt
+(``edge.spool``).
 """
 
 from collections.abc import Sequence
@@ -20,31 +21,51 @@ class Span:
     start: int
     stop: int
 
+    @property
+    def length(self) -> int:
+        """Bytes on the wire."""
+        return self.stop - self.start
 
-Segment = bytes | Span
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A span of bytes, sent as base64."""
+
+    span: Span
+
+    @property
+    def length(self) -> int:
+        return (self.span.length + 2) // 3 * 4
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A span of base64 as it stands in a JSON string, sent as the ``length`` bytes it is of."""
+
+    span: Span
+    length: int
+
+
+Segment = bytes | Span | Encoded | Decoded
 Body = tuple[Segment, ...]
 
 
 def length(body: Body) -> int:
     """Bytes on the wire."""
-    return sum(
-        segment.stop - segment.start if isinstance(segment, Span) else len(segment)
-        for segment in body
-    )
+    return sum(len(part) if isinstance(part, bytes) else part.length for part in body)
 
 
-def from_json(value: object, lifted: Sequence[scan.Lifted]) -> Body:
-    """JSON text of ``value``, in which marks of lifted strings become spans of the spool.
+def from_json(value: object, texts: Sequence[Body]) -> Body:
+    """JSON text of ``value``, in which a mark (``scan.mark``) becomes the body of that number.
 
-    The lifted text is sent as it was received, escapes and all: it stood between quotes and does
-    so again.
+    Such a body stands between quotes, so it holds base64, an address, or JSON text with its
+    escapes as it was received.
     """
     parts = scan.split_marks(orjson.dumps(value))
     segments: list[Segment] = []
     for index, part in enumerate(parts):
         if index % 2:
-            found = lifted[int(part)]
-            segments.append(Span(found.start, found.stop))
+            segments += texts[int(part)]
         else:
             segments.append(part)
     return tuple(segments)

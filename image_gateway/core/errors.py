@@ -73,15 +73,15 @@ KINDS: Final[Mapping[str, Kind]] = {
     "outcome_unknown": Kind(504, _API, Source.UPSTREAM, retry=False),
     "upstream_redirect": Kind(502, _API, Source.UPSTREAM, retry=False),
     "upstream_invalid": Kind(502, _API, Source.UPSTREAM, retry=False),
+    "upstream_cut": Kind(502, _API, Source.UPSTREAM, retry=False),
     "control_plane_unavailable": Kind(503, _API, Source.GATEWAY),
     "overloaded": Kind(503, _API, Source.GATEWAY),
     "draining": Kind(503, _API, Source.GATEWAY),
     "internal_error": Kind(500, _API, Source.GATEWAY, retry=False),
 }
 
-# Codes that only a record can carry: there was nobody left to answer, or the answer had begun.
 CLIENT_LEFT: Final = "client_left"
-UPSTREAM_CUT: Final = "upstream_cut"
+"""A code that only a record can carry: there was nobody left to answer."""
 
 
 class Refusal(Exception):  # noqa: N818 - it is an answer, and it is called so everywhere
@@ -165,7 +165,7 @@ def wrong_value(param: str, why: str) -> Refusal:
 class UpstreamError:
     """What an upstream's error body says, whatever its shape.
 
-    ``shaped`` tells that it already has OpenAI's shape and can pass through as it is.
+    ``shaped`` tells that it already has OpenAI's shape: a message within an ``error``.
     """
 
     message: str | None = None
@@ -190,13 +190,14 @@ def read_upstream_error(body: bytes) -> UpstreamError:
         return UpstreamError()
     error, detail = value.get("error"), value.get("detail")
     if isinstance(error, dict):
-        return _from_fields(error, shaped=isinstance(error.get("message"), str))
+        return from_fields(error, shaped=isinstance(error.get("message"), str))
     if isinstance(error, str) or isinstance(detail, str):
         return UpstreamError(message=_text(error) or _text(detail))
-    return _from_fields(detail if isinstance(detail, dict) else value)
+    return from_fields(detail if isinstance(detail, dict) else value)
 
 
-def _from_fields(fields: Mapping[str, object], *, shaped: bool = False) -> UpstreamError:
+def from_fields(fields: Mapping[str, object], *, shaped: bool = False) -> UpstreamError:
+    """An error from its names and values, whatever else stands among them."""
     return UpstreamError(
         message=_text(fields.get("message")),
         type=_text(fields.get("type")),
@@ -222,12 +223,93 @@ def _number(value: object) -> float | None:
     return None
 
 
+CLIENT_FAULTS: Final = frozenset(
+    {
+        "image_generation_user_error",
+        "moderation_blocked",
+        "content_policy_violation",
+        "content_policy",
+        "content_filter",
+        "contentfilter",
+        "responsibleaipolicyviolation",
+        "safety_violation",
+        "invalid_prompt",
+        "invalid_parameter",
+        "invalid_value",
+        "invalid_type",
+        "invalid_size",
+        "invalid_image",
+        "invalid_image_file",
+        "invalid_image_format",
+        "invalid_image_url",
+        "image_too_large",
+        "empty_image_file",
+        "unknown_parameter",
+        "unsupported_parameter",
+        "unsupported_value",
+        "missing_required_parameter",
+        "string_above_max_length",
+        "integer_above_max_value",
+        "integer_below_min_value",
+    }
+)
+"""Codes and types, in lower case, that blame the call itself: no account would take it."""
+
+MISSING_MODEL: Final = frozenset(
+    {"model_not_found", "deploymentnotfound", "deployment_not_found", "unknown_model"}
+)
+
+_STATUSES: Final[tuple[tuple[frozenset[str], int], ...]] = (
+    (CLIENT_FAULTS | {"context_length_exceeded"}, 400),
+    (
+        frozenset(
+            {
+                "rate_limit_exceeded",
+                "rate_limit_error",
+                "usage_limit_reached",
+                "insufficient_quota",
+                "too_many_requests",
+            }
+        ),
+        429,
+    ),
+    (frozenset({"server_is_overloaded", "slow_down", "overloaded_error"}), 503),
+    (MISSING_MODEL, 404),
+    (frozenset({"invalid_api_key", "token_expired", "authentication_error"}), 401),
+    (frozenset({"permission_error"}), 403),
+    (frozenset({"invalid_request_error"}), 400),
+)
+"""The status that an error would have had, had it not come in a stream; read top to bottom."""
+
+
+def codes(error: UpstreamError) -> set[str]:
+    """An error's code and type, in lower case."""
+    return {text.lower() for text in (error.code, error.type) if text}
+
+
+def status_of(error: UpstreamError) -> int:
+    """The HTTP status of an error that came as an event; 500 where nothing is known of it."""
+    found = codes(error)
+    return next((status for known, status in _STATUSES if known & found), 500)
+
+
 def passed_on(status: int, body: bytes, error: UpstreamError) -> bytes:
-    """An upstream's error for the client: as it is in OpenAI's shape, else put into it."""
-    if error.shaped:
-        return body
-    message = error.message or f"The upstream answered {status} without an error in JSON."
+    """An upstream's error for the client: as it is in OpenAI's shape, else put into it.
+
+    An error that lacks some of the four keys gets them, and keeps what else it says.
+    """
     kind = error.type or (_API if status >= 500 else _INVALID)
+    if error.shaped:
+        said = orjson.loads(body)["error"]
+        if {"message", "type", "param", "code"} <= said.keys():
+            return body
+        ours = {"type": kind, "param": error.param, "code": error.code}
+        return orjson.dumps({"error": {**ours, **said}})
+    message = error.message or (
+        f"The upstream refused the call: {error.code}."
+        if error.code and _IDENTIFIER.fullmatch(error.code)
+        else f"The upstream answered {status} without an error in JSON."
+    )
     return error_body(message, kind, error.param, error.code)
 
 

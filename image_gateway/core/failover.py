@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from image_gateway.core import errors
 from image_gateway.core.errors import Refusal, UpstreamError
 from image_gateway.core.health import Cooling
 from image_gateway.core.model import Dialect
@@ -48,7 +49,8 @@ class Outcome:
 
     ``usable``: a 2xx whose body is of the asked-for kind.  ``challenge``: an HTML page where an
     API answers JSON.  ``wait`` is the seconds the answer names.  ``reread``: the account's
-    credential was read again during this request already.
+    credential was read again during this request already.  ``reason`` is one word for the log on
+    what broke off.
     """
 
     stage: Stage
@@ -59,6 +61,12 @@ class Outcome:
     usable: bool = False
     challenge: bool = False
     reread: bool = False
+    reason: str | None = None
+
+    @property
+    def told(self) -> bool:
+        """Whether the upstream itself said what went wrong."""
+        return self.error != UpstreamError()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,42 +91,9 @@ MISSING_MODEL_SECONDS: Final = 300.0
 
 _SDK_RETRIES: Final = frozenset({408, 409, 429})
 
-_CLIENT_FAULTS: Final = frozenset(
-    {
-        "image_generation_user_error",
-        "moderation_blocked",
-        "content_policy_violation",
-        "content_policy",
-        "content_filter",
-        "contentfilter",
-        "responsibleaipolicyviolation",
-        "safety_violation",
-        "invalid_parameter",
-        "invalid_value",
-        "invalid_type",
-        "invalid_size",
-        "invalid_image",
-        "invalid_image_file",
-        "invalid_image_format",
-        "invalid_image_url",
-        "image_too_large",
-        "empty_image_file",
-        "unknown_parameter",
-        "unsupported_parameter",
-        "unsupported_value",
-        "missing_required_parameter",
-        "string_above_max_length",
-        "integer_above_max_value",
-        "integer_below_min_value",
-    }
-)
-_MISSING_MODEL: Final = frozenset(
-    {"model_not_found", "deploymentnotfound", "deployment_not_found", "unknown_model"}
-)
-
 
 def _codes(outcome: Outcome) -> set[str]:
-    return {text.lower() for text in (outcome.error.code, outcome.error.type) if text}
+    return errors.codes(outcome.error)
 
 
 def _status(outcome: Outcome) -> int:
@@ -128,7 +103,7 @@ def _status(outcome: Outcome) -> int:
 def _lacks_model(outcome: Outcome) -> bool:
     codes = _codes(outcome)
     return _status(outcome) == 404 and bool(
-        codes & _MISSING_MODEL
+        codes & errors.MISSING_MODEL
         or outcome.error.param == "model"
         or (outcome.dialect == "azure" and "404" in codes)
     )
@@ -161,7 +136,7 @@ TABLE: Final[Sequence[_Row]] = (
     (
         "bytes of the answer went to the client",
         lambda it: it.stage is Stage.STREAM,
-        lambda _: Step(Action.END, may_be_billed=True),
+        lambda _: Step(Action.END, code="upstream_cut", may_be_billed=True),
     ),
     (
         "nothing was sent",
@@ -180,7 +155,7 @@ TABLE: Final[Sequence[_Row]] = (
     ),
     (
         "the client's own fault, at any status",
-        lambda it: _status(it) >= 400 and bool(_codes(it) & _CLIENT_FAULTS),
+        lambda it: _status(it) >= 400 and bool(_codes(it) & errors.CLIENT_FAULTS),
         _returned,
     ),
     (
@@ -241,6 +216,26 @@ def next_step(outcome: Outcome) -> Step:
     return next(step(outcome) for _, fits, step in TABLE if fits(outcome))
 
 
+_WEIGHT: Final = (
+    Action.DELIVER,
+    Action.END,
+    Action.RETURN,
+    Action.REPLACE,
+    Action.REREAD,
+    Action.NEXT,
+)
+
+
+def weightiest(steps: Sequence[Step]) -> int:
+    """Which of several calls that were made for one request decides what follows: its index.
+
+    One picture is a success; next comes what the client has seen, then what is certain to hold for
+    any account, then what may have been made.  Another account is asked only if nothing speaks
+    against it in any of them.
+    """
+    return min(range(len(steps)), key=lambda index: _WEIGHT.index(steps[index].action))
+
+
 _TELLING: Final[Sequence[Callable[[Outcome], bool]]] = (
     lambda it: _status(it) == 429,
     lambda it: _status(it) == 404,
@@ -266,8 +261,10 @@ _REPLACED: Final[Mapping[str, str]] = {
     "outcome_unknown": "The call was sent upstream and no answer came. A picture may have been "
     "made and billed, so it was not sent again.",
     "upstream_redirect": "The upstream answered with a redirect, which is not followed.",
-    "upstream_invalid": "The upstream's answer is not the JSON that was asked for. A picture may "
-    "have been made and billed, so it was not sent again.",
+    "upstream_invalid": "The upstream's answer is not what was asked for, or holds no picture. "
+    "One may have been made and billed, so the call was not sent again.",
+    "upstream_cut": "The upstream's answer broke off. A picture may have been made and billed, so "
+    "the call was not sent again.",
 }
 
 

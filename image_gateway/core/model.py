@@ -118,6 +118,12 @@ class Account:
     blocked_until: datetime | None
     last_error: str | None = field(default=None, repr=False)
 
+    def signed_by(self) -> Credential:
+        """What signs a call; routing asks no account without it (``routing.has_credential``)."""
+        if self.credential is None:
+            raise ValueError("an account without a credential was asked to sign a call")
+        return self.credential
+
     def secrets(self) -> list[str]:
         """What must never be seen of this account, for scrubbing."""
         found: list[str] = []

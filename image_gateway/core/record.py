@@ -8,6 +8,7 @@ picture, an address of one, a credential or an upstream's body, so none can get 
 import hashlib
 import hmac
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Final
@@ -95,6 +96,18 @@ class Draft:
         self.prompt_chars = len(request.prompt)
         self.prompt_hmac = prompt_hmac(prompt_key, request.prompt)
 
+    def note_answer(
+        self, pictures: int, usage: Mapping[str, object] | None, first: Mapping[str, object]
+    ) -> None:
+        """What came back: pictures, usage, and the size and quality that ``first`` of them says.
+
+        What was asked for is advisory upstream; what came back is what is paid for.
+        """
+        self.response_image_count = pictures
+        self.usage = sums(usage)
+        self.size = _answered(first, "size") or self.size
+        self.quality = _answered(first, "quality") or self.quality
+
     def note_failure(self, code: str, source: Source) -> None:
         """The first failure is the one that counts; what follows from it does not."""
         if self.error_code is None:
@@ -131,23 +144,16 @@ def prompt_hmac(key: bytes, prompt: str) -> str:
     return hmac.new(key, prompt.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
 
 
-def usage(answer: object) -> dict[str, int] | None:
+def sums(usage: object) -> dict[str, int] | None:
     """The three sums of an answer's ``usage``, None where it has none."""
-    found = answer.get("usage") if isinstance(answer, dict) else None
-    if not isinstance(found, dict):
+    if not isinstance(usage, Mapping):
         return None
-    sums = {
-        name: found[name]
+    found = {
+        name: usage[name]
         for name in ("input_tokens", "output_tokens", "total_tokens")
-        if isinstance(found.get(name), int) and not isinstance(found[name], bool)
+        if isinstance(usage.get(name), int) and not isinstance(usage[name], bool)
     }
-    return sums or None
-
-
-def image_count(answer: object) -> int | None:
-    """Pictures in an answer: the entries of ``data``, whatever ``n`` asked for."""
-    data = answer.get("data") if isinstance(answer, dict) else None
-    return len(data) if isinstance(data, list) else None
+    return found or None
 
 
 class Meter:
@@ -171,15 +177,15 @@ class Meter:
             answer = self._skeleton.close()
         except scan.ScanError:
             return
-        draft.response_image_count = image_count(answer)
-        draft.usage = usage(answer)
-        # What was asked for is advisory upstream; what came back is what is paid for.
-        draft.size = _answered(answer, "size") or draft.size
-        draft.quality = _answered(answer, "quality") or draft.quality
+        if isinstance(answer, dict):
+            data = answer.get("data")
+            # The entries count, whatever ``n`` asked for.
+            pictures = len(data) if isinstance(data, list) else 0
+            draft.note_answer(pictures, answer.get("usage"), answer)
 
 
-def _answered(answer: object, name: str) -> str | None:
-    value = answer.get(name) if isinstance(answer, dict) else None
+def _answered(answer: Mapping[str, object], name: str) -> str | None:
+    value = answer.get(name)
     return value if isinstance(value, str) and scan.lifted_number(value) is None else None
 
 

@@ -1,28 +1,24 @@
 """From a parsed body to an image request that is known to be sane.
 
 It owns the rules of the Images API (``models.toml`` and what a table cannot say) and refuses
-whatever breaks them with the name of the parameter.  It works on the skeleton of a body: a long
-string is only a mark (``core.scan``), so nothing here ever holds a picture.
+whatever breaks them with the name of the parameter.  It works on what ``core.forms`` made of the
+body: a long string is only a mark (``core.scan``), so nothing here ever holds a picture.
 
 JSON null means absent, everywhere.  What is absent stays absent: no default is written into what
 goes upstream, for its own default may be another one.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
-from urllib.parse import urlsplit
+from typing import Final
 
 from image_gateway.core import models, scan
+from image_gateway.core.body import Body
 from image_gateway.core.errors import Refusal, wrong_type, wrong_value
+from image_gateway.core.forms import Given
 from image_gateway.core.models import Catalogue, Endpoint, Parameter, Scalar
-
-MOST_IMAGES: Final = 16
-LONGEST_IMAGE_URL: Final = 20_971_520
-"""Characters of one ``image_url``; OpenAI's own limit."""
-LONGEST_PROMPT_BYTES: Final = 32_000 * 12
-"""JSON text of the longest legal prompt: every character as an escaped surrogate pair."""
+from image_gateway.core.pictures import Image
 
 _LONGEST_NAME: Final = 256
 _EDGE_STEP: Final = 16
@@ -33,7 +29,9 @@ _MOST_PIXELS: Final = 8_294_400
 _NAMED_SIZES: Final = frozenset({"auto", "1024x1024", "1536x1024", "1024x1536"})
 _FREE_SIZE: Final = re.compile(r"([1-9]\d{1,3})x([1-9]\d{1,3})", re.ASCII)
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
-_DATA_URL: Final = re.compile(r"data:image/(png|jpeg|jpg|webp);base64,(?=.)", re.ASCII)
+_WHERE_PICTURES_GO: Final = (
+    "Pictures go to /v1/images/edits: as `images` in JSON, as `image` or `image[]` in multipart."
+)
 _EXPECTED: Final[Mapping[str, str]] = {
     "string": "a string",
     "integer": "an integer",
@@ -42,23 +40,11 @@ _EXPECTED: Final[Mapping[str, str]] = {
 }
 _ADVICE: Final[Mapping[str, str]] = {
     "style": "It belonged to the dall-e models, which are retired.",
-    "image": "A JSON edit takes its pictures in `images`.",
-    "images": "Only edits take pictures: call /v1/images/edits.",
+    "image": _WHERE_PICTURES_GO,
+    "images": _WHERE_PICTURES_GO,
     "mask": "Only edits take a mask: call /v1/images/edits.",
     "response_format": "Edits always answer with `b64_json`.",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """A picture in a request: a data URL (``size`` bytes once decoded) or an https address.
-
-    ``text`` is the string of the JSON body, or the mark of a lifted one.
-    """
-
-    text: str = field(repr=False)
-    kind: Literal["data", "https"]
-    size: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +52,8 @@ class ImageRequest:
     """One call, valid by the rules of its model.
 
     ``parameters`` holds what else goes upstream by the names and in the order of the body;
-    ``model`` is the client's name for what ``upstream_model`` serves.
+    ``model`` is the client's name for what ``upstream_model`` serves; ``texts`` are what the marks
+    in it stand for.  ``is_form`` tells a multipart body from JSON.
     """
 
     endpoint: Endpoint
@@ -79,7 +66,8 @@ class ImageRequest:
     markup: Image | None = None
     stream: bool = False
     answer_as_url: bool = False
-    lifted: tuple[scan.Lifted, ...] = field(default=(), repr=False)
+    texts: tuple[Body, ...] = field(default=(), repr=False)
+    is_form: bool = False
 
     @property
     def count(self) -> int:
@@ -103,27 +91,14 @@ class Rules:
     forward_parameters: frozenset[str]
 
 
-def keep_prompt(path: scan.Path) -> bool:
-    """Which long string of a body must be read: only the prompt."""
-    return path == ("prompt",)
-
-
 def parse(
-    endpoint: Endpoint,
-    body: object,
-    lifted: Sequence[scan.Lifted],
-    rules: Rules,
-    path_model: str | None = None,
+    endpoint: Endpoint, given: Given, rules: Rules, path_model: str | None = None
 ) -> ImageRequest:
-    """A request from the skeleton of a JSON body; raises ``Refusal``.
+    """A request from what its body gives; raises ``Refusal``.
 
     ``path_model`` is a deployment named by the path; it goes before the body's ``model``.
     """
-    if not isinstance(body, dict):
-        raise Refusal("invalid_body", "The body must be a JSON object.")
-    values = {name: value for name, value in body.items() if value is not None}
-    pictures = _take_pictures(endpoint, values, lifted)
-    scalars = _check_parameters(endpoint, values, rules)
+    scalars = _check_parameters(endpoint, given.values, rules)
     prompt = scalars.pop("prompt", None)
     if not isinstance(prompt, str):
         raise Refusal("missing_required_parameter", "`prompt` is missing.", param="prompt")
@@ -134,20 +109,21 @@ def parse(
     upstream_model = rules.model_map.get(model, model)
     stream = scalars.pop("stream", False) is True
     answer_as_url = scalars.pop("response_format", None) == "url"
-    _check_combinations(scalars, pictures, stream=stream, answer_as_url=answer_as_url)
-    _check_model(upstream_model, scalars, pictures, rules.catalogue)
+    _check_combinations(scalars, given, stream=stream, answer_as_url=answer_as_url)
+    _check_model(upstream_model, scalars, given, rules.catalogue)
     return ImageRequest(
         endpoint=endpoint,
         model=model,
         upstream_model=upstream_model,
         prompt=prompt,
         parameters=scalars,
-        images=tuple(pictures.get("images", ())),
-        mask=next(iter(pictures.get("mask", ())), None),
-        markup=next(iter(pictures.get("markup", ())), None),
+        images=given.images,
+        mask=given.mask,
+        markup=given.markup,
         stream=stream,
         answer_as_url=answer_as_url,
-        lifted=tuple(lifted),
+        texts=given.texts,
+        is_form=given.is_form,
     )
 
 
@@ -238,11 +214,7 @@ def _shown(value: Scalar) -> str:
 
 
 def _check_combinations(
-    scalars: Mapping[str, object],
-    pictures: Mapping[str, Sequence[Image]],
-    *,
-    stream: bool,
-    answer_as_url: bool,
+    scalars: Mapping[str, object], given: Given, *, stream: bool, answer_as_url: bool
 ) -> None:
     output_format = scalars.get("output_format", "png")
     if scalars.get("background") == "transparent" and output_format not in {"png", "webp"}:
@@ -257,21 +229,19 @@ def _check_combinations(
             "A stream carries its pictures as b64_json. Leave out `response_format` or `stream`.",
             param="response_format",
         )
-    if pictures.get("mask") and pictures.get("markup"):
+    if given.mask is not None and given.markup is not None:
         raise wrong_value("markup", "cannot be used together with `mask`")
 
 
 def _check_model(
-    model: str,
-    scalars: Mapping[str, object],
-    pictures: Mapping[str, Sequence[Image]],
-    catalogue: Catalogue,
+    model: str, scalars: Mapping[str, object], given: Given, catalogue: Catalogue
 ) -> None:
     rules = catalogue.rules(model)
     if rules is None:
         return
+    present = {"mask": given.mask is not None, "markup": given.markup is not None}
     for name, choices in rules.choices.items():
-        if name not in scalars and not pictures.get(name):
+        if name not in scalars and not present.get(name):
             continue
         if not choices:
             raise wrong_value(name, f"is not accepted by {rules.name}")
@@ -313,79 +283,3 @@ def _check_size(size: str, rules: models.Model) -> None:
     ):
         if broken:
             raise wrong_value("size", why)
-
-
-# -- pictures --------------------------------------------------------------------------------------
-
-
-def _take_pictures(
-    endpoint: Endpoint, values: dict[str, object], lifted: Sequence[scan.Lifted]
-) -> dict[str, list[Image]]:
-    """The pictures of an edit, taken out of ``values``; a generation has none."""
-    if endpoint != "edits":
-        return {}
-    pictures: dict[str, list[Image]] = {}
-    images = values.pop("images", None)
-    if images is None:
-        if "image" in values:
-            raise Refusal("unknown_parameter", f"`image`: {_ADVICE['image']}", param="image")
-        raise Refusal("missing_required_parameter", "`images` is missing.", param="images")
-    if not isinstance(images, list):
-        raise wrong_type("images", "a list of images")
-    if not 1 <= len(images) <= MOST_IMAGES:
-        raise wrong_value("images", f"must hold 1 to {MOST_IMAGES} images")
-    pictures["images"] = [
-        _picture(f"images[{index}]", value, lifted) for index, value in enumerate(images)
-    ]
-    for name in ("mask", "markup"):
-        value = values.pop(name, None)
-        if value is not None:
-            pictures[name] = [_picture(name, value, lifted)]
-    return pictures
-
-
-def _picture(param: str, value: object, lifted: Sequence[scan.Lifted]) -> Image:
-    if isinstance(value, dict):
-        if value.get("file_id") is not None:
-            raise Refusal(
-                "unsupported_value",
-                "No account can read a `file_id`. Send the picture as a data URL in `image_url`.",
-                param=f"{param}.file_id",
-            )
-        unknown = set(value) - {"image_url", "file_id"}
-        if unknown:
-            raise Refusal("unknown_parameter", f"`{param}` takes only `image_url`.", param=param)
-        value = value.get("image_url")
-        param = f"{param}.image_url"
-        if value is None:
-            raise Refusal("missing_required_parameter", f"`{param}` is missing.", param=param)
-    if not isinstance(value, str):
-        raise wrong_type(param, "a data URL, an https URL or an object with `image_url`")
-    number = scan.lifted_number(value)
-    if number is None:
-        return _read_picture(param, value, value, len(value))
-    found = lifted[number]
-    head = found.head.replace(b"\\/", b"/").decode("utf-8", "replace")
-    return _read_picture(param, value, head, found.length)
-
-
-def _read_picture(param: str, value: str, head: str, length: int) -> Image:
-    if length > LONGEST_IMAGE_URL:
-        raise wrong_value(param, f"is longer than {LONGEST_IMAGE_URL} characters")
-    found = _DATA_URL.match(head)
-    if found is not None:
-        if param.startswith(("mask", "markup")) and found[1] != "png":
-            raise wrong_value(param, "must be a png")
-        return Image(value, "data", (length - found.end()) * 3 // 4)
-    if head.startswith("data:"):
-        raise wrong_value(param, "must be a data URL of a png, jpeg or webp in base64")
-    if head.startswith("https://") and _is_address(head):
-        return Image(value, "https", None)
-    raise wrong_value(param, "must begin with data:image/ or https://")
-
-
-def _is_address(text: str) -> bool:
-    try:
-        return bool(urlsplit(text).hostname) and text.isprintable() and " " not in text
-    except ValueError:
-        return False

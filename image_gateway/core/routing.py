@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from image_gateway.core import dialects
+from image_gateway.core import capability
+from image_gateway.core.capability import Gap
 from image_gateway.core.errors import Refusal
 from image_gateway.core.health import Health
 from image_gateway.core.model import Account, Grant
@@ -80,8 +81,6 @@ def all_busy() -> Refusal:
 
 def knows(account: Account, model: str, catalogue: Catalogue) -> bool:
     """Whether an account serves a model: its own list, or without one the catalogue."""
-    if account.dialect not in dialects.BY_NAME:
-        return False
     if account.deployments is not None:
         return model in account.deployments
     return catalogue.rules(model) is not None
@@ -95,12 +94,14 @@ def _reached(grant: Grant) -> list[Account]:
 
 
 def _able(request: ImageRequest, accounts: Sequence[Account]) -> list[Account]:
-    gaps = [(account, dialects.BY_NAME[account.dialect].gap(request)) for account in accounts]
-    able = [account for account, gap in gaps if gap is None]
+    ways = [(account, capability.choose(account, request)) for account in accounts]
+    able = [account for account, way in ways if not isinstance(way, Gap)]
+    gaps = [way for _, way in ways if isinstance(way, Gap)]
     if gaps and not able:
-        gap = next(gap for _, gap in gaps if gap is not None)
         raise Refusal(
-            "unsupported_value", f"No account here can do this: {gap.advice}", param=gap.param
+            "unsupported_value",
+            f"No account here can serve `{gaps[0].param}` as it was asked: {gaps[0].advice}",
+            param=gaps[0].param,
         )
     return able
 

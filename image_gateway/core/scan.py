@@ -14,14 +14,14 @@ On top of it stand ``Skeleton``, which reads a body without holding its pictures
 which turns ``b64_json`` into ``url`` while an answer streams.
 """
 
-import base64
-import binascii
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 import orjson
+
+from image_gateway.core import encoding
 
 MAX_DEPTH: Final = 64
 """Containers inside each other; a legal image body needs 5."""
@@ -196,12 +196,17 @@ class Scanner:
 class Lifted:
     """A long string that stays where it is: bytes ``start`` to ``stop`` of the text, still escaped.
 
-    ``head`` holds its first bytes, enough to tell a data URL from an address.
+    ``head`` and ``tail`` hold its first and last bytes, enough to tell a data URL from an address
+    and to see its padding.  ``characters`` counts it without its escapes, and ``odd`` those that
+    are none of base64's alphabet; both are known only where the skeleton is strict.
     """
 
     start: int
     stop: int
     head: bytes
+    tail: bytes = b""
+    characters: int = 0
+    odd: int = 0
 
     @property
     def length(self) -> int:
@@ -213,6 +218,7 @@ class Lifted:
 
 
 _HEAD_BYTES: Final = 64
+_TAIL_BYTES: Final = 24
 _ESCAPE: Final = re.compile(
     rb'\\(?:["\\/bfnrt]'
     rb"|u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
@@ -255,6 +261,9 @@ class Skeleton:
         self._start = 0
         self._length = 0
         self._limit = LIFT_BYTES
+        self._tail = b""
+        self._characters = 0
+        self._odd = 0
 
     def __repr__(self) -> str:
         return f"<Skeleton of {len(self._out)} bytes, {len(self.lifted)} lifted>"
@@ -280,7 +289,8 @@ class Skeleton:
 
     def text_start(self, offset: int) -> None:
         self._start = offset
-        self._length = 0
+        self._length = self._characters = self._odd = 0
+        self._tail = b""
         self._limit = self._keep_bytes if self._keep(self._scanner.path()) else LIFT_BYTES
 
     def text(self, chunk: bytes, start: int, stop: int) -> None:
@@ -300,25 +310,46 @@ class Skeleton:
 
     def _check_lifted(self, part: bytes) -> None:
         """What the parser will not see must be valid all the same: it goes upstream as it is."""
-        if part.translate(None, _CONTROL_FREE):
-            raise ScanError("A string in the JSON holds a control character.")
+        self._tail = (self._tail + part[-_TAIL_BYTES:])[-_TAIL_BYTES:]
         part = self._carry + part
         self._carry = b""
-        if b"\\" in part:
-            rest = _ESCAPE.sub(b" ", part)
-            broken = rest.find(b"\\")
+        # One pass for all questions: of a picture next to nothing is left.
+        odd = part.translate(None, encoding.ALPHABET)
+        if odd.translate(None, _CONTROL_FREE):
+            raise ScanError("A string in the JSON holds a control character.")
+        if b"\\" in odd:
+            plain = _ESCAPE.sub(b" ", part)
+            broken = plain.find(b"\\")
             if broken >= 0:
                 # An escape may go on in the next piece.
-                if not _PARTIAL_ESCAPE.fullmatch(rest, broken):
+                if not _PARTIAL_ESCAPE.fullmatch(plain, broken):
                     raise ScanError("A string in the JSON holds a broken escape.")
-                self._carry = rest[broken:]
+                self._carry = plain[broken:]
+                plain = plain[:broken]
+                part = part[: len(part) - len(self._carry)]
+            self._characters += len(plain)
+            # An escaped backslash is not base64's, and would hide where the next escape begins.
+            escaped = b"\\\\" in part
+            odd = b"\\" if escaped else encoding.unescape(part).translate(None, encoding.ALPHABET)
+        else:
+            self._characters += len(part)
+        self._odd += len(odd)
 
     def text_stop(self) -> None:
         if self._length > self._limit:
             if self._carry:
                 raise ScanError("A string in the JSON holds a broken escape.")
             stop = self._start + self._length
-            self.lifted.append(Lifted(self._start, stop, bytes(self._text)))
+            self.lifted.append(
+                Lifted(
+                    self._start,
+                    stop,
+                    bytes(self._text),
+                    self._tail,
+                    self._characters,
+                    self._odd,
+                )
+            )
             self._put(_MARK_TEXT + b"%d" % (len(self.lifted) - 1))
         elif self._text.startswith(_MARK_TEXT):
             raise ScanError("A string in the JSON begins with a NUL character.")
@@ -333,9 +364,19 @@ class Skeleton:
             raise ScanError(f"The JSON holds more than {limit} KiB beside its images.")
 
 
+def mark(number: int) -> str:
+    """What stands in a skeleton for the lifted string of that number."""
+    return f"{_MARK}{number}"
+
+
+def is_marked(value: str) -> bool:
+    """Whether a text begins as marks do."""
+    return value.startswith(_MARK)
+
+
 def lifted_number(value: str) -> int | None:
     """The number of the lifted string that ``value`` stands for, None for an ordinary string."""
-    return int(value[1:]) if value.startswith(_MARK) else None
+    return int(value[1:]) if is_marked(value) else None
 
 
 def split_marks(text: bytes) -> list[bytes]:
@@ -351,11 +392,6 @@ def split_marks(text: bytes) -> list[bytes]:
 
 
 # -- pictures as data URLs -------------------------------------------------------------------------
-
-_SNIFF_CHARACTERS: Final = 32
-"""Base64 of the first 24 bytes; the last sign of a type, WEBP's, ends at the twelfth."""
-_CUT_ESCAPE: Final = re.compile(rb"\\(?:u[0-9a-fA-F]{0,3})?\Z")
-_ESCAPED_ASCII: Final = re.compile(rb"\\u00([0-7][0-9a-fA-F])")
 
 
 class DataUrls:
@@ -409,7 +445,7 @@ class DataUrls:
             self._out.append(chunk[start:stop])
             return
         self._head += chunk[start:stop]
-        if len(_unescape(bytes(self._head))) >= _SNIFF_CHARACTERS:
+        if encoding.shows_type(bytes(self._head)):
             self._start_url()
 
     def text_stop(self) -> None:
@@ -417,45 +453,9 @@ class DataUrls:
             self._start_url()
 
     def _start_url(self) -> None:
-        self._out.append(f"data:{image_type_of_base64(bytes(self._head))};base64,".encode())
-        self._out.append(bytes(self._head))
+        head = bytes(self._head)
+        # What shows no type is called a PNG, the format an answer has unless asked.
+        kind = encoding.image_type_of_base64(head) or "image/png"
+        self._out += [f"data:{kind};base64,".encode(), head]
         self._head.clear()
         self._sniffing = False
-
-
-def image_type(first: bytes) -> str | None:
-    """The MIME type that a picture's first 16 bytes show, None when they show none we know."""
-    if first.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "image/png"
-    if first.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg"
-    if first[:4] == b"RIFF" and first[8:12] == b"WEBP":
-        return "image/webp"
-    if first.startswith((b"GIF87a", b"GIF89a")):
-        return "image/gif"
-    if first.lstrip().startswith((b"<svg", b"<?xml")):
-        return "image/svg+xml"
-    return None
-
-
-def image_type_of_base64(text: bytes) -> str:
-    """The MIME type of a picture from the first characters of its base64, JSON escapes allowed.
-
-    What shows nothing we know is called ``image/png``, the format an answer has unless asked.
-    """
-    first = _unescape(text)[:_SNIFF_CHARACTERS]
-    whole = first[: len(first) // 4 * 4]
-    try:
-        return image_type(base64.b64decode(whole)) or "image/png"
-    except binascii.Error:
-        return "image/png"
-
-
-def _unescape(text: bytes) -> bytes:
-    """The first characters of base64 without the escapes that JSON writers put into it.
-
-    An escape that is not whole yet is left out, so that what is seen does not depend on splits.
-    """
-    first = _CUT_ESCAPE.sub(b"", text[: _SNIFF_CHARACTERS * len("\\u002B")])
-    first = first.replace(b"\\/", b"/")
-    return _ESCAPED_ASCII.sub(lambda match: bytes([int(match[1], 16)]), first)

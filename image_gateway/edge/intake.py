@@ -1,34 +1,77 @@
 """The way of a request's body into the spool, checked while it comes.
 
 What is broken is noticed at the byte that breaks it, so that a hostile body costs no more than it
-must; what is large is only passed on.
+must; what is large is only laid down.  JSON is laid down whole, of multipart the files alone.
 """
 
 import codecs
+from typing import Protocol
 
-from image_gateway.core import request, scan
+from image_gateway.core import forms, multipart, scan
+from image_gateway.core.errors import Refusal
+from image_gateway.core.forms import Given
+from image_gateway.core.models import Catalogue
 from image_gateway.edge.spool import Spool
 
 
+class Intake(Protocol):
+    """Where a body goes.  Both methods raise ``Refusal``."""
+
+    async def write(self, chunk: bytes) -> None:
+        """The next bytes; raises ``SpoolFullError``, too."""
+
+    def close(self, catalogue: Catalogue, *, takes_pictures: bool) -> Given:
+        """The whole of it."""
+
+
 class JsonIntake:
-    """Where a JSON body goes: through the UTF-8 check and the scanner into the spool."""
+    """A JSON body: through the UTF-8 check and the scanner into the spool."""
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
         self._decoder = codecs.getincrementaldecoder("utf-8")()
-        self._skeleton = scan.Skeleton(request.keep_prompt, request.LONGEST_PROMPT_BYTES)
+        self._skeleton = scan.Skeleton(forms.keep_prompt, forms.LONGEST_PROMPT_BYTES)
 
-    @property
-    def lifted(self) -> list[scan.Lifted]:
-        return self._skeleton.lifted
+    def __repr__(self) -> str:
+        return f"<JsonIntake {self._skeleton!r}>"
 
     async def write(self, chunk: bytes) -> None:
-        """Raises ``UnicodeDecodeError``, ``ScanError`` and ``SpoolFullError``."""
-        self._decoder.decode(chunk)
-        self._skeleton.feed(chunk)
+        try:
+            self._decoder.decode(chunk)
+            self._skeleton.feed(chunk)
+        except (UnicodeDecodeError, scan.ScanError) as error:
+            raise _broken(error) from None
         await self._spool.write(chunk)
 
-    def close(self) -> object:
-        """The body's skeleton, parsed; raises like ``write``."""
-        self._decoder.decode(b"", final=True)
-        return self._skeleton.close()
+    def close(self, catalogue: Catalogue, *, takes_pictures: bool) -> Given:  # noqa: ARG002 - JSON
+        try:
+            self._decoder.decode(b"", final=True)
+            body = self._skeleton.close()
+        except (UnicodeDecodeError, scan.ScanError) as error:
+            raise _broken(error) from None
+        return forms.from_json(body, self._skeleton.lifted, takes_pictures=takes_pictures)
+
+
+class PartsIntake:
+    """A multipart body: fields are kept, the data of files goes into the spool."""
+
+    def __init__(self, spool: Spool, boundary: bytes, limits: multipart.Limits) -> None:
+        self._spool = spool
+        self._reader = multipart.Reader(boundary, limits)
+
+    def __repr__(self) -> str:
+        return f"<PartsIntake {self._reader!r}>"
+
+    async def write(self, chunk: bytes) -> None:
+        for piece in self._reader.feed(chunk):
+            await self._spool.write(piece)
+
+    def close(self, catalogue: Catalogue, *, takes_pictures: bool) -> Given:
+        parts = self._reader.close()
+        return forms.from_parts(parts, catalogue, takes_pictures=takes_pictures)
+
+
+def _broken(error: UnicodeDecodeError | scan.ScanError) -> Refusal:
+    if isinstance(error, UnicodeDecodeError):
+        return Refusal("invalid_body", "The body is not valid UTF-8.")
+    return Refusal("invalid_body", str(error))

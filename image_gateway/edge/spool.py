@@ -1,25 +1,33 @@
-"""Request bodies that wait: in memory up to 1 MiB, beyond that in unnamed files.
+"""Bytes that wait: in memory up to 1 MiB, beyond that in unnamed files.
 
 A file here has no name from its first moment (``O_TMPFILE``), so nothing is left of it after any
 end of the process.  Disk work runs on threads of its own; a body is written in pieces of 1 MiB and
-read in pieces of 256 KiB.  What is held is charged to two budgets, memory and disk, as it arrives.
+read in pieces of 192 KiB.  What is held is charged to two budgets, memory and disk, as it arrives.
+
+A request finds no room where a budget is used up.  What an upstream sent always finds room, if need
+be in memory: it has been paid for.
 """
 
 import asyncio
+import base64
 import os
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 from image_gateway.core import body
+from image_gateway.core.body import Body, Decoded, Encoded, Span
+from image_gateway.core.encoding import Decoder
 
 MEMORY_BYTES: Final = 1024 * 1024
 """A body up to this size never touches the disk."""
 
-_READ_BYTES: Final = 256 * 1024
+_READ_BYTES: Final = 192 * 1024
+"""A multiple of three, so that base64 of the pieces is base64 of the whole."""
 _THREADS: Final = 4
 
 _T = TypeVar("_T")
@@ -39,9 +47,9 @@ class Budget:
     def __repr__(self) -> str:
         return f"<Budget {self.used} of {self.limit}>"
 
-    def take(self, count: int) -> None:
-        """Charge ``count`` bytes; raises ``SpoolFullError``."""
-        if self.used + count > self.limit:
+    def take(self, count: int, *, must: bool = False) -> None:
+        """Charge ``count`` bytes; raises ``SpoolFullError``, unless they must find room."""
+        if self.used + count > self.limit and not must:
             raise SpoolFullError
         self.used += count
 
@@ -73,16 +81,18 @@ class Spools:
     ) -> None:
         self.threads.shutdown()
 
-    def open(self) -> "Spool":
-        """An empty spool; close it by ``with``."""
-        return Spool(self)
+    def open(self, *, paid: bool = False) -> "Spool":
+        """An empty spool; close it by ``with``.  ``paid``: what comes must find room."""
+        return Spool(self, paid=paid)
 
 
 class Spool:
     """One body, written once from front to back, played any number of times."""
 
-    def __init__(self, spools: Spools) -> None:
+    def __init__(self, spools: Spools, *, paid: bool = False) -> None:
         self._spools = spools
+        self._paid = paid
+        self._disk_failed = False
         self._memory = bytearray()
         self._file: int | None = None
         self._on_disk = 0
@@ -110,15 +120,15 @@ class Spool:
         return self._on_disk + len(self._memory)
 
     async def write(self, chunk: bytes) -> None:
-        """Append; raises ``SpoolFullError``."""
-        self._spools.memory.take(len(chunk))
+        """Append; raises ``SpoolFullError``, but not for what was paid for."""
+        self._spools.memory.take(len(chunk), must=self._paid)
         self._memory += chunk
-        if len(self._memory) > MEMORY_BYTES:
+        if len(self._memory) > MEMORY_BYTES and not self._disk_failed:
             await self._flush()
 
     async def _flush(self) -> None:
         piece = bytes(self._memory)
-        self._spools.disk.take(len(piece))
+        self._spools.disk.take(len(piece), must=self._paid)
         offset, self._on_disk = self._on_disk, self._on_disk + len(piece)
         self._memory.clear()
         try:
@@ -128,21 +138,47 @@ class Spool:
             if file is not None:
                 await self._work(lambda: _write_all(file, piece, offset))
         except OSError as error:
-            raise SpoolFullError from error
+            if not self._paid:
+                raise SpoolFullError from error
+            self._disk_failed = True
+            self._on_disk = offset
+            self._spools.disk.give_back(len(piece))
+            self._spools.memory.take(len(piece), must=True)
+            self._memory[:0] = piece
         finally:
             self._spools.memory.give_back(len(piece))
 
-    async def play(self, segments: body.Body) -> AsyncIterator[bytes]:
+    def hold(self, segments: Body) -> "Held":
+        """A body whose spans lie in this spool, for whoever does not know the spool."""
+        return Held(self, segments)
+
+    async def play(self, segments: Body) -> AsyncIterator[bytes]:
         """The bytes of a body whose spans lie in this spool."""
         for segment in segments:
             if isinstance(segment, bytes):
                 yield segment
-                continue
-            position = segment.start
-            while position < segment.stop:
-                stop = min(segment.stop, position + _READ_BYTES)
-                yield await self._read(position, stop)
-                position = stop
+            elif isinstance(segment, Span):
+                async for piece in self._pieces(segment):
+                    yield piece
+            elif isinstance(segment, Encoded):
+                async for piece in self._pieces(segment.span):
+                    yield base64.b64encode(piece)
+            else:
+                async for piece in self._decoded(segment):
+                    yield piece
+
+    async def _decoded(self, segment: Decoded) -> AsyncIterator[bytes]:
+        decoder = Decoder()
+        async for piece in self._pieces(segment.span):
+            yield decoder.feed(piece)
+        yield decoder.close()
+
+    async def _pieces(self, span: Span) -> AsyncIterator[bytes]:
+        position = span.start
+        while position < span.stop:
+            stop = min(span.stop, position + _READ_BYTES)
+            yield await self._read(position, stop)
+            position = stop
 
     async def _read(self, start: int, stop: int) -> bytes:
         pieces: list[bytes] = []
@@ -189,6 +225,23 @@ class Spool:
         if self._closed and not self._jobs and self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A body and the spool that its spans lie in."""
+
+    spool: Spool
+    body: Body
+
+    @property
+    def length(self) -> int:
+        """Bytes on the wire."""
+        return body.length(self.body)
+
+    def play(self) -> AsyncIterator[bytes]:
+        """The bytes, as often as wanted while the spool is open."""
+        return self.spool.play(self.body)
 
 
 def _unnamed_file(folder: Path) -> int:

@@ -1,5 +1,6 @@
 """Sane values for tests to change one thing of, and the ways a body takes through the core."""
 
+import base64
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -9,7 +10,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from image_gateway.core import body, models, request, scan
+from image_gateway.core import body, encoding, forms, models, multipart, request, scan
 from image_gateway.core.errors import Refusal
 from image_gateway.core.model import Account, Credential, Grant, Key, Secret
 from image_gateway.core.models import Endpoint
@@ -92,7 +93,7 @@ def rules(**changes: Any) -> request.Rules:
 
 def read(text: bytes, chunks: Iterable[bytes] | None = None) -> tuple[object, list[scan.Lifted]]:
     """A body's skeleton and its lifted strings, as the exchange reads them."""
-    skeleton = scan.Skeleton(request.keep_prompt, request.LONGEST_PROMPT_BYTES)
+    skeleton = scan.Skeleton(forms.keep_prompt, forms.LONGEST_PROMPT_BYTES)
     for chunk in [text] if chunks is None else chunks:
         skeleton.feed(chunk)
     return skeleton.close(), skeleton.lifted
@@ -110,7 +111,18 @@ def parse(
     else:
         text = json.dumps({"prompt": "a cat", **body_value}).encode()
     value, lifted = read(text)
-    return request.parse(endpoint, value, lifted, rules(**changes), path_model)
+    given = forms.from_json(value, lifted, takes_pictures=endpoint == "edits")
+    return request.parse(endpoint, given, rules(**changes), path_model)
+
+
+def parse_form(
+    text: bytes, boundary: bytes, endpoint: Endpoint = "edits", **changes: Any
+) -> tuple[request.ImageRequest, bytes]:
+    """A request from the bytes of a multipart body, and what was laid down of them."""
+    reader = multipart.Reader(boundary, multipart.Limits(50_000_000, 64))
+    laid_down = b"".join(reader.feed(text))
+    given = forms.from_parts(reader.close(), CATALOGUE, takes_pictures=endpoint == "edits")
+    return request.parse(endpoint, given, rules(**changes)), laid_down
 
 
 def refusal_of(
@@ -126,10 +138,19 @@ def refusal_of(
 
 def play(segments: body.Body, spool: bytes) -> bytes:
     """A body's bytes on the wire."""
-    return b"".join(
-        spool[segment.start : segment.stop] if isinstance(segment, body.Span) else segment
-        for segment in segments
-    )
+    return b"".join(_play(segment, spool) for segment in segments)
+
+
+def _play(segment: body.Segment, spool: bytes) -> bytes:
+    if isinstance(segment, bytes):
+        return segment
+    if isinstance(segment, body.Span):
+        return spool[segment.start : segment.stop]
+    plain = spool[segment.span.start : segment.span.stop]
+    if isinstance(segment, body.Encoded):
+        return base64.b64encode(plain)
+    decoder = encoding.Decoder()
+    return decoder.feed(plain) + decoder.close()
 
 
 @st.composite

@@ -833,7 +833,7 @@ def test_the_type_is_seen_through_json_escapes(kind: str, character: str, spelt:
 
 def test_what_shows_no_type_is_called_a_png() -> None:
     for text in (b"", b"QUJDREVGRw==", b"!!!", b"Q", b"AAA!", b"A===", b"\\u00"):
-        assert scan.image_type_of_base64(text) == "image/png"
+        assert encoding.image_type_of_base64(text) == "image/png"
 
 
 def test_an_answer_that_is_no_json_raises() -> None:
@@ -869,4 +869,4 @@ def test_a_data_url_leaves_while_its_picture_still_comes() -> None:
     ],
 )
 def test_the_first_bytes_tell_the_type(first: bytes, kind: str | None) -> None:
-    assert scan.image_type(first) == kind
+    assert encoding.image_type(first) == kind

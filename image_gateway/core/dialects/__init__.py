@@ -1,31 +1,28 @@
 """How each kind of upstream wants to be asked.
 
-A dialect is two pure functions: ``gap`` says what of a request it could not do, ``encode`` says
-what to send.  Everything a call carries upstream stands in ``encode``; nothing passes through.
+A dialect is one pure function: ``encode`` says what to send for a request on a route that can do
+all of it (``core.capability``).  Everything a call carries upstream stands there; nothing passes
+through.
 """
 
-from collections.abc import Mapping
-from typing import Final, Protocol
+from collections.abc import Callable, Mapping
+from typing import Final
 
-from image_gateway.core.dialects import codex_images
-from image_gateway.core.dialects.call import Call, Defaults, Gap
+from image_gateway.core.capability import Route
+from image_gateway.core.dialects import azure, codex_images, codex_responses, openai
+from image_gateway.core.dialects.call import Answers, Call, Context
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account
 from image_gateway.core.request import ImageRequest
 
-__all__ = ["BY_NAME", "Call", "Defaults", "Dialect", "Gap"]
+__all__ = ["ENCODE", "Answers", "Call", "Context"]
 
+Encode = Callable[[ImageRequest, Account, Headers, Context], Call]
 
-class Dialect(Protocol):
-    """What a dialect's module offers."""
-
-    def gap(self, request: ImageRequest) -> Gap | None:
-        """What of this request the dialect cannot do, None when it can do all of it."""
-
-    def encode(
-        self, request: ImageRequest, account: Account, client: Headers, defaults: Defaults
-    ) -> Call:
-        """The call that serves this request; ``client`` holds the headers it came with."""
-
-
-BY_NAME: Final[Mapping[str, Dialect]] = {"codex": codex_images}
+ENCODE: Final[Mapping[Route, Encode]] = {
+    Route.CODEX_IMAGES: codex_images.encode,
+    Route.CODEX_RESPONSES: codex_responses.encode,
+    Route.AZURE: azure.encode,
+    Route.OPENAI: openai.encode,
+}
+"""``encode(request, account, client, context)``; ``client`` holds the headers that came."""

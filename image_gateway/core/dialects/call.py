@@ -1,18 +1,22 @@
-"""What every dialect speaks of: the call to send, the gap that keeps it from being sent."""
+"""What every dialect speaks of: the call to send, and what it has to know beside the request."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from urllib.parse import urlsplit, urlunsplit
 
+from image_gateway.core import body, forms, multipart
 from image_gateway.core.body import Body
+from image_gateway.core.model import Account
+from image_gateway.core.request import ImageRequest
 
 
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """A wish that a dialect cannot fulfil: the parameter, and what would work instead."""
+class Answers(Enum):
+    """What a call asks to be answered with."""
 
-    param: str
-    advice: str
+    JSON = "an Images answer"
+    IMAGE_EVENTS = "the Images API's own events"
+    RESPONSE_EVENTS = "events of the Responses API, for one picture"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +26,67 @@ class Call:
     url: str
     headers: Mapping[str, str] = field(repr=False)
     body: Body = field(repr=False)
+    answers: Answers = Answers.JSON
 
 
 @dataclass(frozen=True, slots=True)
-class Defaults:
-    """What the settings say where an account says nothing."""
+class Context:
+    """What a call is made of beside request and account: what the settings say where the account
+    says nothing, and a ``boundary`` for multipart that nobody can guess.
+    """
 
     codex_base_url: str
     codex_client_version: str
+    boundary: str = field(repr=False)
 
 
 def join(base_url: str, path: str) -> str:
     """``base_url`` with ``path`` behind its own path, and its query kept."""
     parts = urlsplit(base_url)
     return urlunsplit(parts._replace(path=parts.path.rstrip("/") + path, fragment=""))
+
+
+def upstream_name(request: ImageRequest, account: Account) -> str:
+    """What the account calls the model."""
+    return (account.deployments or {}).get(request.upstream_model, request.upstream_model)
+
+
+def images_call(
+    url: str,
+    headers: Mapping[str, str],
+    values: Mapping[str, object],
+    request: ImageRequest,
+    boundary: str | None,
+) -> Call:
+    """A call in the Images API's own form, as JSON or, given a ``boundary``, as multipart.
+
+    ``stream`` is sent only where it is true: some upstreams refuse a false one.
+    """
+    values = dict(values)
+    if request.stream:
+        values["stream"] = True
+    sent = {
+        **headers,
+        "accept": "text/event-stream" if request.stream else "application/json",
+        "content-type": multipart.form_type(boundary) if boundary else "application/json",
+    }
+    answers = Answers.IMAGE_EVENTS if request.stream else Answers.JSON
+    if boundary is None:
+        return Call(url, sent, body.from_json(values | pictures(request), request.texts), answers)
+    files = [
+        multipart.File(image.name, image.type, image.data)
+        for image in request.input_images
+        if image.data is not None and image.type is not None
+    ]
+    return Call(url, sent, multipart.form(forms.to_fields(values), files, boundary), answers)
+
+
+def pictures(request: ImageRequest) -> dict[str, object]:
+    """The pictures of an edit as JSON carries them."""
+    found: dict[str, object] = {}
+    if request.images:
+        found["images"] = [{"image_url": image.text} for image in request.images]
+    for name, image in (("mask", request.mask), ("markup", request.markup)):
+        if image is not None:
+            found[name] = {"image_url": image.text}
+    return found

@@ -1,0 +1,289 @@
+"""One account asked: its calls, what each came to, and what follows from that.
+
+``Attempts.ask`` knows two things that make an account's answer more than one call.  A credential
+that was refused is read again, once, because the control plane may have renewed it meanwhile.  And
+where one call makes one picture, several calls serve a request together.
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Final
+
+from image_gateway.core import capability, dialects, errors, failover, headers, record, routing
+from image_gateway.core.dialects import Answers, Call
+from image_gateway.core.failover import Action, Outcome, Stage, Step
+from image_gateway.core.headers import Headers
+from image_gateway.core.model import Account
+from image_gateway.core.slots import Slot
+from image_gateway.delivery import Delivery, Desk, Drawn, Gathered, Relayed, Rest, Whole
+from image_gateway.edge.spool import Spool
+from image_gateway.edge.upstream import Answer, Attempt, LostError, UnsentError
+from image_gateway.house import House
+
+LEAST_SECONDS: Final = 30.0
+"""A further attempt with less time left would buy a picture that comes too late."""
+
+_JSON: Final = "application/json"
+_EVENTS: Final = "text/event-stream"
+_PROXY_REFUSED: Final = 407
+_ERROR_BYTES: Final = 64 * 1024
+_ERROR_SECONDS: Final = 10.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a call ended; ``headers`` and ``body`` are those of an answer that was no success."""
+
+    account: Account
+    outcome: Outcome
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    body: bytes = field(default=b"", repr=False)
+
+    @property
+    def step(self) -> Step:
+        """What follows from it."""
+        return failover.next_step(self.outcome)
+
+
+class Attempts:
+    """One request's calls.  ``rest`` is what a success leaves for the client."""
+
+    def __init__(
+        self, house: House, desk: Desk, client: Headers, spool: Spool, deadline: float
+    ) -> None:
+        self._house = house
+        self._desk = desk
+        self._client = client
+        self._spool = spool
+        self._deadline = deadline
+        self.rest: Rest | None = None
+
+    def __repr__(self) -> str:
+        return f"<Attempts {len(self._desk.draft.attempts)}>"
+
+    @property
+    def time_is_left(self) -> bool:
+        """Whether a further call would be in time."""
+        return self._deadline - time.monotonic() >= LEAST_SECONDS
+
+    async def ask(self, account: Account) -> Ending:
+        """Ask an account, twice at most: once more where its credential was renewed meanwhile.
+
+        The account's slot is the caller's.  Raises ``ClientLeftError``.
+        """
+        began = time.monotonic()
+        ending = await self._ask_once(account, reread=False)
+        if ending.step.action is not Action.REREAD:
+            return ending
+        renewed = await self._house.control_plane.reread(account.account_name, began)
+        if (
+            renewed is not None
+            and renewed.credential != account.credential
+            and routing.has_credential(renewed, datetime.now(UTC))
+            and self.time_is_left
+        ):
+            return await self._ask_once(renewed, reread=True)
+        ending = replace(ending, outcome=replace(ending.outcome, reread=True))
+        self._desk.draft.attempts[-1].action = ending.step.action
+        self._cool(ending, self._desk.draft.attempts[-1])
+        return ending
+
+    async def _ask_once(self, account: Account, *, reread: bool) -> Ending:
+        request, settings = self._desk.request, self._house.settings
+        route = capability.choose(account, request)
+        if isinstance(route, capability.Gap):
+            raise TypeError("an account was asked for what it cannot do")
+        context = dialects.Context(
+            settings.codex_base_url, settings.codex_client_version, secrets.token_hex(16)
+        )
+        call = dialects.ENCODE[route](request, account, self._client, context)
+        if call.answers is Answers.RESPONSE_EVENTS:
+            return await self._gather(account, call, reread=reread)
+        return await self._call(account, call, reread=reread)
+
+    # -- several calls for one request -----------------------------------------------------------
+
+    async def _gather(self, account: Account, call: Call, *, reread: bool) -> Ending:
+        """As many calls as pictures are wanted, on as many slots as are free.
+
+        The first call goes alone until its upstream has accepted it: whatever would refuse it would
+        refuse the others.  Then the others take what slots are free, and a slot whose call has made
+        its picture serves for the next one.
+        """
+        gathered = Gathered(self._desk)
+        accepted = asyncio.Event()
+        endings: list[Ending] = []
+        wanted = self._desk.request.count
+
+        async def work(slot: Slot | None = None) -> None:
+            nonlocal wanted
+            while wanted > 0 and (slot is None or self.time_is_left):
+                wanted -= 1
+                ending = await self._call(account, call, gathered, accepted, reread=reread)
+                endings.append(ending)
+                if ending.step.action is not Action.DELIVER or not self.time_is_left:
+                    break
+            accepted.set()
+            if slot is not None:
+                slot.release()
+
+        with ExitStack() as taken:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(work())
+                    await accepted.wait()
+                    for _ in range(0 if endings else wanted):
+                        slot = self._house.account_slots.take(
+                            account.account_name, account.image_max_concurrency
+                        )
+                        if slot is None:
+                            break
+                        group.create_task(work(taken.enter_context(slot)))
+            except BaseExceptionGroup as found:
+                # One says it all: the client left, or a mistake of ours that all of them made.
+                raise found.exceptions[0] from None
+        if gathered.pictures:
+            gathered.conclude()
+            self.rest = gathered.rest
+        return endings[failover.weightiest([each.step for each in endings])]
+
+    # -- one call --------------------------------------------------------------------------------
+
+    async def _call(
+        self,
+        account: Account,
+        call: Call,
+        gathered: Gathered | None = None,
+        accepted: asyncio.Event | None = None,
+        *,
+        reread: bool,
+    ) -> Ending:
+        """One call, and its answer delivered as far as it goes."""
+        draft, stream = self._desk.draft, self._desk.stream
+        note = record.Attempt(account.account_name, account.dialect, stage=Stage.CONNECT)
+        draft.attempts.append(note)
+        draft.account_name, draft.dialect = account.account_name, account.dialect
+        if stream is not None:
+            stream.keep_alive()
+        seconds = self._house.settings.attempt_seconds[account.dialect]
+        until = min(time.monotonic() + seconds, self._deadline)
+        async with self._house.upstream.attempt(call, self._spool, account.proxy) as attempt:
+            ending, answer = await self._open(attempt, account, call, until, note, reread=reread)
+            if answer is not None:
+                if accepted is not None:
+                    accepted.set()
+                way = gathered or self._way(answer)
+                try:
+                    outcome = await way.take(answer, account.dialect, until)
+                finally:
+                    note.stage = Stage.STREAM if self._desk.has_begun else Stage.ANSWER
+                ending = replace(ending, outcome=replace(outcome, reread=reread))
+                self.rest = way.rest
+            outcome, step = ending.outcome, ending.step
+            note.stage = Stage.STREAM if outcome.usable else outcome.stage
+            note.action = step.action
+            note.error_code = outcome.reason or record.upstream_code(outcome.error)
+            draft.may_be_billed |= step.may_be_billed
+            self._cool(ending, note)
+            return ending
+
+    async def _open(
+        self,
+        attempt: Attempt,
+        account: Account,
+        call: Call,
+        until: float,
+        note: record.Attempt,
+        *,
+        reread: bool,
+    ) -> tuple[Ending, Answer | None]:
+        """Send a call; gives its answer where that promises to be what was asked for."""
+        began = time.monotonic()
+        try:
+            answer = await attempt.open(until - began)
+        except UnsentError as error:
+            outcome = Outcome(Stage.CONNECT, account.dialect, reason=str(error))
+            return Ending(account, outcome), None
+        except LostError as error:
+            outcome = Outcome(Stage.SENT, account.dialect, reason=str(error))
+            return Ending(account, outcome), None
+        finally:
+            if attempt.connected:
+                note.stage = Stage.SENT
+            note.upstream_ms = round((time.monotonic() - began) * 1000)
+            draft = self._desk.draft
+            draft.upstream_ms = (draft.upstream_ms or 0) + note.upstream_ms
+        note.status = answer.status
+        if self._is_usable(answer, call):
+            return Ending(account, Outcome(Stage.ANSWER, account.dialect, answer.status)), answer
+        return await self._read_failure(account, answer, reread=reread), None
+
+    def _is_usable(self, answer: Answer, call: Call) -> bool:
+        """Whether an answer's head promises what was asked for.
+
+        Who was asked for events of the Images API and answers with a whole answer has made the
+        pictures all the same.
+        """
+        kind = headers.media_type(answer.headers.get("content-type"))
+        wanted = {
+            Answers.JSON: {_JSON},
+            Answers.IMAGE_EVENTS: {_EVENTS, _JSON},
+            Answers.RESPONSE_EVENTS: {_EVENTS},
+        }
+        plain = answer.headers.get("content-encoding", "identity").lower() == "identity"
+        return 200 <= answer.status < 300 and kind in wanted[call.answers] and plain
+
+    def _way(self, answer: Answer) -> Delivery:
+        stream = self._desk.stream
+        if stream is None:
+            return Whole(self._desk)
+        if headers.media_type(answer.headers.get("content-type")) == _EVENTS:
+            return Relayed(self._desk, stream)
+        return Drawn(self._desk, stream)
+
+    async def _read_failure(self, account: Account, answer: Answer, *, reread: bool) -> Ending:
+        """What an answer says that is no success."""
+        if 200 <= answer.status < 300:
+            return Ending(account, Outcome(Stage.ANSWER, account.dialect, answer.status))
+        if answer.status == _PROXY_REFUSED and account.proxy is not None:
+            # The proxy speaks for itself; what it refused did not reach the upstream.
+            return Ending(account, Outcome(Stage.CONNECT, account.dialect, reason="ProxyRefused"))
+        body = await answer.read(_ERROR_BYTES, _ERROR_SECONDS)
+        error = errors.read_upstream_error(body)
+        outcome = Outcome(
+            Stage.ANSWER,
+            account.dialect,
+            answer.status,
+            error=error,
+            wait=headers.named_wait(answer.headers, error, time.time()),
+            challenge=headers.media_type(answer.headers.get("content-type")) == "text/html",
+            reread=reread,
+        )
+        return Ending(account, outcome, answer.headers, body)
+
+    def _cool(self, ending: Ending, note: record.Attempt) -> None:
+        health, account, step = self._house.health, ending.account, ending.step
+        model = self._desk.request.upstream_model
+        if step.action is Action.DELIVER:
+            health.succeed(account.account_name, model)
+        elif step.cooling is not None:
+            now = time.monotonic()
+            seconds = health.cool(
+                account.account_name, model, step.cooling, now, account.credential
+            )
+            _log.warning(
+                "account %s cools down for %.0f s: status %s, code %s, request %s",
+                account.account_name,
+                seconds,
+                note.status,
+                note.error_code,
+                self._desk.draft.request_id,
+            )

@@ -1,0 +1,188 @@
+"""What a request may need, and which way to an upstream can give it: one table.
+
+A route is one way of asking one kind of account: Codex has two, Azure and OpenAI one each.  A
+request goes to an account only by a route that can do all of it; nothing is dropped or made less
+to fit.  Where no account is left, the client hears the first need that was in the way, and what
+would work (``Gap``).  Sources: API_CONTRACT sections 1, 3 and 4; the README shows this table.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from image_gateway.core.model import Account
+from image_gateway.core.request import ImageRequest
+
+
+class Route(StrEnum):
+    """A way of asking an account."""
+
+    CODEX_IMAGES = "codex_images"
+    CODEX_RESPONSES = "codex_responses"
+    AZURE = "azure"
+    OPENAI = "openai"
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A need that a route cannot meet: the parameter, and what would work instead."""
+
+    param: str
+    advice: str
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """One line of the table: what is needed, and who can.
+
+    ``asked`` gives the parameter that asks for it, None where the request does not.
+    """
+
+    title: str
+    asked: Callable[[ImageRequest], str | None]
+    able: frozenset[Route]
+    advice: str
+
+
+MOST_CODEX_IMAGES: Final = 5
+
+_TOOL_PARAMETERS: Final = frozenset(
+    {
+        "n",
+        "size",
+        "quality",
+        "background",
+        "output_format",
+        "output_compression",
+        "moderation",
+        "partial_images",
+        "input_fidelity",
+    }
+)
+"""What the image tool of the Responses route has fields for; ``n`` becomes several calls."""
+
+_ALL: Final = frozenset(Route)
+_FORMS: Final = frozenset({Route.AZURE, Route.OPENAI})
+
+
+def _of_value(name: str, *values: object) -> Callable[[ImageRequest], str | None]:
+    return lambda it: name if it.parameters.get(name) in values else None
+
+
+def _beyond_tool(request: ImageRequest) -> str | None:
+    return next((name for name in request.parameters if name not in _TOOL_PARAMETERS), None)
+
+
+def _address(request: ImageRequest) -> str | None:
+    named = [("images", request.images), ("mask", [request.mask]), ("markup", [request.markup])]
+    for name, images in named:
+        if any(image is not None and image.data is None for image in images):
+            return name
+    return None
+
+
+NEEDS: Final[Sequence[Need]] = (
+    Need(
+        "an edit",
+        lambda it: "images" if it.endpoint == "edits" else None,
+        _ALL,
+        "call /v1/images/generations.",
+    ),
+    Need(
+        f"more than {MOST_CODEX_IMAGES} pictures in an edit",
+        lambda it: "images" if len(it.images) > MOST_CODEX_IMAGES else None,
+        _ALL - {Route.CODEX_IMAGES},
+        f"send at most {MOST_CODEX_IMAGES} pictures.",
+    ),
+    Need(
+        "`mask`",
+        lambda it: None if it.mask is None else "mask",
+        _ALL - {Route.CODEX_IMAGES},
+        "leave out `mask`, and say in the prompt what to change.",
+    ),
+    Need(
+        "`markup`",
+        lambda it: None if it.markup is None else "markup",
+        _FORMS,
+        "leave out `markup`, and say in the prompt what to change.",
+    ),
+    Need(
+        "a picture by its https address",
+        _address,
+        _ALL - {Route.AZURE},
+        "send the picture itself, as a data URL or in a multipart body.",
+    ),
+    Need("`n` above 1", lambda it: "n" if it.count > 1 else None, _ALL, "leave out `n`."),
+    Need(
+        "`background: transparent`", _of_value("background", "transparent"), _ALL, "leave it out."
+    ),
+    Need(
+        "`output_format: gif` or `svg`",
+        _of_value("output_format", "gif", "svg"),
+        _FORMS,
+        "ask for png, jpeg or webp.",
+    ),
+    Need(
+        "`complexity`, `frame_count`, `frame_duration_ms`, `svg`",
+        lambda it: next(
+            (
+                name
+                for name in ("complexity", "frame_count", "frame_duration_ms", "svg")
+                if name in it.parameters
+            ),
+            None,
+        ),
+        _FORMS,
+        "leave it out.",
+    ),
+    Need(
+        "`user`, `safety_identifier`, `FORWARD_PARAMETERS`",
+        _beyond_tool,
+        _ALL - {Route.CODEX_RESPONSES},
+        "leave it out.",
+    ),
+    Need("`stream`", lambda it: "stream" if it.stream else None, _ALL, "leave out `stream`."),
+    Need(
+        "`partial_images` above 0",
+        lambda it: "partial_images" if it.parameters.get("partial_images") else None,
+        _ALL - {Route.CODEX_IMAGES},
+        "leave out `partial_images`: the stream then has the finished pictures only.",
+    ),
+)
+
+
+def gap(request: ImageRequest, route: Route) -> Gap | None:
+    """The first need of a request that a route cannot meet, None when it can do all of it."""
+    for need in NEEDS:
+        param = None if route in need.able else need.asked(request)
+        if param is not None:
+            shown = "image" if request.is_form and param == "images" else param
+            return Gap(shown, need.advice)
+    return None
+
+
+def routes(account: Account, request: ImageRequest) -> Sequence[Route]:
+    """An account's ways for a request, the preferred one first.
+
+    A stream is Codex's to draw by its Responses route; other calls go as ``codex_route`` says.
+    Without a ``responses_model`` there is no such route.
+    """
+    if account.dialect != "codex":
+        return (Route(account.dialect),)
+    if account.responses_model is None:
+        return (Route.CODEX_IMAGES,)
+    if request.stream or account.codex_route == "responses":
+        return (Route.CODEX_RESPONSES, Route.CODEX_IMAGES)
+    return (Route.CODEX_IMAGES, Route.CODEX_RESPONSES)
+
+
+def choose(account: Account, request: ImageRequest) -> Route | Gap:
+    """The first of an account's routes that can do all of a request, or what is in the way."""
+    gaps: list[Gap] = []
+    for route in routes(account, request):
+        found = gap(request, route)
+        if found is None:
+            return route
+        gaps.append(found)
+    return gaps[0]

@@ -1,0 +1,69 @@
+"""Azure OpenAI: deployments on the legacy path, or the model's name on the v1 path.
+
+Source: API_CONTRACT section 3.  An account with an ``api_version`` is asked on the legacy path,
+where the deployment stands in the path and ``model`` in the body would fail; one without on the v1
+path, where ``model`` is the deployment.  Edits are multipart only.
+"""
+
+import re
+from typing import Final
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+
+from image_gateway.core.dialects.call import Call, Context, images_call, upstream_name
+from image_gateway.core.headers import Headers
+from image_gateway.core.model import Account
+from image_gateway.core.request import ImageRequest
+
+HOSTS: Final = re.compile(
+    r"(?:[a-z0-9-]+\.)+(?:openai\.azure|services\.ai\.azure|cognitiveservices\.azure)\.(?:com|us|cn)\.?"
+)
+"""Azure's own hosts, with the sovereign clouds; a base URL elsewhere is worth a warning."""
+
+# What people paste as base URL may already lead to a deployment, or all the way to an endpoint.
+_WHAT_WE_ADD: Final = re.compile(
+    r"/openai(?:/v1|/deployments/[^/]+)?(?:/images(?:/(?:generations|edits))?)?/*\Z"
+)
+_FROM_CLIENT: Final = frozenset({"traceparent", "tracestate"})
+
+
+def encode(request: ImageRequest, account: Account, client: Headers, context: Context) -> Call:
+    """The call; the account must have a credential and a base URL."""
+    deployment = upstream_name(request, account)
+    values = {"prompt": request.prompt, **request.parameters}
+    if account.api_version is None:
+        values["model"] = deployment
+    credential = account.signed_by()
+    token = credential.token.reveal()
+    return images_call(
+        url(account, deployment, request.endpoint),
+        {
+            **client.named(_FROM_CLIENT, ()),
+            **(
+                {"api-key": token}
+                if credential.kind == "api_key"
+                else {"authorization": f"Bearer {token}"}
+            ),
+        },
+        values,
+        request,
+        context.boundary if request.endpoint == "edits" else None,
+    )
+
+
+def url(account: Account, deployment: str, endpoint: str) -> str:
+    """Where to post; the base URL's own path and query are kept, ``api_version`` goes first."""
+    parts = urlsplit(account.base_url or "")
+    path = _WHAT_WE_ADD.sub("", parts.path).rstrip("/")
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    if account.api_version is None:
+        path += f"/openai/v1/images/{endpoint}"
+    else:
+        path += f"/openai/deployments/{quote(deployment, safe='')}/images/{endpoint}"
+        query = [(name, value) for name, value in query if name != "api-version"]
+        query.append(("api-version", account.api_version))
+    return urlunsplit(parts._replace(path=path, query=urlencode(query), fragment=""))
+
+
+def is_azure_host(base_url: str) -> bool:
+    """Whether a base URL leads to one of Azure's own hosts, by whole labels."""
+    return HOSTS.fullmatch((urlsplit(base_url).hostname or "").lower()) is not None

@@ -1,0 +1,49 @@
+"""Codex, the Responses route: a text model is told to draw one picture with the image tool.
+
+Source: API_CONTRACT section 4.  It always streams, and one call makes one picture: what asks for
+more becomes several calls.  How its events are read is ``core.events``.
+"""
+
+from typing import Final
+
+from image_gateway.core import body
+from image_gateway.core.dialects import codex
+from image_gateway.core.dialects.call import Answers, Call, Context, join, upstream_name
+from image_gateway.core.headers import Headers
+from image_gateway.core.model import Account
+from image_gateway.core.request import ImageRequest
+
+_INSTRUCTIONS: Final = (
+    "Make exactly one picture with the image generation tool. Use the user's text as the tool's "
+    "prompt, word for word, and answer with nothing else."
+)
+
+
+def encode(request: ImageRequest, account: Account, client: Headers, context: Context) -> Call:
+    """The call for one picture; the account must have a credential and a main model."""
+    content: list[dict[str, object]] = [{"type": "input_text", "text": request.prompt}]
+    content += [{"type": "input_image", "image_url": image.text} for image in request.images]
+    tool: dict[str, object] = {
+        "type": "image_generation",
+        "action": "edit" if request.endpoint == "edits" else "generate",
+        "model": upstream_name(request, account),
+        **request.parameters,
+    }
+    tool.pop("n", None)
+    if request.mask is not None:
+        tool["input_image_mask"] = {"image_url": request.mask.text}
+    payload = {
+        "model": account.responses_model,
+        "instructions": _INSTRUCTIONS,
+        "input": [{"role": "user", "content": content}],
+        "tools": [tool],
+        "tool_choice": {"type": "image_generation"},
+        "stream": True,
+        "store": False,
+    }
+    return Call(
+        url=join(account.base_url or context.codex_base_url, "/responses"),
+        headers=codex.headers(account, client, context, "text/event-stream"),
+        body=body.from_json(payload, request.texts),
+        answers=Answers.RESPONSE_EVENTS,
+    )

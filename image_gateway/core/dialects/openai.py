@@ -1,0 +1,34 @@
+"""OpenAI and what is compatible with it: plain ``/images/*`` behind a base that ends in ``/v1``.
+
+An edit goes on in the form in which it came: JSON may name https addresses, which only this kind of
+account fetches for itself, and multipart keeps its pictures as they lie in the spool.
+"""
+
+from typing import Final
+
+from image_gateway.core.dialects.call import Call, Context, images_call, join, upstream_name
+from image_gateway.core.headers import Headers
+from image_gateway.core.model import Account
+from image_gateway.core.request import ImageRequest
+
+BASE_URL: Final = "https://api.openai.com/v1"
+_FROM_CLIENT: Final = frozenset({"traceparent", "tracestate"})
+
+
+def encode(request: ImageRequest, account: Account, client: Headers, context: Context) -> Call:
+    """The call; the account must have a credential."""
+    is_form = request.is_form and request.endpoint == "edits"
+    return images_call(
+        join(account.base_url or BASE_URL, f"/images/{request.endpoint}"),
+        {
+            **client.named(_FROM_CLIENT, ()),
+            "authorization": f"Bearer {account.signed_by().token.reveal()}",
+        },
+        {
+            "prompt": request.prompt,
+            "model": upstream_name(request, account),
+            **request.parameters,
+        },
+        request,
+        context.boundary if is_form else None,
+    )

@@ -1,0 +1,345 @@
+"""What the events of an upstream mean, and the events and answers that a client gets of them.
+
+Two vocabularies are read: the Images API's own (``image_generation.completed``), whose frames go on
+as they are, and the Responses API's, from which pictures are taken.  Events come as skeletons: a
+picture in one is a mark and stays where it was laid down (``core.scan``), and what is made of it
+here is a body of segments again.  Sources: API_CONTRACT sections 2 and 4.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Final
+
+import orjson
+
+from image_gateway.core import encoding, errors, scan
+from image_gateway.core.body import Body, Span, from_json
+from image_gateway.core.errors import UpstreamError
+from image_gateway.core.models import Endpoint
+
+_SHARED: Final = ("background", "output_format", "quality", "size")
+"""What an answer says once for all of its pictures."""
+_LONGEST_WORDS: Final = 2000
+_PREFIXES: Final[Mapping[Endpoint, str]] = {
+    "generations": "image_generation",
+    "edits": "image_edit",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event as it came: its name, the skeleton of its data, what was lifted out of it.
+
+    ``value`` is None where the data is no JSON.
+    """
+
+    name: str | None
+    value: object = field(default=None, repr=False)
+    lifted: Sequence[scan.Lifted] = ()
+
+    def fields(self) -> Mapping[str, object]:
+        """The data's names; none where it is no object."""
+        return self.value if isinstance(self.value, dict) else {}
+
+    def kind(self) -> str:
+        """The type that the data names, else the event's own name."""
+        return text(self.fields().get("type")) or self.name or ""
+
+
+class Kind(Enum):
+    """What an event is for whoever waits for pictures."""
+
+    OTHER = auto()
+    PARTIAL = auto()
+    PICTURE = auto()
+    END = auto()
+    FAILURE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """An event's meaning.
+
+    ``picture`` holds what is known of a picture, by the names of the Images API; ``status`` and
+    ``error`` belong to a failure.
+    """
+
+    kind: Kind
+    picture: Mapping[str, object] = field(default_factory=dict, repr=False)
+    usage: Mapping[str, object] | None = None
+    status: int = 0
+    error: UpstreamError = field(default_factory=UpstreamError)
+
+
+def text(value: object) -> str | None:
+    """A text that is really here; None for anything else, a lifted one included."""
+    return value if isinstance(value, str) and not scan.is_marked(value) else None
+
+
+def usage(value: object) -> dict[str, object] | None:
+    """Counts of tokens, at any depth; whatever is none is left out."""
+    if not isinstance(value, dict):
+        return None
+    found: dict[str, object] = {}
+    for name, count in value.items():
+        if isinstance(count, int) and not isinstance(count, bool):
+            found[name] = count
+        elif (inner := usage(count)) is not None:
+            found[name] = inner
+    return found or None
+
+
+def add_usage(
+    one: Mapping[str, object] | None, other: Mapping[str, object] | None
+) -> Mapping[str, object] | None:
+    """The sum of two usages, name by name."""
+    if one is None or other is None:
+        return one or other
+    total = dict(one)
+    for name, count in other.items():
+        known = total.get(name)
+        if isinstance(known, int) and isinstance(count, int):
+            total[name] = known + count
+        elif isinstance(known, Mapping) and isinstance(count, Mapping):
+            total[name] = add_usage(known, count)
+        else:
+            total.setdefault(name, count)
+    return total
+
+
+def failure(fields: Mapping[str, object]) -> Happening:
+    """An error as an event tells it: nested as ``error``, or flat."""
+    nested = fields.get("error")
+    found = nested if isinstance(nested, dict) else fields
+    plain = {name: value for name, value in found.items() if not _is_lifted(value)}
+    error = errors.from_fields(plain)
+    if isinstance(nested, str):
+        error = errors.from_fields({"message": text(nested)})
+    if nested is None and error.type == "error":
+        # A flat event's own type says nothing about what went wrong.
+        error = errors.from_fields({**plain, "type": None})
+    for place in (found, fields):
+        for name in ("status", "status_code"):
+            status = place.get(name)
+            if isinstance(status, int) and 400 <= status < 600:
+                return Happening(Kind.FAILURE, status=status, error=error)
+    return Happening(Kind.FAILURE, status=errors.status_of(error), error=error)
+
+
+def _is_lifted(value: object) -> bool:
+    return isinstance(value, str) and scan.is_marked(value)
+
+
+# -- the Images API's own events -------------------------------------------------------------------
+
+
+def read_image_event(event: Event) -> Happening:
+    """One event of a stream that goes on as it is."""
+    fields, kind = event.fields(), event.kind()
+    if kind == "error" or isinstance(fields.get("error"), dict | str):
+        return failure(fields)
+    if kind.endswith(".completed"):
+        return Happening(Kind.PICTURE, fields, usage(fields.get("usage")))
+    if kind.endswith(".partial_image"):
+        return Happening(Kind.PARTIAL, fields)
+    return Happening(Kind.OTHER)
+
+
+# -- the Responses API's events --------------------------------------------------------------------
+
+
+class ResponseReader:
+    """Reads the events of one call on the Responses route, which makes one picture."""
+
+    def __init__(self) -> None:
+        self._made = False
+        self._words: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<ResponseReader {'made' if self._made else 'waiting'}>"
+
+    def read(self, event: Event) -> Happening:
+        """The next event's meaning; an end without a picture is a failure."""
+        fields = event.fields()
+        match event.kind():
+            case "response.image_generation_call.partial_image":
+                return Happening(Kind.PARTIAL, _partial(fields))
+            case "response.output_item.done":
+                return self._read_item(fields.get("item"))
+            case "response.output_text.done":
+                self._words = self._words or text(fields.get("text"))
+            case "response.refusal.done":
+                self._words = text(fields.get("refusal")) or self._words
+            case "response.completed":
+                return self._end(fields.get("response"))
+            case "response.failed" | "response.incomplete" | "error":
+                return _unmade(event.kind(), fields)
+        return Happening(Kind.OTHER)
+
+    def _read_item(self, value: object) -> Happening:
+        item = _object(value)
+        if item.get("type") == "image_generation_call" and isinstance(item.get("result"), str):
+            self._made = True
+            return Happening(Kind.PICTURE, _picture(item))
+        if item.get("type") == "message":
+            content = item.get("content")
+            for part in content if isinstance(content, list) else []:
+                words = _object(part)
+                self._words = text(words.get("refusal")) or text(words.get("text")) or self._words
+        return Happening(Kind.OTHER)
+
+    def _end(self, value: object) -> Happening:
+        response = _object(value)
+        counts = usage(_object(response.get("tool_usage")).get("image_gen"))
+        if self._made:
+            return Happening(Kind.END, usage=counts)
+        # Its output is often empty, and the items have come before; but it may be all there is.
+        output = response.get("output")
+        for value_of_item in output if isinstance(output, list) else []:
+            found = self._read_item(value_of_item)
+            if found.kind is Kind.PICTURE:
+                return Happening(Kind.END, found.picture, counts)
+        if self._words is None:
+            return Happening(Kind.END)
+        return Happening(
+            Kind.FAILURE,
+            status=400,
+            error=UpstreamError(
+                self._words[:_LONGEST_WORDS],
+                "image_generation_user_error",
+                "prompt",
+                "moderation_blocked",
+            ),
+        )
+
+
+def _object(value: object) -> Mapping[str, object]:
+    return value if isinstance(value, dict) else {}
+
+
+def _partial(fields: Mapping[str, object]) -> dict[str, object]:
+    return {
+        "b64_json": fields.get("partial_image_b64"),
+        "partial_image_index": fields.get("partial_image_index"),
+        **{name: text(fields.get(name)) for name in _SHARED},
+    }
+
+
+def _picture(item: Mapping[str, object]) -> dict[str, object]:
+    found = {"b64_json": item.get("result"), **{name: text(item.get(name)) for name in _SHARED}}
+    if isinstance(item.get("revised_prompt"), str):
+        found["revised_prompt"] = item["revised_prompt"]
+    return found
+
+
+def _unmade(kind: str, fields: Mapping[str, object]) -> Happening:
+    if kind == "error":
+        return failure(fields)
+    response = _object(fields.get("response"))
+    return failure(response) if kind == "response.failed" else _incomplete(response)
+
+
+def _incomplete(response: Mapping[str, object]) -> Happening:
+    reason = text(_object(response.get("incomplete_details")).get("reason")) or "incomplete"
+    if reason == "content_filter":
+        return Happening(
+            Kind.FAILURE,
+            status=400,
+            error=UpstreamError(
+                "The upstream's content filter stopped this picture.",
+                "image_generation_user_error",
+                "prompt",
+                reason,
+            ),
+        )
+    message = "The upstream ended before the picture was made."
+    return Happening(Kind.FAILURE, status=502, error=UpstreamError(message, None, None, reason))
+
+
+# -- what the client gets --------------------------------------------------------------------------
+
+
+def texts(lifted: Sequence[scan.Lifted]) -> tuple[Body, ...]:
+    """What the marks of a skeleton stand for."""
+    return tuple((Span(each.start, each.stop),) for each in lifted)
+
+
+def frame(
+    endpoint: Endpoint,
+    kind: str,
+    fields: Mapping[str, object],
+    lifted: Sequence[scan.Lifted],
+) -> Body:
+    """One event of the Images API; ``kind`` is ``partial_image`` or ``completed``."""
+    name = f"{_PREFIXES[endpoint]}.{kind}"
+    data = from_json({"type": name, **fields}, texts(lifted))
+    return (f"event: {name}\ndata: ".encode(), *data, b"\n\n")
+
+
+def error_frame(body: bytes) -> bytes:
+    """An error as an event; ``body`` is its JSON text in OpenAI's shape.
+
+    Nested and without a name of its own: a flat one is taken by the SDKs for an event like any
+    other (API_CONTRACT section 2).
+    """
+    nested = orjson.loads(body)["error"]
+    return b"data: " + orjson.dumps({"type": "error", "error": nested}) + b"\n\n"
+
+
+def entry(picture: Mapping[str, object], lifted: Sequence[scan.Lifted], *, as_url: bool) -> Body:
+    """A picture as an entry of ``data`` in an Images answer."""
+    fields = {name: value for name, value in picture.items() if name == "revised_prompt"}
+    bodies = list(texts(lifted))
+    made = picture.get("b64_json")
+    if as_url and isinstance(made, str):
+        number = scan.lifted_number(made)
+        head = made.encode() if number is None else lifted[number].head
+        prefix = f"data:{encoding.image_type_of_base64(head) or 'image/png'};base64,"
+        if number is None:
+            made = prefix + made
+        else:
+            bodies[number] = (prefix.encode(), *bodies[number])
+    return from_json({"url" if as_url else "b64_json": made, **fields}, bodies)
+
+
+def answer_ends(
+    first: Mapping[str, object], usage: Mapping[str, object] | None, created: int
+) -> tuple[bytes, bytes]:
+    """What stands before and behind the entries of an Images answer, as JSON text.
+
+    ``first`` is the first picture, which says the size and the like for all.
+    """
+    behind = {name: value for name in _SHARED if (value := first.get(name)) is not None}
+    if usage is not None:
+        behind["usage"] = dict(usage)
+    return (
+        b'{"created":%d,"data":[' % created,
+        b"]" + b"," * bool(behind) + orjson.dumps(behind)[1:],
+    )
+
+
+def completed_events(
+    answer: object, created: int
+) -> tuple[list[dict[str, object]], Mapping[str, object] | None]:
+    """The fields of the completed events that a whole Images answer, a skeleton, stands for.
+
+    Gives its usage, too; it is for all of them together, so the last event carries it.
+    """
+    whole = _object(answer)
+    data = whole.get("data")
+    shared = {name: text(whole.get(name)) for name in _SHARED}
+    found: list[dict[str, object]] = [
+        {
+            "b64_json": item["b64_json"],
+            "created_at": whole.get("created") or created,
+            **shared,
+            "usage": None,
+        }
+        for item in (data if isinstance(data, list) else [])
+        if isinstance(_object(item).get("b64_json"), str)
+    ]
+    counts = usage(whole.get("usage"))
+    if found:
+        found[-1]["usage"] = counts
+    return found, counts

@@ -1,0 +1,186 @@
+"""The two forms of a request's body, JSON and multipart, brought to one: what was given.
+
+Here a form's own habits end: a part's text becomes the type that its parameter has, ``svg[model]``
+becomes a name within ``svg``, ``image`` and ``image[]`` and ``images`` become pictures in the order
+of the wire.  What the values mean, and whether they are allowed, is ``core.request``.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from image_gateway.core import multipart, pictures, scan
+from image_gateway.core.body import Body, Span
+from image_gateway.core.errors import Refusal, wrong_type, wrong_value
+from image_gateway.core.models import Catalogue
+from image_gateway.core.pictures import Image
+
+MOST_IMAGES: Final = 16
+LONGEST_PROMPT_BYTES: Final = 32_000 * 12
+"""JSON text of the longest legal prompt: every character as an escaped surrogate pair."""
+
+_NESTED: Final = re.compile(r"(\w+)\[(\w+)\](?:\[(\w+)\])?", re.ASCII)
+_INTEGER: Final = re.compile(r"-?\d{1,9}", re.ASCII)
+_BOOLEANS: Final = {"true": True, "false": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a body gives: ``values`` by name, pictures, and the texts that marks stand for.
+
+    ``is_form`` tells a multipart body from JSON.  None of ``values`` is null.
+    """
+
+    values: Mapping[str, object] = field(repr=False)
+    images: tuple[Image, ...] = ()
+    mask: Image | None = None
+    markup: Image | None = None
+    texts: tuple[Body, ...] = field(default=(), repr=False)
+    is_form: bool = False
+
+
+def keep_prompt(path: scan.Path) -> bool:
+    """Which long string of a JSON body must be read: only the prompt."""
+    return path == ("prompt",)
+
+
+def from_json(body: object, lifted: Sequence[scan.Lifted], *, takes_pictures: bool) -> Given:
+    """What a JSON body gives, from its skeleton; null means absent.  Raises ``Refusal``.
+
+    Where the endpoint takes no pictures their names stay among the values, to be refused there.
+    """
+    if not isinstance(body, dict):
+        raise Refusal("invalid_body", "The body must be a JSON object.")
+    values = {name: value for name, value in body.items() if value is not None}
+    texts = tuple((Span(each.start, each.stop),) for each in lifted)
+    if not takes_pictures:
+        return Given(values, texts=texts)
+    images = values.pop("images", None)
+    if images is None:
+        if "image" in values:
+            raise Refusal(
+                "unknown_parameter",
+                "`image`: A JSON edit takes its pictures in `images`.",
+                param="image",
+            )
+        raise Refusal("missing_required_parameter", "`images` is missing.", param="images")
+    if not isinstance(images, list):
+        raise wrong_type("images", "a list of images")
+    if not 1 <= len(images) <= MOST_IMAGES:
+        raise wrong_value("images", f"must hold 1 to {MOST_IMAGES} images")
+
+    def single(name: str) -> Image | None:
+        value = values.pop(name, None)
+        return None if value is None else pictures.from_json(name, name, value, lifted)
+
+    return Given(
+        images=tuple(
+            pictures.from_json("image[]", f"images[{index}]", value, lifted)
+            for index, value in enumerate(images)
+        ),
+        mask=single("mask"),
+        markup=single("markup"),
+        values=values,
+        texts=texts,
+    )
+
+
+def from_parts(
+    parts: Sequence[multipart.Part], catalogue: Catalogue, *, takes_pictures: bool
+) -> Given:
+    """What a multipart body gives.  Raises ``Refusal``."""
+    values: dict[str, object] = {}
+    found: dict[str, list[Image]] = {"image": [], "mask": [], "markup": []}
+    texts: list[Body] = []
+    for part in parts:
+        if part.text is not None:
+            _put(values, part.name, _decode(part.name, part.text), catalogue)
+            continue
+        name = part.name.removesuffix("[]")
+        if not takes_pictures:
+            raise Refusal(
+                "unknown_parameter",
+                f"`{name}` is not known here. Pictures go to /v1/images/edits.",
+                param=name,
+            )
+        # ``image`` and ``image[]`` go on as they came; of the others there is only one.
+        sent_as = part.name if name == "image" else name
+        image, text = pictures.from_part(sent_as, part, len(texts))
+        texts.append(text)
+        found[name].append(image)
+        most = MOST_IMAGES if name == "image" else 1
+        if len(found[name]) > most:
+            raise wrong_value(name, f"was sent more than {most} times")
+    if takes_pictures and not found["image"]:
+        raise Refusal("missing_required_parameter", "`image` is missing.", param="image")
+    return Given(
+        values,
+        tuple(found["image"]),
+        next(iter(found["mask"]), None),
+        next(iter(found["markup"]), None),
+        tuple(texts),
+        is_form=True,
+    )
+
+
+def _decode(name: str, text: bytes) -> str:
+    try:
+        value = text.decode()
+    except UnicodeDecodeError:
+        raise Refusal(
+            "invalid_body",
+            f"`{multipart.shown(name)}` is not valid UTF-8.",
+            param=multipart.shown(name),
+        ) from None
+    if scan.is_marked(value):
+        # It could pass for the mark of a picture.
+        raise wrong_value(multipart.shown(name), "begins with a NUL character")
+    return value
+
+
+def _put(values: dict[str, object], name: str, text: str, catalogue: Catalogue) -> None:
+    """One field into ``values``, typed; ``svg[model]`` goes into what ``svg`` holds."""
+    shown = multipart.shown(name)
+    place, key, value = values, name, _typed(name, text, catalogue)
+    nested = _NESTED.fullmatch(name)
+    if nested is not None:
+        for outer, inner in zip(nested.groups(), nested.groups()[1:], strict=False):
+            if outer is None or inner is None:
+                break
+            within = place.setdefault(outer, {})
+            if not isinstance(within, dict):
+                raise wrong_value(shown, "was sent twice")
+            place, key = within, inner
+    if key in place:
+        raise wrong_value(shown, "was sent twice")
+    place[key] = value
+
+
+def _typed(name: str, text: str, catalogue: Catalogue) -> object:
+    parameter = catalogue.parameters.get(name)
+    if parameter is None or parameter.type == "string":
+        return text
+    if parameter.type == "integer":
+        if _INTEGER.fullmatch(text) is None:
+            raise wrong_type(name, "an integer")
+        return int(text)
+    if parameter.type == "boolean":
+        if text.lower() not in _BOOLEANS:
+            raise wrong_type(name, "true or false")
+        return _BOOLEANS[text.lower()]
+    raise wrong_type(name, f"sent as names of its own, such as `{name}[model]`")
+
+
+def to_fields(values: Mapping[str, object]) -> list[tuple[str, str]]:
+    """Values as the fields of a multipart body, nested names in brackets."""
+    fields: list[tuple[str, str]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            inner = {f"{name}[{key}]": each for key, each in value.items() if each is not None}
+            fields += to_fields(inner)
+        elif isinstance(value, bool):
+            fields.append((name, str(value).lower()))
+        else:
+            fields.append((name, str(value)))
+    return fields

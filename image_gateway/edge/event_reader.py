@@ -1,0 +1,169 @@
+"""An upstream's events, one after the other, laid down whole before anybody looks at them.
+
+An event of 30 MB costs what a chunk costs: its bytes go into a spool of its own while they come,
+and only its skeleton is parsed.  Nothing of an event is sent on before its end, so a stream that is
+cut within one is cut between two for the client.
+"""
+
+import time
+from collections.abc import Iterator
+from enum import Enum, auto
+from types import TracebackType
+from typing import Final, Self
+
+from image_gateway.core import scan
+from image_gateway.core.body import Span
+from image_gateway.core.events import Event
+from image_gateway.core.sse import Piece, Splitter
+from image_gateway.edge.spool import Held, Spool, Spools
+from image_gateway.edge.upstream import Answer, LostError
+
+MOST_BYTES: Final = 256 * 1024 * 1024
+"""One event; the largest legal one is under 150 MB (ten megapixels, uncompressed, in base64)."""
+
+
+class Keep(Enum):
+    """What of an event is laid down."""
+
+    FRAME = auto()
+    """All of it, to be sent on as it is."""
+    DATA = auto()
+    """Its data, for whoever wants the long strings in it."""
+
+
+class Arrived:
+    """One whole event and the spool it lies in; close it by ``with`` or ``close``."""
+
+    def __init__(self, spool: Spool) -> None:
+        self.event = Event(None)
+        self.spool = spool
+
+    def __repr__(self) -> str:
+        return f"<Arrived {self.event.kind()!r} in {self.spool!r}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the bytes; safe to call twice."""
+        self.spool.close()
+
+    def frame(self) -> Held:
+        """The event as it came (``Keep.FRAME``)."""
+        return self.spool.hold((Span(0, self.spool.size),))
+
+
+class EventReader:
+    """The events of one answer; close it by ``with``.
+
+    ``deadline`` is when the next event must have begun, on the monotonic clock; within an event
+    ``idle_seconds`` is the longest silence.
+    """
+
+    def __init__(
+        self, answer: Answer, spools: Spools, keep: Keep, deadline: float, idle_seconds: float
+    ) -> None:
+        self._answer = answer
+        self._spools = spools
+        self._keep = keep
+        self._deadline = deadline
+        self._idle_seconds = idle_seconds
+        self._splitter = Splitter()
+        self._pieces: Iterator[Piece] = iter(())
+        self._skeleton: scan.Skeleton | None = None
+        self._has_data = False
+        self._arriving: Arrived | None = None
+
+    def __repr__(self) -> str:
+        return f"<EventReader {self._splitter!r}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._arriving is not None:
+            self._arriving.close()
+
+    async def next(self) -> Arrived | None:
+        """The next event, None at the end of the answer; raises ``LostError``.
+
+        What holds no data is a comment, and is passed over.
+        """
+        while True:
+            for piece in self._pieces:
+                arrived = await self._take(piece)
+                if arrived is not None:
+                    return arrived
+            chunk = await self._answer.chunk(self._seconds())
+            if chunk:
+                self._pieces = self._splitter.feed(chunk)
+            elif self._splitter.inside:
+                # Its last blank line may be all that it lacks.
+                self._pieces = self._splitter.close()
+                return await self._last()
+            else:
+                return None
+
+    def _seconds(self) -> float:
+        if self._splitter.inside:
+            return self._idle_seconds
+        return max(self._deadline - time.monotonic(), 0)
+
+    async def _last(self) -> Arrived | None:
+        for piece in self._pieces:
+            arrived = await self._take(piece)
+            if arrived is not None:
+                if arrived.event.value is not None:
+                    return arrived
+                arrived.close()
+                raise LostError("CutEvent")
+        return None
+
+    async def _take(self, piece: Piece) -> Arrived | None:
+        if self._arriving is None:
+            self._arriving = Arrived(self._spools.open(paid=True))
+            self._skeleton = scan.Skeleton(strict=self._keep is Keep.DATA)
+            self._has_data = False
+        arriving = self._arriving
+        await arriving.spool.write(piece.raw if self._keep is Keep.FRAME else piece.data)
+        if arriving.spool.size > MOST_BYTES:
+            raise LostError("EventTooLarge")
+        if piece.data:
+            self._has_data = True
+            self._scan(piece.data)
+        if not piece.ends:
+            return None
+        self._arriving = None
+        if not self._has_data:
+            arriving.close()
+            return None
+        arriving.event = self._event(piece.event)
+        return arriving
+
+    def _scan(self, data: bytes) -> None:
+        if self._skeleton is not None:
+            try:
+                self._skeleton.feed(data)
+            except scan.ScanError:
+                self._skeleton = None
+
+    def _event(self, name: str | None) -> Event:
+        if self._skeleton is None:
+            return Event(name)
+        try:
+            return Event(name, self._skeleton.close(), self._skeleton.lifted)
+        except scan.ScanError:
+            return Event(name)

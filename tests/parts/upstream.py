@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -83,12 +83,85 @@ class Call:
             pass
 
 
+def frame(event: Mapping[str, Any]) -> bytes:
+    """One event, as OpenAI and Azure write it."""
+    return f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
+
+
+def partial(index: int = 0, kind: str = "image_generation", size: int = 64) -> dict[str, Any]:
+    """A partial picture of the Images API."""
+    return {
+        "type": f"{kind}.partial_image",
+        "b64_json": picture(size),
+        "partial_image_index": index,
+        **_SHARED,
+    }
+
+
+def completed(kind: str = "image_generation", size: int = 64) -> dict[str, Any]:
+    """A finished picture of the Images API, with its usage."""
+    return {
+        "type": f"{kind}.completed",
+        "b64_json": picture(size),
+        **_SHARED,
+        "usage": images()["usage"],
+    }
+
+
+_SHARED = {
+    "background": "opaque",
+    "created_at": 1_700_000_000,
+    "output_format": "png",
+    "quality": "medium",
+    "size": "1024x1024",
+}
+
+
+def drawn(partials: int = 0, size: int = 64) -> list[dict[str, Any]]:
+    """The events of the Responses API in which one picture is drawn, with ``partials`` before."""
+    item = {
+        "type": "image_generation_call",
+        "id": "ig_1",
+        "status": "completed",
+        "result": picture(size),
+        "revised_prompt": "a revised cat",
+        "size": "1024x1024",
+        "quality": "high",
+        "background": "opaque",
+        "output_format": "png",
+    }
+    return [
+        {"type": "response.created", "response": {"id": "resp_1", "status": "in_progress"}},
+        {"type": "response.image_generation_call.in_progress", "item_id": "ig_1"},
+        *(
+            {
+                "type": "response.image_generation_call.partial_image",
+                "item_id": "ig_1",
+                "partial_image_index": index,
+                "partial_image_b64": picture(size),
+            }
+            for index in range(partials)
+        ),
+        {"type": "response.output_item.done", "output_index": 0, "item": item},
+        {
+            "type": "response.completed",
+            "response": {
+                "id": "resp_1",
+                "output": [],
+                "usage": {"input_tokens": 900, "output_tokens": 90, "total_tokens": 990},
+                "tool_usage": {"image_gen": images()["usage"]},
+            },
+        },
+    ]
+
+
 Script = Callable[[Call], Awaitable[None]]
 
 
 async def draws(call: Call) -> None:
     """The script of an upstream that simply works."""
-    body = json.loads(call.body) if call.body else {}
+    is_json = call.headers.get("content-type") == "application/json"
+    body = json.loads(call.body) if is_json and call.body else {}
     await call.answer(200, images(body.get("n", 1)))
 
 
@@ -97,6 +170,18 @@ def answers(status: int, body: Any, headers: Mapping[str, str] | None = None) ->
 
     async def script(call: Call) -> None:
         await call.answer(status, body, headers)
+
+    return script
+
+
+def streams(events: Iterable[Mapping[str, Any] | bytes]) -> Script:
+    """The script of an upstream that answers with events; bytes go as they are."""
+    found = [event if isinstance(event, bytes) else frame(event) for event in events]
+
+    async def script(call: Call) -> None:
+        await call.head(200, {"content-type": "text/event-stream"})
+        for each in found:
+            await call.send(each)
 
     return script
 
@@ -135,8 +220,12 @@ class ScriptedUpstream:
         return port
 
     @property
+    def root(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/codex"
+        return f"{self.root}/codex"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

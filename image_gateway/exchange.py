@@ -154,8 +154,8 @@ class Exchange:
         self, endpoint: Endpoint, path_model: str | None, key: Key, spool: Spool
     ) -> ImageRequest:
         began = time.monotonic()
-        self._downstream.check_size()
         intake = self._intake(spool)
+        self._downstream.check_size()
         try:
             await self._downstream.read_body(intake)
             given = intake.close(self._house.catalogue, takes_pictures=endpoint == "edits")

@@ -172,7 +172,8 @@ class Downstream:
 
         The answer is out already, so a client that leaves now has not been let down.
         """
-        bound = self.request_bytes + self._limits.max_request_bytes
+        # A body that is too large by little is received whole, so that its sender reads why.
+        bound = self.request_bytes + 2 * self._limits.max_request_bytes
         try:
             async with asyncio.timeout(LINGER_SECONDS):
                 while not self._body_done and self.request_bytes <= bound:

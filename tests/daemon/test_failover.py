@@ -322,10 +322,19 @@ async def test_a_socks_proxy_gets_no_http_and_no_credential(pair: Pair) -> None:
     server = await asyncio.start_server(socks, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     where = {"account_name": pair.account}
-    pair.plane.update("accounts", where, proxy_url=f"socks5://127.0.0.1:{port}")
+    pair.plane.update(
+        "accounts",
+        where,
+        proxy_url=f"socks5://127.0.0.1:{port}",
+        proxy_username="somebody",
+        proxy_password="sesame",
+    )
     assert (await pair.post(PROMPT))[0] == 200
-    assert (heard, pair.counts) == ([], (0, 1))
+    # A greeting of SOCKS 5 that offers to sign in, and nothing else.
+    assert heard == [b"\x05\x02\x00\x02"]
+    assert pair.counts == (0, 1)
     assert await pair.actions() == ["next", "deliver"]
+    assert "sesame" not in pair.gateway.words()
     server.close()
 
 

@@ -117,7 +117,9 @@ class Gateway:
         found = []
         for path in [*sorted(folder.glob("requests-*.jsonl")), folder / "requests.jsonl"]:
             if path.exists():
-                found += [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+                # The last line may be on its way.
+                whole = path.read_text("utf-8").split("\n")[:-1]
+                found += [json.loads(line) for line in whole]
         return found
 
     async def record(self, **wanted: Any) -> dict[str, Any]:

@@ -101,6 +101,8 @@ def _check(_: argparse.Namespace) -> int:
         _say("ok: the role can only read")
     for finding in findings.broken_accounts:
         _say(f"warning: left out of service: {finding}")
+    for finding in findings.doubtful_accounts:
+        _say(f"warning: {finding}")
     usable = findings.accounts - len(findings.broken_accounts)
     _say(f"{'ok' if usable else 'warning'}: {usable} of {findings.accounts} accounts are readable")
     return OK

@@ -67,12 +67,16 @@ def test_check_is_content_with_the_reader_and_the_standalone_schema(plane: Plane
 
 def test_check_tells_of_a_role_that_could_write_and_of_broken_accounts(plane: Plane) -> None:
     plane.add_account("odd", "https://user:hush@example.com")
+    plane.add_account("east", "https://east.openai.azure.com.example", dialect="azure")
+    plane.add_account("west", "https://west.openai.azure.com", dialect="azure")
     done = command("check", control_database_url=plane.url)
     assert done.returncode == 0
     assert "warning: the role could write: it is a superuser" in done.stdout
     assert "image-gateway schema reader" in done.stdout
     assert "warning: left out of service: account odd: base_url" in done.stdout
     assert "hush" not in done.stdout
+    assert "warning: account east: base_url is no host of Azure's" in done.stdout
+    assert "account west" not in done.stdout
 
 
 def test_check_of_a_database_without_the_contract_exits_with_69(plane: Plane) -> None:
@@ -114,11 +118,19 @@ def test_the_demo_makes_two_pictures_and_leaves_no_process(demo_folder: Path) ->
     )
     assert done.returncode == 0, done.stderr
     output = demo_folder / "demo-output"
-    for name in ("generated.png", "edited.png"):
-        assert (output / name).read_bytes().startswith(b"\x89PNG")
-    assert (output / "generated.png").read_bytes() != (output / "edited.png").read_bytes()
-    records = (output / "logs" / "requests.jsonl").read_text("utf-8").splitlines()
-    assert [json.loads(line)["endpoint"] for line in records] == ["generations", "edits"]
+    names = ("generated", "edited", "edited-by-azure", "streamed")
+    names += ("streamed-0", "streamed-1", "streamed-2")
+    pictures = [(output / f"{name}.png").read_bytes() for name in names]
+    assert all(picture.startswith(b"\x89PNG") for picture in pictures)
+    assert len(set(pictures)) == len(pictures)
+    lines = (output / "logs" / "requests.jsonl").read_text("utf-8").splitlines()
+    told = ("endpoint", "body_form", "dialect", "stream", "status")
+    assert [tuple(json.loads(line)[name] for name in told) for line in lines] == [
+        ("generations", "json", "codex", False, 200),
+        ("edits", "json", "codex", False, 200),
+        ("edits", "multipart", "azure", False, 200),
+        ("generations", "json", "codex", True, 200),
+    ]
     assert [p.pid for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == str(demo_folder)] == []
     with socket.socket() as client:
         assert client.connect_ex(("127.0.0.1", port)) != 0

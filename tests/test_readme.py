@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from image_gateway import app, config
-from image_gateway.core import errors, record
+from image_gateway.core import capability, errors, record
 
 README = Path(__file__).parents[1].joinpath("README.md").read_text("utf-8")
 
@@ -53,8 +53,7 @@ def test_every_error_code_is_told_with_its_status_type_and_retry() -> None:
         for code, kind in errors.KINDS.items()
     }
     assert told == known
-    for code in (errors.CLIENT_LEFT, errors.UPSTREAM_CUT):
-        assert f"`{code}`" in section("Error codes")
+    assert f"`{errors.CLIENT_LEFT}`" in section("Error codes")
 
 
 def test_every_field_of_the_record_is_told_in_order() -> None:
@@ -65,3 +64,14 @@ def test_every_field_of_the_record_is_told_in_order() -> None:
 def test_every_path_is_told() -> None:
     told = re.findall(r"^    (.*)$", section("Paths"), re.MULTILINE)
     assert sorted(" ".join(told).split()) == sorted(app.PREFIXES)
+
+
+def test_what_each_kind_of_account_can_do_is_told_as_the_code_has_it() -> None:
+    head = re.findall(r"^\| needed \|(.*)\|$", README, re.MULTILINE)[0]
+    assert [name.strip() for name in head.split("|")] == list(capability.Route)
+    told = rows("What each kind of account can do")[: len(capability.NEEDS)]
+    known = [
+        [need.title, *("✓" if route in need.able else "–" for route in capability.Route)]
+        for need in capability.NEEDS
+    ]
+    assert told == known

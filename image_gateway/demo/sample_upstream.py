@@ -1,73 +1,154 @@
-"""An upstream that speaks the Codex image endpoints and draws what the prompt says, as text."""
+"""An upstream that draws what the prompt says, as text: Codex by both routes, and Azure OpenAI."""
 
 import asyncio
 import base64
 import colorsys
 import hashlib
 import io
+import json
 import re
 import textwrap
 import time
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from aiohttp import web
 from PIL import Image, ImageDraw, ImageFont
 
 TOKEN: Final = "sample-upstream-token"  # noqa: S105 - of the sample upstream only
+DEPLOYMENT: Final = "pictures"
+API_VERSION: Final = "2025-04-01-preview"
 _LARGEST_BODY: Final = 64 * 1024 * 1024
 _THINKING_SECONDS: Final = 0.3
 _DATA_URL: Final = re.compile(r"data:image/[a-z]+;base64,")
+_AZURE: Final = f"/openai/deployments/{DEPLOYMENT}/images"
 
 
 def application() -> web.Application:
-    """The upstream as an aiohttp application."""
+    """The upstream as an aiohttp application: Codex under ``/codex``, Azure at the root."""
     upstream = web.Application(client_max_size=_LARGEST_BODY)
-    upstream.router.add_post("/images/generations", _generate)
-    upstream.router.add_post("/images/edits", _edit)
+    upstream.router.add_post("/codex/images/generations", _codex_images)
+    upstream.router.add_post("/codex/images/edits", _codex_images)
+    upstream.router.add_post("/codex/responses", _codex_responses)
+    upstream.router.add_post(f"{_AZURE}/generations", _azure_generation)
+    upstream.router.add_post(f"{_AZURE}/edits", _azure_edit)
     return upstream
 
 
-async def _generate(request: web.Request) -> web.Response:
-    return await _answer(request, None)
+# -- Codex -----------------------------------------------------------------------------------------
 
 
-async def _edit(request: web.Request) -> web.Response:
+async def _codex_images(request: web.Request) -> web.Response:
+    _require(request.headers.get("authorization") == f"Bearer {TOKEN}")
     body = await request.json()
-    first = body["images"][0]["image_url"]
-    return await _answer(request, base64.b64decode(_DATA_URL.sub("", first, count=1)))
+    images = body.get("images") or [{}]
+    answer = await _draw_all(body, _from_data_url(images[0].get("image_url")))
+    return web.json_response(answer, headers={"x-codex-primary-used-percent": "12"})
 
 
-async def _answer(request: web.Request, original: bytes | None) -> web.Response:
-    if request.headers.get("authorization") != f"Bearer {TOKEN}":
-        return web.json_response({"detail": "Unauthorized"}, status=401)
+async def _codex_responses(request: web.Request) -> web.StreamResponse:
+    _require(request.headers.get("authorization") == f"Bearer {TOKEN}")
     body = await request.json()
+    prompt, *inputs = body["input"][0]["content"]
+    tool = body["tools"][0]
+    width, height = _size(tool)
+    original = _from_data_url(inputs[0]["image_url"]) if inputs else None
+    picture = draw(prompt["text"], width, height, 0, original)
+    stream = web.StreamResponse(headers={"content-type": "text/event-stream"})
+    await stream.prepare(request)
+
+    async def send(kind: str, **fields: Any) -> None:
+        await asyncio.sleep(_THINKING_SECONDS)
+        data = json.dumps({"type": kind, **fields})
+        await stream.write(f"event: {kind}\ndata: {data}\n\n".encode())
+
+    await send("response.created", response={"id": "resp_sample"})
+    count = tool.get("partial_images", 0)
+    for index in range(count):
+        await send(
+            "response.image_generation_call.partial_image",
+            partial_image_index=index,
+            partial_image_b64=_base64(_coarse(picture, 2 ** (count - index + 2))),
+        )
+    item = {
+        "type": "image_generation_call",
+        "result": _base64(picture),
+        "size": f"{width}x{height}",
+        "quality": tool.get("quality", "medium"),
+        "background": "opaque",
+        "output_format": "png",
+    }
+    await send("response.output_item.done", item=item)
+    usage = _usage(prompt["text"], 1)
+    await send("response.completed", response={"output": [], "tool_usage": {"image_gen": usage}})
+    return stream
+
+
+# -- Azure -----------------------------------------------------------------------------------------
+
+
+async def _azure_generation(request: web.Request) -> web.Response:
+    _require(request.headers.get("api-key") == TOKEN)
+    return web.json_response(await _draw_all(await request.json(), None))
+
+
+async def _azure_edit(request: web.Request) -> web.Response:
+    _require(request.headers.get("api-key") == TOKEN)
+    form = await request.post()
+    image = form.get("image") or form.get("image[]")
+    if "model" in form or not isinstance(image, web.FileField):
+        error = {"code": "invalid_request", "message": "a picture is needed, and no model"}
+        return web.json_response({"error": error}, status=400)
+    fields = {name: value for name, value in form.items() if isinstance(value, str)}
+    return web.json_response(await _draw_all(fields, image.file.read()))
+
+
+# -- both ------------------------------------------------------------------------------------------
+
+
+def _require(signed: object) -> None:
+    if not signed:
+        raise web.HTTPUnauthorized(text='{"detail": "Unauthorized"}')
+
+
+async def _draw_all(body: Mapping[str, Any], original: bytes | None) -> dict[str, Any]:
     await asyncio.sleep(_THINKING_SECONDS)
-    size = body.get("size", "1024x1024")
-    size = "1024x1024" if size == "auto" else size
-    width, height = (int(edge) for edge in size.split("x"))
-    pictures = [
-        draw(body["prompt"], width, height, number, original) for number in range(body.get("n", 1))
-    ]
-    return web.json_response(
-        {
-            "created": int(time.time()),
-            "data": [
-                {"b64_json": base64.b64encode(picture).decode(), "generation_id": f"gen_{number}"}
-                for number, picture in enumerate(pictures)
-            ],
-            "background": "opaque",
-            "output_format": "png",
-            "quality": body.get("quality", "medium"),
-            "size": size,
-            "usage": {
-                "input_tokens": len(body["prompt"].split()),
-                "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
-                "output_tokens": 1056 * len(pictures),
-                "total_tokens": len(body["prompt"].split()) + 1056 * len(pictures),
-            },
-        },
-        headers={"x-codex-primary-used-percent": "12"},
-    )
+    width, height = _size(body)
+    count = int(body.get("n", 1))
+    pictures = [draw(body["prompt"], width, height, number, original) for number in range(count)]
+    return {
+        "created": int(time.time()),
+        "data": [{"b64_json": _base64(picture)} for picture in pictures],
+        "background": "opaque",
+        "output_format": "png",
+        "quality": body.get("quality", "medium"),
+        "size": f"{width}x{height}",
+        "usage": _usage(body["prompt"], count),
+    }
+
+
+def _size(body: Mapping[str, Any]) -> tuple[int, int]:
+    size = body.get("size", "auto")
+    width, height = ("1024x1024" if size == "auto" else size).split("x")
+    return int(width), int(height)
+
+
+def _usage(prompt: str, count: int) -> dict[str, Any]:
+    words = len(prompt.split())
+    return {
+        "input_tokens": words,
+        "input_tokens_details": {"image_tokens": 0, "text_tokens": words},
+        "output_tokens": 1056 * count,
+        "total_tokens": words + 1056 * count,
+    }
+
+
+def _from_data_url(url: str | None) -> bytes | None:
+    return None if url is None else base64.b64decode(_DATA_URL.sub("", url, count=1))
+
+
+def _base64(picture: bytes) -> str:
+    return base64.b64encode(picture).decode()
 
 
 def draw(prompt: str, width: int, height: int, number: int, original: bytes | None) -> bytes:
@@ -95,6 +176,17 @@ def draw(prompt: str, width: int, height: int, number: int, original: bytes | No
         stroke_width=max(width // 300, 1),
         stroke_fill="black",
     )
+    return _png(picture)
+
+
+def _coarse(picture: bytes, step: int) -> bytes:
+    """The same picture as it looks before it is finished."""
+    whole = Image.open(io.BytesIO(picture))
+    small = whole.resize((max(whole.width // step, 1), max(whole.height // step, 1)))
+    return _png(small.resize(whole.size, Image.Resampling.NEAREST))
+
+
+def _png(picture: Image.Image) -> bytes:
     out = io.BytesIO()
     picture.save(out, "PNG")
     return out.getvalue()

@@ -17,7 +17,7 @@ from typing import Final
 import aiohttp
 import psycopg
 from aiohttp import web
-from openai import AsyncOpenAI
+from openai import APIError, AsyncOpenAI
 from psycopg.types.json import Jsonb
 
 from image_gateway.config import PREFIX
@@ -29,6 +29,11 @@ _START_SECONDS: Final = 30.0
 _STOP_SECONDS: Final = 15.0
 _PROMPT: Final = "A lighthouse in the morning mist"
 _EDIT: Final = "Add a small red boat"
+_SECOND_EDIT: Final = "Add two gulls"
+_STREAMED: Final = "A fox asleep under a birch"
+_MODEL: Final = "gpt-image-2"
+_AZURE_MODEL: Final = "gpt-image-1.5"
+_CALLS: Final = 4
 
 
 class DemoError(Exception):
@@ -85,25 +90,55 @@ async def _show(*, once: bool) -> None:
 
 
 async def _make_pictures(base_url: str, secret: str) -> None:
-    _tell(f"generating with the official openai SDK: {_PROMPT!r}")
     async with AsyncOpenAI(base_url=base_url, api_key=secret, max_retries=0) as client:
-        made = await client.images.generate(model="gpt-image-2", prompt=_PROMPT, size="1024x1024")
+        try:
+            await _make_with(client, base_url, secret)
+        except APIError as error:
+            raise DemoError(f"a call failed: {error}") from None
+
+
+async def _make_with(client: AsyncOpenAI, base_url: str, secret: str) -> None:
+    _tell(f"generating on the Codex account, with the official openai SDK: {_PROMPT!r}")
+    made = await client.images.generate(model=_MODEL, prompt=_PROMPT, size="1024x1024")
     picture = base64.b64decode((made.data or [])[0].b64_json or "")
     _save("generated.png", picture)
-    _tell(f"editing it with plain JSON: {_EDIT!r}")
+
+    _tell(f"editing it there with plain JSON: {_EDIT!r}")
+    edited = await _edit_with_json(base_url, secret, picture)
+    _save("edited.png", edited)
+
+    _tell(f"editing that as multipart, on the Azure deployment of {_AZURE_MODEL}: {_SECOND_EDIT!r}")
+    made_by_azure = await client.images.edit(
+        model=_AZURE_MODEL, prompt=_SECOND_EDIT, image=[("boat.png", edited, "image/png")]
+    )
+    _save("edited-by-azure.png", base64.b64decode((made_by_azure.data or [])[0].b64_json or ""))
+
+    _tell(f"streaming with partial pictures, by Codex's Responses route: {_STREAMED!r}")
+    stream = await client.images.generate(
+        model=_MODEL, prompt=_STREAMED, stream=True, partial_images=3
+    )
+    async for event in stream:
+        if event.type == "image_generation.partial_image":
+            name = f"streamed-{event.partial_image_index}.png"
+        else:
+            name = "streamed.png"
+        _save(name, base64.b64decode(event.b64_json))
+
+
+async def _edit_with_json(base_url: str, secret: str, picture: bytes) -> bytes:
     url = "data:image/png;base64," + base64.b64encode(picture).decode()
     async with (
         aiohttp.ClientSession() as session,
         session.post(
             f"{base_url}/images/edits",
-            json={"model": "gpt-image-2", "prompt": _EDIT, "images": [{"image_url": url}]},
+            json={"model": _MODEL, "prompt": _EDIT, "images": [{"image_url": url}]},
             headers={"authorization": f"Bearer {secret}"},
         ) as answer,
     ):
         edited = await answer.json()
         if answer.status != 200:
             raise DemoError(f"the edit was answered with {answer.status}: {edited}")
-    _save("edited.png", base64.b64decode(edited["data"][0]["b64_json"]))
+    return base64.b64decode(edited["data"][0]["b64_json"])
 
 
 def _save(name: str, picture: bytes) -> None:
@@ -115,7 +150,7 @@ def _save(name: str, picture: bytes) -> None:
 def _show_records() -> None:
     path = OUTPUT / "logs" / "requests.jsonl"
     _tell(f"the log records of these calls, from {path}:")
-    for line in path.read_text("utf-8").splitlines()[-2:]:
+    for line in path.read_text("utf-8").splitlines()[-_CALLS:]:
         record = json.loads(line)
         known = {name: value for name, value in record.items() if value not in (None, [], False)}
         print(json.dumps(known, indent=2))
@@ -125,9 +160,9 @@ def _explain(base_url: str, secret: str) -> None:
     print(f"""
 The gateway is up. Call it with curl:
 
-  curl {base_url}/images/generations \\
+  curl -s {base_url}/images/generations \\
     -H 'authorization: Bearer {secret}' -H 'content-type: application/json' \\
-    -d '{{"prompt": "A cat on a bicycle"}}' | head -c 300
+    -d '{{"prompt": "A cat on a bicycle"}}' -o answer.json
 
 or with the SDK:
 
@@ -172,7 +207,7 @@ async def _sample_upstream() -> AsyncIterator[str]:
 
 
 def _fill(database: str, secret: str, upstream_url: str) -> None:
-    """The standalone control plane with one key and one account."""
+    """The standalone control plane with one key and two accounts."""
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute(postgres.schema().encode())
         connection.execute(
@@ -180,13 +215,26 @@ def _fill(database: str, secret: str, upstream_url: str) -> None:
             ("key-demo", "demo", hashlib.sha256(secret.encode()).hexdigest()),
         )
         connection.execute(
-            "INSERT INTO image_control.accounts (account_name, dialect, base_url, credential)"
-            " VALUES (%s, %s, %s, %s)",
+            "INSERT INTO image_control.accounts"
+            " (account_name, dialect, base_url, credential, deployments, responses_model)"
+            " VALUES (%s, 'codex', %s, %s, %s, 'gpt-5.5')",
             (
                 "codex-demo",
-                "codex",
-                upstream_url,
+                f"{upstream_url}/codex",
                 Jsonb({"access_token": sample_upstream.TOKEN, "account_id": "demo"}),
+                Jsonb({_MODEL: _MODEL}),
+            ),
+        )
+        connection.execute(
+            "INSERT INTO image_control.accounts"
+            " (account_name, dialect, base_url, credential, deployments, api_version)"
+            " VALUES (%s, 'azure', %s, %s, %s, %s)",
+            (
+                "azure-demo",
+                upstream_url,
+                Jsonb({"api_key": sample_upstream.TOKEN}),
+                Jsonb({_AZURE_MODEL: sample_upstream.DEPLOYMENT}),
+                sample_upstream.API_VERSION,
             ),
         )
 

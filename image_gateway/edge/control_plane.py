@@ -23,6 +23,7 @@ from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool, TooManyRequests
 
 from image_gateway import sql
+from image_gateway.core.dialects import azure
 from image_gateway.core.model import (
     Account,
     Grant,
@@ -308,6 +309,7 @@ class Findings:
 
     accounts: int
     broken_accounts: tuple[str, ...]
+    doubtful_accounts: tuple[str, ...]
     writable: tuple[str, ...]
 
 
@@ -326,13 +328,16 @@ async def check(database: Secret) -> Findings:
             writable = tuple(str(row["finding"]) for row in await _rows(connection, "writable"))
     except (psycopg.Error, OSError, TimeoutError) as error:
         raise UnavailableError(_first_line(error, database)) from error
-    broken = []
+    broken, doubtful = [], []
     for row in rows:
         try:
-            account_from_row(row)
+            account = account_from_row(row)
         except RowError as error:
             broken.append(f"account {row.get('account_name')}: {error}")
-    return Findings(len(rows), tuple(broken), writable)
+        else:
+            if account.dialect == "azure" and not azure.is_azure_host(account.base_url or ""):
+                doubtful.append(f"account {account.account_name}: base_url is no host of Azure's")
+    return Findings(len(rows), tuple(broken), tuple(doubtful), writable)
 
 
 def _first_line(error: BaseException, database: Secret) -> str:

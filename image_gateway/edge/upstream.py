@@ -199,6 +199,7 @@ class Attempt:
         except (
             aiohttp.ClientError,
             ProxyError,
+            EOFError,  # how python-socks lets a proxy through that hangs up
             TimeoutError,
             OSError,
             ssl.SSLError,

@@ -7,14 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from image_gateway.core import body, dialects
-from image_gateway.core.dialects import Call, Defaults, codex_images
+from image_gateway.core import body, capability, dialects
+from image_gateway.core.capability import Route
+from image_gateway.core.dialects import Answers, Call, Context, codex_images
 from image_gateway.core.dialects.call import join
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account, Credential, Secret
 from tests.core.builders import ACCOUNT_ID, PNG, TOKEN, account, parse, play
 
-DEFAULTS = Defaults("https://chatgpt.com/backend-api/codex", "0.169.0")
+CONTEXT = Context("https://chatgpt.com/backend-api/codex", "0.169.0", "never-used")
 OURS = {
     "authorization": f"Bearer {TOKEN}",
     "chatgpt-account-id": ACCOUNT_ID,
@@ -45,7 +46,7 @@ def _encode(
     value: dict[str, Any], one: Account | None = None, *, edits: bool = False, **client: str
 ) -> Call:
     request = parse(value, "edits" if edits else "generations")
-    return codex_images.encode(request, one or account(), _client(**client), DEFAULTS)
+    return codex_images.encode(request, one or account(), _client(**client), CONTEXT)
 
 
 def _sent(call: Call, spool: bytes = b"") -> Any:
@@ -58,8 +59,11 @@ def _sent(call: Call, spool: bytes = b"") -> Any:
 @pytest.mark.parametrize(
     ("value", "edits", "param"),
     [
-        ({"stream": True}, False, "stream"),
-        ({"stream": True, "images": [PNG]}, True, "stream"),
+        ({"stream": True, "partial_images": 1}, False, "partial_images"),
+        ({"stream": True, "partial_images": 2, "images": [PNG]}, True, "partial_images"),
+        ({"stream": True, "partial_images": 0}, False, None),
+        ({"stream": True}, False, None),
+        ({"output_format": "gif", "model": "gpt-image-2.5"}, False, "output_format"),
         ({"images": [PNG], "mask": PNG}, True, "mask"),
         ({"images": [PNG], "markup": PNG, "model": "gpt-image-2.5"}, True, "markup"),
         ({"images": [PNG] * 6}, True, "images"),
@@ -74,13 +78,15 @@ def _sent(call: Call, spool: bytes = b"") -> Any:
 def test_a_gap_names_what_the_route_cannot_do(
     value: dict[str, Any], edits: Any, param: str | None
 ) -> None:
-    gap = codex_images.gap(parse(value, "edits" if edits else "generations"))
+    request = parse(value, "edits" if edits else "generations")
+    gap = capability.gap(request, Route.CODEX_IMAGES)
     assert (None if gap is None else gap.param) == param
     assert gap is None or gap.advice
 
 
-def test_codex_is_the_dialect_of_its_accounts() -> None:
-    assert dialects.BY_NAME["codex"] is codex_images
+def test_it_is_the_dialect_of_its_route() -> None:
+    assert dialects.ENCODE[Route.CODEX_IMAGES] is codex_images.encode
+    assert set(dialects.ENCODE) == set(Route)
 
 
 # -- the body --------------------------------------------------------------------------------
@@ -104,12 +110,22 @@ def test_n_is_never_dropped() -> None:
 
 
 @pytest.mark.parametrize("response_format", ["url", "b64_json", None])
-@pytest.mark.parametrize("stream", [False, None])
+@pytest.mark.parametrize("stream", [False, None, True])
 def test_stream_and_response_format_do_not_leak(response_format: Any, stream: Any) -> None:
+    if stream:
+        response_format = None
     value = {"response_format": response_format, "stream": stream, "size": None}
     assert set(_sent(_encode(value))) == {"prompt", "model"}
     edit = {"images": [PNG], "stream": stream, "mask": None}
     assert set(_sent(_encode(edit, edits=True))) == {"prompt", "model", "images"}
+
+
+def test_a_call_for_a_stream_asks_for_json_all_the_same() -> None:
+    """The route never streams: what comes is turned into events for the client."""
+    call = _encode({"stream": True, "partial_images": 0})
+    assert _sent(call) == {"prompt": "a cat", "model": "gpt-image-2"}
+    assert call.answers is Answers.JSON
+    assert call.headers["accept"] == "application/json"
 
 
 def test_an_edit_is_json_with_every_picture_in_its_place() -> None:
@@ -130,7 +146,7 @@ def test_large_pictures_are_spans_and_the_length_is_known_before_they_are_read()
     first, second = PNG + "A" * 6000, PNG + "B" * 9000
     value = {"prompt": "a cat", "images": [first, PNG, {"image_url": second}]}
     text = json.dumps(value).encode()
-    call = codex_images.encode(parse(text, "edits"), account(), _client(), DEFAULTS)
+    call = codex_images.encode(parse(text, "edits"), account(), _client(), CONTEXT)
     spans = [segment for segment in call.body if isinstance(segment, body.Span)]
     assert len(spans) == 2
     assert [item["image_url"] for item in _sent(call, text)["images"]] == [first, PNG, second]
@@ -147,7 +163,7 @@ def test_a_deployment_s_name_is_what_goes_upstream() -> None:
 def test_a_mapped_model_is_looked_up_under_its_mapped_name() -> None:
     request = parse({"model": "public"}, model_map={"public": "inner"})
     one = account(deployments={"inner": "innermost", "public": "wrong"})
-    call = codex_images.encode(request, one, _client(), DEFAULTS)
+    call = codex_images.encode(request, one, _client(), CONTEXT)
     assert _sent(call)["model"] == "innermost"
 
 
@@ -253,7 +269,7 @@ def test_what_codex_may_know_of_the_client_passes() -> None:
 )
 def test_what_is_nobody_s_business_does_not_pass(name: str) -> None:
     client = Headers([(name.encode(), b"hush"), (name.title().encode(), b"hush")])
-    call = codex_images.encode(parse({}), account(), client, DEFAULTS)
+    call = codex_images.encode(parse({}), account(), client, CONTEXT)
     assert call.headers == OURS
 
 
@@ -268,7 +284,7 @@ def test_what_is_nobody_s_business_does_not_pass(name: str) -> None:
 )
 def test_no_other_header_passes_and_none_of_ours_can_be_replaced(client: dict[str, str]) -> None:
     found = Headers((name.encode(), value.encode()) for name, value in client.items())
-    sent = codex_images.encode(parse({}), account(), found, DEFAULTS).headers
+    sent = codex_images.encode(parse({}), account(), found, CONTEXT).headers
     for name, value in sent.items():
         if name in OURS:
             assert value == OURS[name]

@@ -43,6 +43,7 @@ PROMISED: dict[str, tuple[int, str]] = {
     "outcome_unknown": (504, "api_error"),
     "upstream_redirect": (502, "api_error"),
     "upstream_invalid": (502, "api_error"),
+    "upstream_cut": (502, "api_error"),
     "control_plane_unavailable": (503, "api_error"),
     "overloaded": (503, "api_error"),
     "draining": (503, "api_error"),
@@ -55,6 +56,7 @@ NEVER_AGAIN = {
     "outcome_unknown",
     "upstream_redirect",
     "upstream_invalid",
+    "upstream_cut",
     "internal_error",
 }
 """Codes whose status the SDKs would repeat on their own, and must not."""
@@ -70,7 +72,8 @@ def test_no_code_is_without_a_promise() -> None:
 
 
 def test_the_codes_and_sources_of_a_record_are_these_words() -> None:
-    assert (errors.CLIENT_LEFT, errors.UPSTREAM_CUT) == ("client_left", "upstream_cut")
+    assert errors.CLIENT_LEFT == "client_left"
+    assert errors.CLIENT_LEFT not in KINDS
     assert [str(source) for source in Source] == ["client", "gateway", "upstream"]
 
 
@@ -327,8 +330,28 @@ def test_an_error_of_another_shape_is_put_into_openai_s(
 
 
 def test_an_error_in_openai_s_shape_passes_byte_for_byte() -> None:
-    body = b'{ "error" : {"message":"m", "more": 1} }'
+    body = b'{ "error" : {"message":"m", "more": 1, "type":null,"code":null,"param" :null}, "a":1 }'
     assert errors.passed_on(400, body, errors.read_upstream_error(body)) == body
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "filled"),
+    [
+        (400, {"message": "m"}, {"type": _INVALID, "param": None, "code": None}),
+        (500, {"message": "m"}, {"type": "api_error", "param": None, "code": None}),
+        (500, {"message": "m", "code": "c", "inner": {"x": [1]}}, {"type": "api_error"}),
+        (429, {"message": "m", "type": "usage_limit_reached", "resets_at": 5}, {"code": None}),
+        (400, {"message": "m", "type": "t", "param": "p"}, {"code": None}),
+        (400, {"message": "m", "type": None, "param": "p"}, {"code": None, "type": None}),
+    ],
+)
+def test_an_error_gets_the_keys_it_lacks_and_keeps_what_it_says(
+    status: int, said: dict[str, Any], filled: dict[str, Any]
+) -> None:
+    body = json.dumps({"error": said}).encode()
+    made = json.loads(errors.passed_on(status, body, errors.read_upstream_error(body)))
+    assert set(made["error"]) >= {"message", "type", "param", "code"}
+    assert made["error"] == {**made["error"], **filled, **said}
 
 
 @given(_HOSTILE, st.integers(400, 599))
@@ -336,6 +359,44 @@ def test_whatever_an_upstream_says_the_client_reads_a_message(body: Any, status:
     text = json.dumps(body).encode()
     made = json.loads(errors.passed_on(status, text, errors.read_upstream_error(text)))
     assert isinstance(made["error"]["message"], str)
+    assert set(made["error"]) >= {"message", "type", "param", "code"}
+
+
+# -- the status of an error that came as an event --------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        *((UpstreamError(code=code), 400) for code in sorted(errors.CLIENT_FAULTS)),
+        *((UpstreamError(code=code), 404) for code in sorted(errors.MISSING_MODEL)),
+        (UpstreamError(type="image_generation_user_error", code="x"), 400),
+        (UpstreamError(code="Moderation_Blocked"), 400),
+        (UpstreamError(code="context_length_exceeded"), 400),
+        (UpstreamError(type="invalid_request_error"), 400),
+        (UpstreamError(code="rate_limit_exceeded"), 429),
+        (UpstreamError(type="invalid_request_error", code="rate_limit_exceeded"), 429),
+        (UpstreamError(type="usage_limit_reached"), 429),
+        (UpstreamError(code="insufficient_quota"), 429),
+        (UpstreamError(code="server_is_overloaded", type="server_error"), 503),
+        (UpstreamError(code="slow_down"), 503),
+        (UpstreamError(code="token_expired"), 401),
+        (UpstreamError(type="invalid_request_error", code="invalid_api_key"), 401),
+        (UpstreamError(type="permission_error"), 403),
+        (UpstreamError(type="server_error"), 500),
+        (UpstreamError("rate_limit_exceeded", param="invalid_value"), 500),
+        (UpstreamError(), 500),
+    ],
+)
+def test_an_error_in_a_stream_has_the_status_it_would_have_had(
+    error: UpstreamError, status: int
+) -> None:
+    assert errors.status_of(error) == status
+
+
+def test_codes_are_code_and_type_in_lower_case() -> None:
+    assert errors.codes(UpstreamError("M", "Type", "P", "CODE")) == {"type", "code"}
+    assert errors.codes(UpstreamError("m", "", "p")) == set()
 
 
 # -- what must not be seen -------------------------------------------------------------------

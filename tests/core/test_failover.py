@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Final, get_args
 
 import pytest
@@ -144,10 +145,12 @@ def test_the_sdk_never_repeats_a_call_that_we_would_not_repeat() -> None:
             assert step.may_be_billed, outcome
 
 
-def test_only_a_replaced_answer_has_a_code_of_ours() -> None:
+def test_only_a_replaced_and_an_ended_answer_have_a_code_of_ours() -> None:
     for outcome in EVERYTHING:
         step = next_step(outcome)
-        assert (step.code is not None) == (step.action is Action.REPLACE), outcome
+        ours = step.action in {Action.REPLACE, Action.END}
+        assert (step.code is not None) == ours, outcome
+        assert (step.code == "upstream_cut") == (step.action is Action.END), outcome
 
 
 def test_a_place_is_cooled_only_when_another_one_is_asked_and_for_minutes_at_most() -> None:
@@ -215,7 +218,7 @@ def test_once_bytes_went_to_the_client_the_answer_ends(
     dialect: Dialect, status: int | None
 ) -> None:
     broken = Outcome(Stage.STREAM, dialect, status, wait=5.0, usable=True)
-    assert next_step(broken) == Step(Action.END, may_be_billed=True)
+    assert next_step(broken) == Step(Action.END, code="upstream_cut", may_be_billed=True)
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -260,6 +263,7 @@ def test_a_client_s_own_fault_is_returned_at_any_status(
         "safety_violation",
         "contentFilter",
         "content_filter",
+        "invalid_prompt",
         "invalid_parameter",
         "invalid_value",
         "invalid_type",
@@ -443,7 +447,9 @@ def test_cooldowns_are_minutes_never_hours() -> None:
     assert 60 <= failover.MISSING_MODEL_SECONDS <= 900
 
 
-@pytest.mark.parametrize("code", ["outcome_unknown", "upstream_redirect", "upstream_invalid"])
+@pytest.mark.parametrize(
+    "code", ["outcome_unknown", "upstream_redirect", "upstream_invalid", "upstream_cut"]
+)
 def test_a_replaced_answer_says_not_to_come_again(code: str) -> None:
     refusal = failover.replacement(code)
     assert refusal.code == code
@@ -456,6 +462,46 @@ def test_every_code_that_can_replace_has_its_words() -> None:
         code = next_step(outcome).code
         if code is not None:
             assert failover.replacement(code).code == code
+
+
+def test_a_word_for_the_log_decides_nothing() -> None:
+    for stage, status in ((Stage.STREAM, 200), (Stage.SENT, None), (Stage.ANSWER, 500)):
+        plain = Outcome(stage, "codex", status)
+        assert next_step(replace(plain, reason="TimeoutError")) == next_step(plain)
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_an_upstream_that_said_something_is_known(error: UpstreamError) -> None:
+    assert _answer(500, error=error).told is (error != UpstreamError())
+
+
+# -- several calls for one request -----------------------------------------------------------
+
+_BY_WEIGHT: Final = (
+    Action.DELIVER,
+    Action.END,
+    Action.RETURN,
+    Action.REPLACE,
+    Action.REREAD,
+    Action.NEXT,
+)
+
+
+def test_of_several_calls_one_decides_by_what_it_makes_certain() -> None:
+    """A picture is a success; another account is asked only if nothing speaks against it."""
+    assert set(_BY_WEIGHT) == set(Action)
+    for count in range(1, 4):
+        for actions in itertools.permutations(_BY_WEIGHT, count):
+            chosen = failover.weightiest([Step(action) for action in actions])
+            assert actions[chosen] is min(actions, key=_BY_WEIGHT.index)
+
+
+@given(st.lists(st.sampled_from([Step(action) for action in Action]), min_size=1, max_size=6))
+def test_of_calls_that_weigh_the_same_the_first_decides(steps: list[Step]) -> None:
+    chosen = failover.weightiest(steps)
+    assert chosen == steps.index(steps[chosen])
+    again = {Action.NEXT, Action.REREAD}
+    assert (steps[chosen].action in again) == all(step.action in again for step in steps)
 
 
 # -- the most telling answer -----------------------------------------------------------------

@@ -298,43 +298,44 @@ def test_a_hash_fits_a_record() -> None:
 # -- what an answer says ---------------------------------------------------------------------
 
 
+def _metered(chunks: list[bytes], **known: Any) -> Draft:
+    draft, meter = _draft(**known), record.Meter()
+    for chunk in chunks:
+        meter.feed(chunk)
+    meter.close(draft)
+    return draft
+
+
 @pytest.mark.parametrize(
-    ("answer", "expected"),
+    ("usage", "expected"),
     [
         (
             {
-                "usage": {
-                    "input_tokens": 1,
-                    "output_tokens": 2,
-                    "total_tokens": 3,
-                    "input_tokens_details": {"image_tokens": 1},
-                }
+                "input_tokens": 1,
+                "output_tokens": 2,
+                "total_tokens": 3,
+                "input_tokens_details": {"image_tokens": 1},
             },
             {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3},
         ),
-        ({"usage": {"total_tokens": 0}}, {"total_tokens": 0}),
-        (
-            {"usage": {"input_tokens": 1, "output_tokens": "2", "total_tokens": 3.0}},
-            {"input_tokens": 1},
-        ),
-        ({"usage": {"input_tokens": True}}, None),
-        ({"usage": {"input_tokens": None}}, None),
-        ({"usage": {"prompt": "hush"}}, None),
-        ({"usage": {}}, None),
-        ({"usage": []}, None),
-        ({"usage": "hush"}, None),
-        ({"usage": None}, None),
-        ({"data": []}, None),
+        ({"total_tokens": 0}, {"total_tokens": 0}),
+        ({"input_tokens": 1, "output_tokens": "2", "total_tokens": 3.0}, {"input_tokens": 1}),
+        ({"input_tokens": True}, None),
+        ({"input_tokens": None}, None),
+        ({"prompt": "hush"}, None),
         ({}, None),
         ([], None),
+        ("hush", None),
         (None, None),
-        ("usage", None),
+        (5, None),
     ],
 )
 def test_usage_is_the_three_sums_and_nothing_else(
-    answer: object, expected: dict[str, int] | None
+    usage: object, expected: dict[str, int] | None
 ) -> None:
-    assert record.usage(answer) == expected
+    assert record.sums(usage) == expected
+    draft = _metered([json.dumps({"data": [], "usage": usage}).encode()])
+    assert draft.usage == expected
 
 
 @pytest.mark.parametrize(
@@ -343,10 +344,10 @@ def test_usage_is_the_three_sums_and_nothing_else(
         ({"data": [{"b64_json": "x"}, {"url": "y"}]}, 2),
         ({"data": [{}], "n": 5}, 1),
         ({"data": []}, 0),
-        ({"data": {"0": {}}}, None),
-        ({"data": None}, None),
-        ({"data": "xx"}, None),
-        ({}, None),
+        ({"data": {"0": {}}}, 0),
+        ({"data": None}, 0),
+        ({"data": "xx"}, 0),
+        ({}, 0),
         ([], None),
         ([[1, 2]], None),
         (None, None),
@@ -354,7 +355,27 @@ def test_usage_is_the_three_sums_and_nothing_else(
     ],
 )
 def test_pictures_are_counted_not_believed(answer: object, expected: int | None) -> None:
-    assert record.image_count(answer) == expected
+    assert _metered([json.dumps(answer).encode()]).response_image_count == expected
+
+
+@pytest.mark.parametrize(
+    ("first", "size", "quality"),
+    [
+        ({"size": "1536x1024", "quality": "low"}, "1536x1024", "low"),
+        ({"size": None, "b64_json": "\x000"}, "auto", "high"),
+        ({"size": 5, "quality": "\x001"}, "auto", "high"),
+        ({}, "auto", "high"),
+    ],
+)
+def test_what_came_back_is_noted_and_what_it_does_not_say_stays_as_asked(
+    first: dict[str, object], size: str, quality: str
+) -> None:
+    draft = _draft(size="auto", quality="high")
+    draft.note_answer(2, {"total_tokens": 3, "more": {"x": 1}}, first)
+    assert (draft.response_image_count, draft.usage) == (2, {"total_tokens": 3})
+    assert (draft.size, draft.quality) == (size, quality)
+    draft.note_answer(1, None, {})
+    assert (draft.response_image_count, draft.usage) == (1, None)
 
 
 _ANSWERS = st.recursive(
@@ -373,20 +394,14 @@ _ANSWERS = st.recursive(
 
 @given(_ANSWERS)
 def test_no_answer_is_too_hostile_to_be_counted(answer: object) -> None:
-    usage, count = record.usage(answer), record.image_count(answer)
+    draft = _metered([json.dumps({"data": answer, "usage": answer}).encode()])
+    usage, count = draft.usage, draft.response_image_count
+    assert usage == record.sums(answer)
     assert count is None or (type(count) is int and count >= 0)
     if usage is not None:
         assert usage
         assert set(usage) <= {"input_tokens", "output_tokens", "total_tokens"}
         assert all(type(value) is int for value in usage.values())
-
-
-def _metered(chunks: list[bytes], **known: Any) -> Draft:
-    draft, meter = _draft(**known), record.Meter()
-    for chunk in chunks:
-        meter.feed(chunk)
-    meter.close(draft)
-    return draft
 
 
 _ANSWER = {
@@ -447,6 +462,8 @@ def test_an_answer_that_was_broken_once_stays_uncounted() -> None:
 @given(st.binary(max_size=40), _ANSWERS)
 def test_no_answer_stops_the_meter(junk: bytes, answer: object) -> None:
     text = json.dumps(answer).encode()
-    counted = _metered([text])
-    assert counted.response_image_count in {record.image_count(json.loads(text)), None}
+    data = answer.get("data") if isinstance(answer, dict) else None
+    pictures = len(data) if isinstance(data, list) else 0
+    expected = pictures if isinstance(answer, dict) else None
+    assert _metered([text]).response_image_count in {expected, None}
     assert tuple(record.build(_metered([junk, text]))) == record.FIELDS

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from image_gateway.core import dialects, routing
+from image_gateway.core import routing
 from image_gateway.core.errors import Refusal
 from image_gateway.core.health import Cooling, Health
 from image_gateway.core.model import Account, Credential, Grant, Secret
-from image_gateway.core.request import Image, ImageRequest
+from image_gateway.core.pictures import Image
+from image_gateway.core.request import ImageRequest
 from tests.core.builders import CATALOGUE, account, grant, key
 
 NOW = 1000.0
@@ -77,10 +78,11 @@ def test_an_account_knows_its_own_list_or_without_one_the_catalogue(
     assert routing.knows(account(deployments=deployments), model, CATALOGUE) is expected
 
 
-@pytest.mark.parametrize("dialect", ["azure", "openai"])
-def test_an_account_whose_dialect_is_not_spoken_knows_nothing(dialect: str) -> None:
-    one = account(dialect=dialect, deployments={MODEL: "d"})
-    assert routing.knows(one, MODEL, CATALOGUE) is (dialect in dialects.BY_NAME)
+@pytest.mark.parametrize("dialect", ["codex", "azure", "openai"])
+def test_every_dialect_is_spoken(dialect: str) -> None:
+    one = account(dialect=dialect, base_url="https://up.example", deployments={MODEL: "d"})
+    assert routing.knows(one, MODEL, CATALOGUE)
+    assert _order(grant(one)) == ["alpha"]
 
 
 def test_a_credential_is_there_and_not_over() -> None:
@@ -116,13 +118,13 @@ def test_an_account_named_twice_is_tried_once() -> None:
     assert _order(one) == ["a", "b"]
 
 
-_PICTURE = Image("data:", "data", 3)
+_PICTURE = Image("image[]", "data:", (b"abc",), "image/png", 3)
 
 
 @pytest.mark.parametrize(
     ("changes", "param"),
     [
-        ({"stream": True}, "stream"),
+        ({"stream": True, "parameters": {"partial_images": 1}}, "partial_images"),
         ({"endpoint": "edits", "images": (_PICTURE,), "mask": _PICTURE}, "mask"),
         ({"endpoint": "edits", "images": (_PICTURE,) * 6}, "images"),
     ],
@@ -135,10 +137,28 @@ def test_a_wish_that_no_account_can_fulfil_hears_which_one(
     assert refusal.kind.status == 400
 
 
+def test_a_wish_is_served_by_whichever_account_can() -> None:
+    """What one route cannot do another may; only the able ones are tried."""
+    codex, azure = account("a"), account("b", dialect="azure", base_url="https://x.example")
+    drawing = account("c", responses_model="gpt-5.5")
+    masked = _request(endpoint="edits", images=(_PICTURE,), mask=_PICTURE)
+    assert sorted(_order(grant(codex, azure, drawing), masked)) == ["b", "c"]
+    address = Image("image[]", "https://example.com/a.png")
+    linked = _request(endpoint="edits", images=(address,))
+    assert sorted(_order(grant(codex, azure, drawing), linked)) == ["a", "c"]
+    assert sorted(_order(grant(codex, azure, drawing), _request(stream=True))) == ["a", "b", "c"]
+
+
+def test_a_wish_of_a_form_is_refused_by_the_name_of_its_part() -> None:
+    wish = _request(endpoint="edits", images=(_PICTURE,) * 6, is_form=True)
+    assert _refusal(grant(account()), wish).param == "image"
+
+
 def test_an_impossible_wish_is_answered_before_bad_luck() -> None:
     """A client with an impossible wish must not be told to come back."""
     off = grant(account(status="disabled"))
-    assert _refusal(off, _request(stream=True)).code == "unsupported_value"
+    wish = _request(stream=True, parameters={"partial_images": 1})
+    assert _refusal(off, wish).code == "unsupported_value"
     assert _refusal(off, _request(upstream_model="unheard-of")).code == "model_not_found"
     assert _refusal(off).code == "no_account_available"
 

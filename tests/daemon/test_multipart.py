@@ -36,14 +36,20 @@ KINDS_OF_HEAD = {
     "image/jpeg": b"\xff\xd8\xff\xe0\x00\x10JFIF\x00",
     "image/webp": b"RIFF\x24\x00\x00\x00WEBPVP8 ",
 }
-LIMITS = {"max_request_bytes": 3_000_000, "max_part_bytes": 1_200_000, "max_parts": 6}
 
 
 @pytest.fixture(scope="module")
 def narrow(shared_plane: Plane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """A daemon with narrow bounds."""
     folder = tmp_path_factory.mktemp("narrow")
-    made = Gateway(folder, shared_plane.reader_url, **LIMITS, body_idle_seconds=1).start()
+    made = Gateway(
+        folder,
+        shared_plane.reader_url,
+        max_request_bytes=3_000_000,
+        max_part_bytes=1_200_000,
+        max_parts=6,
+        body_idle_seconds=1,
+    ).start()
     yield made
     assert list(Path(made.settings["SPOOL_DIR"]).iterdir()) == []
     code = made.stop()
@@ -172,7 +178,11 @@ async def test_mask_and_nested_names_arrive(
 async def test_a_mask_goes_to_the_route_that_can(
     make_account: MakeDoor, upstream: ScriptedUpstream
 ) -> None:
-    pieces = [Piece("image", PNG + b"image"), Piece("mask", PNG + b"mask"), ("prompt", "a")]
+    pieces: list[Piece | tuple[str, str]] = [
+        Piece("image", PNG + b"image"),
+        Piece("mask", PNG + b"mask"),
+        ("prompt", "a"),
+    ]
     status, _, body = await edit(make_account("codex"), *pieces)
     error = json.loads(body)["error"]
     assert (status, error["code"], error["param"]) == (400, "unsupported_value", "mask")

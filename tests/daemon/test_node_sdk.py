@@ -641,6 +641,44 @@ async def test_every_picture_of_a_stream_is_one_completed_event(
     assert record["usage"] == {name: 3 * count for name, count in SUMS.items()}
 
 
+WRITTEN_PARTIAL, WRITTEN_LAST = (
+    image_event("image_generation.partial_image", partial_image_index=0),
+    image_event("image_generation.completed", usage=USAGE),
+)
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [frame(each).replace(b"\n", b"\r\n") for each in (WRITTEN_PARTIAL, WRITTEN_LAST)],
+        [frame(WRITTEN_PARTIAL, name=""), frame(WRITTEN_LAST, name="")],
+        [
+            b"event: image_generation.partial_image\ndata: "
+            + json.dumps(WRITTEN_PARTIAL, indent=1).replace("\n", "\ndata: ").encode()
+            + b"\n\n",
+            frame(WRITTEN_LAST),
+        ],
+        [
+            b": ping\n\n",
+            b"retry: 3000\n\n" + frame(WRITTEN_PARTIAL) + b": ping\n\n",
+            b": and\n" + frame(WRITTEN_LAST),
+        ],
+        [frame(WRITTEN_PARTIAL), frame(WRITTEN_LAST), b"data: [DONE]\n\n"],
+        [frame(WRITTEN_PARTIAL), frame(WRITTEN_LAST)[:-1]],
+        [bytes([byte]) for byte in frame(WRITTEN_PARTIAL) + frame(WRITTEN_LAST)],
+    ],
+    ids=["CRLF", "no names", "lines of data", "comments", "DONE", "no blank line", "bytes"],
+)
+async def test_however_an_upstream_writes_its_frames_the_sdk_can_read_them(
+    doors: Callable[..., Door], upstream: ScriptedUpstream, frames: list[bytes]
+) -> None:
+    upstream.script = streams(*frames)
+    door = doors("openai")
+    seen = await ask(door, "generate", {**CAT, "stream": True, "partial_images": 1})
+    assert seen.get("events") == [WRITTEN_PARTIAL, WRITTEN_LAST]
+    await check_delivered(door, seen, stream=True, response_image_count=1, usage=SUMS)
+
+
 @pytest.mark.parametrize("method", ["generate", "edit"])
 @pytest.mark.parametrize("kind", ["codex", "azure", "openai"])
 async def test_an_upstream_that_answers_a_stream_at_once_still_gives_events(
@@ -740,6 +778,28 @@ async def test_a_codex_account_streams_by_the_responses_route(
     ]
 
 
+@pytest.mark.parametrize("kind", ["responses", "openai"])
+async def test_an_event_of_some_megabytes_arrives_whole(
+    doors: Callable[..., Door], upstream: ScriptedUpstream, kind: str
+) -> None:
+    large = picture(4_500_000)
+    upstream.script = (
+        response_events(
+            {**RESPONSE_ITEM, "item": {**RESPONSE_ITEM["item"], "result": large}},
+            RESPONSE_COMPLETED,
+        )
+        if kind == "responses"
+        else streams(frame(image_event("image_generation.completed", usage=USAGE, b64_json=large)))
+    )
+    door = doors(kind)
+    seen = await ask(door, "generate", {**CAT, "stream": True})
+    await check_delivered(door, seen, stream=True, response_image_count=1, usage=SUMS)
+    [made] = seen["events"]
+    assert made["type"] == "image_generation.completed"
+    assert made["b64_json"] == large
+    assert made["usage"] == USAGE
+
+
 async def test_several_pictures_by_the_responses_route_are_one_answer(
     doors: Callable[..., Door], upstream: ScriptedUpstream
 ) -> None:
@@ -816,15 +876,36 @@ async def test_comments_while_an_upstream_thinks_disturb_nobody(
     assert door.gateway.stop() == 0
 
 
-async def test_an_error_after_comments_alone_is_thrown_with_the_upstreams_words(
-    waiting: Callable[[str], Door], upstream: ScriptedUpstream
+BLOCKED = error("moderation_blocked", type="image_generation_user_error", param="prompt")
+
+
+async def leaves_without_a_word(call: Call) -> None:
+    call.writer.close()
+
+
+@pytest.mark.parametrize(
+    ("then", "code", "may_be_billed"),
+    [
+        (answers(400, BLOCKED), "moderation_blocked", False),
+        (answers(401, error("invalid_api_key")), "account_credentials", False),
+        (leaves_without_a_word, "outcome_unknown", True),
+        (answers(200, b"<html>", {"content-type": "text/html"}), "upstream_invalid", True),
+    ],
+    ids=["the client's fault", "our credentials", "silence", "no JSON"],
+)
+async def test_an_error_after_comments_alone_is_thrown_all_the_same(
+    waiting: Callable[[str], Door],
+    upstream: ScriptedUpstream,
+    then: Script,
+    code: str,
+    *,
+    may_be_billed: bool,
 ) -> None:
     """The status is out by then: the error comes as the stream's only event."""
-    blocked = error("moderation_blocked", type="image_generation_user_error", param="prompt")
 
     async def script(call: Call) -> None:
         await asyncio.sleep(0.7)
-        await call.answer(400, blocked)
+        await then(call)
 
     upstream.script = script
     door = waiting("openai")
@@ -833,17 +914,19 @@ async def test_an_error_after_comments_alone_is_thrown_with_the_upstreams_words(
     [seen] = said["calls"]
     assert seen["events"] == []
     assert seen["error"]["isApiError"]
-    for name in ("code", "type", "param"):
-        assert seen["error"][name] == blocked["error"][name]
-    assert "said so" in seen["error"]["message"]
+    assert seen["error"]["code"] == code
+    if code == "moderation_blocked":
+        for name in ("type", "param"):
+            assert seen["error"][name] == BLOCKED["error"][name]
+        assert "said so" in seen["error"]["message"]
     assert seen["error"]["requestID"] == seen["requestID"]
     assert said["wire"][0].startswith(KEEP_ALIVE)
     assert len(upstream.calls) == 1
     record = await door.record()
     assert record["request_id"] == seen["requestID"]
-    assert (record["status"], record["error_code"]) == (200, "moderation_blocked")
+    assert (record["status"], record["error_code"]) == (200, code)
     assert record["error_source"] == "upstream"
-    assert not record["may_be_billed"]
+    assert record["may_be_billed"] == may_be_billed
     assert door.gateway.stop() == 0
 
 
@@ -956,7 +1039,33 @@ async def test_a_responses_call_that_fails_after_a_partial_picture_is_thrown(
     assert not record["response_image_count"]
 
 
-@pytest.mark.parametrize("asked", [{}, {"stream": True, "partial_images": 1}])
+@pytest.mark.parametrize("asked", [{}, {"stream": True}], ids=["answer", "stream"])
+@pytest.mark.parametrize("result", [None, ""], ids=["null", "empty"])
+async def test_a_responses_call_whose_item_holds_no_picture_is_thrown(
+    doors: Callable[..., Door],
+    upstream: ScriptedUpstream,
+    asked: dict[str, Any],
+    result: str | None,
+) -> None:
+    item = {"type": "image_generation_call", "id": "ig_1", "status": "failed", "result": result}
+    upstream.script = response_events(
+        RESPONSE_CREATED, {**RESPONSE_ITEM, "item": item}, RESPONSE_COMPLETED
+    )
+    door = doors("responses")
+    door.plane.update("accounts", {"account_name": door.account}, codex_route="responses")
+    seen = await ask(door, "generate", {**CAT, **asked}, maxRetries=2)
+    assert "error" in seen, seen
+    assert (seen["error"]["status"], seen["error"]["code"]) == (502, "upstream_invalid")
+    assert len(upstream.calls) == 1
+    record = await door.record()
+    assert record["request_id"] == seen["error"]["requestID"]
+    assert (record["status"], record["error_code"]) == (502, "upstream_invalid")
+    assert not record["response_image_count"]
+
+
+@pytest.mark.parametrize(
+    "asked", [{}, {"stream": True, "partial_images": 1}], ids=["answer", "stream"]
+)
 async def test_a_responses_call_that_is_blocked_has_the_status_of_a_refusal(
     doors: Callable[..., Door], upstream: ScriptedUpstream, asked: dict[str, Any]
 ) -> None:
@@ -984,9 +1093,8 @@ async def test_a_responses_call_that_is_blocked_has_the_status_of_a_refusal(
 async def test_a_stream_that_fails_before_its_first_event_keeps_its_status(
     doors: Callable[..., Door], upstream: ScriptedUpstream, *, as_event: bool
 ) -> None:
-    blocked = error("moderation_blocked", type="image_generation_user_error", param="prompt")
     upstream.script = (
-        streams(frame({"type": "error", **blocked})) if as_event else answers(400, blocked)
+        streams(frame({"type": "error", **BLOCKED})) if as_event else answers(400, BLOCKED)
     )
     door = doors("openai")
     seen = await ask(door, "generate", {**CAT, "stream": True})
@@ -1100,10 +1208,6 @@ async def test_our_credentials_are_none_of_the_clients_business(
 # -- retries ---------------------------------------------------------------------------------------
 
 
-async def leaves_without_a_word(call: Call) -> None:
-    call.writer.close()
-
-
 @pytest.mark.parametrize(
     ("script", "status", "code"),
     [
@@ -1143,7 +1247,7 @@ async def test_the_sdk_waits_as_long_as_it_is_told_and_calls_again(
     doors: Callable[..., Door], upstream: ScriptedUpstream
 ) -> None:
     """``retry-after-ms`` says when the key's start interval is over: one retry is enough."""
-    door = doors("openai", min_start_interval_ms=1500)
+    door = doors("openai", min_start_interval_ms=2500)
     call = {"method": "generate", "parameters": CAT}
     said = await run(door, call, call, maxRetries=1)
     for seen in said["calls"]:
@@ -1360,7 +1464,7 @@ async def test_a_caller_that_gives_up_waiting_ends_the_upstream_call(
 
     upstream.script = script
     door = doors("openai")
-    seen = await ask(door, "generate", CAT, timeout=700)
+    seen = await ask(door, "generate", CAT, timeout=2000)
     assert seen["error"]["name"] == "APIConnectionTimeoutError"
     await asyncio.wait_for(left.wait(), 20)
     record = await door.record()

@@ -375,7 +375,7 @@ async def test_an_edit_that_no_account_can_make_says_what_would_work(
     "headers",
     [
         {"content_type": "text/plain"},
-        {"content_type": "multipart/form-data; boundary=x"},
+        {"content_type": "application/x-www-form-urlencoded"},
         {"content_encoding": "gzip"},
     ],
 )

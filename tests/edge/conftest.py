@@ -1,12 +1,15 @@
-"""Fixtures of the edge's tests: a clock to turn, a gateway's view of a control plane."""
+"""Fixtures of the edge's tests: a clock to turn, a view of a control plane, a way upstream."""
 
 import asyncio
+import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import aiohttp.connector
 import pytest
 import uvloop
 
@@ -14,8 +17,12 @@ from image_gateway.core.model import Secret
 from image_gateway.edge import cache, control_plane
 from image_gateway.edge.cache import Freshness
 from image_gateway.edge.control_plane import ControlPlane
-from tests.parts.eventually import eventually
+from image_gateway.edge.spool import Spool, Spools
+from image_gateway.edge.upstream import Upstream
+from tests.edge.peer import anonymous
+from tests.parts.eventually import BOUND_SECONDS, eventually
 
+ROOM = 64 * 1024 * 1024
 TTL_SECONDS = 60.0
 MAX_STALE_SECONDS = 600.0
 
@@ -24,7 +31,7 @@ def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """The daemon's own loop; where connections matter also the one that aiohttp is written for."""
-    if item.path.name == "test_upstream.py":
+    if item.path.name in {"test_upstream.py", "test_socks.py"}:
         return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
     return {"uvloop": uvloop.new_event_loop}
 
@@ -84,3 +91,40 @@ def open_control(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> OpenControl:
             yield control
 
     return opened
+
+
+# -- a way upstream --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def edge() -> AsyncIterator[Upstream]:
+    async with Upstream(BOUND_SECONDS) as made:
+        yield made
+
+
+@pytest.fixture
+async def hasty_edge() -> AsyncIterator[Upstream]:
+    """One that soon gives up to connect."""
+    async with Upstream(0.3) as made:
+        yield made
+
+
+@pytest.fixture
+def spools(tmp_path: Path) -> Iterator[Spools]:
+    with Spools(tmp_path, ROOM, ROOM) as made:
+        yield made
+
+
+@pytest.fixture
+def spool(spools: Spools) -> Iterator[Spool]:
+    with spools.open() as made:
+        yield made
+
+
+@pytest.fixture
+def anonymous_tls(monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
+    """The client trusts TLS without certificates; gives the server's side of it."""
+    monkeypatch.setattr(
+        aiohttp.connector, "_SSL_CONTEXT_VERIFIED", anonymous(ssl.PROTOCOL_TLS_CLIENT)
+    )
+    return anonymous(ssl.PROTOCOL_TLS_SERVER)

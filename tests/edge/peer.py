@@ -1,4 +1,4 @@
-"""The far end of an upstream connection, below HTTP: real sockets that do what a test scripts."""
+"""Both ends of an upstream connection: real sockets that do what a test scripts, and a call."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from tests.parts.eventually import eventually
+from image_gateway.core.body import Body
+from image_gateway.core.dialects import Call
+from image_gateway.edge.upstream import Answer, Attempt
+from tests.parts.eventually import BOUND_SECONDS, eventually
+
+TOKEN = "planted-token"
+OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
 
 T = TypeVar("T")
 
@@ -29,6 +35,11 @@ class Line:
         self.received += data
         return data
 
+    async def exactly(self, count: int) -> bytes:
+        data = await self.reader.readexactly(count)
+        self.received += data
+        return data
+
     async def head(self) -> bytes:
         """Up to the empty line, and no byte more."""
         data = await self.reader.readuntil(b"\r\n\r\n")
@@ -43,9 +54,7 @@ class Line:
             for line in head.split(b"\r\n")
             if line.lower().startswith(b"content-length:")
         ]
-        data = await self.reader.readexactly(length)
-        self.received += data
-        return head, data
+        return head, await self.exactly(length)
 
     async def send(self, data: bytes) -> None:
         self.writer.write(data)
@@ -69,9 +78,12 @@ class Line:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
 
         async def backward() -> None:
-            while data := await reader.read(65536):
-                await self.send(data)
-            self.writer.write_eof()
+            try:
+                while data := await reader.read(65536):
+                    await self.send(data)
+                self.writer.write_eof()
+            except ConnectionError:
+                self.reset()
 
         back = asyncio.create_task(backward())
         try:
@@ -174,6 +186,27 @@ def unanswering() -> Iterator[int]:
 
 
 # -- our own end -----------------------------------------------------------------------------------
+
+
+def call(url: str, body: Body = (b'{"prompt":"a cat"}',), **headers: str) -> Call:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Call(
+        f"{url}/images/generations",
+        {"content-type": "application/json", "authorization": f"Bearer {TOKEN}", **named},
+        body,
+    )
+
+
+async def fetch(attempt: Attempt) -> tuple[Answer, bytes]:
+    """Open, and read to the end."""
+    answer = await attempt.open(BOUND_SECONDS)
+    chunks = [chunk async for chunk in answer.chunks(BOUND_SECONDS, BOUND_SECONDS)]
+    return answer, b"".join(chunks)
+
+
+def is_word(reason: str) -> bool:
+    """One word: nothing that could hold an address, a header or a body."""
+    return reason.isidentifier() and reason[0].isupper()
 
 
 @contextlib.asynccontextmanager

@@ -1,13 +1,15 @@
 """Bodies in memory and in unnamed files: played as they were written, and gone without a trace."""
 
 import asyncio
+import base64
 import contextlib
 import ctypes
+import errno
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,18 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from image_gateway.core import body
-from image_gateway.core.body import Span
+from image_gateway.core.body import Decoded, Encoded, Span
 from image_gateway.edge import spool as spool_module
 from image_gateway.edge.spool import MEMORY_BYTES, Spool, SpoolFullError, Spools
 
 MIB = 1024 * 1024
 ROOM = 64 * MIB
-
-
-@pytest.fixture
-def spools(tmp_path: Path) -> Iterator[Spools]:
-    with Spools(tmp_path, ROOM, ROOM) as made:
-        yield made
 
 
 def pattern(size: int, start: int = 0) -> bytes:
@@ -100,7 +96,7 @@ async def test_segments_are_played_in_their_order_each_as_often_as_it_stands_the
     spools: Spools,
 ) -> None:
     data = pattern(2 * MIB + 100)
-    segments: body.Body = (
+    segments: tuple[bytes | Span, ...] = (
         b"",
         b'{"a":"',
         Span(MIB - 3, MIB + 70_000),
@@ -157,7 +153,7 @@ def test_any_body_in_any_pieces_is_played_to_the_byte(
     """With the limits of memory and of a read made small, so that every edge is met."""
     size, splits, asked = case
     data = pattern(size)
-    segments: body.Body = tuple(item if isinstance(item, bytes) else Span(*item) for item in asked)
+    segments = tuple(item if isinstance(item, bytes) else Span(*item) for item in asked)
     expected = b"".join(
         data[item.start : item.stop] if isinstance(item, Span) else item for item in segments
     )
@@ -179,6 +175,146 @@ def test_any_body_in_any_pieces_is_played_to_the_byte(
         patch.setattr(spool_module, "MEMORY_BYTES", 64)
         patch.setattr(spool_module, "_READ_BYTES", 17)
         asyncio.run(run(Path(folder)))
+
+
+# -- through base64 --------------------------------------------------------------------------------
+
+READ_BYTES = 192 * 1024
+
+
+@st.composite
+def size_near(draw: st.DrawFn, *borders: int) -> int:
+    """A tiny size, or one beside a border."""
+    border = draw(st.sampled_from([0, *borders]))
+    return max(0, border + draw(st.integers(-5, 5)))
+
+
+def encoded_size() -> st.SearchStrategy[int]:
+    return size_near(READ_BYTES, 2 * READ_BYTES, MIB, MIB + READ_BYTES, 2 * MIB)
+
+
+@given(
+    size=encoded_size(),
+    before=st.sampled_from([0, 1, 7, MIB - 2, MIB]),
+    piece=st.sampled_from([65536, 100_001, MIB, 3 * MIB]),
+)
+@settings(max_examples=60)
+def test_bytes_go_out_as_their_base64_and_of_the_length_that_was_promised(
+    size: int, before: int, piece: int
+) -> None:
+    """Wherever they lie, on disk, in memory or in both."""
+    data = pattern(before + size + 9)
+    segments: body.Body = (b'"', Encoded(Span(before, before + size)), b'"')
+
+    async def run(folder: Path) -> None:
+        with Spools(folder, ROOM, ROOM) as spools:
+            with spools.open() as spool:
+                await fill(spool, data, piece)
+                held_body = spool.hold(segments)
+                for _ in range(2):
+                    played = await joined(held_body.play())
+                    assert played == b'"%s"' % base64.b64encode(data[before : before + size])
+                    assert held_body.length == body.length(segments) == len(played)
+            assert held(spools) == NOTHING
+
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(run(Path(folder)))
+
+
+ESCAPES = {
+    "as it is": {},
+    "slashes": {b"/": b"\\/"},
+    "all by number": {b"/": b"\\u002F", b"+": b"\\u002b", b"=": b"\\u003d"},
+}
+
+
+@given(
+    size=encoded_size(),
+    before=st.sampled_from([0, 1, MIB - 2, MIB]),
+    piece=st.sampled_from([65536, 100_001, MIB, 3 * MIB]),
+    escapes=st.sampled_from(sorted(ESCAPES)),
+    padded=st.booleans(),
+)
+@settings(max_examples=60)
+def test_base64_goes_out_as_its_bytes_and_of_the_length_that_was_promised(
+    size: int, before: int, piece: int, escapes: str, *, padded: bool
+) -> None:
+    """``size`` of text, or as near to it as base64 comes; JSON's escapes are none of its bytes."""
+    # Bytes of which every base64 holds slashes and pluses.
+    data = (b"\xff\xef\xbe" * (size // 4 + 1))[: size * 3 // 4]
+    text = base64.b64encode(data) if padded else base64.b64encode(data).rstrip(b"=")
+    for character, escape in ESCAPES[escapes].items():
+        text = text.replace(character, escape)
+    segments: body.Body = (b"(", Decoded(Span(before, before + len(text)), len(data)), b")")
+
+    async def run(folder: Path) -> None:
+        with Spools(folder, ROOM, ROOM) as spools:
+            with spools.open() as spool:
+                await fill(spool, b"." * before + text + b'","', piece)
+                for _ in range(2):
+                    played = await joined(spool.play(segments))
+                    assert played == b"(%s)" % data
+                    assert body.length(segments) == len(played)
+            assert held(spools) == NOTHING
+
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(run(Path(folder)))
+
+
+@given(
+    data=st.binary(max_size=300),
+    before=st.integers(0, 70),
+    read=st.integers(1, 40),
+    escapes=st.sampled_from(sorted(ESCAPES)),
+)
+@settings(max_examples=150)
+def test_where_a_read_ends_leaves_no_trace_in_what_is_encoded_or_decoded(
+    data: bytes, before: int, read: int, escapes: str
+) -> None:
+    """With the limits made small: every read ends within an escape or a quartet somewhere."""
+    text = base64.b64encode(data)
+    for character, escape in ESCAPES[escapes].items():
+        text = text.replace(character, escape)
+    whole = pattern(before) + text + data
+    decoded = Decoded(Span(before, before + len(text)), len(data))
+    encoded = Encoded(Span(before + len(text), len(whole)))
+
+    async def run(folder: Path) -> None:
+        with Spools(folder, ROOM, ROOM) as spools:
+            with spools.open() as spool:
+                await fill(spool, whole, 50)
+                assert await joined(spool.play((decoded,))) == data
+                assert await joined(spool.play((encoded,))) == base64.b64encode(data)
+            assert held(spools) == NOTHING
+
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr(spool_module, "MEMORY_BYTES", 64)
+        # Whoever reads in pieces that are no multiple of three cannot encode them one by one.
+        patch.setattr(spool_module, "_READ_BYTES", read * 3)
+        asyncio.run(run(Path(folder)))
+
+
+async def test_what_is_no_base64_is_not_sent_on_as_though_it_were(spools: Spools) -> None:
+    with spools.open() as spool:
+        await spool.write(b"abc$defg")
+        with pytest.raises(ValueError):
+            await joined(spool.play((Decoded(Span(0, 8), 6),)))
+
+
+async def test_a_held_body_is_its_bytes_and_its_length_for_whoever_does_not_know_the_spool(
+    spools: Spools,
+) -> None:
+    data = pattern(2 * MIB)
+    with spools.open() as spool:
+        await fill(spool, data, 65536)
+        kept = spool.hold((b"<", Span(5, MIB + 5), Encoded(Span(0, 4)), b">"))
+        expected = b"<" + data[5 : MIB + 5] + base64.b64encode(data[:4]) + b">"
+        assert kept.length == len(expected)
+        for _ in range(2):
+            assert await joined(kept.play()) == expected
+        assert spool.hold(()).length == 0
+        assert await joined(spool.hold(()).play()) == b""
+    assert held(spools) == NOTHING
 
 
 # -- no trace --------------------------------------------------------------------------------------
@@ -451,7 +587,7 @@ async def test_a_folder_that_takes_no_files_is_a_full_spool(folder: str) -> None
 FULL_DISK = """
 import asyncio, resource, sys
 from pathlib import Path
-from image_gateway.core.body import Span
+from image_gateway.core.body import Decoded, Encoded, Span
 from image_gateway.edge.spool import Spools, SpoolFullError
 
 MIB = 1024 * 1024
@@ -485,6 +621,128 @@ def test_a_full_disk_is_a_full_spool_and_costs_the_next_body_nothing(tmp_path: P
     assert done.stdout.decode().splitlines() == ["full", "b'a'", "0 0"]
     assert done.stderr == b""
     assert list(tmp_path.iterdir()) == []
+
+
+# -- what was paid for finds room ------------------------------------------------------------------
+
+
+async def test_what_was_paid_for_finds_room_when_both_budgets_are_used_up(tmp_path: Path) -> None:
+    data = pattern(5 * MIB + 7)
+    with Spools(tmp_path, 100, 100) as spools:
+        spools.memory.take(100)
+        spools.disk.take(100)
+        with spools.open(paid=True) as spool:
+            await fill(spool, data, 70_001)
+            assert spool.size == len(data)
+            assert await joined(spool.play((Span(0, len(data)),))) == data
+            assert spools.memory.used + spools.disk.used == 200 + len(data), "charged all the same"
+            assert spools.memory.used <= 100 + MEMORY_BYTES
+            with spools.open() as another, pytest.raises(SpoolFullError):
+                await another.write(b"x")
+        assert held(spools) == (100, 100, [])
+
+
+async def test_what_was_paid_for_takes_room_from_requests_and_gives_it_back(tmp_path: Path) -> None:
+    with Spools(tmp_path, 1000, ROOM) as spools, spools.open() as request:
+        with spools.open(paid=True) as answer:
+            await answer.write(pattern(900))
+            with pytest.raises(SpoolFullError):
+                await request.write(pattern(101))
+        await request.write(pattern(1000))
+        assert await joined(request.play((Span(0, 1000),))) == pattern(1000)
+
+
+class FailingDisk:
+    """``os.pwrite`` that takes so many bytes in all, and then says that the disk is full."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.refused = 0
+        self._real = os.pwrite
+
+    def pwrite(self, file: int, data: memoryview, offset: int) -> int:
+        if self.room == 0:
+            self.refused += 1
+            raise OSError(errno.ENOSPC, "No space left on device")
+        taken = self._real(file, data[: self.room], offset)
+        self.room -= taken
+        return taken
+
+
+@pytest.mark.parametrize("room", [0, 1, 1000, MIB + 1, MIB + 2, 2 * MIB, 3 * MIB])
+@pytest.mark.parametrize("piece", [65536, MIB + 1])
+async def test_what_was_paid_for_outlives_a_disk_that_becomes_full(
+    spools: Spools, monkeypatch: pytest.MonkeyPatch, room: int, piece: int
+) -> None:
+    """Even within a piece of which some is written already."""
+    disk = FailingDisk(room)
+    monkeypatch.setattr(os, "pwrite", disk.pwrite)
+    data = pattern(4 * MIB + 5)
+    with spools.open(paid=True) as spool:
+        await fill(spool, data, piece)
+        assert disk.refused == 1, "asked no more once it has failed"
+        assert spool.size == len(data)
+        assert spools.memory.used + spools.disk.used == len(data)
+        for _ in range(2):
+            assert await joined(spool.play((Span(0, len(data)),))) == data
+        segments: body.Body = (Span(MIB - 9, 3 * MIB), Encoded(Span(MIB // 2, 3 * MIB)))
+        expected = data[MIB - 9 : 3 * MIB] + base64.b64encode(data[MIB // 2 : 3 * MIB])
+        assert await joined(spool.play(segments)) == expected
+    assert held(spools) == NOTHING
+
+
+@pytest.mark.parametrize("folder", ["/proc/tty", "/nonexistent", "/dev/null"])
+async def test_what_was_paid_for_needs_no_folder(folder: str) -> None:
+    data = pattern(3 * MIB + 5)
+    with Spools(Path(folder), 100, 100) as spools:
+        with spools.open(paid=True) as spool:
+            await fill(spool, data, 70_001)
+            assert (spools.memory.used, spools.disk.used) == (len(data), 0)
+            assert await joined(spool.play((Span(0, len(data)),))) == data
+        assert held(spools) == NOTHING
+
+
+async def test_what_was_paid_for_outlives_a_folder_that_was_taken_away(tmp_path: Path) -> None:
+    folder = tmp_path / "spool"
+    folder.mkdir()
+    data = pattern(3 * MIB)
+    with Spools(folder, ROOM, ROOM) as spools:
+        with spools.open(paid=True) as first, spools.open(paid=True) as second:
+            await fill(first, data, 65536)
+            folder.rmdir()
+            await fill(second, data, 65536)
+            for spool in (first, second):
+                assert await joined(spool.play((Span(0, len(data)),))) == data
+        assert held(spools) == NOTHING
+
+
+async def test_a_full_disk_is_still_a_full_spool_for_what_nobody_has_paid_for(
+    spools: Spools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "pwrite", FailingDisk(1000).pwrite)
+    with spools.open() as spool, pytest.raises(SpoolFullError):
+        await fill(spool, pattern(2 * MIB), 65536)
+    assert held(spools) == NOTHING
+
+
+async def test_cancelled_while_the_disk_fails_all_is_given_back(
+    spools: Spools, slow_disk: SlowDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "pwrite", FailingDisk(0).pwrite)
+
+    async def write_paid() -> None:
+        with spools.open(paid=True) as spool:
+            await spool.write(pattern(MIB + 1))
+
+    writing = asyncio.create_task(write_paid())
+    (await slow_disk.job())()
+    write = await slow_disk.job()
+    writing.cancel()
+    await asyncio.wait([writing])
+    assert writing.cancelled()
+    write()
+    await turns()
+    assert held(spools) == NOTHING
 
 
 async def test_what_a_spool_shows_of_itself_holds_no_bytes_of_the_body(spools: Spools) -> None:

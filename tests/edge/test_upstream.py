@@ -7,7 +7,6 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,16 +16,21 @@ import pytest
 from aiohttp.client_reqrep import ConnectionKey
 from aioresponses import aioresponses
 
-from image_gateway.core.body import Body, Span
+from image_gateway.core.body import Span
 from image_gateway.core.dialects import Call
 from image_gateway.core.model import Proxy, Secret
 from image_gateway.edge import upstream as upstream_module
-from image_gateway.edge.spool import Spool, Spools
+from image_gateway.edge.spool import Spool
 from image_gateway.edge.upstream import Answer, Attempt, LostError, UnsentError, Upstream
 from tests.edge.peer import (
+    OK,
+    TOKEN,
     Line,
     Peer,
     anonymous,
+    call,
+    fetch,
+    is_word,
     open_to,
     pairs,
     refusing,
@@ -38,49 +42,6 @@ from tests.parts.upstream import ScriptedUpstream, answers
 
 LARGE = 24 * 1024 * 1024
 """More than the kernel's buffers of both ends take."""
-
-TOKEN = "planted-token"
-OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
-
-
-@pytest.fixture
-async def edge() -> AsyncIterator[Upstream]:
-    async with Upstream(BOUND_SECONDS) as made:
-        yield made
-
-
-@pytest.fixture
-async def hasty_edge() -> AsyncIterator[Upstream]:
-    """One that soon gives up to connect."""
-    async with Upstream(0.3) as made:
-        yield made
-
-
-@pytest.fixture
-def spool(tmp_path: Path) -> Iterator[Spool]:
-    with Spools(tmp_path, 2 * LARGE, 2 * LARGE) as spools, spools.open() as made:
-        yield made
-
-
-def call(url: str, body: Body = (b'{"prompt":"a cat"}',), **headers: str) -> Call:
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Call(
-        f"{url}/images/generations",
-        {"content-type": "application/json", "authorization": f"Bearer {TOKEN}", **named},
-        body,
-    )
-
-
-async def fetch(attempt: Attempt) -> tuple[Answer, bytes]:
-    """Open, and read to the end."""
-    answer = await attempt.open(BOUND_SECONDS)
-    chunks = [chunk async for chunk in answer.chunks(BOUND_SECONDS, BOUND_SECONDS)]
-    return answer, b"".join(chunks)
-
-
-def is_word(reason: str) -> bool:
-    """One word: nothing that could hold an address, a header or a body."""
-    return reason.isidentifier() and reason[0].isupper()
 
 
 # -- what arrives ----------------------------------------------------------------------------------
@@ -126,7 +87,9 @@ async def test_a_query_stays_as_it_is(
     assert upstream.calls[0].target == "/codex/x?api-version=2025-04-01-preview&a=b%26c%7E"
 
 
-BODIES: list[tuple[int, Body]] = [
+Plain = tuple[bytes | Span, ...]
+
+BODIES: list[tuple[int, Plain]] = [
     (0, ()),
     (0, (b"",)),
     (0, (b"{}",)),
@@ -138,7 +101,11 @@ BODIES: list[tuple[int, Body]] = [
 
 @pytest.mark.parametrize(("size", "body"), BODIES)
 async def test_a_body_arrives_to_the_byte_on_every_attempt(
-    edge: Upstream, spool: Spool, upstream: ScriptedUpstream, size: int, body: Body
+    edge: Upstream,
+    spool: Spool,
+    upstream: ScriptedUpstream,
+    size: int,
+    body: tuple[bytes | Span, ...],
 ) -> None:
     text = b"".join(b"%07d," % number for number in range(size // 8 + 1))[:size]
     for start in range(0, size, 65536):
@@ -775,10 +742,14 @@ PROXIES: list[tuple[Secret | None, Secret | None, str | None]] = [
 ]
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize(("username", "password", "expected"), PROXIES)
 async def test_a_proxys_credentials_go_to_the_proxy_and_nowhere_else(
     edge: Upstream,
     spool: Spool,
+    anonymous_tls: ssl.SSLContext,
+    *,
+    scheme: str,
     username: Secret | None,
     password: Secret | None,
     expected: str | None,
@@ -789,8 +760,8 @@ async def test_a_proxys_credentials_go_to_the_proxy_and_nowhere_else(
         heads.append((await line.request())[0])
         await line.send(OK)
 
-    async with Peer(script) as proxy:
-        way = Proxy(f"http://127.0.0.1:{proxy.port}", username, password)
+    async with Peer(script, anonymous_tls if scheme == "https" else None) as proxy:
+        way = Proxy(f"{scheme}://127.0.0.1:{proxy.port}", username, password)
         async with edge.attempt(call("http://upstream.invalid:81/v1"), spool, way) as attempt:
             answer, _ = await fetch(attempt)
             assert attempt.connected
@@ -803,15 +774,6 @@ async def test_a_proxys_credentials_go_to_the_proxy_and_nowhere_else(
     assert named["host"] == "upstream.invalid:81"
     if expected is not None:
         assert expected.removeprefix("Basic ") not in str(named)
-
-
-@pytest.fixture
-def anonymous_tls(monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
-    """The client trusts TLS without certificates; gives the server's side of it."""
-    monkeypatch.setattr(
-        aiohttp.connector, "_SSL_CONTEXT_VERIFIED", anonymous(ssl.PROTOCOL_TLS_CLIENT)
-    )
-    return anonymous(ssl.PROTOCOL_TLS_SERVER)
 
 
 async def test_a_call_over_tls_arrives_to_the_byte(

@@ -1,0 +1,728 @@
+"""What upstreams' events mean, and that what a client gets of them is whole and can be read."""
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from image_gateway.core import body, errors, events, scan
+from image_gateway.core.errors import UpstreamError
+from image_gateway.core.events import Event, Happening, Kind, ResponseReader
+from image_gateway.core.models import Endpoint
+from image_gateway.core.sse import Splitter
+from tests.core.builders import play
+
+G: Endpoint = "generations"
+E: Endpoint = "edits"
+_PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(20)).decode()
+_WEBP = base64.b64encode(b"RIFF\0\0\0\0WEBP" + b"\xff\xfb" * 4000).decode()
+_SHARED = {"background": "opaque", "output_format": "png", "quality": "low", "size": "1x1"}
+
+
+def _event(value: object, name: str | None = None) -> tuple[Event, bytes]:
+    """An event as it comes, and the spool that its long strings lie in."""
+    text = json.dumps(value).encode()
+    skeleton = scan.Skeleton()
+    skeleton.feed(text)
+    return Event(name, skeleton.close(), skeleton.lifted), text
+
+
+def _happens(value: object, name: str | None = None) -> Happening:
+    return events.read_image_event(_event(value, name)[0])
+
+
+def _reads(*values: object) -> list[Happening]:
+    reader = ResponseReader()
+    return [reader.read(_event(value)[0]) for value in values]
+
+
+# -- an event itself -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [
+        (None, {"type": "a"}, "a"),
+        ("b", {"type": "a"}, "a"),
+        ("b", {}, "b"),
+        ("b", {"type": None}, "b"),
+        ("b", {"type": 5}, "b"),
+        ("b", {"type": ""}, "b"),
+        ("b", {"type": "x" * 5000}, "b"),
+        ("b", [], "b"),
+        ("b", None, "b"),
+        (None, "text", ""),
+        (None, {}, ""),
+    ],
+)
+def test_an_event_is_what_its_data_calls_it_else_its_own_name(
+    name: str | None, value: object, kind: str
+) -> None:
+    assert _event(value, name)[0].kind() == kind
+
+
+def test_an_event_does_not_show_what_it_holds() -> None:
+    event, _ = _event({"b64_json": "hush"})
+    assert "hush" not in repr(event)
+    assert "hush" not in repr(events.read_image_event(event))
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("x", "x"), ("", ""), (scan.mark(0), None), (5, None), (None, None), ([], None)],
+)
+def test_a_text_is_one_that_is_really_here(value: object, expected: str | None) -> None:
+    assert events.text(value) == expected
+
+
+# -- usage -----------------------------------------------------------------------------------
+
+_USAGE = st.recursive(
+    st.integers(0, 10**12),
+    lambda inner: st.dictionaries(st.sampled_from("abcd"), inner, min_size=1, max_size=3),
+    max_leaves=6,
+).filter(lambda value: isinstance(value, dict))
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (
+            {"input_tokens": 1, "input_tokens_details": {"image_tokens": 1, "text_tokens": 0}},
+            {"input_tokens": 1, "input_tokens_details": {"image_tokens": 1, "text_tokens": 0}},
+        ),
+        ({"a": 1, "b": "hush", "c": True, "d": 1.5, "e": None, "f": [1]}, {"a": 1}),
+        ({"a": {"b": {"c": 0, "d": "x"}}, "e": {"f": "x"}}, {"a": {"b": {"c": 0}}}),
+        ({"a": "x"}, None),
+        ({"a": {}}, None),
+        ({}, None),
+        ([1], None),
+        (5, None),
+        ("hush", None),
+        (None, None),
+    ],
+)
+def test_usage_is_counts_and_nothing_else(value: object, expected: object) -> None:
+    assert events.usage(value) == expected
+
+
+@given(_USAGE)
+def test_counts_are_kept_as_they_are(usage: dict[str, Any]) -> None:
+    assert events.usage(usage) == usage
+
+
+def _flat(usage: Mapping[str, Any] | None, at: str = "") -> dict[str, int]:
+    found: dict[str, int] = {}
+    for name, count in (usage or {}).items():
+        found |= (
+            _flat(count, f"{at}/{name}") if isinstance(count, dict) else {f"{at}/{name}": count}
+        )
+    return found
+
+
+def test_usages_are_added_name_by_name() -> None:
+    one = {"total_tokens": 3, "details": {"image_tokens": 1, "only": 7}, "first": 1}
+    other = {"total_tokens": 4, "details": {"image_tokens": 2}, "second": {"x": 1}}
+    assert events.add_usage(one, other) == {
+        "total_tokens": 7,
+        "details": {"image_tokens": 3, "only": 7},
+        "first": 1,
+        "second": {"x": 1},
+    }
+    assert one == {"total_tokens": 3, "details": {"image_tokens": 1, "only": 7}, "first": 1}
+
+
+@given(st.lists(st.none() | st.dictionaries(st.sampled_from("ab"), st.integers(0, 9)), max_size=5))
+def test_a_sum_of_usages_is_the_sum_of_each_name(usages: list[dict[str, int] | None]) -> None:
+    total: Mapping[str, object] | None = None
+    for usage in usages:
+        total = events.add_usage(total, usage)
+    for name in "ab":
+        expected = sum((usage or {}).get(name, 0) for usage in usages)
+        assert _flat(total).get(f"/{name}", 0) == expected
+
+
+@given(st.none() | _USAGE, st.none() | _USAGE)
+def test_no_name_of_a_usage_is_lost(one: Any, other: Any) -> None:
+    total = events.add_usage(one, other)
+    assert set(total or {}) == set(one or {}) | set(other or {})
+
+
+# -- failures --------------------------------------------------------------------------------
+
+_FAILURES: list[tuple[dict[str, Any], int, UpstreamError]] = [
+    # nested
+    (
+        {"error": {"message": "m", "type": "t", "param": "p", "code": "rate_limit_exceeded"}},
+        429,
+        UpstreamError("m", "t", "p", "rate_limit_exceeded"),
+    ),
+    (
+        {
+            "error": {
+                "message": "m",
+                "type": "image_generation_user_error",
+                "code": "moderation_blocked",
+            }
+        },
+        400,
+        UpstreamError("m", "image_generation_user_error", None, "moderation_blocked"),
+    ),
+    (
+        {"error": {"message": "m", "type": "usage_limit_reached", "resets_in_seconds": 60}},
+        429,
+        UpstreamError("m", "usage_limit_reached", resets_in_seconds=60.0),
+    ),
+    (
+        {"error": {"message": "m", "code": "server_error"}},
+        500,
+        UpstreamError("m", code="server_error"),
+    ),
+    ({"error": {"code": "slow_down"}}, 503, UpstreamError(code="slow_down")),
+    ({"error": {"type": "error", "message": "m"}}, 500, UpstreamError("m", "error")),
+    ({"error": {}}, 500, UpstreamError()),
+    # flat
+    (
+        {"code": "content_policy_violation", "message": "m"},
+        400,
+        UpstreamError("m", code="content_policy_violation"),
+    ),
+    (
+        {"code": "model_not_found", "message": "m", "param": "model"},
+        404,
+        UpstreamError("m", None, "model", "model_not_found"),
+    ),
+    ({"message": "m"}, 500, UpstreamError("m")),
+    ({"error": None, "code": "token_expired"}, 401, UpstreamError(code="token_expired")),
+    ({}, 500, UpstreamError()),
+    # as text
+    ({"error": "m"}, 500, UpstreamError("m")),
+    ({"error": "m", "status": 400}, 400, UpstreamError("m")),
+    # the status it names goes before what its code would mean
+    ({"error": {"message": "m", "code": "x"}, "status": 429}, 429, UpstreamError("m", code="x")),
+    ({"error": {"message": "m", "status_code": 503}}, 503, UpstreamError("m")),
+    ({"status_code": 529, "message": "m"}, 529, UpstreamError("m")),
+    # what is no status of an error is none
+    ({"error": {"message": "m", "status": 200}}, 500, UpstreamError("m")),
+    ({"error": {"message": "m", "status": "429"}}, 500, UpstreamError("m")),
+    ({"error": {"message": "m", "status": 700}}, 500, UpstreamError("m")),
+    ({"error": {"message": "m", "status": True}}, 500, UpstreamError("m")),
+    # content of megabytes is none of an error's words
+    (
+        {"error": {"message": "m" * 5000, "code": "moderation_blocked"}},
+        400,
+        UpstreamError(code="moderation_blocked"),
+    ),
+    ({"error": "m" * 5000}, 500, UpstreamError()),
+]
+
+
+@pytest.mark.parametrize(("fields", "status", "error"), _FAILURES)
+def test_a_failure_has_the_status_it_would_have_had_without_a_stream(
+    fields: dict[str, Any], status: int, error: UpstreamError
+) -> None:
+    expected = Happening(Kind.FAILURE, status=status, error=error)
+    flat = {"type": "error", **fields}
+    assert _happens(flat) == expected
+    assert _happens(fields, "error") == expected
+    assert _reads(flat) == [expected]
+
+
+@pytest.mark.parametrize(("fields", "status", "error"), _FAILURES)
+def test_a_failed_response_is_that_failure(
+    fields: dict[str, Any], status: int, error: UpstreamError
+) -> None:
+    if isinstance(fields.get("error"), dict) and "status" not in fields:
+        failed = {"type": "response.failed", "response": {"status": "failed", **fields}}
+        assert _reads(failed) == [Happening(Kind.FAILURE, status=status, error=error)]
+
+
+@pytest.mark.parametrize("response", [{}, None, {"error": None}, {"status": "failed"}, [], "x"])
+def test_a_failed_response_that_says_nothing_is_a_failure_all_the_same(response: object) -> None:
+    """It must not end as a silence that somebody takes for a time-out."""
+    [found] = _reads({"type": "response.failed", "response": response})
+    assert (found.kind, found.status, found.error.code) == (Kind.FAILURE, 500, None)
+
+
+_FIELDS = st.dictionaries(
+    st.sampled_from(["error", "message", "code", "type", "status", "status_code", "param", "x"]),
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-1, 700),
+        st.text(max_size=4),
+        st.sampled_from(["error", "x" * 5000, "moderation_blocked"]),
+        st.dictionaries(
+            st.sampled_from(["message", "code", "type", "status"]),
+            st.one_of(st.integers(300, 700), st.sampled_from(["m", "slow_down", "y" * 5000])),
+        ),
+    ),
+)
+
+
+@given(_FIELDS)
+def test_any_failure_has_a_status_of_an_error_and_plain_words(fields: dict[str, Any]) -> None:
+    try:
+        event, _ = _event(fields)
+    except scan.ScanError:
+        return  # NUL first
+    found = events.failure(event.fields())
+    assert 400 <= found.status < 600
+    for words in (found.error.message, found.error.code, found.error.type, found.error.param):
+        assert words is None or not scan.is_marked(words)
+
+
+# -- the Images API's own events -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefix", ["image_generation", "image_edit"])
+def test_events_of_the_images_api_are_told_apart(prefix: str) -> None:
+    partial = {"type": f"{prefix}.partial_image", "b64_json": "x", "partial_image_index": 0}
+    assert _happens(partial) == Happening(Kind.PARTIAL, partial)
+    done = {"type": f"{prefix}.completed", "b64_json": "x", **_SHARED, "usage": {"total_tokens": 3}}
+    assert _happens(done) == Happening(Kind.PICTURE, done, {"total_tokens": 3})
+    unnamed = {"b64_json": "x"}
+    assert _happens(unnamed, f"{prefix}.completed") == Happening(Kind.PICTURE, unnamed)
+    assert _happens({**done, "error": None}).kind is Kind.PICTURE
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        ({"type": "image_generation.started"}, None),
+        ({"type": "ping"}, None),
+        ({}, None),
+        ([], None),
+        ("[DONE]", None),
+        (None, "keep-alive"),
+        ({"message": "m"}, "message"),
+    ],
+)
+def test_any_other_event_of_the_images_api_is_for_nobody(value: object, name: str | None) -> None:
+    assert _happens(value, name) == Happening(Kind.OTHER)
+
+
+# -- the Responses API's events --------------------------------------------------------------
+
+_ITEM = {
+    "type": "image_generation_call",
+    "id": "ig_1",
+    "status": "completed",
+    "result": _PNG,
+    "revised_prompt": "a nicer cat",
+    "action": "generate",
+    **_SHARED,
+}
+_PICTURE = {"b64_json": _PNG, "revised_prompt": "a nicer cat", **_SHARED}
+_ITEM_DONE = {"type": "response.output_item.done", "output_index": 0, "item": _ITEM}
+_TOKENS = {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}
+
+
+def _completed(**response: object) -> dict[str, object]:
+    return {"type": "response.completed", "response": {"status": "completed", **response}}
+
+
+def test_a_call_s_events_from_first_to_last() -> None:
+    partial = {
+        "type": "response.image_generation_call.partial_image",
+        "item_id": "ig_1",
+        "partial_image_b64": "QUJD",
+        "partial_image_index": 1,
+        **_SHARED,
+    }
+    usage = {"tool_usage": {"image_gen": {**_TOKENS, "x": "hush"}}, "usage": {"total_tokens": 99}}
+    found = _reads(
+        {"type": "response.created", "response": {"status": "in_progress"}},
+        {"type": "response.output_item.added", "item": {"type": "image_generation_call"}},
+        {"type": "response.image_generation_call.generating"},
+        partial,
+        _ITEM_DONE,
+        _completed(output=[], **usage),
+    )
+    assert [each.kind for each in found] == [
+        Kind.OTHER,
+        Kind.OTHER,
+        Kind.OTHER,
+        Kind.PARTIAL,
+        Kind.PICTURE,
+        Kind.END,
+    ]
+    assert found[3].picture == {"b64_json": "QUJD", "partial_image_index": 1, **_SHARED}
+    assert found[4].picture == _PICTURE
+    assert found[5] == Happening(Kind.END, usage=_TOKENS)
+
+
+def test_a_picture_that_comes_only_at_the_end_is_taken_there() -> None:
+    output = [{"type": "reasoning"}, {"type": "message", "content": []}, _ITEM]
+    [found] = _reads(_completed(output=output, tool_usage={"image_gen": _TOKENS}))
+    assert found == Happening(Kind.END, _PICTURE, _TOKENS)
+
+
+def test_a_picture_that_came_before_does_not_come_again() -> None:
+    [_, found] = _reads(_ITEM_DONE, _completed(output=[_ITEM]))
+    assert found == Happening(Kind.END)
+
+
+@pytest.mark.parametrize("missing", [*_SHARED, "revised_prompt"])
+@pytest.mark.parametrize("value", [None, 5, "x" * 5000])
+def test_what_a_picture_does_not_say_is_null_or_absent(missing: str, value: object) -> None:
+    [found] = _reads({**_ITEM_DONE, "item": {**_ITEM, missing: value}})
+    assert found.picture["b64_json"] == _PNG
+    if missing == "revised_prompt":
+        # It may be as long as it likes: it goes on with the picture.
+        expected = scan.mark(0) if isinstance(value, str) else None
+        assert found.picture.get(missing) == expected
+    else:
+        assert found.picture[missing] is None
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {**_ITEM, "result": None},
+        {**_ITEM, "result": 5},
+        {**_ITEM, "type": "function_call"},
+        {"type": "image_generation_call", "status": "failed"},
+        {},
+        None,
+        [],
+        "x",
+    ],
+)
+def test_an_item_without_a_picture_is_none(item: object) -> None:
+    found = _reads({**_ITEM_DONE, "item": item}, _completed())
+    assert [each.kind for each in found] == [Kind.OTHER, Kind.END]
+    assert not found[1].picture
+
+
+def _message(*content: object) -> dict[str, object]:
+    return {
+        "type": "response.output_item.done",
+        "item": {"type": "message", "role": "assistant", "content": list(content)},
+    }
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [{"type": "response.refusal.done", "refusal": "No."}],
+        [{"type": "response.output_text.done", "text": "No."}],
+        [_message({"type": "refusal", "refusal": "No."})],
+        [_message({"type": "output_text", "text": "No."})],
+        [_message(None, 5, {"type": "output_text", "text": "No."})],
+        [
+            {"type": "response.output_text.done", "text": "Let me see."},
+            {"type": "response.refusal.done", "refusal": "No."},
+        ],
+    ],
+)
+def test_a_refusal_in_words_is_the_client_s_answer(said: list[object]) -> None:
+    """Not a fault of the upstream, and no reason to ask another account."""
+    *before, found = _reads(*said, _completed())
+    assert all(each.kind is Kind.OTHER for each in before)
+    assert found == Happening(
+        Kind.FAILURE,
+        status=400,
+        error=UpstreamError("No.", "image_generation_user_error", "prompt", "moderation_blocked"),
+    )
+    assert errors.codes(found.error) & errors.CLIENT_FAULTS
+
+
+def test_a_refusal_that_stands_only_in_the_end_is_read_there() -> None:
+    output = [{"type": "message", "content": [{"type": "refusal", "refusal": "No."}]}]
+    [found] = _reads(_completed(output=output))
+    assert (found.kind, found.status, found.error.message) == (Kind.FAILURE, 400, "No.")
+
+
+def test_words_beside_a_picture_are_no_refusal() -> None:
+    words = {"type": "response.output_text.done", "text": "Here it is."}
+    assert [each.kind for each in _reads(words, _ITEM_DONE, _completed())] == [
+        Kind.OTHER,
+        Kind.PICTURE,
+        Kind.END,
+    ]
+    [_, found] = _reads(words, _completed(output=[_ITEM]))
+    assert (found.kind, found.picture) == (Kind.END, _PICTURE)
+
+
+def test_a_refusal_s_words_are_cut_and_never_a_mark() -> None:
+    [_, found] = _reads({"type": "response.refusal.done", "refusal": "x" * 3000}, _completed())
+    assert found.error.message == "x" * 2000
+    [_, found] = _reads({"type": "response.refusal.done", "refusal": "x" * 5000}, _completed())
+    assert not scan.is_marked(found.error.message or "")
+
+
+def test_an_end_without_a_picture_and_without_words_is_an_end() -> None:
+    assert _reads(_completed()) == [Happening(Kind.END)]
+    responses: list[object] = [None, [], {"output": 5}, {"output": [5, None, []]}]
+    for response in responses:
+        assert _reads({"type": "response.completed", "response": response})[0].kind is Kind.END
+
+
+@pytest.mark.parametrize(
+    ("response", "status", "code"),
+    [
+        ({"incomplete_details": {"reason": "content_filter"}}, 400, "content_filter"),
+        ({"incomplete_details": {"reason": "max_output_tokens"}}, 502, "max_output_tokens"),
+        ({"incomplete_details": None}, 502, "incomplete"),
+        ({}, 502, "incomplete"),
+        (None, 502, "incomplete"),
+    ],
+)
+def test_an_incomplete_response_is_a_failure_of_its_reason(
+    response: object, status: int, code: str
+) -> None:
+    [found] = _reads({"type": "response.incomplete", "response": response})
+    assert (found.kind, found.status, found.error.code) == (Kind.FAILURE, status, code)
+    assert found.error.message
+    assert bool(errors.codes(found.error) & errors.CLIENT_FAULTS) == (status == 400)
+
+
+def test_a_reader_tells_whether_a_picture_came() -> None:
+    reader = ResponseReader()
+    assert repr(reader) == "<ResponseReader waiting>"
+    reader.read(_event(_ITEM_DONE)[0])
+    assert repr(reader) == "<ResponseReader made>"
+
+
+_ANY = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(0, 600), st.sampled_from(["x", _PNG, "error"])),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.sampled_from(
+                ["type", "item", "response", "error", "output", "content", "result", "text"]
+            ),
+            st.one_of(
+                inner,
+                st.sampled_from(
+                    [
+                        "response.completed",
+                        "response.failed",
+                        "response.incomplete",
+                        "response.output_item.done",
+                        "image_generation_call",
+                        "image_edit.completed",
+                        "message",
+                    ]
+                ),
+            ),
+            max_size=4,
+        ),
+    ),
+    max_leaves=10,
+)
+
+
+@given(st.lists(_ANY, max_size=4))
+def test_no_event_is_too_hostile_to_be_read(values: list[object]) -> None:
+    for found in [*_reads(*values), *map(_happens, values)]:
+        assert (found.kind is Kind.FAILURE) == (400 <= found.status < 600)
+
+
+# -- what the client gets --------------------------------------------------------------------
+
+
+def _read_frame(text: bytes) -> tuple[str | None, Any]:
+    """An event as the client reads it: exactly one frame, its data JSON."""
+    pieces = list(Splitter().feed(text))
+    assert [piece.ends for piece in pieces].count(True) == 1
+    assert b"".join(piece.raw for piece in pieces) == text
+    return pieces[-1].event, json.loads(b"".join(piece.data for piece in pieces))
+
+
+@pytest.mark.parametrize("picture", [_PNG, _WEBP])
+@pytest.mark.parametrize(
+    ("endpoint", "kind", "name"),
+    [
+        (G, "completed", "image_generation.completed"),
+        (E, "completed", "image_edit.completed"),
+        (G, "partial_image", "image_generation.partial_image"),
+        (E, "partial_image", "image_edit.partial_image"),
+    ],
+)
+def test_a_picture_goes_on_as_an_event_of_the_images_api(
+    picture: str, endpoint: Endpoint, kind: str, name: str
+) -> None:
+    event, spool = _event({**_ITEM_DONE, "item": {**_ITEM, "result": picture}})
+    found = ResponseReader().read(event)
+    fields = {**found.picture, "created_at": 5, "usage": dict(_TOKENS)}
+    made = events.frame(endpoint, kind, fields, event.lifted)
+    text = play(made, spool)
+    assert body.length(made) == len(text)
+    assert _read_frame(text) == (
+        name,
+        {"type": name, **_PICTURE, "b64_json": picture, "created_at": 5, "usage": _TOKENS},
+    )
+
+
+def test_a_large_picture_in_a_frame_is_a_span() -> None:
+    event, _ = _event({**_ITEM_DONE, "item": {**_ITEM, "result": _WEBP}})
+    made = events.frame(G, "completed", ResponseReader().read(event).picture, event.lifted)
+    assert sum(len(part) for part in made if isinstance(part, bytes)) < 400
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=20), st.sampled_from([G, E]))
+def test_no_text_breaks_a_frame(words: str, endpoint: Endpoint) -> None:
+    fields = {"b64_json": "QUJD", "revised_prompt": "x" + words}
+    name, value = _read_frame(play(events.frame(endpoint, "completed", fields, []), b""))
+    assert value == {"type": name, **fields}
+
+
+def test_an_error_in_a_stream_is_nested_and_has_no_name() -> None:
+    """A flat or named one is taken by the SDKs for an event like any other."""
+    text = events.error_frame(errors.error_body("it\nbroke", "api_error", None, "upstream_cut"))
+    assert text.startswith(b"data: ")
+    error = {"message": "it\nbroke", "type": "api_error", "param": None, "code": "upstream_cut"}
+    assert _read_frame(text) == (None, {"type": "error", "error": error})
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=30))
+def test_no_message_breaks_an_error_frame(message: str) -> None:
+    text = events.error_frame(errors.error_body(message, "api_error", None, "c"))
+    assert _read_frame(text)[1]["error"]["message"] == message
+    again = _happens(_read_frame(text)[1])
+    assert (again.kind, again.error.message, again.error.code) == (Kind.FAILURE, message, "c")
+
+
+def _answer(
+    pictures: Sequence[tuple[Happening, Event, bytes]],
+    usage: Mapping[str, object] | None,
+    *,
+    as_url: bool,
+) -> Any:
+    before, behind = events.answer_ends(pictures[0][0].picture, usage, 1_800_000_000)
+    entries = [
+        play(events.entry(found.picture, event.lifted, as_url=as_url), spool)
+        for found, event, spool in pictures
+    ]
+    return json.loads(before + b",".join(entries) + behind)
+
+
+@pytest.mark.parametrize("usage", [None, _TOKENS])
+@pytest.mark.parametrize("as_url", [True, False])
+@pytest.mark.parametrize("results", [[_PNG], [_WEBP], [_PNG, _WEBP, _PNG]])
+def test_pictures_make_an_answer_of_the_images_api(
+    results: list[str], usage: dict[str, int] | None, *, as_url: bool
+) -> None:
+    pictures: list[tuple[Happening, Event, bytes]] = []
+    for result in results:
+        event, spool = _event({**_ITEM_DONE, "item": {**_ITEM, "result": result}})
+        pictures.append((ResponseReader().read(event), event, spool))
+    kinds = {_PNG: "png", _WEBP: "webp"}
+    entries = [
+        {"url": f"data:image/{kinds[result]};base64,{result}"} if as_url else {"b64_json": result}
+        for result in results
+    ]
+    assert _answer(pictures, usage, as_url=as_url) == {
+        "created": 1_800_000_000,
+        "data": [{**entry, "revised_prompt": "a nicer cat"} for entry in entries],
+        **_SHARED,
+        **({} if usage is None else {"usage": usage}),
+    }
+
+
+def test_a_picture_that_says_nothing_of_itself_makes_an_answer_too() -> None:
+    event, spool = _event({**_ITEM_DONE, "item": {"type": _ITEM["type"], "result": _PNG}})
+    found = ResponseReader().read(event)
+    made = _answer([(found, event, spool)], None, as_url=False)
+    assert made == {"created": 1_800_000_000, "data": [{"b64_json": _PNG}]}
+
+
+def test_a_long_revised_prompt_goes_on_whole() -> None:
+    long = "a nicer cat " * 1000
+    item = {**_ITEM, "revised_prompt": long, "result": _WEBP}
+    event, spool = _event({**_ITEM_DONE, "item": item})
+    found = ResponseReader().read(event)
+    for as_url in (True, False):
+        [entry] = _answer([(found, event, spool)], None, as_url=as_url)["data"]
+        assert entry["revised_prompt"] == long
+        assert entry["url" if as_url else "b64_json"].endswith(_WEBP)
+
+
+def test_a_picture_of_unknown_type_is_called_a_png_in_its_url() -> None:
+    [made] = [events.entry({"b64_json": "QUJD"}, [], as_url=True)]
+    assert json.loads(play(made, b"")) == {"url": "data:image/png;base64,QUJD"}
+
+
+def test_an_answer_s_first_picture_says_the_size_for_all() -> None:
+    before, behind = events.answer_ends({"size": "1x1", "quality": None, "x": 1}, {"a": 1}, 5)
+    assert json.loads(before + behind) == {
+        "created": 5,
+        "data": [],
+        "size": "1x1",
+        "usage": {"a": 1},
+    }
+    before, behind = events.answer_ends({}, None, 5)
+    assert json.loads(before + behind) == {"created": 5, "data": []}
+
+
+# -- a whole answer where a stream was asked for ---------------------------------------------
+
+
+@pytest.mark.parametrize("endpoint", [G, E])
+@pytest.mark.parametrize("usage", [None, {**_TOKENS, "input_tokens_details": {"text_tokens": 1}}])
+def test_a_whole_answer_becomes_one_completed_event_for_each_picture(
+    endpoint: Endpoint, usage: dict[str, Any] | None
+) -> None:
+    entries = [
+        {"b64_json": _PNG},
+        {"b64_json": _WEBP, "revised_prompt": "r", "generation_id": "g"},
+        {"b64_json": _PNG},
+    ]
+    event, spool = _event({"created": 7, "data": entries, **_SHARED, "usage": usage})
+    made, counts = events.completed_events(event.value, 9)
+    assert counts == usage
+    frames = [
+        _read_frame(play(events.frame(endpoint, "completed", fields, event.lifted), spool))
+        for fields in made
+    ]
+    name = "image_generation.completed" if endpoint == G else "image_edit.completed"
+    shared = {"type": name, "created_at": 7, **_SHARED}
+    assert frames == [
+        (name, {**shared, "b64_json": _PNG, "usage": None}),
+        (name, {**shared, "b64_json": _WEBP, "usage": None}),
+        (name, {**shared, "b64_json": _PNG, "usage": usage}),
+    ]
+    # Read by a client, usage adds up to what was said once.
+    total: Mapping[str, object] | None = None
+    for _, value in frames:
+        found = _happens(value)
+        assert found.kind is Kind.PICTURE
+        total = events.add_usage(total, found.usage)
+    assert total == usage
+
+
+def test_an_event_of_a_whole_answer_has_every_field() -> None:
+    [fields], counts = events.completed_events({"data": [{"b64_json": "QUJD"}]}, 9)
+    assert fields == {
+        "b64_json": "QUJD",
+        "created_at": 9,
+        "background": None,
+        "output_format": None,
+        "quality": None,
+        "size": None,
+        "usage": None,
+    }
+    assert counts is None
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        [],
+        "x",
+        {},
+        {"data": None},
+        {"data": {}},
+        {"data": []},
+        {"data": [None, 5, "x", [], {}, {"b64_json": None}, {"b64_json": 5}]},
+    ],
+)
+def test_an_answer_without_pictures_makes_no_event(answer: object) -> None:
+    assert events.completed_events(answer, 9) == ([], None)

@@ -8,7 +8,7 @@ from typing import Any, cast
 from image_gateway import app, config
 from image_gateway.edge.listener import Connection
 from image_gateway.edge.logs import RequestLog, Rotation
-from image_gateway.exchange import House
+from image_gateway.house import House
 
 
 async def test_a_request_that_comes_after_the_grace_is_told_to_come_again(tmp_path: Path) -> None:

@@ -118,8 +118,8 @@ def test_the_demo_makes_two_pictures_and_leaves_no_process(demo_folder: Path) ->
     )
     assert done.returncode == 0, done.stderr
     output = demo_folder / "demo-output"
-    names = ("generated", "edited", "edited-by-azure", "streamed")
-    names += ("streamed-0", "streamed-1", "streamed-2")
+    names = ["generated", "edited", "edited-by-azure", "streamed"]
+    names += [f"streamed-{number}" for number in range(3)]
     pictures = [(output / f"{name}.png").read_bytes() for name in names]
     assert all(picture.startswith(b"\x89PNG") for picture in pictures)
     assert len(set(pictures)) == len(pictures)

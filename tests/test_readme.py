@@ -71,7 +71,7 @@ def test_what_each_kind_of_account_can_do_is_told_as_the_code_has_it() -> None:
     assert [name.strip() for name in head.split("|")] == list(capability.Route)
     told = rows("What each kind of account can do")[: len(capability.NEEDS)]
     known = [
-        [need.title, *("✓" if route in need.able else "–" for route in capability.Route)]
+        [need.title, *("✓" if route in need.able else "-" for route in capability.Route)]
         for need in capability.NEEDS
     ]
     assert told == known

@@ -551,6 +551,66 @@ def test_without_checks_a_valid_text_has_the_same_skeleton(
     assert [(each.start, each.stop, each.head) for each in lifted] == places
 
 
+_BASE64_FRAGMENTS = st.sampled_from(
+    ["AAAA", "a0Z", "/", "\\/", "\\u002f", "\\u002F", "+", "\\u002b", "\\u002B", "=", "\\u003d"]
+)
+_ODD_FRAGMENTS = st.sampled_from(
+    [
+        ":;,",
+        "!",
+        " ",
+        "é",
+        "\\n",
+        '\\"',
+        "\\\\",
+        "\\u0041",
+        "\\u002e",
+        "\\ud83d\\ude00",
+        "\\\\u002b",
+    ]
+)
+
+
+def _borders(data: st.DataObject, at: int, size: int) -> list[int]:
+    """Places to cut, most of them near ``at``."""
+    near = st.integers(max(at - 20, 0), min(at + 80, size))
+    return sorted(data.draw(st.lists(near, max_size=5)))
+
+
+@given(
+    st.lists(_BASE64_FRAGMENTS, max_size=8),
+    st.sampled_from([0, 4090, 5000]),
+    st.booleans(),
+    st.data(),
+)
+def test_what_is_known_of_lifted_base64_is_that_of_its_characters(
+    fragments: list[str], size: int, before: object, data: st.DataObject
+) -> None:
+    filler = "x" * size + "y" * max(0, scan.LIFT_BYTES + 1 - size)
+    inner = filler + "".join(fragments) if before else "".join(fragments) + filler
+    text = f'["{inner}"]'.encode()
+    cuts = _borders(data, len(filler) if before else 0, len(text))
+    _, [lifted] = _skeleton([text[a:b] for a, b in pairwise([0, *cuts, len(text)])])
+    plain = json.loads(text)[0]
+    assert lifted.characters == len(plain)
+    assert lifted.odd == plain.count("=")
+    assert inner.encode().endswith(lifted.tail)
+    assert len(lifted.tail) == 24
+
+
+@given(st.lists(st.one_of(_BASE64_FRAGMENTS, _ODD_FRAGMENTS), min_size=1, max_size=6), st.data())
+def test_what_is_known_of_a_lifted_string_does_not_depend_on_how_it_came(
+    fragments: list[str], data: st.DataObject
+) -> None:
+    """Where the chunks' borders lie is for the client to choose."""
+    text = '["{}{}{}"]'.format("x" * 4095, "".join(fragments), "x" * 20).encode()
+    cuts = _borders(data, 4097, len(text))
+    _, [lifted] = _skeleton([text[a:b] for a, b in pairwise([0, *cuts, len(text)])])
+    _, [whole] = _skeleton([text])
+    assert (lifted.characters, lifted.tail) == (whole.characters, whole.tail)
+    assert lifted.odd == whole.odd
+
+
 @pytest.mark.parametrize("broken", [b"\\q", b"\\u12g", b"\\ud83d\\n", b"\\ude00", b"\\ud83dx"])
 def test_a_broken_escape_is_refused_at_the_byte_that_breaks_it(broken: bytes) -> None:
     """Wherever the chunks' border lies, and not only once the string is over."""

@@ -10,6 +10,7 @@ import openai
 import pytest
 
 from tests.daemon.conftest import Door, MakeDoor, frames_of, open_door
+from tests.parts.eventually import eventually
 from tests.parts.gateway import Gateway, parse, post
 from tests.parts.plane import Plane
 from tests.parts.upstream import (
@@ -595,6 +596,7 @@ async def test_several_pictures_are_several_calls_on_the_slots_that_are_free(
 ) -> None:
     door = make_account("codex-responses", image_max_concurrency=2)
     answer = asyncio.create_task(door.post(n_pictures(3)))
+    await eventually(lambda: easel.waiting.qsize() == 2)
     for _ in range(3):
         await easel.tell(*drawn())
     status, headers, body = await answer
@@ -651,6 +653,7 @@ async def test_pictures_that_were_made_are_delivered_though_another_call_failed(
 ) -> None:
     door = make_account("codex-responses", image_max_concurrency=3)
     answer = asyncio.create_task(door.post(n_pictures(3, **({"stream": True} if stream else {}))))
+    await eventually(lambda: easel.waiting.qsize() == 3)
     for number in range(3):
         await easel.tell(*(failing if number == at else drawn()))
     status, _, body = await answer

@@ -112,7 +112,7 @@ def failure(fields: Mapping[str, object]) -> Happening:
     """An error as an event tells it: nested as ``error``, or flat."""
     nested = fields.get("error")
     found = nested if isinstance(nested, dict) else fields
-    plain = {name: value for name, value in found.items() if not _is_lifted(value)}
+    plain = {name: value for name, value in found.items() if not scan.holds_mark(value)}
     error = errors.from_fields(plain)
     if isinstance(nested, str):
         error = errors.from_fields({"message": text(nested)})
@@ -125,10 +125,6 @@ def failure(fields: Mapping[str, object]) -> Happening:
             if isinstance(status, int) and 400 <= status < 600:
                 return Happening(Kind.FAILURE, status=status, error=error)
     return Happening(Kind.FAILURE, status=errors.status_of(error), error=error)
-
-
-def _is_lifted(value: object) -> bool:
-    return isinstance(value, str) and scan.is_marked(value)
 
 
 # -- the Images API's own events -------------------------------------------------------------------

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import orjson
+
 from image_gateway.core import multipart, pictures, scan
 from image_gateway.core.body import Body, Span
 from image_gateway.core.errors import Refusal, wrong_type, wrong_value
@@ -173,14 +175,13 @@ def _typed(name: str, text: str, catalogue: Catalogue) -> object:
 
 
 def to_fields(values: Mapping[str, object]) -> list[tuple[str, str]]:
-    """Values as the fields of a multipart body, nested names in brackets."""
+    """Values as the fields of a multipart body: nested names in brackets, the rest as JSON."""
     fields: list[tuple[str, str]] = []
     for name, value in values.items():
         if isinstance(value, Mapping):
             inner = {f"{name}[{key}]": each for key, each in value.items() if each is not None}
             fields += to_fields(inner)
-        elif isinstance(value, bool):
-            fields.append((name, str(value).lower()))
         else:
-            fields.append((name, str(value)))
+            text = value if isinstance(value, str) else orjson.dumps(value).decode()
+            fields.append((name, text))
     return fields

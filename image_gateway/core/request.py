@@ -145,6 +145,8 @@ def _check_parameters(
             raise Refusal(
                 "unknown_parameter", f"`{shown}` is not known here. {advice}", param=shown
             )
+        elif scan.holds_mark(value):
+            raise wrong_value(name, f"holds a text longer than {scan.LIFT_BYTES} bytes")
         checked[name] = value
     for name in checked:
         parameter = rules.catalogue.parameters.get(name)

@@ -374,6 +374,15 @@ def is_marked(value: str) -> bool:
     return value.startswith(_MARK)
 
 
+def holds_mark(value: object) -> bool:
+    """Whether a mark stands anywhere in a skeleton."""
+    if isinstance(value, dict):
+        return any(map(holds_mark, value.values()))
+    if isinstance(value, list):
+        return any(map(holds_mark, value))
+    return isinstance(value, str) and is_marked(value)
+
+
 def lifted_number(value: str) -> int | None:
     """The number of the lifted string that ``value`` stands for, None for an ordinary string."""
     return int(value[1:]) if is_marked(value) else None

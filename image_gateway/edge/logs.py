@@ -216,6 +216,8 @@ def configure_process_log() -> None:
     handler.setFormatter(_Formatter("{levelname}{name}{message}", style="{", timestamp="time"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("image_gateway").setLevel(logging.INFO)
+    # It would warn of every client's broken body; the client is told, and the record says so.
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 
 def report_loop_error(loop: object, context: dict[str, Any]) -> None:  # noqa: ARG001 - asyncio's signature

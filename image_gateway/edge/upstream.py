@@ -98,6 +98,18 @@ class _Socks(_Telling, ProxyConnector):
     a millisecond of a call of a minute.
     """
 
+    async def _connect_via_proxy(self, host, port, ssl=None, timeout=None):
+        transport, protocol = await super()._connect_via_proxy(host, port, None, timeout)
+        if ssl is None:
+            return transport, protocol
+        try:
+            tls = await self._loop.start_tls(transport, protocol, ssl, server_hostname=host)
+        except BaseException:
+            transport.abort()
+            raise
+        protocol.connection_made(tls)
+        return tls, protocol
+
 
 class Upstream:
     """The client session of all calls but those through SOCKS; closed by ``async with``."""

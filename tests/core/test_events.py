@@ -385,6 +385,7 @@ def test_what_a_picture_does_not_say_is_null_or_absent(missing: str, value: obje
     [
         {**_ITEM, "result": None},
         {**_ITEM, "result": 5},
+        {**_ITEM, "result": ""},
         {**_ITEM, "type": "function_call"},
         {"type": "image_generation_call", "status": "failed"},
         {},
@@ -722,6 +723,7 @@ def test_an_event_of_a_whole_answer_has_every_field() -> None:
         {"data": {}},
         {"data": []},
         {"data": [None, 5, "x", [], {}, {"b64_json": None}, {"b64_json": 5}]},
+        {"data": [{"b64_json": ""}]},
     ],
 )
 def test_an_answer_without_pictures_makes_no_event(answer: object) -> None:

@@ -452,3 +452,12 @@ async def test_an_event_of_30_mb_is_not_held_in_memory(
     assert gateway.memory("VmHWM") - before <= 8 * MIB
     assert list((gateway.folder / "spool").iterdir()) == []
     assert gateway.stop() == 0
+
+
+async def test_a_hostile_client_cannot_fill_the_process_log(
+    narrow: Gateway, narrow_door: Door
+) -> None:
+    before = narrow.words()
+    for body, content_type in BROKEN.values():
+        await narrow_door.post(body, EDITS, content_type=content_type)
+    assert narrow.words() == before

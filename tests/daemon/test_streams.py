@@ -614,6 +614,18 @@ async def test_several_pictures_are_several_calls_on_the_slots_that_are_free(
     assert [attempt["action"] for attempt in record["attempts"]] == ["deliver"] * 3
 
 
+async def test_several_pictures_become_data_urls_where_asked(
+    make_account: MakeDoor, upstream: ScriptedUpstream
+) -> None:
+    upstream.script = streams(drawn(size=9000))
+    door = make_account("codex-responses")
+    status, _, body = await door.post(n_pictures(2, response_format="url"))
+    assert status == 200
+    entry = {"url": f"data:image/png;base64,{picture(9000)}", "revised_prompt": "a revised cat"}
+    assert json.loads(body)["data"] == [entry, entry]
+    assert (await door.record())["response_image_count"] == 2
+
+
 async def test_no_call_but_the_first_waits_for_a_slot(
     make_account: MakeDoor, upstream: ScriptedUpstream, easel: Easel
 ) -> None:

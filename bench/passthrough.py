@@ -4,17 +4,21 @@
 
 Both get the same calls in turns from the same load generator, one connection for each call, and
 the same upstream, which answers at once.  CPU is the proxy process's own, from /proc; the ratio is
-what counts, for rates on shared machines drift.  W1: a picture of 1 KB, 32 calls at once.  W2: one
-of 2 MB (2.67 MB of base64), 16 at once.
+what counts, for rates on shared machines drift.
+
+W1: a picture of 1 KB, 32 calls at once.  W2: one of 2 MB (2.67 MB of base64), 16 at once.  W4: a
+multipart edit of 4 MB, answered with a picture of 2 MB, 8 at once.  W5: W2 as a stream.
 """
 
 import asyncio
 import base64
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import uvloop
@@ -22,8 +26,11 @@ import uvloop
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from image_gateway.demo import postgres
+from tests.parts import forms
+from tests.parts.forms import Piece
 from tests.parts.gateway import Gateway, free_port, post
 from tests.parts.plane import Plane
+from tests.parts.upstream import PNG
 
 BARE = """
 import asyncio, sys
@@ -44,9 +51,13 @@ class App:
             message = await receive()
             body += message.get("body", b"")
             more = message.get("more_body", False)
-        async with App.session.post(sys.argv[2] + "/images/generations", data=body) as answer:
+        kind = dict(scope["headers"])[b"content-type"].decode()
+        async with App.session.post(
+            sys.argv[2] + "/images", data=body, headers={"content-type": kind}
+        ) as answer:
             names = ("content-type", "content-length")
-            headers = [(n.encode(), answer.headers[n].encode()) for n in names]
+            got = answer.headers
+            headers = [(name.encode(), got[name].encode()) for name in names if name in got]
             headers.append((b"connection", b"close"))
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             async for chunk in answer.content.iter_any():
@@ -67,16 +78,56 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def upstream(size: int) -> asyncio.Server:
-    """Answers every request with one picture of ``size`` bytes."""
-    picture = base64.b64encode(os.urandom(size))
-    body = b'{"created":1,"data":[{"b64_json":"' + picture + b'"}],"usage":{"total_tokens":1}}'
-    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
-    answer = head % len(body) + body
+@dataclass(frozen=True)
+class Work:
+    """One kind of load."""
+
+    name: str
+    picture: int
+    calls: int
+    at_once: int
+    upload: int = 0
+    stream: bool = False
+
+    def request(self, secret: str) -> bytes:
+        if self.upload:
+            picture = Piece("image", PNG + os.urandom(self.upload), "upload")
+            body = forms.body(picture, ("prompt", "a cat"))
+            return post(secret, body, "/v1/images/edits", {"content-type": forms.FORM})
+        return post(
+            secret, b'{"prompt": "a cat", "stream": %s}' % str(self.stream).lower().encode()
+        )
+
+    def answer(self) -> bytes:
+        picture = base64.b64encode(os.urandom(self.picture))
+        if self.stream:
+            name = b"image_generation.completed"
+            data = b'{"type":"%b","b64_json":"%b","usage":{"total_tokens":1}}' % (name, picture)
+            head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
+            return head + b"event: %b\ndata: %b\n\n" % (name, data)
+        body = b'{"created":1,"data":[{"b64_json":"%b"}],"usage":{"total_tokens":1}}' % picture
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+        return head % len(body) + body
+
+
+WORKS = (
+    Work("W1", 1000, 1500, 32),
+    Work("W2", 2_000_000, 120, 16),
+    Work("W4", 2_000_000, 80, 8, upload=4_000_000),
+    Work("W5", 2_000_000, 120, 16, stream=True),
+)
+
+
+async def upstream(work: Work) -> asyncio.Server:
+    """Answers every request with the work's answer."""
+    answer = work.answer()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            await reader.readuntil(b"\r\n\r\n")
+            head = await reader.readuntil(b"\r\n\r\n")
+            left = int(re.search(rb"(?i)content-length: *(\d+)", head)[1])
+            while left:
+                left -= len(await reader.read(min(left, 2**18)))
             writer.write(answer)
             await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError):
@@ -84,12 +135,11 @@ async def upstream(size: int) -> asyncio.Server:
         finally:
             writer.close()
 
-    return await asyncio.start_server(serve, "127.0.0.1", 0)
+    return await asyncio.start_server(serve, "127.0.0.1", 0, limit=2**20)
 
 
-async def load(port: int, secret: str, count: int, at_once: int) -> float:
+async def load(port: int, request: bytes, count: int, at_once: int) -> float:
     """Make the calls; gives the seconds it took."""
-    request = post(secret, b'{"prompt": "a cat"}')
     gate = asyncio.Semaphore(at_once)
 
     async def one() -> None:
@@ -113,11 +163,12 @@ async def compare(folder: Path, database: str) -> None:
     gateway = Gateway(folder, plane.reader_url, grant_ttl_seconds=5).start()
     secret = plane.add_key(key_id="bench")
     try:
-        for name, size, count, at_once in (("W1", 1000, 1500, 32), ("W2", 2_000_000, 120, 16)):
-            server = await upstream(size)
+        for work in WORKS:
+            request = work.request(secret)
+            server = await upstream(work)
             url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
             plane.execute("DELETE FROM image_control.accounts")
-            plane.add_account("bench", url, image_max_concurrency=1024)
+            plane.add_account("bench", url, dialect="openai", image_max_concurrency=1024)
             port = free_port()
             bare = subprocess.Popen([sys.executable, "-c", BARE, str(port), url])
             try:
@@ -129,19 +180,18 @@ async def compare(folder: Path, database: str) -> None:
                     os.sched_setaffinity(pid, {0})
                 os.sched_setaffinity(0, {1})
                 for _, target in ways.values():
-                    await load(target, secret, at_once * 2, at_once)
+                    await load(target, request, work.at_once * 2, work.at_once)
                 for _ in range(TURNS):
                     for way, (pid, target) in ways.items():
                         before = cpu_seconds(pid)
-                        took[way] += await load(target, secret, count, at_once)
+                        took[way] += await load(target, request, work.calls, work.at_once)
                         cost[way] += cpu_seconds(pid) - before
-                calls = TURNS * count
+                calls = TURNS * work.calls
                 for way in ways:
                     each = cost[way] / calls * 1000
-                    print(
-                        f"{name} {way:8} {each:7.3f} CPU ms/call {calls / took[way]:8.0f} calls/s"
-                    )
-                print(f"{name} ratio    {cost['gateway'] / cost['bare']:7.2f}")
+                    rate = calls / took[way]
+                    print(f"{work.name} {way:8} {each:7.3f} CPU ms/call {rate:8.0f} calls/s")
+                print(f"{work.name} ratio    {cost['gateway'] / cost['bare']:7.2f}")
             finally:
                 bare.kill()
                 bare.wait()

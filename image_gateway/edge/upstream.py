@@ -21,7 +21,12 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import Payload
-from aiohttp_socks import ProxyConnector, ProxyError
+from aiohttp_socks import (
+    ProxyConnectionError,
+    ProxyConnector,
+    ProxyError,
+    ProxyTimeoutError,
+)
 from yarl import URL
 
 from image_gateway.core import body
@@ -42,6 +47,9 @@ _SOCKS_PORT: Final = 1080
 
 _LONGEST_HEADER: Final = 64 * 1024
 """Codex sends state in headers that are longer than aiohttp's 8 KiB."""
+
+_SOCKS_ERRORS: Final = (ProxyConnectionError, ProxyError, ProxyTimeoutError, EOFError)
+"""What a SOCKS proxy does to a call; they share no base.  One that hangs up is an ``EOFError``."""
 
 _log = logging.getLogger(__name__)
 
@@ -97,18 +105,6 @@ class _Socks(_Telling, ProxyConnector):
     It is made for one attempt: a set of them, kept by proxy and credentials, would save a tenth of
     a millisecond of a call of a minute.
     """
-
-    async def _connect_via_proxy(self, host, port, ssl=None, timeout=None):
-        transport, protocol = await super()._connect_via_proxy(host, port, None, timeout)
-        if ssl is None:
-            return transport, protocol
-        try:
-            tls = await self._loop.start_tls(transport, protocol, ssl, server_hostname=host)
-        except BaseException:
-            transport.abort()
-            raise
-        protocol.connection_made(tls)
-        return tls, protocol
 
 
 class Upstream:
@@ -210,8 +206,7 @@ class Attempt:
                 )
         except (
             aiohttp.ClientError,
-            ProxyError,
-            EOFError,  # how python-socks lets a proxy through that hangs up
+            *_SOCKS_ERRORS,
             TimeoutError,
             OSError,
             ssl.SSLError,

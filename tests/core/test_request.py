@@ -954,13 +954,25 @@ def test_a_request_s_repr_shows_no_prompt_and_no_picture() -> None:
 
 def test_what_was_lifted_can_be_played_again() -> None:
     """The exchange gets the very spans it needs, whatever else the body lifted."""
-    picture = "data:image/png;base64," + "A" * 5000
-    text = json.dumps({"seed": "s" * 5000, "images": [picture], "prompt": "x"}).encode()
-    made = parse(text, E, forward_parameters=frozenset({"seed"}))
-    sent = bodies.from_json(
-        {**made.parameters, "images": [image.text for image in made.images]}, made.texts
+    picture, mask = "data:image/png;base64," + "A" * 5000, "data:image/png;base64," + "B" * 6000
+    text = json.dumps({"mask": mask, "images": [picture], "prompt": "x"}).encode()
+    made = parse(text, E)
+    sent = bodies.from_json({"images": [image.text for image in made.images]}, made.texts)
+    assert json.loads(play(sent, text)) == {"images": [picture]}
+
+
+@pytest.mark.parametrize("endpoint", [G, E])
+@pytest.mark.parametrize("value", ["x" * 4097, {"a": "x" * 5000}, [1, [{"a": ["x" * 5000]}]]])
+def test_a_forwarded_name_is_no_place_for_a_long_text(endpoint: Endpoint, value: Any) -> None:
+    """It would be lifted, and not every form of a body can carry what was lifted."""
+    body = {**(_edit() if endpoint == E else {}), "seed": value}
+    assert _fault(body, endpoint, forward_parameters=frozenset({"seed"})) == (
+        "invalid_value",
+        "seed",
     )
-    assert json.loads(play(sent, text)) == {"seed": "s" * 5000, "images": [picture]}
+    short = {**body, "seed": "x" * 4096}
+    made = parse(short, endpoint, forward_parameters=frozenset({"seed"}))
+    assert made.parameters == {"seed": "x" * 4096}
 
 
 def test_an_https_address_may_be_longer_than_what_is_lifted() -> None:

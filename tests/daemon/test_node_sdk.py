@@ -1391,9 +1391,10 @@ async def test_a_body_over_the_limit_is_thrown_with_its_status(
     tmp_path: Path,
     by: str,
 ) -> None:
-    gateway = make_gateway(plane.reader_url, max_request_bytes=1_000_000).start()
+    """The SDK sends first and reads then; within twice the limit it is heard to its end."""
+    gateway = make_gateway(plane.reader_url, max_request_bytes=3_000_000).start()
     door = open_door("openai", gateway, plane, upstream)
-    sent = draw(tmp_path, by, size=6_000_000)
+    sent = draw(tmp_path, by, size=5_000_000)
     seen = await ask(door, "edit", {"image": sent.parameter, **CAT}, maxRetries=2)
     assert seen["error"]["isApiError"]
     assert (seen["error"]["status"], seen["error"]["code"]) == (413, "request_too_large")

@@ -3,13 +3,18 @@
 import asyncio
 import base64
 import json
+from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
 from tests.daemon.conftest import Door
+from tests.parts import forms
 from tests.parts.eventually import eventually
+from tests.parts.forms import Piece
 from tests.parts.gateway import free_port, parse, post
 from tests.parts.plane import Plane
-from tests.parts.upstream import Call, ScriptedUpstream
+from tests.parts.upstream import Call, ScriptedUpstream, partial, streams
 
 TOKEN = "planted-access-token-7f3a"
 ACCOUNT_ID = "planted-account-id-19bc"
@@ -26,38 +31,62 @@ def planted_in(data: bytes, *more: str) -> list[str]:
     return [text for text in (*PLANTED, *more) if text.encode() in data]
 
 
-async def test_no_secret_prompt_or_picture_is_written_anywhere(
-    plane: Plane, make_gateway: Any, upstream: ScriptedUpstream
-) -> None:
+@dataclass
+class Planted:
+    """A daemon whose account, key, calls and upstream are full of secrets."""
+
+    door: Door
+    answers: list[bytes]
+
+    async def send(self, body: bytes, path: str = "/v1/images/edits", **headers: str) -> int:
+        status, _, answer = await self.door.post(body, path, **headers)
+        self.answers.append(answer)
+        return status
+
+    async def check(self) -> None:
+        """Stop the daemon, and search everything that it wrote or answered."""
+        gateway = self.door.gateway
+        await eventually(lambda: len(gateway.records()) == len(self.answers))
+        assert await asyncio.to_thread(gateway.stop) == 0
+        written = [path for path in gateway.folder.rglob("*") if path.is_file()]
+        assert {"requests.jsonl", "words.log"} <= {path.name for path in written}
+        for path in written:
+            assert planted_in(path.read_bytes(), self.door.secret) == [], path.name
+        for answer in self.answers:
+            assert planted_in(answer, self.door.secret) == [], answer
+
+
+@pytest.fixture
+def planted(plane: Plane, make_gateway: Any, upstream: ScriptedUpstream) -> Planted:
     gateway = make_gateway(plane.reader_url, max_request_bytes=200_000).start()
     secret = plane.add_key(key_id="key-1", account_names=["visible-account"])
     credential = {"access_token": TOKEN, "account_id": ACCOUNT_ID}
     plane.add_account("visible-account", upstream.url, credential=credential)
+    return Planted(Door(gateway, plane, "key-1", secret, "visible-account"), [])
+
+
+async def echoes(call: Call) -> None:
+    """An upstream that repeats all it was told in its error."""
+    heard = call.headers["authorization"]
+    echo = f"{heard} {ACCOUNT_ID} visible-account data:image/png;base64,{PICTURE}"
+    await call.answer(400, {"error": {"message": echo, "type": "x", "param": None, "code": echo}})
+
+
+async def test_no_secret_prompt_or_picture_is_written_anywhere(
+    planted: Planted, upstream: ScriptedUpstream
+) -> None:
+    door, send, answers = planted.door, planted.send, planted.answers
+    plane, gateway = door.plane, door.gateway
+    credential = {"access_token": TOKEN, "account_id": ACCOUNT_ID}
     plane.add_account(
         "broken-account",
         "http://planted-user:planted-proxy-password-55de@127.0.0.1",
         credential=credential,
     )
-    door = Door(gateway, plane, "key-1", secret, "visible-account")
-    answers: list[bytes] = []
-
-    async def send(body: bytes, path: str = "/v1/images/edits", **headers: str) -> int:
-        status, _, answer = await door.post(body, path, **headers)
-        answers.append(answer)
-        return status
-
     edit = json.dumps(
         {"prompt": PROMPT, "user": USER, "images": [f"data:image/png;base64,{PICTURE}", ADDRESS]}
     ).encode()
     assert await send(edit) == 200
-
-    async def echoes(call: Call) -> None:
-        """An upstream that repeats all it was told in its error."""
-        heard = call.headers["authorization"]
-        echo = f"{heard} {ACCOUNT_ID} visible-account data:image/png;base64,{PICTURE}"
-        await call.answer(
-            400, {"error": {"message": echo, "type": "x", "param": None, "code": echo}}
-        )
 
     upstream.script = echoes
     assert await send(edit) == 400
@@ -92,14 +121,60 @@ async def test_no_secret_prompt_or_picture_is_written_anywhere(
     # A key that nobody knows, and a path that holds one.
     raw = post("planted-user@example.com", b"{}")
     answers.append(parse(await gateway.raw(raw))[2])
-    await eventually(lambda: len(gateway.records()) == len(answers))
-    assert await asyncio.to_thread(gateway.stop) == 0
-    written = [path for path in gateway.folder.rglob("*") if path.is_file()]
-    assert {"requests.jsonl", "words.log"} <= {path.name for path in written}
-    for path in written:
-        assert planted_in(path.read_bytes(), secret) == [], path.name
-    for answer in answers:
-        assert planted_in(answer, secret) == [], answer
+    await planted.check()
     assert "broken-account" in gateway.words()
     hashes = {record["prompt_hmac"] for record in gateway.records()}
     assert len(hashes - {None}) == 1
+
+
+async def test_nor_by_multipart_in_events_or_behind_a_socks_proxy(
+    planted: Planted, upstream: ScriptedUpstream
+) -> None:
+    plane, send, answers = planted.door.plane, planted.send, planted.answers
+    parts = forms.body(
+        Piece("image", b"\x89PNG\r\n\x1a\n" + PICTURE.encode(), f"{USER}.png"),
+        ("prompt", PROMPT),
+        ("user", USER),
+    )
+    upstream.script = echoes
+    assert await send(parts, content_type=forms.FORM) == 400
+    for broken in (
+        parts[:-20],
+        parts.replace(b'name="user"', f'name="{USER}"'.encode()),
+        parts.replace(b'name="user"', b'name="n"'),
+        parts.replace(b"\x89PNG", b"none"),
+        parts.replace(b'name="prompt"', b'name="size"'),
+    ):
+        assert await send(broken, content_type=forms.FORM) == 400
+
+    async def echoes_in_events(call: Call) -> None:
+        """And in a stream, before anything else and after a frame."""
+        echo = f"Bearer {TOKEN} {ACCOUNT_ID} visible-account data:image/png;base64,{PICTURE}"
+        error = {"type": "error", "error": {"message": echo, "type": echo, "code": echo}}
+        later = [partial(0)] if "partial_images" in call.json() else []
+        await streams([*later, error])(call)
+
+    plane.add_account(
+        "visible-openai",
+        f"{upstream.root}/v1",
+        dialect="openai",
+        credential={"api_key": TOKEN},
+    )
+    plane.update("keys", {"key_id": "key-1"}, account_names=["visible-openai"])
+    upstream.script = echoes_in_events
+    asked = {"prompt": PROMPT, "user": USER, "stream": True}
+    assert await send(json.dumps(asked).encode(), "/v1/images/generations") == 500
+    asked["partial_images"] = 1
+    assert await send(json.dumps(asked).encode(), "/v1/images/generations") == 200
+    assert b"visible-openai" not in answers[-1]
+    plane.update("keys", {"key_id": "key-1"}, account_names=["visible-account"])
+    # A SOCKS proxy that cannot be reached, with a password.
+    plane.update(
+        "accounts",
+        {"account_name": "visible-account"},
+        proxy_url=f"socks5h://127.0.0.1:{free_port()}",
+        proxy_username="somebody",
+        proxy_password=PASSWORD,
+    )
+    assert await send(parts, content_type=forms.FORM) == 502
+    await planted.check()

@@ -425,7 +425,7 @@ async def test_what_fails_behind_the_proxy_counts_as_sent_and_is_not_sent_again(
             async with edge.attempt(call(peer.url), spool, signed(proxy.port)) as attempt:
                 async with asyncio.timeout(SOON_SECONDS):
                     with pytest.raises(LostError) as caught:
-                        await attempt.open(0.3)
+                        await attempt.open(0.6)
                 assert attempt.connected
             assert open_to(proxy.port) == 0
             assert len(proxy.lines) == 1
@@ -552,7 +552,7 @@ async def test_fifty_attempts_of_any_end_leave_no_descriptor(
     spool: Spool, anonymous_tls: ssl.SSLContext
 ) -> None:
     async with (
-        Upstream(0.2) as edge,
+        Upstream(0.5) as edge,
         Peer(serves) as peer,
         Peer(serves, anonymous_tls) as tls_peer,
         Peer(silent) as mute,
@@ -576,7 +576,7 @@ async def test_fifty_attempts_of_any_end_leave_no_descriptor(
             way = signed(proxies[kind].port)
             async with edge.attempt(call(url), spool, way) as attempt:
                 try:
-                    answer = await attempt.open(0.3)
+                    answer = await attempt.open(0.5 if kind == 2 else BOUND_SECONDS)
                 except (UnsentError, LostError) as error:
                     return type(error).__name__
                 return str(answer.status)

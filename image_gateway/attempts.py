@@ -263,7 +263,9 @@ class Attempts:
             account.dialect,
             answer.status,
             error=error,
-            wait=headers.named_wait(answer.headers, error, time.time()),
+            wait=headers.named_wait(
+                answer.headers, error, time.time(), limited=answer.status == 429
+            ),
             challenge=headers.media_type(answer.headers.get("content-type")) == "text/html",
             reread=reread,
         )

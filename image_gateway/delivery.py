@@ -93,7 +93,9 @@ def _failed(answer: Answer, dialect: Dialect, found: Happening, *, sent: bool) -
         dialect,
         found.status,
         error=found.error,
-        wait=headers.named_wait(answer.headers, found.error, time.time()),
+        wait=headers.named_wait(
+            answer.headers, found.error, time.time(), limited=found.status == 429
+        ),
     )
 
 

@@ -5,6 +5,7 @@ Nothing passes because nobody thought of it: what is not named here stays behind
 """
 
 import ipaddress
+import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -20,6 +21,11 @@ RETRY: Final = frozenset({"retry-after", "retry-after-ms"})
 LONGEST_WAIT: Final = 7 * 24 * 3600.0
 """Seconds; Codex's longest window is a week, and a larger number is a mistake."""
 
+_REMAINING: Final = "x-ratelimit-remaining-"
+_RESET: Final = "x-ratelimit-reset-"
+_DURATION: Final = re.compile(
+    r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9}(?:\.\d{1,9})?)s)?(?:(\d{1,9})ms)?", re.ASCII
+)
 _MOST_FORWARDED: Final = 16
 _MOST_DIGITS: Final = 18
 
@@ -136,14 +142,19 @@ def is_sendable(value: str) -> bool:
     return value.isascii() and (value.isprintable() or not value)
 
 
-def named_wait(upstream: Mapping[str, str], error: UpstreamError, now: float) -> float | None:
+def named_wait(
+    upstream: Mapping[str, str], error: UpstreamError, now: float, *, limited: bool
+) -> float | None:
     """Seconds that an answer asks us to wait, None where it names none.
 
     ``now`` is the time in seconds since 1970, for an error that names a moment.  Read in the order
     of exactness: ``retry-after-ms``, ``retry-after`` (its date form is not used by these
-    upstreams), the error's ``resets_in_seconds`` or ``resets_at``, then Codex's full window.
+    upstreams), the error's ``resets_in_seconds`` or ``resets_at``.  Where the answer is about a
+    limit (``limited``), then what is used up of ``x-ratelimit-*`` and of Codex's windows.
     """
     wait = _named_wait(upstream, error, now)
+    if wait is None and limited:
+        wait = _used_up(upstream)
     return None if wait is None else min(max(wait, 0.0), LONGEST_WAIT)
 
 
@@ -156,12 +167,36 @@ def _named_wait(upstream: Mapping[str, str], error: UpstreamError, now: float) -
         return error.resets_in_seconds
     if error.resets_at is not None:
         return error.resets_at - now
+    return None
+
+
+def _used_up(upstream: Mapping[str, str]) -> float | None:
+    resets = [
+        seconds
+        for name, left in upstream.items()
+        if name.startswith(_REMAINING) and number(left) == 0
+        if (seconds := _duration(upstream.get(_RESET + name.removeprefix(_REMAINING)))) is not None
+    ]
+    if resets:
+        return max(resets)
     for window in ("primary", "secondary"):
         used = number(upstream.get(f"x-codex-{window}-used-percent"))
         reset = number(upstream.get(f"x-codex-{window}-reset-after-seconds"))
         if used is not None and used >= 100 and reset is not None:
             return reset
     return None
+
+
+def _duration(text: str | None) -> float | None:
+    """Seconds of ``7``, ``7.5``, ``250ms`` or ``1h6m0.5s``; None for anything else."""
+    seconds = number(text)
+    match = _DURATION.fullmatch(text or "")
+    if seconds is not None or match is None or not text:
+        return seconds
+    return sum(
+        float(part) * unit
+        for part, unit in zip(match.groups(default="0"), (3600, 60, 1, 0.001), strict=True)
+    )
 
 
 def number(text: str | None) -> float | None:

@@ -334,7 +334,7 @@ _WEEK = 7 * 86_400.0
 
 def _wait(error: UpstreamError | None = None, **found: str) -> float | None:
     upstream = {name.replace("_", "-"): value for name, value in found.items()}
-    return headers.named_wait(upstream, error or UpstreamError(), _NOW)
+    return headers.named_wait(upstream, error or UpstreamError(), _NOW, limited=True)
 
 
 @pytest.mark.parametrize(
@@ -425,5 +425,37 @@ def test_a_wait_is_from_nothing_to_a_week_whatever_an_upstream_writes(
     upstream: dict[str, str], seconds: float | None, moment: float | None
 ) -> None:
     error = UpstreamError(resets_in_seconds=seconds, resets_at=moment)
-    wait = headers.named_wait(upstream, error, _NOW)
+    wait = headers.named_wait(upstream, error, _NOW, limited=True)
     assert wait is None or 0 <= wait <= _WEEK
+
+
+@pytest.mark.parametrize(
+    ("told", "seconds"),
+    [
+        ({"remaining-requests": "0", "reset-requests": "7"}, 7.0),
+        ({"remaining-requests": "0", "reset-requests": "6m0s"}, 360.0),
+        ({"remaining-images": "0", "reset-images": "1h0m0.5s"}, 3600.5),
+        ({"remaining-requests": "0", "reset-requests": "250ms"}, 0.25),
+        (
+            {
+                "remaining-requests": "0",
+                "reset-requests": "7",
+                "remaining-tokens": "0",
+                "reset-tokens": "9",
+            },
+            9.0,
+        ),
+        ({"remaining-requests": "3", "reset-requests": "7"}, None),
+        ({"remaining-requests": "0"}, None),
+        ({"remaining-requests": "0", "reset-requests": "soon"}, None),
+        ({"reset-requests": "7"}, None),
+    ],
+)
+def test_a_limit_that_is_used_up_names_its_reset_and_only_where_it_is_about_limits(
+    told: dict[str, str], seconds: float | None
+) -> None:
+    upstream = {f"x-ratelimit-{name}": value for name, value in told.items()}
+    assert headers.named_wait(upstream, UpstreamError(), 0, limited=True) == seconds
+    assert headers.named_wait(upstream, UpstreamError(), 0, limited=False) is None
+    upstream["retry-after"] = "2"
+    assert headers.named_wait(upstream, UpstreamError(), 0, limited=True) == 2.0

@@ -188,6 +188,8 @@ class Relayed:
                     found = events.read_image_event(arrived.event)
                     if found.kind is Kind.FAILURE:
                         return _failed(answer, dialect, found, sent=self._clock.begun)
+                    if arrived.event.value is None:
+                        continue  # no JSON: an SDK would stumble over it, and miss what follows
                     self._note(found)
                     if self._pictures == desk.request.count:
                         # All that was asked for is here: what it would still say is nothing.
@@ -283,7 +285,8 @@ class Gathered:
         if not call.made:
             return outcome
         await self._add(call.made, call.usage)
-        return _delivered(answer, dialect)
+        # What broke after that is for the record alone.
+        return replace(_delivered(answer, dialect), reason=outcome.reason, error=outcome.error)
 
     async def _add(self, made: list[_Picture], usage: Mapping[str, object] | None) -> None:
         desk = self._desk
@@ -297,7 +300,8 @@ class Gathered:
             fields = {
                 "created_at": int(time.time()),
                 **{name: v for name, v in picture.fields.items() if name != "revised_prompt"},
-                "usage": usage,
+                # One call's usage is for all that it made.
+                "usage": usage if picture is made[-1] else None,
             }
             lifted = picture.arrived.event.lifted
             frame = picture.hold(events.frame(desk.request.endpoint, "completed", fields, lifted))

@@ -298,7 +298,7 @@ def passed_on(status: int, body: bytes, error: UpstreamError) -> bytes:
 
     An error that lacks some of the four keys gets them, and keeps what else it says.
     """
-    kind = error.type or (_API if status >= 500 else _INVALID)
+    kind = error.type or (_LIMIT if status == 429 else _API if status >= 500 else _INVALID)
     if error.shaped:
         said = orjson.loads(body)["error"]
         if {"message", "type", "param", "code"} <= said.keys():

@@ -7,7 +7,7 @@ here is a body of segments again.  Sources: API_CONTRACT sections 2 and 4.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Final
 
@@ -119,6 +119,8 @@ def failure(fields: Mapping[str, object]) -> Happening:
     if nested is None and error.type == "error":
         # A flat event's own type says nothing about what went wrong.
         error = errors.from_fields({**plain, "type": None})
+    if error.message is None:
+        error = replace(error, message="The upstream told of an error, without a message.")
     for place in (found, fields):
         for name in ("status", "status_code"):
             status = place.get(name)
@@ -175,7 +177,7 @@ class ResponseReader:
 
     def _read_item(self, value: object) -> Happening:
         item = _object(value)
-        if item.get("type") == "image_generation_call" and isinstance(item.get("result"), str):
+        if item.get("type") == "image_generation_call" and _is_picture(item.get("result")):
             self._made = True
             return Happening(Kind.PICTURE, _picture(item))
         if item.get("type") == "message":
@@ -208,6 +210,10 @@ class ResponseReader:
                 "moderation_blocked",
             ),
         )
+
+
+def _is_picture(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
 
 
 def _object(value: object) -> Mapping[str, object]:
@@ -333,7 +339,7 @@ def completed_events(
             "usage": None,
         }
         for item in (data if isinstance(data, list) else [])
-        if isinstance(_object(item).get("b64_json"), str)
+        if _is_picture(_object(item).get("b64_json"))
     ]
     counts = usage(whole.get("usage"))
     if found:

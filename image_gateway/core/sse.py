@@ -5,7 +5,6 @@ told apart into what is its data and what is not.  Every end of a line becomes `
 comes out does not depend on how the bytes came in.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -13,7 +12,6 @@ from typing import Final
 _LONGEST_NAME: Final = 256
 """Bytes of a line that are looked at for an event's name; the rest is passed on unread."""
 
-_LINE_END: Final = re.compile(rb"[\r\n]")
 _DATA: Final = b"data:"
 _EVENT: Final = b"event:"
 _CR: Final = 13
@@ -31,6 +29,14 @@ class Piece:
     data: bytes = field(default=b"", repr=False)
     ends: bool = False
     event: str | None = None
+
+
+def _find(chunk: bytes, byte: bytes, start: int, known: int) -> int:
+    """Where ``byte`` comes next, the chunk's length where it does not; ``known`` from before."""
+    if known >= start:
+        return known
+    found = chunk.find(byte, start)
+    return len(chunk) if found < 0 else found
 
 
 class Splitter:
@@ -57,12 +63,16 @@ class Splitter:
             # A CRLF that was cut in two is one end of a line.
             position = int(chunk[0] == _LF)
             self._after_cr = False
+        lf = cr = -1
         while position < len(chunk):
-            found = _LINE_END.search(chunk, position)
-            stop = found.start() if found else len(chunk)
+            # Two searches at memory speed, each once for every byte; a regular expression takes
+            # ten times as long.
+            lf = _find(chunk, b"\n", position, lf)
+            cr = _find(chunk, b"\r", position, cr)
+            stop = min(lf, cr)
             if stop > position:
                 yield self._read(chunk[position:stop])
-            if found is None:
+            if stop == len(chunk):
                 return
             position = stop + 1
             if chunk[stop] == _CR:

@@ -339,6 +339,7 @@ def test_an_error_in_openai_s_shape_passes_byte_for_byte() -> None:
     [
         (400, {"message": "m"}, {"type": _INVALID, "param": None, "code": None}),
         (500, {"message": "m"}, {"type": "api_error", "param": None, "code": None}),
+        (429, {"message": "m"}, {"type": "rate_limit_error", "param": None, "code": None}),
         (500, {"message": "m", "code": "c", "inner": {"x": [1]}}, {"type": "api_error"}),
         (429, {"message": "m", "type": "usage_limit_reached", "resets_at": 5}, {"code": None}),
         (400, {"message": "m", "type": "t", "param": "p"}, {"code": None}),

@@ -108,6 +108,29 @@ async def test_frames_pass_as_they_are_whatever_else_they_hold(
     assert (await door.record())["response_bytes"] == len(body)
 
 
+async def test_a_frame_that_is_no_json_does_not_cost_the_picture_behind_it(
+    make_account: MakeDoor, upstream: ScriptedUpstream
+) -> None:
+    """An SDK would stumble over it."""
+    done = frame(completed())
+    upstream.script = streams([b"data: {not json\n\n", b"data: [DONE]\n\n", done])
+    door = make_account("openai")
+    _, _, body = await door.post(STREAM)
+    assert body == done
+    assert (await door.record())["response_image_count"] == 1
+
+
+async def test_one_call_that_makes_two_pictures_counts_its_usage_once(
+    make_account: MakeDoor, upstream: ScriptedUpstream
+) -> None:
+    *before, item, end = drawn()
+    upstream.script = streams([*before, item, item, end])
+    door = make_account("codex-responses")
+    _, _, body = await door.post(STREAM)
+    assert [event["usage"] for event in frames_of(body)] == [None, images()["usage"]]
+    assert (await door.record())["usage"]["total_tokens"] == 12
+
+
 async def test_a_last_frame_without_its_blank_line_gets_one(
     make_account: MakeDoor, upstream: ScriptedUpstream
 ) -> None:
@@ -509,7 +532,12 @@ async def test_a_codex_picture_that_was_made_survives_what_fails_after_it(
             200,
             ["image_generation.completed"],
         )
-        assert (await door.record())["error_code"] is None
+        record = await door.record()
+        assert record["error_code"] is None
+        # What broke is told where it broke.
+        [attempt] = record["attempts"]
+        assert attempt["action"] == "deliver"
+        assert attempt["error_code"] == ("server_error" if end else "EndOfStream")
         door = make_account("codex-responses")
         status, _, body = await door.post(b'{"prompt": "a cat"}')
         assert (status, json.loads(body)["data"][0]["b64_json"]) == (200, picture())

@@ -289,16 +289,17 @@ async def test_data_that_is_no_json_arrives_all_the_same_without_a_value(
     assert found[0].bytes == (data if keep is Keep.DATA else odd.frame())
 
 
+@pytest.mark.parametrize("keep", Keep)
 @pytest.mark.parametrize(
     "text", [b"", b"\n\n\n", b": hello\n\n", b":\r\n\r\n:\r\n\r\n", b"event: x\n\n", b": cut"]
 )
 async def test_where_only_comments_came_no_event_arrives(
-    edge: Upstream, spools: Spools, spool: Spool, text: bytes
+    edge: Upstream, spools: Spools, spool: Spool, text: bytes, keep: Keep
 ) -> None:
-    async with in_pieces(edge, spool, [text] if text else []) as answer:
-        with reader_of(answer, spools) as reader:
+    async with in_pieces(edge, spool, [text]) as answer:
+        with reader_of(answer, spools, keep) as reader:
             assert await reader.next() is None
-        assert nothing_is_held(spools)
+            assert nothing_is_held(spools)
 
 
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r", b"\r\n", b"\n\n"])

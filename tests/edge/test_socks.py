@@ -371,6 +371,20 @@ async def test_an_attempts_own_time_ends_its_connecting_too(
                 await attempt.open(0.1)
 
 
+async def test_where_the_library_gives_up_before_we_do_nothing_was_sent_either(
+    edge: Upstream, spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has a time of its own, 60 s, and whoever connects more patiently than that meets it."""
+    monkeypatch.setattr("python_socks.async_.asyncio.v2._proxy.DEFAULT_TIMEOUT", 0.1)
+    async with Peer(silent) as proxy:
+        way = signed(proxy.port)
+        async with edge.attempt(call("http://a.invalid"), spool, way) as attempt:
+            with pytest.raises(UnsentError) as caught:
+                await attempt.open(BOUND_SECONDS)
+        assert is_word(str(caught.value))
+        await eventually(lambda: open_to(proxy.port) == 0, SOON_SECONDS)
+
+
 # -- sent, and no answer ---------------------------------------------------------------------------
 
 

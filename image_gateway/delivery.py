@@ -149,9 +149,12 @@ class Whole:
         except (LostError, scan.ScanError) as error:
             return _lost(dialect, _reason(error), sent=clock.begun)
         finally:
-            meter.close(desk.draft)
+            is_whole = meter.close(desk.draft)
         if not clock.begun:
             return _invalid(answer, dialect)
+        if not is_whole and left is None and "transfer-encoding" not in answer.headers:
+            # It ends with its connection, and no end of that shows whether it was a good one.
+            return _lost(dialect, "CutAnswer", sent=True)
 
         async def rest() -> None:
             await downstream.send(last)

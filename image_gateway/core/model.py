@@ -25,6 +25,8 @@ DEFAULT_SLOTS: Final = 3
 """Image calls in flight for an account that names no number."""
 MOST_SLOTS: Final = 1024
 HTTP_SCHEMES: Final = frozenset({"http", "https"})
+_LONGEST_SOCKS_TEXT: Final = 255
+"""RFC 1929, 2."""
 PROXY_SCHEMES: Final = frozenset({"http", "https", "socks5", "socks5h"})
 
 
@@ -285,6 +287,10 @@ def _proxy(row: Row) -> Proxy | None:
     if username is not None and ":" in username:
         raise RowError("proxy_username holds a colon, which no proxy could tell from the password")
     password = _optional_text(row, "proxy_password")
+    if username is not None and not url.startswith(tuple(HTTP_SCHEMES)):
+        for column, value in (("proxy_username", username), ("proxy_password", password or "")):
+            if not (value.isascii() and 1 <= len(value) <= _LONGEST_SOCKS_TEXT):
+                raise RowError(f"{column} is not what SOCKS takes: 1 to 255 ASCII characters")
     return Proxy(
         url=url,
         username=None if username is None else Secret(username),

@@ -169,19 +169,23 @@ class Meter:
             except scan.ScanError:
                 self._skeleton = None
 
-    def close(self, draft: Draft) -> None:
-        """Note what the answer says: pictures, usage, and the size and quality that came back."""
+    def close(self, draft: Draft) -> bool:
+        """Note what the answer says: pictures, usage, and the size and quality that came back.
+
+        Gives False where it ends too early, or is no JSON at all.
+        """
         if self._skeleton is None:
-            return
+            return True
         try:
             answer = self._skeleton.close()
         except scan.ScanError:
-            return
+            return False
         if isinstance(answer, dict):
             data = answer.get("data")
             # The entries count, whatever ``n`` asked for.
             pictures = len(data) if isinstance(data, list) else 0
             draft.note_answer(pictures, answer.get("usage"), answer)
+        return True
 
 
 def _answered(answer: Mapping[str, object], name: str) -> str | None:

@@ -154,7 +154,7 @@ class Downstream:
         For HTTP/1.0 any end is a good one, so there the connection is reset.
         """
         if self._ends_by_close:
-            self._connection.abort()
+            self._connection.reset()
 
     async def _put(self, message: Mapping[str, object]) -> None:
         if self._left:

@@ -103,6 +103,8 @@ class EventStream:
             while True:
                 await asyncio.sleep(self._moved + self._keepalive_seconds - time.monotonic())
                 async with self._lock:
+                    if self._within:
+                        return  # a frame was given up half way: a comment would end it
                     if time.monotonic() < self._moved + self._keepalive_seconds:
                         continue
                     await self._commit()

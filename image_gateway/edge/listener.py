@@ -15,6 +15,7 @@ a client is about to use again.
 import asyncio
 import logging
 import socket
+import struct
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from enum import Enum
 from typing import Any, Final
@@ -46,6 +47,7 @@ _LONGEST_HEAD: Final = 32 * 1024
 _LAST_WORDS_SECONDS: Final = 3.0
 """At the drain deadline, how long an exchange may take to tell its client that it ends."""
 _ABORT_SECONDS: Final = 5.0
+_NO_LINGER: Final = struct.pack("ii", 1, 0)
 
 _log = logging.getLogger(__name__)
 
@@ -69,7 +71,14 @@ class Connection:
         return f"<Connection{f' ending: {self._end.name}' if self._end else ''}>"
 
     def abort(self) -> None:
-        """Drop it at once, whatever is still to be sent."""
+        """Drop it at once, whatever is still to be sent; the client sees an end."""
+        self._transport.abort()
+
+    def reset(self) -> None:
+        """Drop it so that the client sees an error and no end (RST, by SO_LINGER of zero)."""
+        item = self._transport.get_extra_info("socket")
+        if item is not None:
+            item.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
         self._transport.abort()
 
     def when_ending(self, callback: Callable[[End], None] | None) -> None:

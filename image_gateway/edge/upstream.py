@@ -106,6 +106,26 @@ class _Socks(_Telling, ProxyConnector):
     of a millisecond (measured: 0.015 ms).
     """
 
+    async def _connect_via_proxy(
+        self,
+        host: str,
+        port: int,
+        ssl: ssl.SSLContext | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - aiohttp-socks' signature
+    ) -> "tuple[asyncio.Transport, ResponseHandler]":
+        """The connector's own, but for TLS: python-socks waits for ever where that is given up."""
+        transport, protocol = await super()._connect_via_proxy(host, port, None, timeout)
+        if ssl is None:
+            return transport, protocol
+        try:
+            tls = await self._loop.start_tls(transport, protocol, ssl, server_hostname=host)
+        except BaseException:
+            transport.abort()
+            raise
+        assert tls is not None  # it is None only for a transport that is closing
+        protocol.connection_made(tls)
+        return tls, protocol
+
 
 class Upstream:
     """The client session of all calls but those through SOCKS; closed by ``async with``."""

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Final
 
 from image_gateway.core.model import Account
+from image_gateway.core.pictures import Image
 from image_gateway.core.request import ImageRequest
 
 
@@ -46,6 +47,8 @@ class Need:
 
 
 MOST_CODEX_IMAGES: Final = 5
+LARGEST_CODEX_IMAGE: Final = 15_728_000
+"""Bytes; as a data URL it stays under the 20971520 characters that an ``image_url`` may have."""
 
 _TOOL_PARAMETERS: Final = frozenset(
     {
@@ -74,6 +77,10 @@ def _beyond_tool(request: ImageRequest) -> str | None:
     return next((name for name in request.parameters if name not in _TOOL_PARAMETERS), None)
 
 
+def _is_large(image: Image) -> bool:
+    return (image.size or 0) > LARGEST_CODEX_IMAGE
+
+
 def _address(request: ImageRequest) -> str | None:
     named = [("images", request.images), ("mask", [request.mask]), ("markup", [request.markup])]
     for name, images in named:
@@ -94,6 +101,12 @@ NEEDS: Final[Sequence[Need]] = (
         lambda it: "images" if len(it.images) > MOST_CODEX_IMAGES else None,
         _ALL - {Route.CODEX_IMAGES},
         f"send at most {MOST_CODEX_IMAGES} pictures.",
+    ),
+    Need(
+        "a picture above 15 MB",
+        lambda it: "images" if any(map(_is_large, it.input_images)) else None,
+        _FORMS,
+        f"send pictures of at most {LARGEST_CODEX_IMAGE} bytes.",
     ),
     Need(
         "`mask`",

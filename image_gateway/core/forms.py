@@ -1,8 +1,9 @@
 """The two forms of a request's body, JSON and multipart, brought to one: what was given.
 
 Here a form's own habits end: a part's text becomes the type that its parameter has, ``svg[model]``
-becomes a name within ``svg``, ``image`` and ``image[]`` and ``images`` become pictures in the order
-of the wire.  What the values mean, and whether they are allowed, is ``core.request``.
+becomes a name within ``svg``, ``images`` of JSON and ``image`` and ``image[]`` of a form become
+pictures in the order of the wire.  What the values mean, and whether they are allowed, is
+``core.request``.
 """
 
 import re

@@ -32,6 +32,7 @@ _LONGEST_HEADER: Final = 4096
 _LONGEST_BOUNDARY: Final = 70
 """RFC 2046, 5.1.1."""
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}(?:\[[A-Za-z0-9_]{0,32}\]){0,2}")
+_LIKE_A_PICTURE: Final = re.compile(r"image|mask|markup")
 _PLAIN_TRANSFERS: Final = frozenset({b"", b"binary", b"8bit", b"7bit"})
 
 
@@ -148,6 +149,13 @@ class Reader:
             raise _broken(f"It has more than {self._limits.parts} parts.", shown(name))
         if self._headers.get(b"content-transfer-encoding", b"").lower() not in _PLAIN_TRANSFERS:
             raise _broken("Send the part as it is, without a transfer encoding.", shown(name))
+        if b"filename" in options and name not in PICTURES and _LIKE_A_PICTURE.match(name):
+            raise Refusal(
+                "unknown_parameter",
+                f"`{shown(name)}` is not known here. Pictures are sent as `image` or `image[]`, "
+                "`mask` and `markup`.",
+                param=shown(name),
+            )
         declared, _ = parse_options_header(self._headers.get(b"content-type"))
         self._part = Part(name, declared=declared.decode("latin-1"))
         self._text.clear()
@@ -211,7 +219,8 @@ def form(fields: Sequence[tuple[str, str]], files: Sequence[File], boundary: str
     segments: list[Segment] = []
     text = bytearray()
     for name, value in fields:
-        text += f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'.encode()
+        head = f'--{boundary}\r\nContent-Disposition: form-data; name="{_quoted(name)}"\r\n\r\n'
+        text += head.encode()
         text += value.encode() + b"\r\n"
     for number, file in enumerate(files):
         extension = file.type.rpartition("/")[2]
@@ -223,6 +232,11 @@ def form(fields: Sequence[tuple[str, str]], files: Sequence[File], boundary: str
         text = bytearray(b"\r\n")
     segments.append(bytes(text) + f"--{boundary}--\r\n".encode())
     return tuple(segments)
+
+
+def _quoted(name: str) -> str:
+    """A name for a part's header, which it must not end (WHATWG HTML, 4.10.21.8)."""
+    return name.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
 
 
 def form_type(boundary: str) -> str:

@@ -328,9 +328,9 @@ class Skeleton:
                 plain = plain[:broken]
                 part = part[: len(part) - len(self._carry)]
             self._characters += len(plain)
-            # An escaped backslash is not base64's, and would hide where the next escape begins.
-            escaped = b"\\\\" in part
-            odd = b"\\" if escaped else encoding.unescape(part).translate(None, encoding.ALPHABET)
+            # An escaped backslash is odd, and would hide where the next escape begins.
+            shown = part.replace(b"\\\\", b"\0")
+            odd = encoding.unescape(shown).translate(None, encoding.ALPHABET)
         else:
             self._characters += len(part)
         self._odd += len(odd)

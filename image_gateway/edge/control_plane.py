@@ -335,8 +335,9 @@ async def check(database: Secret) -> Findings:
         except RowError as error:
             broken.append(f"account {row.get('account_name')}: {error}")
         else:
-            if account.dialect == "azure" and not azure.is_azure_host(account.base_url or ""):
-                doubtful.append(f"account {account.account_name}: base_url is no host of Azure's")
+            if account.dialect == "azure":
+                found = azure.doubts(account)
+                doubtful += [f"account {account.account_name}: {doubt}" for doubt in found]
     return Findings(len(rows), tuple(broken), tuple(doubtful), writable)
 
 

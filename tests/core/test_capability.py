@@ -1,6 +1,7 @@
 """Which route can do what: nothing is dropped to fit, and a refusal names what would."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -165,6 +166,7 @@ def test_openai_s_own_form_can_do_everything(request: ImageRequest) -> None:
 _ASKING: dict[str, dict[str, Any]] = {
     "an edit": {"images": [PNG]},
     "more than 5 pictures in an edit": {"images": [PNG] * 6},
+    "a picture above 15 MB": {"images": [PNG]},
     "`mask`": {"images": [PNG], "mask": PNG},
     "`markup`": {"images": [PNG], "markup": PNG},
     "a picture by its https address": {"images": [_ADDRESS]},
@@ -180,7 +182,11 @@ _ASKING: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("need", NEEDS, ids=lambda need: need.title)
 def test_every_need_is_asked_for_by_a_name_that_exists(need: Need) -> None:
-    param = need.asked(_request(_ASKING[need.title]))
+    asking = _request(_ASKING[need.title])
+    if need.title == "a picture above 15 MB":
+        large = replace(asking.images[0], size=capability.LARGEST_CODEX_IMAGE + 1)
+        asking = replace(asking, images=(large,))
+    param = need.asked(asking)
     assert param in {*CATALOGUE.parameters, "images", "mask", "markup"}
     plain = _request({"images": [PNG]} if need.title != "an edit" else {})
     assert need.asked(plain) is None

@@ -152,7 +152,7 @@ _LEGACY = f"{_RES}/{_AT_DRAWER}?api-version={_OLD}"
         (
             "https://gw.example:8443/azure/eu?team=a%20b&x=",
             None,
-            "https://gw.example:8443/azure/eu/openai/v1/images/generations?team=a+b&x=",
+            "https://gw.example:8443/azure/eu/openai/v1/images/generations?team=a%20b&x=",
         ),
         (
             "https://gw.example/azure/openai/v1?team=a#part",
@@ -239,7 +239,26 @@ def test_a_deployment_s_name_cannot_leave_its_place_in_the_path(
     ],
 )
 def test_azure_s_own_hosts_are_known_by_whole_labels(base: str, *, expected: bool) -> None:
-    assert azure.is_azure_host(base) is expected
+    doubts = azure.doubts(account(dialect="azure", base_url=base))
+    assert ("base_url is no host of Azure's" not in doubts) is expected
+
+
+@pytest.mark.parametrize(
+    ("path", "version", "doubted"),
+    [
+        ("/openai/deployments/d/images/edits?api-version=x", None, True),
+        ("/openai/deployments/d/images/edits?api-version=x", _OLD, False),
+        ("/openai/v1", None, False),
+        ("", None, False),
+    ],
+)
+def test_a_base_that_leads_to_a_deployment_without_a_version_is_doubted(
+    path: str, version: str | None, *, doubted: bool
+) -> None:
+    made = account(
+        dialect="azure", base_url=f"https://res.openai.azure.com{path}", api_version=version
+    )
+    assert bool(azure.doubts(made)) is doubted
 
 
 def test_azure_s_key_goes_as_api_key_and_a_token_as_bearer() -> None:

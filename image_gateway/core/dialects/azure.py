@@ -7,7 +7,7 @@ path, where ``model`` is the deployment.  Edits are multipart only.
 
 import re
 from typing import Final
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from image_gateway.core.dialects.call import Call, Context, images_call, upstream_name
 from image_gateway.core.headers import Headers
@@ -21,7 +21,8 @@ HOSTS: Final = re.compile(
 
 # What people paste as base URL may already lead to a deployment, or all the way to an endpoint.
 _WHAT_WE_ADD: Final = re.compile(
-    r"/openai(?:/v1|/deployments/[^/]+)?(?:/images(?:/(?:generations|edits))?)?/*\Z"
+    r"/openai(?:/v1(?:/images(?:/(?:generations|edits))?)?|/deployments(?:/.*)?)?/*\Z",
+    re.IGNORECASE,
 )
 _FROM_CLIENT: Final = frozenset({"traceparent", "tracestate"})
 
@@ -54,16 +55,23 @@ def url(account: Account, deployment: str, endpoint: str) -> str:
     """Where to post; the base URL's own path and query are kept, ``api_version`` goes first."""
     parts = urlsplit(account.base_url or "")
     path = _WHAT_WE_ADD.sub("", parts.path).rstrip("/")
-    query = parse_qsl(parts.query, keep_blank_values=True)
+    query = parts.query
     if account.api_version is None:
         path += f"/openai/v1/images/{endpoint}"
     else:
         path += f"/openai/deployments/{quote(deployment, safe='')}/images/{endpoint}"
-        query = [(name, value) for name, value in query if name != "api-version"]
-        query.append(("api-version", account.api_version))
-    return urlunsplit(parts._replace(path=path, query=urlencode(query), fragment=""))
+        others = [each for each in query.split("&") if each.partition("=")[0] != "api-version"]
+        version = f"api-version={quote(account.api_version, safe='')}"
+        query = "&".join([*filter(None, others), version])
+    return urlunsplit(parts._replace(path=path, query=query, fragment=""))
 
 
-def is_azure_host(base_url: str) -> bool:
-    """Whether a base URL leads to one of Azure's own hosts, by whole labels."""
-    return HOSTS.fullmatch((urlsplit(base_url).hostname or "").lower()) is not None
+def doubts(account: Account) -> list[str]:
+    """What looks like a mistake in an account that could work all the same, for an operator."""
+    parts = urlsplit(account.base_url or "")
+    found = []
+    if HOSTS.fullmatch((parts.hostname or "").lower()) is None:
+        found.append("base_url is no host of Azure's")
+    if account.api_version is None and "/deployments/" in parts.path:
+        found.append("base_url leads to a deployment, which is used only with an api_version")
+    return found

@@ -289,7 +289,7 @@ async def test_a_websocket_is_refused(door: Door) -> None:
     [
         b"220 mail.example.com ESMTP\r\n\r\n",
         b"POST /v1/images/generations HTTP/1.1\r\n\r\n",
-        b"POST /v1/images/generations HTTP/1.1\r\nhost: g\r\nx: " + b"y" * 70_000 + b"\r\n\r\n",
+        b"POST /v1/images/generations HTTP/1.1\r\nhost: g\r\nx: " + b"y" * 100_000 + b"\r\n\r\n",
         b"POST / HTTP/1.1\r\nhost: g\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
     ],
     ids=["no HTTP", "no host", "a huge header", "two lengths"],

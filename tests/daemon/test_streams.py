@@ -758,3 +758,59 @@ async def test_a_client_that_leaves_ends_every_call(
 
 def test_the_folder_of_spools_is_empty_after_all_this(quick: Gateway) -> None:
     assert list(Path(quick.settings["SPOOL_DIR"]).iterdir()) == []
+
+
+# -- a stop --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", [b"", frame(partial(0))], ids=["comments only", "a frame"])
+async def test_a_stream_that_outlives_the_drain_deadline_ends_with_an_error_event(
+    plane: Plane, make_gateway: Any, upstream: ScriptedUpstream, first: bytes
+) -> None:
+    gateway = make_gateway(
+        plane.reader_url, drain_seconds=0.5, keepalive_seconds=KEEPALIVE_SECONDS
+    ).start()
+    door = open_door(gateway, plane, upstream, "openai")
+
+    async def script(call: Call) -> None:
+        await call.head(200, {"content-type": "text/event-stream"})
+        await call.send(first)
+        await call.gone()
+
+    upstream.script = script
+    reader, writer = await gateway.connect()
+    writer.write(post(door.secret, PARTIALS))
+    await read_until(reader, COMMENT)
+    stopped = asyncio.create_task(asyncio.to_thread(gateway.stop))
+    tail = await asyncio.wait_for(reader.read(), 20)
+    writer.close()
+    assert await stopped == 0
+    assert b'data: {"type":"error","error":{"message":"' in tail
+    assert b'"code":"outcome_unknown"' in tail
+    assert tail.endswith(b"\n\n\r\n0\r\n\r\n")
+    [record] = gateway.records()
+    assert (record["status"], record["error_code"]) == (200, "outcome_unknown")
+    assert record["may_be_billed"]
+
+
+async def test_a_stream_in_flight_is_finished_before_a_stop(
+    plane: Plane, make_gateway: Any, upstream: ScriptedUpstream
+) -> None:
+    gateway = make_gateway(plane.reader_url, keepalive_seconds=KEEPALIVE_SECONDS).start()
+    door, release = open_door(gateway, plane, upstream, "codex-responses"), asyncio.Event()
+    events = [frame(event) for event in drawn(1)]
+    upstream.script = lambda call: _waiting(
+        call, b"".join(events[:3]), release, b"".join(events[3:])
+    )
+    reader, writer = await gateway.connect()
+    writer.write(post(door.secret, PARTIALS))
+    await read_until(reader, b"partial_image")
+    stopped = asyncio.create_task(asyncio.to_thread(gateway.stop))
+    await eventually(lambda: "stopping" in gateway.words())
+    release.set()
+    tail = await asyncio.wait_for(reader.read(), 20)
+    writer.close()
+    assert b"image_generation.completed" in tail
+    assert await stopped == 0
+    [record] = gateway.records()
+    assert (record["error_code"], record["response_image_count"]) == (None, 1)

@@ -21,9 +21,10 @@ from image_gateway.core.failover import Action, Outcome, Stage, Step
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account
 from image_gateway.core.slots import Slot
-from image_gateway.delivery import Delivery, Desk, Drawn, Gathered, Relayed, Rest, Whole
+from image_gateway.delivery import Delivery, Desk, Drawn, Relayed, Rest, Whole
 from image_gateway.edge.spool import Spool
 from image_gateway.edge.upstream import Answer, Attempt, LostError, UnsentError
+from image_gateway.gathering import Gathered
 from image_gateway.house import House
 
 LEAST_SECONDS: Final = 30.0
@@ -44,6 +45,7 @@ class Ending:
 
     account: Account
     outcome: Outcome
+    note: record.Attempt
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     body: bytes = field(default=b"", repr=False)
 
@@ -64,6 +66,7 @@ class Attempts:
         self._client = client
         self._spool = spool
         self._deadline = deadline
+        self._gathered: Gathered | None = None
         self.rest: Rest | None = None
 
     def __repr__(self) -> str:
@@ -91,9 +94,20 @@ class Attempts:
             and self.time_is_left
         ):
             return await self._ask_once(renewed, reread=True)
+        return self._refused(ending)
+
+    def salvage(self) -> Rest | None:
+        """What is left for the client where all calls had to end before they were done."""
+        if self._gathered is None or not self._gathered.pictures:
+            return None
+        self._gathered.conclude()
+        return self._gathered.rest
+
+    def _refused(self, ending: Ending) -> Ending:
+        """A refused credential for which no other was found."""
         ending = replace(ending, outcome=replace(ending.outcome, reread=True))
-        self._desk.draft.attempts[-1].action = ending.step.action
-        self._cool(ending, self._desk.draft.attempts[-1])
+        ending.note.action = ending.step.action
+        self._cool(ending, time.monotonic())
         return ending
 
     async def _ask_once(self, account: Account, *, reread: bool) -> Ending:
@@ -118,7 +132,7 @@ class Attempts:
         refuse the others.  Then the others take what slots are free, and a slot whose call has made
         its picture serves for the next one.
         """
-        gathered = Gathered(self._desk)
+        self._gathered = gathered = Gathered(self._desk)
         accepted = asyncio.Event()
         endings: list[Ending] = []
         wanted = self._desk.request.count
@@ -129,6 +143,8 @@ class Attempts:
                 wanted -= 1
                 ending = await self._call(account, call, gathered, accepted, reread=reread)
                 endings.append(ending)
+                if ending.step.action in {Action.NEXT, Action.REREAD}:
+                    wanted = 0  # the account would refuse the others, too
                 if ending.step.action is not Action.DELIVER or not self.time_is_left:
                     break
             accepted.set()
@@ -150,10 +166,12 @@ class Attempts:
             except BaseExceptionGroup as found:
                 # One says it all: the client left, or a mistake of ours that all of them made.
                 raise found.exceptions[0] from None
-        if gathered.pictures:
-            gathered.conclude()
-            self.rest = gathered.rest
-        return endings[failover.weightiest([each.step for each in endings])]
+        self.rest = self.salvage()
+        decisive = failover.weightiest([each.step for each in endings])
+        for index, ending in enumerate(endings):
+            if ending.step.action is Action.REREAD and index != decisive:
+                self._refused(ending)
+        return endings[decisive]
 
     # -- one call --------------------------------------------------------------------------------
 
@@ -172,9 +190,11 @@ class Attempts:
         draft.attempts.append(note)
         draft.account_name, draft.dialect = account.account_name, account.dialect
         if stream is not None:
+            stream.name_headers({})
             stream.keep_alive()
         seconds = self._house.settings.attempt_seconds[account.dialect]
-        until = min(time.monotonic() + seconds, self._deadline)
+        began = time.monotonic()
+        until = min(began + seconds, self._deadline)
         async with self._house.upstream.attempt(call, self._spool, account.proxy) as attempt:
             ending, answer = await self._open(attempt, account, call, until, note, reread=reread)
             if answer is not None:
@@ -192,7 +212,7 @@ class Attempts:
             note.action = step.action
             note.error_code = outcome.reason or record.upstream_code(outcome.error)
             draft.may_be_billed |= step.may_be_billed
-            self._cool(ending, note)
+            self._cool(ending, began)
             return ending
 
     async def _open(
@@ -211,10 +231,10 @@ class Attempts:
             answer = await attempt.open(until - began)
         except UnsentError as error:
             outcome = Outcome(Stage.CONNECT, account.dialect, reason=str(error))
-            return Ending(account, outcome), None
+            return Ending(account, outcome, note), None
         except LostError as error:
             outcome = Outcome(Stage.SENT, account.dialect, reason=str(error))
-            return Ending(account, outcome), None
+            return Ending(account, outcome, note), None
         finally:
             if attempt.connected:
                 note.stage = Stage.SENT
@@ -223,8 +243,9 @@ class Attempts:
             draft.upstream_ms = (draft.upstream_ms or 0) + note.upstream_ms
         note.status = answer.status
         if self._is_usable(answer, call):
-            return Ending(account, Outcome(Stage.ANSWER, account.dialect, answer.status)), answer
-        return await self._read_failure(account, answer, reread=reread), None
+            outcome = Outcome(Stage.ANSWER, account.dialect, answer.status)
+            return Ending(account, outcome, note), answer
+        return await self._read_failure(account, answer, note, reread=reread), None
 
     def _is_usable(self, answer: Answer, call: Call) -> bool:
         """Whether an answer's head promises what was asked for.
@@ -249,13 +270,16 @@ class Attempts:
             return Relayed(self._desk, stream)
         return Drawn(self._desk, stream)
 
-    async def _read_failure(self, account: Account, answer: Answer, *, reread: bool) -> Ending:
+    async def _read_failure(
+        self, account: Account, answer: Answer, note: record.Attempt, *, reread: bool
+    ) -> Ending:
         """What an answer says that is no success."""
         if 200 <= answer.status < 300:
-            return Ending(account, Outcome(Stage.ANSWER, account.dialect, answer.status))
+            return Ending(account, Outcome(Stage.ANSWER, account.dialect, answer.status), note)
         if answer.status == _PROXY_REFUSED and account.proxy is not None:
             # The proxy speaks for itself; what it refused did not reach the upstream.
-            return Ending(account, Outcome(Stage.CONNECT, account.dialect, reason="ProxyRefused"))
+            outcome = Outcome(Stage.CONNECT, account.dialect, reason="ProxyRefused")
+            return Ending(account, outcome, note)
         body = await answer.read(_ERROR_BYTES, _ERROR_SECONDS)
         error = errors.read_upstream_error(body)
         outcome = Outcome(
@@ -269,13 +293,14 @@ class Attempts:
             challenge=headers.media_type(answer.headers.get("content-type")) == "text/html",
             reread=reread,
         )
-        return Ending(account, outcome, answer.headers, body)
+        return Ending(account, outcome, note, answer.headers, body)
 
-    def _cool(self, ending: Ending, note: record.Attempt) -> None:
+    def _cool(self, ending: Ending, began: float) -> None:
+        """Remember what a call that began at ``began`` says about its account."""
         health, account, step = self._house.health, ending.account, ending.step
         model = self._desk.request.upstream_model
         if step.action is Action.DELIVER:
-            health.succeed(account.account_name, model)
+            health.succeed(account.account_name, model, began)
         elif step.cooling is not None:
             now = time.monotonic()
             seconds = health.cool(
@@ -285,7 +310,7 @@ class Attempts:
                 "account %s cools down for %.0f s: status %s, code %s, request %s",
                 account.account_name,
                 seconds,
-                note.status,
-                note.error_code,
+                ending.note.status,
+                ending.note.error_code,
                 self._desk.draft.request_id,
             )

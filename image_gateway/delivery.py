@@ -6,7 +6,7 @@ was asked for.
 | an answer | an Images answer | ``Whole``: streamed through |
 | a stream | the Images API's events | ``Relayed``: frame by frame, as they are |
 | a stream | an Images answer | ``Drawn``: one completed event for each picture |
-| either | events of the Responses API | ``Gathered``: pictures taken out, over several calls |
+| either | events of the Responses API | ``gathering.Gathered``: pictures taken out of them |
 
 ``take`` delivers what can be delivered and says how it ended (``failover.Outcome``); what follows
 from that is decided elsewhere.  The last bytes are not sent by it: they are left in ``rest``, for
@@ -17,20 +17,19 @@ once could find its own slot taken.
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
 from image_gateway.core import events, headers, record, scan
-from image_gateway.core.body import Body
-from image_gateway.core.events import Happening, Kind, ResponseReader
+from image_gateway.core.events import Happening, Kind
 from image_gateway.core.failover import Outcome, Stage
 from image_gateway.core.model import Dialect
 from image_gateway.core.request import ImageRequest
 from image_gateway.edge.downstream import Downstream
-from image_gateway.edge.event_reader import Arrived, EventReader, Keep
+from image_gateway.edge.event_reader import MOST_BYTES, EventReader, Keep
 from image_gateway.edge.event_stream import EventStream
-from image_gateway.edge.spool import Held, Spools
+from image_gateway.edge.spool import Spools
 from image_gateway.edge.upstream import Answer, LostError
 
 Rest = Callable[[], Awaitable[None]]
@@ -73,20 +72,25 @@ class Delivery(Protocol):
         """
 
 
-def _delivered(answer: Answer, dialect: Dialect) -> Outcome:
+# -- how an answer ended ---------------------------------------------------------------------------
+
+
+def delivered(answer: Answer, dialect: Dialect) -> Outcome:
+    """All that was asked for is here, or on its way."""
     return Outcome(Stage.ANSWER, dialect, answer.status, usable=True)
 
 
-def _invalid(answer: Answer, dialect: Dialect) -> Outcome:
+def invalid(answer: Answer, dialect: Dialect) -> Outcome:
+    """It is not what its head promised, or holds no picture."""
     return Outcome(Stage.ANSWER, dialect, answer.status)
 
 
-def _lost(dialect: Dialect, reason: str, *, sent: bool) -> Outcome:
+def lost(dialect: Dialect, reason: str, *, sent: bool) -> Outcome:
     """It broke off; ``sent``: the client has seen some of it."""
     return Outcome(Stage.STREAM if sent else Stage.SENT, dialect, reason=reason)
 
 
-def _failed(answer: Answer, dialect: Dialect, found: Happening, *, sent: bool) -> Outcome:
+def failed(answer: Answer, dialect: Dialect, found: Happening, *, sent: bool) -> Outcome:
     """An event told of an error; before anything was sent it counts like an answer's status."""
     return Outcome(
         Stage.STREAM if sent else Stage.ANSWER,
@@ -99,7 +103,10 @@ def _failed(answer: Answer, dialect: Dialect, found: Happening, *, sent: bool) -
     )
 
 
-class _Clock:
+# -- three of the four -----------------------------------------------------------------------------
+
+
+class Clock:
     """When an answer began and how long it took, for the record."""
 
     def __init__(self, draft: record.Draft) -> None:
@@ -125,17 +132,15 @@ class Whole:
 
     async def take(self, answer: Answer, dialect: Dialect, until: float) -> Outcome:
         desk, downstream = self._desk, self._desk.downstream
-        meter, clock = record.Meter(), _Clock(desk.draft)
+        meter, clock = record.Meter(), Clock(desk.draft)
         urls = scan.DataUrls() if desk.request.answer_as_url else None
         left = headers.whole(answer.headers.get("content-length"))
         sent = headers.to_client(answer.headers)
         if urls is not None:
             sent.pop("content-length", None)
         last = b""
-        # Headers that came late must not cost a picture that is on its way.
-        first_seconds = max(until - time.monotonic(), desk.idle_seconds)
         try:
-            async for chunk in answer.chunks(first_seconds, desk.idle_seconds):
+            async for chunk in answer.chunks(_first_seconds(until, desk), desk.idle_seconds):
                 if not clock.begun:
                     await downstream.start(answer.status, sent)
                 clock.tick()
@@ -147,21 +152,20 @@ class Whole:
                 else:
                     await downstream.send(out)
         except (LostError, scan.ScanError) as error:
-            return _lost(dialect, _reason(error), sent=clock.begun)
+            return lost(dialect, _reason(error), sent=clock.begun)
         finally:
             is_whole = meter.close(desk.draft)
         if not clock.begun:
-            return _invalid(answer, dialect)
-        if not is_whole and left is None and "transfer-encoding" not in answer.headers:
-            # It ends with its connection, and no end of that shows whether it was a good one.
-            return _lost(dialect, "CutAnswer", sent=True)
+            return invalid(answer, dialect)
+        if not is_whole and answer.ends_by_close:
+            return lost(dialect, "CutAnswer", sent=True)
 
         async def rest() -> None:
             await downstream.send(last)
             await downstream.finish()
 
         self.rest = rest
-        return _delivered(answer, dialect)
+        return delivered(answer, dialect)
 
 
 class Relayed:
@@ -172,7 +176,7 @@ class Relayed:
         self._stream = stream
         self._pictures = 0
         self._usage: Mapping[str, object] | None = None
-        self._clock = _Clock(desk.draft)
+        self._clock = Clock(desk.draft)
         self.rest: Rest | None = None
 
     async def take(self, answer: Answer, dialect: Dialect, until: float) -> Outcome:
@@ -183,27 +187,27 @@ class Relayed:
                 try:
                     arrived = await reader.next()
                 except LostError as error:
-                    return _lost(dialect, str(error), sent=self._clock.begun)
+                    return lost(dialect, str(error), sent=self._clock.begun)
                 if arrived is None:
                     break
                 with ExitStack() as closing:
                     closing.enter_context(arrived)
                     found = events.read_image_event(arrived.event)
                     if found.kind is Kind.FAILURE:
-                        return _failed(answer, dialect, found, sent=self._clock.begun)
-                    if arrived.event.value is None:
+                        return failed(answer, dialect, found, sent=self._clock.begun)
+                    if arrived.event.value is None and found.kind is Kind.OTHER:
                         continue  # no JSON: an SDK would stumble over it, and miss what follows
                     self._note(found)
                     if self._pictures == desk.request.count:
                         # All that was asked for is here: what it would still say is nothing.
                         desk.kept.push(closing.pop_all())
                         self.rest = partial(stream.finish, arrived.frame())
-                        return _delivered(answer, dialect)
+                        return delivered(answer, dialect)
                     await stream.send(arrived.frame())
-        if not self._pictures:
-            return _lost(dialect, "EndOfStream", sent=self._clock.begun)
+        if not self._pictures or answer.ends_by_close:
+            return lost(dialect, "EndOfStream", sent=self._clock.begun)
         self.rest = stream.finish
-        return _delivered(answer, dialect)
+        return delivered(answer, dialect)
 
     def _note(self, found: Happening) -> None:
         self._clock.tick()
@@ -225,176 +229,34 @@ class Drawn:
         desk, stream = self._desk, self._stream
         stream.name_headers(headers.to_client(answer.headers))
         spool = desk.kept.enter_context(desk.spools.open(paid=True))
-        skeleton, clock = scan.Skeleton(), _Clock(desk.draft)
-        first_seconds = max(until - time.monotonic(), desk.idle_seconds)
+        skeleton, clock = scan.Skeleton(), Clock(desk.draft)
         try:
-            async for chunk in answer.chunks(first_seconds, desk.idle_seconds):
+            async for chunk in answer.chunks(_first_seconds(until, desk), desk.idle_seconds):
                 clock.tick()
                 skeleton.feed(chunk)
                 await spool.write(chunk)
-            whole = skeleton.close()
+                if spool.size > desk.request.count * MOST_BYTES:
+                    return lost(dialect, "AnswerTooLarge", sent=False)
+            whole = skeleton.close(mend=True)
         except LostError as error:
-            return _lost(dialect, str(error), sent=False)
+            return lost(dialect, str(error), sent=False)
         except scan.ScanError:
-            return _invalid(answer, dialect)
+            return invalid(answer, dialect)
         found, usage = events.completed_events(whole, int(time.time()))
         if not found:
-            return _invalid(answer, dialect)
+            return invalid(answer, dialect)
         desk.draft.note_answer(len(found), usage, found[0])
         frames = [
             spool.hold(events.frame(desk.request.endpoint, "completed", fields, skeleton.lifted))
             for fields in found
         ]
         self.rest = partial(stream.finish, *frames)
-        return _delivered(answer, dialect)
+        return delivered(answer, dialect)
 
 
-@dataclass(frozen=True)
-class _Picture:
-    """A picture that a call has made, and the event that it lies in."""
-
-    fields: Mapping[str, object]
-    arrived: Arrived
-
-    def hold(self, body: Body) -> Held:
-        return self.arrived.spool.hold(body)
-
-
-class Gathered:
-    """Pictures out of the events of the Responses API, over as many calls as pictures are wanted.
-
-    ``take`` may run several times, at once or in turn.  A picture that was made is delivered, even
-    when its call, or another one, failed after it.  ``conclude`` leaves the rest.
-    """
-
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
-        self._pictures: list[_Picture] = []
-        self._usage: Mapping[str, object] | None = None
-        self._clock = _Clock(desk.draft)
-        self._last: list[Held] = []
-        self.rest: Rest | None = None
-
-    @property
-    def pictures(self) -> int:
-        """Made so far."""
-        return len(self._pictures)
-
-    async def take(self, answer: Answer, dialect: Dialect, until: float) -> Outcome:
-        desk = self._desk
-        call = _GatheredCall(self, desk)
-        with EventReader(answer, desk.spools, Keep.DATA, until, desk.idle_seconds) as reader:
-            outcome = await call.read(reader, answer, dialect)
-        if not call.made:
-            return outcome
-        await self._add(call.made, call.usage)
-        # What broke after that is for the record alone.
-        return replace(_delivered(answer, dialect), reason=outcome.reason, error=outcome.error)
-
-    async def _add(self, made: list[_Picture], usage: Mapping[str, object] | None) -> None:
-        desk = self._desk
-        self._usage = events.add_usage(self._usage, usage)
-        for picture in made:
-            self._clock.tick()
-            self._pictures.append(picture)
-            desk.draft.note_answer(len(self._pictures), self._usage, self._pictures[0].fields)
-            if desk.stream is None:
-                continue
-            fields = {
-                "created_at": int(time.time()),
-                **{name: v for name, v in picture.fields.items() if name != "revised_prompt"},
-                # One call's usage is for all that it made.
-                "usage": usage if picture is made[-1] else None,
-            }
-            lifted = picture.arrived.event.lifted
-            frame = picture.hold(events.frame(desk.request.endpoint, "completed", fields, lifted))
-            if len(self._pictures) >= desk.request.count:
-                self._last.append(frame)
-            else:
-                with picture.arrived:
-                    await desk.stream.send(frame)
-
-    async def show(self, picture: Mapping[str, object], arrived: Arrived) -> bool:
-        """A partial picture: sent on, and True, if the client asked for such."""
-        desk = self._desk
-        if desk.stream is None or not desk.request.parameters.get("partial_images"):
-            return False
-        self._clock.tick()
-        fields = {"created_at": int(time.time()), **picture}
-        body = events.frame(desk.request.endpoint, "partial_image", fields, arrived.event.lifted)
-        await desk.stream.send(arrived.spool.hold(body))
-        return True
-
-    def conclude(self) -> None:
-        """All calls have ended, and at least one picture is here."""
-        stream = self._desk.stream
-        if stream is not None:
-            self.rest = partial(stream.finish, *self._last)
-            return
-        parts = self._answer()
-        length = sum(part.length for part in parts)
-        downstream = self._desk.downstream
-
-        async def rest() -> None:
-            await downstream.start(
-                200, {"content-type": "application/json", "content-length": str(length)}
-            )
-            for part in parts:
-                async for piece in part.play():
-                    await downstream.send(piece)
-            await downstream.finish()
-
-        self.rest = rest
-
-    def _answer(self) -> list[Held]:
-        """The whole Images answer; its entries lie in spools of their own."""
-        before, behind = events.answer_ends(self._pictures[0].fields, self._usage, int(time.time()))
-        parts: list[Held] = []
-        for picture in self._pictures:
-            entry = events.entry(
-                picture.fields,
-                picture.arrived.event.lifted,
-                as_url=self._desk.request.answer_as_url,
-            )
-            parts.append(picture.hold((b"," if parts else before, *entry)))
-        last = parts[-1]
-        parts[-1] = replace(last, body=(*last.body, behind))
-        return parts
-
-
-class _GatheredCall:
-    """The events of one call, until it ends."""
-
-    def __init__(self, gathered: Gathered, desk: Desk) -> None:
-        self._gathered = gathered
-        self._desk = desk
-        self._shown = False
-        self.made: list[_Picture] = []
-        self.usage: Mapping[str, object] | None = None
-
-    async def read(self, reader: EventReader, answer: Answer, dialect: Dialect) -> Outcome:
-        """How it ended; what it made is in ``made`` whatever that was."""
-        responses = ResponseReader()
-        while True:
-            try:
-                arrived = await reader.next()
-            except LostError as error:
-                return _lost(dialect, str(error), sent=self._shown)
-            if arrived is None:
-                return _lost(dialect, "EndOfStream", sent=self._shown)
-            with ExitStack() as closing:
-                closing.enter_context(arrived)
-                found = responses.read(arrived.event)
-                if found.picture and found.kind is not Kind.PARTIAL:
-                    self._desk.kept.push(closing.pop_all())
-                    self.made.append(_Picture(found.picture, arrived))
-                if found.kind is Kind.PARTIAL:
-                    self._shown |= await self._gathered.show(found.picture, arrived)
-                elif found.kind is Kind.FAILURE:
-                    return _failed(answer, dialect, found, sent=self._shown)
-                elif found.kind is Kind.END:
-                    self.usage = found.usage
-                    return _invalid(answer, dialect)
+def _first_seconds(until: float, desk: Desk) -> float:
+    """Headers that came late must not cost a picture that is on its way."""
+    return max(until - time.monotonic(), desk.idle_seconds)
 
 
 def _reason(error: Exception) -> str:

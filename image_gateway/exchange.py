@@ -61,6 +61,7 @@ class Exchange:
         self._downstream = downstream
         self._draft = draft
         self._began = time.monotonic()
+        self._attempts: Attempts | None = None
         self._stream: EventStream | None = None
         self._rest: Rest | None = None
         self._kept = ExitStack()
@@ -81,7 +82,7 @@ class Exchange:
             except Refusal as refusal:
                 await self._refuse(refusal)
             except DrainedError:
-                await self._refuse(self._drained())
+                await self._end_drained()
             except ClientLeftError:
                 raise
             except Exception:  # noqa: BLE001 - the last resort of a request
@@ -233,6 +234,7 @@ class Exchange:
         )
         deadline = began + house.settings.total_seconds
         attempts = Attempts(house, desk, self._downstream.headers, spool, deadline)
+        self._attempts = attempts
         failed: list[Ending] = []
         is_busy = False
         for account in accounts:
@@ -312,13 +314,19 @@ class Exchange:
                 return
         await self._downstream.answer(status, {**sent, "content-type": "application/json"}, body)
 
-    def _drained(self) -> Refusal:
-        """The drain deadline: what was sent stays unknown, what was not may come again."""
+    async def _end_drained(self) -> None:
+        """The drain deadline: what was made is delivered, what was sent stays unknown, what was
+        not may come again.
+        """
         self._note_unfinished()
-        if self._draft.may_be_billed:
+        rest = None if self._attempts is None else self._attempts.salvage()
+        if rest is not None:
+            await rest()
+        elif self._draft.may_be_billed:
             self._draft.note_failure("outcome_unknown", Source.GATEWAY)
-            return failover.replacement("outcome_unknown")
-        return draining()
+            await self._refuse(failover.replacement("outcome_unknown"))
+        else:
+            await self._refuse(draining())
 
     async def _refuse(self, refusal: Refusal) -> None:
         self._draft.note_failure(refusal.code, refusal.kind.source)

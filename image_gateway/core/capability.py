@@ -77,16 +77,17 @@ def _beyond_tool(request: ImageRequest) -> str | None:
     return next((name for name in request.parameters if name not in _TOOL_PARAMETERS), None)
 
 
-def _is_large(image: Image) -> bool:
-    return (image.size or 0) > LARGEST_CODEX_IMAGE
+def _picture(is_meant: Callable[[Image], bool]) -> Callable[[ImageRequest], str | None]:
+    """Where a picture of some kind stands."""
 
+    def asked(request: ImageRequest) -> str | None:
+        named = (("images", request.images), ("mask", [request.mask]), ("markup", [request.markup]))
+        return next(
+            (name for name, images in named if any(each and is_meant(each) for each in images)),
+            None,
+        )
 
-def _address(request: ImageRequest) -> str | None:
-    named = [("images", request.images), ("mask", [request.mask]), ("markup", [request.markup])]
-    for name, images in named:
-        if any(image is not None and image.data is None for image in images):
-            return name
-    return None
+    return asked
 
 
 NEEDS: Final[Sequence[Need]] = (
@@ -104,7 +105,7 @@ NEEDS: Final[Sequence[Need]] = (
     ),
     Need(
         "a picture above 15 MB",
-        lambda it: "images" if any(map(_is_large, it.input_images)) else None,
+        _picture(lambda it: (it.size or 0) > LARGEST_CODEX_IMAGE),
         _FORMS,
         f"send pictures of at most {LARGEST_CODEX_IMAGE} bytes.",
     ),
@@ -122,7 +123,7 @@ NEEDS: Final[Sequence[Need]] = (
     ),
     Need(
         "a picture by its https address",
-        _address,
+        _picture(lambda it: it.data is None),
         _ALL - {Route.AZURE},
         "send the picture itself, as a data URL or in a multipart body.",
     ),

@@ -314,7 +314,9 @@ def passed_on(status: int, body: bytes, error: UpstreamError) -> bytes:
 
 
 _TOKENS: Final = re.compile(
-    r"(?i)\b(?:bearer\s+[a-z0-9._~+/=-]{8,}|sk-[a-z0-9_-]{8,}|eyj[a-z0-9_-]{8,}\.[a-z0-9._-]+)"
+    # Each begins where no token could go on: a run that fails is tried once, not at each hyphen.
+    r"(?i)(?<![\w-])"
+    r"(?:bearer\s+[a-z0-9._~+/=-]{8,}|sk-[a-z0-9_-]{8,}|eyj[a-z0-9_-]{8,}\.[a-z0-9._-]+)"
 )
 _DATA_URLS: Final = re.compile(r"(?i)data:[a-z]+/[a-z0-9+.-]+(?:;[\w=.-]+)*;base64,[\w+/=-]*")
 # A run of base64 as long as this is no word, no id and no request id: it is content.

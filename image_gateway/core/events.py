@@ -25,6 +25,9 @@ _PREFIXES: Final[Mapping[Endpoint, str]] = {
     "generations": "image_generation",
     "edits": "image_edit",
 }
+_COMPLETED: Final = frozenset(f"{prefix}.completed" for prefix in _PREFIXES.values())
+_PARTIAL_IMAGE: Final = frozenset(f"{prefix}.partial_image" for prefix in _PREFIXES.values())
+_WORDS: Final = "The upstream answered in words instead of a picture."
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +138,13 @@ def failure(fields: Mapping[str, object]) -> Happening:
 def read_image_event(event: Event) -> Happening:
     """One event of a stream that goes on as it is."""
     fields, kind = event.fields(), event.kind()
-    if kind == "error" or isinstance(fields.get("error"), dict | str):
+    if "error" in {kind, event.name} or isinstance(fields.get("error"), dict | str):
         return failure(fields)
-    if kind.endswith(".completed"):
+    # What cannot be read is believed its name: it has been paid for.
+    holds_picture = event.value is None or _is_picture(fields.get("b64_json"))
+    if kind in _COMPLETED and holds_picture:
         return Happening(Kind.PICTURE, fields, usage(fields.get("usage")))
-    if kind.endswith(".partial_image"):
+    if kind in _PARTIAL_IMAGE:
         return Happening(Kind.PARTIAL, fields)
     return Happening(Kind.OTHER)
 
@@ -166,9 +171,9 @@ class ResponseReader:
             case "response.output_item.done":
                 return self._read_item(fields.get("item"))
             case "response.output_text.done":
-                self._words = self._words or text(fields.get("text"))
+                self._words = self._words or _words(fields.get("text"))
             case "response.refusal.done":
-                self._words = text(fields.get("refusal")) or self._words
+                self._words = _words(fields.get("refusal")) or self._words
             case "response.completed":
                 return self._end(fields.get("response"))
             case "response.failed" | "response.incomplete" | "error":
@@ -183,8 +188,9 @@ class ResponseReader:
         if item.get("type") == "message":
             content = item.get("content")
             for part in content if isinstance(content, list) else []:
-                words = _object(part)
-                self._words = text(words.get("refusal")) or text(words.get("text")) or self._words
+                said = _object(part)
+                words = _words(said.get("refusal")) or _words(said.get("text"))
+                self._words = words or self._words
         return Happening(Kind.OTHER)
 
     def _end(self, value: object) -> Happening:
@@ -210,6 +216,11 @@ class ResponseReader:
                 "moderation_blocked",
             ),
         )
+
+
+def _words(value: object) -> str | None:
+    """What was said; of a very long text only that something was."""
+    return text(value) or (_WORDS if isinstance(value, str) and value else None)
 
 
 def _is_picture(value: object) -> bool:

@@ -37,6 +37,7 @@ class Health:
 
     def __init__(self) -> None:
         self._until: dict[Place, float] = {}
+        self._begun: dict[Place, float] = {}
         self._failures: dict[Place, int] = {}
         self._credentials: dict[Place, Credential | None] = {}
 
@@ -63,6 +64,7 @@ class Health:
         if seconds is None:
             seconds = FIRST_BACKOFF_SECONDS * 2.0**failures
         seconds = min(max(seconds, 0.0), LONGEST_SECONDS)
+        self._begun[place] = now
         self._until[place] = max(self._until.get(place, 0.0), now + seconds)
         if len(self._until) > _MOST_PLACES:
             self._forget_past(now)
@@ -70,12 +72,19 @@ class Health:
 
     def _forget_past(self, now: float) -> None:
         self._until = {place: until for place, until in self._until.items() if until > now}
+        self._begun = {place: self._begun[place] for place in self._until}
         self._failures = {place: self._failures[place] for place in self._until}
         self._credentials = {place: self._credentials[place] for place in self._until}
 
-    def succeed(self, account_name: str, model: str) -> None:
-        """A call was served: the place is well."""
+    def succeed(self, account_name: str, model: str, since: float) -> None:
+        """A call that was sent at ``since`` was served: the place is well.
+
+        It says nothing about a cooldown that began after it: another call has learned that since.
+        """
         for place in ((account_name, None), (account_name, model)):
+            if self._begun.get(place, since) > since:
+                continue
+            self._begun.pop(place, None)
             self._until.pop(place, None)
             self._failures.pop(place, None)
             self._credentials.pop(place, None)

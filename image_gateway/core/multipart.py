@@ -26,6 +26,8 @@ LONGEST_PROMPT_BYTES: Final = 32_000 * 4
 """The longest legal prompt in UTF-8."""
 
 _LONGEST_FIELD_BYTES: Final = 4096
+_MOST_TEXT_BYTES: Final = 512 * 1024
+"""All fields of a body, which are held in memory and charged to no budget."""
 _HEAD_BYTES: Final = 32
 _MOST_HEADERS: Final = 16
 _LONGEST_HEADER: Final = 4096
@@ -86,6 +88,7 @@ class Reader:
         self._headers: dict[bytes, bytes] = {}
         self._part = Part("")
         self._text = bytearray()
+        self._text_bytes = 0
         self._start = 0
         self._head = b""
         self._parser = MultipartParser(
@@ -178,9 +181,12 @@ class Reader:
             self._out.append(piece)
             return
         self._text += data[start:stop]
+        self._text_bytes += stop - start
         longest = LONGEST_PROMPT_BYTES if name == "prompt" else _LONGEST_FIELD_BYTES
         if len(self._text) > longest:
             raise wrong_value(shown(name), f"is longer than {longest} bytes")
+        if self._text_bytes > _MOST_TEXT_BYTES:
+            raise wrong_value(shown(name), f"makes all fields longer than {_MOST_TEXT_BYTES} bytes")
 
     def _end_part(self) -> None:
         part = self._part

@@ -227,6 +227,10 @@ _ESCAPE: Final = re.compile(
 _PARTIAL_ESCAPE: Final = re.compile(
     rb"\\(?:u[0-9a-fA-F]{0,3}|u[dD][89abAB][0-9a-fA-F]{2}(?:\\(?:u[0-9a-fA-F]{0,3})?)?)?"
 )
+_HALF_PAIR: Final = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
+    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+)
 _MARK: Final = "\0"
 _MARK_TEXT: Final = b"\\u0000"
 # A quote behind a backslash is within a text, and one before a colon ends a key: neither is a mark.
@@ -272,10 +276,18 @@ class Skeleton:
         """Take the next bytes of the text; raises ``ScanError``."""
         self._scanner.feed(chunk)
 
-    def close(self) -> object:
-        """The parsed skeleton; raises ``ScanError`` when the text is not one whole JSON value."""
+    def close(self, *, mend: bool = False) -> object:
+        """The parsed skeleton; raises ``ScanError`` when the text is not one whole JSON value.
+
+        ``mend``: half a surrogate pair, which JavaScript writes when it cuts a text in two, is read
+        as U+FFFD; for what has been paid for and must not be lost to it.
+        """
         try:
             return orjson.loads(self._out)
+        except orjson.JSONDecodeError:
+            mended = _HALF_PAIR.sub(rb"\\ufffd", self._out) if mend else self._out
+        try:
+            return orjson.loads(mended)
         except orjson.JSONDecodeError:
             raise ScanError("The body is not valid JSON.") from None
 

@@ -1,8 +1,8 @@
 r"""Server-sent events, cut into frames while the bytes come (WHATWG HTML, 9.2).
 
 A frame is held by nobody here, for one event may be 30 MB: its bytes are handed on in pieces, and
-told apart into what is its data and what is not.  Every end of a line becomes ``\n``, so that what
-comes out does not depend on how the bytes came in.
+told apart into what is its data and what is not.  Comments are left out, and every end of a line
+becomes ``\n``, so that what comes out does not depend on how the bytes came in.
 """
 
 from collections.abc import Iterator
@@ -12,8 +12,10 @@ from typing import Final
 _LONGEST_NAME: Final = 256
 """Bytes of a line that are looked at for an event's name; the rest is passed on unread."""
 
+_BOM: Final = b"\xef\xbb\xbf"
 _DATA: Final = b"data:"
 _EVENT: Final = b"event:"
+_COMMENT: Final = b":"
 _CR: Final = 13
 _LF: Final = 10
 
@@ -31,33 +33,34 @@ class Piece:
     event: str | None = None
 
 
-def _find(chunk: bytes, byte: bytes, start: int, known: int) -> int:
-    """Where ``byte`` comes next, the chunk's length where it does not; ``known`` from before."""
-    if known >= start:
-        return known
-    found = chunk.find(byte, start)
-    return len(chunk) if found < 0 else found
-
-
 class Splitter:
     """Cuts a stream of events into pieces of frames."""
 
     def __init__(self) -> None:
+        self._start = b""
+        self._started = False
         self._line = bytearray()  # the line's first bytes
-        self._in_data = False
-        self._decided = False
+        self._kind = b""  # what the line is, once that is known
         self._skip_space = False
         self._lines_of_data = 0
         self._after_cr = False
         self._event: str | None = None
-        self.inside = False
-        """Whether a frame has begun and not ended."""
+        self._inside = False
+        self.begun = False
+        """Whether an event is on its way: its name or its data have begun."""
+        self.lines = 0
+        """Lines of the frame so far."""
 
     def __repr__(self) -> str:
-        return f"<Splitter {'inside a frame' if self.inside else 'between frames'}>"
+        return f"<Splitter {'within an event' if self.begun else 'between events'}>"
 
     def feed(self, chunk: bytes) -> Iterator[Piece]:
         """The pieces in the next bytes; use them up before the next call."""
+        if not self._started:
+            self._start += chunk
+            if len(self._start) < len(_BOM) and _BOM.startswith(self._start):
+                return
+            chunk, self._started = self._start.removeprefix(_BOM), True
         position = 0
         if self._after_cr and chunk:
             # A CRLF that was cut in two is one end of a line.
@@ -71,7 +74,7 @@ class Splitter:
             cr = _find(chunk, b"\r", position, cr)
             stop = min(lf, cr)
             if stop > position:
-                yield self._read(chunk[position:stop])
+                yield from self._read(chunk[position:stop])
             if stop == len(chunk):
                 return
             position = stop + 1
@@ -84,28 +87,43 @@ class Splitter:
         """What a frame lacks that was cut by the end of the stream, as though it had come."""
         if self._line:
             yield from self._end_line()
-        if self.inside:
+        if self._inside:
             yield from self._end_line()
 
-    def _read(self, part: bytes) -> Piece:
+    def _read(self, part: bytes) -> Iterator[Piece]:
         """Some bytes of a line."""
-        self.inside = True
-        if self._in_data:
-            return Piece(part, self._value(part))
-        if self._decided:
+        if self._kind == _DATA:
+            yield Piece(part, self._value(part))
+        elif self._kind:
             self._line += part[: max(_LONGEST_NAME - len(self._line), 0)]
-            return Piece(part)
+            if self._kind != _COMMENT:
+                yield Piece(part)
+        else:
+            yield from self._begin_line(part)
+
+    def _begin_line(self, part: bytes) -> Iterator[Piece]:
+        """The first bytes of a line, until they show what it is."""
+        held = len(self._line)
         self._line += part
-        if not self._line.startswith(_DATA):
-            self._decided = not _DATA.startswith(self._line)
-            del self._line[_LONGEST_NAME:]
-            return Piece(part)
-        self._decided = self._in_data = self._skip_space = True
-        self._lines_of_data += 1
-        value = self._value(bytes(self._line[len(_DATA) :]))
-        del self._line[len(_DATA) :]
-        # Lines of data are joined by a line feed.
-        return Piece(part, value if self._lines_of_data == 1 else b"\n" + value)
+        if self._line.startswith(_COMMENT):
+            self._kind = _COMMENT
+            return
+        self._inside = True
+        for kind in (_DATA, _EVENT):
+            if self._line.startswith(kind):
+                self._kind = kind
+                self.begun = True
+        if self._kind == _DATA:
+            self._lines_of_data += 1
+            self._skip_space = True
+            value = self._value(part[len(_DATA) - held :])
+            # Lines of data are joined by a line feed.
+            yield Piece(part, value if self._lines_of_data == 1 else b"\n" + value)
+        else:
+            if not (_DATA.startswith(self._line) or _EVENT.startswith(self._line)):
+                self._kind = self._kind or bytes(self._line[:1])
+            yield Piece(part)
+        del self._line[_LONGEST_NAME:]
 
     def _value(self, part: bytes) -> bytes:
         """Data without the one space that may stand before it."""
@@ -115,15 +133,26 @@ class Splitter:
         return part
 
     def _end_line(self) -> Iterator[Piece]:
+        self.lines += 1
         if self._line:
-            if self._line.startswith(_EVENT):
+            kind, self._kind = self._kind, b""
+            if kind == _EVENT:
                 name = self._line[len(_EVENT) :].removeprefix(b" ")
                 self._event = name.decode("utf-8", "replace")
             self._line.clear()
-            self._decided = self._in_data = self._skip_space = False
-            yield Piece(b"\n")
-        elif self.inside:
+            self._skip_space = False
+            if kind != _COMMENT:
+                yield Piece(b"\n")
+        elif self._inside:
             event, self._event = self._event, None
-            self.inside = False
-            self._lines_of_data = 0
+            self._inside = self.begun = False
+            self._lines_of_data = self.lines = 0
             yield Piece(b"\n", ends=True, event=event)
+
+
+def _find(chunk: bytes, byte: bytes, start: int, known: int) -> int:
+    """Where ``byte`` comes next, the chunk's length where it does not; ``known`` from before."""
+    if known >= start:
+        return known
+    found = chunk.find(byte, start)
+    return len(chunk) if found < 0 else found

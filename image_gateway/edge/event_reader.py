@@ -21,6 +21,11 @@ from image_gateway.edge.upstream import Answer, LostError
 MOST_BYTES: Final = 256 * 1024 * 1024
 """One event; the largest legal one is under 150 MB (ten megapixels, uncompressed, in base64)."""
 
+_MOST_LINES: Final = 10_000
+_MOST_EVENTS: Final = 10_000
+"""Lines of one event and events of one answer: each costs some microseconds of the event loop, so
+an upstream that sends nothing else must come to an end."""
+
 
 class Keep(Enum):
     """What of an event is laid down."""
@@ -65,7 +70,7 @@ class EventReader:
     """The events of one answer; close it by ``with``.
 
     ``deadline`` is when the next event must have begun, on the monotonic clock; within an event
-    ``idle_seconds`` is the longest silence.
+    ``idle_seconds`` is the longest silence.  What holds no data, comments above all, is no event.
     """
 
     def __init__(
@@ -80,6 +85,7 @@ class EventReader:
         self._pieces: Iterator[Piece] = iter(())
         self._skeleton: scan.Skeleton | None = None
         self._has_data = False
+        self._events = 0
         self._arriving: Arrived | None = None
 
     def __repr__(self) -> str:
@@ -97,20 +103,23 @@ class EventReader:
         if self._arriving is not None:
             self._arriving.close()
 
-    async def next(self) -> Arrived | None:
-        """The next event, None at the end of the answer; raises ``LostError``.
+    def hurry(self) -> None:
+        """What is worth waiting for is here: the next event must begin soon."""
+        self._deadline = min(self._deadline, time.monotonic() + self._idle_seconds)
 
-        What holds no data is a comment, and is passed over.
-        """
+    async def next(self) -> Arrived | None:
+        """The next event, None at the end of the answer; raises ``LostError``."""
         while True:
             for piece in self._pieces:
                 arrived = await self._take(piece)
                 if arrived is not None:
                     return arrived
+            if self._splitter.lines > _MOST_LINES:
+                raise LostError("TooManyLines")
             chunk = await self._answer.chunk(self._seconds())
             if chunk:
                 self._pieces = self._splitter.feed(chunk)
-            elif self._splitter.inside:
+            elif self._splitter.begun:
                 # Its last blank line may be all that it lacks.
                 self._pieces = self._splitter.close()
                 return await self._last()
@@ -118,7 +127,7 @@ class EventReader:
                 return None
 
     def _seconds(self) -> float:
-        if self._splitter.inside:
+        if self._splitter.begun:
             return self._idle_seconds
         return max(self._deadline - time.monotonic(), 0)
 
@@ -134,6 +143,7 @@ class EventReader:
 
     async def _take(self, piece: Piece) -> Arrived | None:
         if self._arriving is None:
+            self._begin_event()
             self._arriving = Arrived(self._spools.open(paid=True))
             self._skeleton = scan.Skeleton(strict=self._keep is Keep.DATA)
             self._has_data = False
@@ -153,6 +163,14 @@ class EventReader:
         arriving.event = self._event(piece.event)
         return arriving
 
+    def _begin_event(self) -> None:
+        """Events that follow each other without a pause must end, too."""
+        self._events += 1
+        if self._events > _MOST_EVENTS:
+            raise LostError("TooManyEvents")
+        if time.monotonic() > self._deadline + self._idle_seconds:
+            raise LostError("TimeoutError")
+
     def _scan(self, data: bytes) -> None:
         if self._skeleton is not None:
             try:
@@ -164,6 +182,6 @@ class EventReader:
         if self._skeleton is None:
             return Event(name)
         try:
-            return Event(name, self._skeleton.close(), self._skeleton.lifted)
+            return Event(name, self._skeleton.close(mend=True), self._skeleton.lifted)
         except scan.ScanError:
             return Event(name)

@@ -88,8 +88,11 @@ class EventStream:
             await self._downstream.finish()
 
     async def finish(self, *frames: Held) -> None:
-        """The last frames, and the end of the answer."""
+        """The last frames, and the end of the answer; a frame given up half way breaks it off."""
         self.quiet()
+        if self._within:
+            self._downstream.break_off()
+            return
         for frame in frames:
             await self.send(frame)
         await self._downstream.finish()

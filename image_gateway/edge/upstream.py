@@ -287,6 +287,11 @@ class Answer:
     def __repr__(self) -> str:
         return f"<Answer {self.status}>"
 
+    @property
+    def ends_by_close(self) -> bool:
+        """Whether only the connection's end tells the body's, so that a cut looks like an end."""
+        return not {"content-length", "transfer-encoding"} & self.headers.keys()
+
     async def chunks(self, first_seconds: float, idle_seconds: float) -> AsyncIterator[bytes]:
         """The body as it comes; raises ``LostError`` where it breaks off or falls silent.
 

@@ -101,7 +101,7 @@ def test_a_success_ends_the_cooldown_and_the_row_of_failures(*, model_only: bool
     health = Health()
     for _ in range(3):
         health.cool("a", "m", Cooling(None, model_only), 0.0)
-    health.succeed("a", "m")
+    health.succeed("a", "m", 0.0)
     assert health.seconds_left("a", "m", 0.0) == 0
     assert health.cool("a", "m", Cooling(None, model_only), 0.0) == 5
     assert repr(health) == "<Health of 1 places>"
@@ -111,9 +111,19 @@ def test_a_success_says_nothing_of_another_model_or_account() -> None:
     health = Health()
     health.cool("a", "gone", Cooling(60.0, model_only=True), 0.0)
     health.cool("b", "m", Cooling(60.0), 0.0)
-    health.succeed("a", "m")
+    health.succeed("a", "m", 0.0)
     assert health.seconds_left("a", "gone", 0.0) == 60
     assert health.seconds_left("b", "m", 0.0) == 60
+
+
+def test_a_success_says_nothing_of_what_was_learned_after_it_began() -> None:
+    """A call of a minute that ends well must not undo the limit that another one met meanwhile."""
+    health = Health()
+    health.cool("a", "m", Cooling(600.0), 30.0)
+    health.succeed("a", "m", 10.0)
+    assert health.seconds_left("a", "m", 30.0) == 600
+    health.succeed("a", "m", 31.0)
+    assert health.seconds_left("a", "m", 31.0) == 0
 
 
 def test_what_is_well_takes_no_memory() -> None:
@@ -121,7 +131,7 @@ def test_what_is_well_takes_no_memory() -> None:
     health.cool("a", "m", Cooling(60.0), 0.0)
     health.cool("a", "m", Cooling(60.0, model_only=True), 0.0)
     assert repr(health) == "<Health of 2 places>"
-    health.succeed("a", "m")
+    health.succeed("a", "m", 0.0)
     assert repr(health) == "<Health of 0 places>"
 
 

@@ -37,21 +37,24 @@ def _frames(chunks: Iterable[bytes], *, close: bool = True) -> list[_Frame]:
 
     for chunk in chunks:
         take(splitter.feed(chunk))
-        assert splitter.inside == bool(raw)
+        assert not (splitter.begun and not raw)
     if close:
         take(splitter.close())
-        assert not splitter.inside
+        assert not splitter.begun
     if raw or data:
         frames.append(_Frame(bytes(raw), bytes(data), None, cut=True))
     return frames
 
 
 def _naive(text: bytes) -> list[_Frame]:
-    """The same by the book (WHATWG HTML, 9.2), from the whole text."""
+    """The same by the book (WHATWG HTML, 9.2), from the whole text; comments are left out."""
+    text = text.removeprefix(b"\xef\xbb\xbf")
     lines = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
     frames: list[_Frame] = []
     held: list[bytes] = []
     for line in [*lines, b""]:
+        if line.startswith(b":"):
+            continue
         if line:
             held.append(line)
             continue
@@ -102,8 +105,9 @@ _LINES = st.sampled_from(
     ]
 )
 _ENDS = st.sampled_from([b"\n", b"\r\n", b"\r"])
-_TEXTS = st.lists(st.tuples(_LINES, _ENDS), max_size=14).map(
-    lambda lines: b"".join(line + end for line, end in lines)
+_STARTS = st.sampled_from([b"", b"\xef\xbb\xbf"])
+_TEXTS = st.tuples(_STARTS, st.lists(st.tuples(_LINES, _ENDS), max_size=14)).map(
+    lambda text: text[0] + b"".join(line + end for line, end in text[1])
 )
 _TAILS = st.one_of(st.just(b""), _LINES)
 
@@ -165,10 +169,9 @@ def test_a_frame_ends_with_its_blank_line_and_not_before() -> None:
         (b"data: a\ndata: b\n\n", b"a\nb"),
         (b"data:\ndata: b\n\n", b"\nb"),
         (b"data: a\ndata:\ndata:b\n\n", b"a\n\nb"),
-        (b"data: a\n: comment\nid: 5\ndata: b\n\n", b"a\nb"),
+        (b"data: a\nid: 5\ndata: b\n\n", b"a\nb"),
         (b"data:   a \n\n", b"  a "),
         (b"data: data: a\n\n", b"data: a"),
-        (b": only a comment\n\n", b""),
         (b"event: x\n\n", b""),
     ],
 )
@@ -195,7 +198,24 @@ def test_an_event_s_name_is_its_own(text: bytes, event: str | None) -> None:
     assert second.event is None
 
 
-@pytest.mark.parametrize("text", [b"", b"\n", b"\r\n\r\n", b"\n\n\n\r\r"])
+@pytest.mark.parametrize("step", [1, 2, 100])
+def test_comments_are_left_out_and_begin_nothing(step: int) -> None:
+    text = b": a\n\n:\ndata: x\n: b\nid: 5\r\n:c\r\n\n: d\n\n"
+    assert _frames(text[at : at + step] for at in range(0, len(text), step)) == [
+        _Frame(b"data: x\nid: 5\n\n", b"x", None)
+    ]
+
+
+@pytest.mark.parametrize("line", [b": ping\n", b"retry: 3000\n", b"id: 7\n", b"event"])
+def test_only_a_name_or_data_begin_an_event(line: bytes) -> None:
+    splitter = Splitter()
+    list(splitter.feed(line))
+    assert not splitter.begun
+    list(splitter.feed(b"\ndata:"))
+    assert splitter.begun
+
+
+@pytest.mark.parametrize("text", [b"", b"\n", b"\r\n\r\n", b"\n\n\n\r\r", b": x\n\n"])
 def test_blank_lines_are_no_frames(text: bytes) -> None:
     assert _frames([text]) == []
     assert _frames([text, b"data: a\n\n", text]) == [_Frame(b"data: a\n\n", b"a", None)]
@@ -229,7 +249,7 @@ def test_megabytes_of_one_line_come_out_as_they_come_in() -> None:
 
 def test_a_splitter_tells_where_it_is_and_pieces_do_not_show_what_they_hold() -> None:
     splitter = Splitter()
-    assert repr(splitter) == "<Splitter between frames>"
+    assert repr(splitter) == "<Splitter between events>"
     [piece] = splitter.feed(b"data: hush")
-    assert repr(splitter) == "<Splitter inside a frame>"
+    assert repr(splitter) == "<Splitter within an event>"
     assert "hush" not in repr(piece)

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +118,34 @@ async def test_a_frame_that_is_no_json_does_not_cost_the_picture_behind_it(
     _, _, body = await door.post(STREAM)
     assert body == done
     assert (await door.record())["response_image_count"] == 1
+
+
+async def test_text_that_an_sdk_reads_and_we_do_not_costs_no_picture(
+    make_account: MakeDoor, upstream: ScriptedUpstream
+) -> None:
+    """Half a surrogate pair, as JavaScript writes it when it cuts a text in two."""
+    done = frame(completed()).replace(b'"size": "1024x1024"', b'"size": "x\\ud83d"')
+    upstream.script = streams([done])
+    _, _, body = await make_account("openai").post(STREAM)
+    assert body == done
+    events = [frame(event).replace(b"a revised cat", b"a cat \\ud83d") for event in drawn()]
+    upstream.script = streams(events)
+    status, _, body = await make_account("codex-responses").post(b'{"prompt": "a cat"}')
+    assert status == 200
+    [made] = json.loads(body)["data"]
+    assert (made["b64_json"], made["revised_prompt"]) == (picture(), "a cat \ufffd")
+
+
+async def test_a_stream_that_ends_with_its_connection_and_too_early_was_cut(
+    make_account: MakeDoor, upstream: ScriptedUpstream
+) -> None:
+    upstream.script = streams([completed()])
+    door = make_account("openai")
+    _, _, body = await door.post(b'{"prompt": "a cat", "stream": true, "n": 2}')
+    first, last = frames_of(body)
+    assert first["type"] == "image_generation.completed"
+    assert last["error"]["code"] == "upstream_cut"
+    assert (await door.record())["may_be_billed"]
 
 
 async def test_one_call_that_makes_two_pictures_counts_its_usage_once(
@@ -312,9 +340,20 @@ def words(part: dict[str, Any]) -> list[dict[str, Any]]:
 
 REFUSED = {"type": "image_generation_user_error", "code": "moderation_blocked"}
 
-EVENTS: dict[str, tuple[str, list[dict[str, Any]], int, str]] = {
+EVENTS: dict[str, tuple[str, Sequence[dict[str, Any] | bytes], int, str]] = {
     "openai nested": ("openai", [nested("moderation_blocked")], 400, "moderation_blocked"),
     "openai flat": ("openai", [flat("content_policy_violation")], 400, "content_policy_violation"),
+    "openai flat with a type of its own": (
+        "openai",
+        [
+            (
+                b"event: error\n"
+                b'data: {"type":"invalid_request_error","code":"moderation_blocked","message":"n"}\n\n'
+            )
+        ],
+        400,
+        "moderation_blocked",
+    ),
     "openai limit": (
         "openai",
         [nested("rate_limit_exceeded", "requests")],
@@ -363,6 +402,12 @@ EVENTS: dict[str, tuple[str, list[dict[str, Any]], int, str]] = {
         400,
         "moderation_blocked",
     ),
+    "codex many words": (
+        "codex-responses",
+        [*words({"type": "refusal", "refusal": "I cannot draw that. " * 400})],
+        400,
+        "moderation_blocked",
+    ),
     "codex nothing": (
         "codex-responses",
         [response("completed", output=[])],
@@ -390,7 +435,7 @@ async def test_an_error_event_before_anything_was_sent_is_a_status(
     error = json.loads(body)["error"]
     assert (status, error["code"]) == (wanted, code)
     assert set(error) == {"message", "type", "param", "code"}
-    if "words" in case or "refusal" in case:
+    if case in {"codex words", "codex refusal"}:
         assert error["message"] == "I cannot draw that."
     assert headers["content-type"] == "application/json"
     assert len(upstream.calls) == 1
@@ -711,6 +756,41 @@ async def test_pictures_that_were_made_are_delivered_though_another_call_failed(
     assert len(actions) == 3
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "action"), [(429, {"detail": "slow down"}, "next"), (401, {}, "next")]
+)
+async def test_an_account_that_refuses_one_of_several_calls_is_not_asked_for_more(
+    make_account: MakeDoor,
+    upstream: ScriptedUpstream,
+    status: int,
+    body: dict[str, Any],
+    action: str,
+) -> None:
+    """And what it said is not forgotten because another call of it succeeds afterwards."""
+    door, release = make_account("codex-responses", image_max_concurrency=2), asyncio.Event()
+
+    async def script(call: Call) -> None:
+        if len(upstream.calls) > 1:
+            await call.answer(status, body, {"retry-after": "600"})
+            release.set()
+            return
+        await call.head(200, {"content-type": "text/event-stream"})
+        await call.send(frame(response("created")))
+        await release.wait()
+        for event in drawn():
+            await call.send(frame(event))
+
+    upstream.script = script
+    code, _, answer = await door.post(n_pictures(4))
+    assert (code, len(json.loads(answer)["data"])) == (200, 1)
+    assert len(upstream.calls) == 2
+    record = await door.record()
+    assert [attempt["action"] for attempt in record["attempts"]] == ["deliver", action]
+    code, _, answer = await door.post(n_pictures(1))
+    assert (code, json.loads(answer)["error"]["code"]) == (503, "no_account_available")
+    assert len(upstream.calls) == 2
+
+
 async def test_frames_of_several_calls_never_mix(
     make_account: MakeDoor, upstream: ScriptedUpstream
 ) -> None:
@@ -790,6 +870,37 @@ async def test_a_stream_that_outlives_the_drain_deadline_ends_with_an_error_even
     assert tail.endswith(b"\n\n\r\n0\r\n\r\n")
     [record] = gateway.records()
     assert (record["status"], record["error_code"]) == (200, "outcome_unknown")
+    assert record["may_be_billed"]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["answer", "stream"])
+@pytest.mark.parametrize("made", ["by another call", "by this call"])
+async def test_a_picture_that_was_made_outlives_the_drain_deadline(
+    plane: Plane, make_gateway: Any, upstream: ScriptedUpstream, made: str, *, stream: bool
+) -> None:
+    gateway = make_gateway(plane.reader_url, drain_seconds=0.5).start()
+    door = open_door(gateway, plane, upstream, "codex-responses")
+    *before, end = drawn()
+
+    async def script(call: Call) -> None:
+        await streams(before)(call)
+        if made == "by another call" and len(upstream.calls) == 1:
+            await call.send(frame(end))
+        else:
+            await call.gone()
+
+    upstream.script = script
+    count = 2 if made == "by another call" else 1
+    body = n_pictures(count, stream=stream)
+    answer = asyncio.create_task(door.post(body))
+    await eventually(lambda: len(upstream.calls) == count)
+    assert await asyncio.to_thread(gateway.stop) == 0
+    status, _, body = await answer
+    assert status == 200
+    found = frames_of(body) if stream else json.loads(body)["data"]
+    assert [entry["b64_json"] for entry in found] == [picture()] * count
+    [record] = gateway.records()
+    assert (record["error_code"], record["response_image_count"]) == (None, count)
     assert record["may_be_billed"]
 
 

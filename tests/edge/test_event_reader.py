@@ -352,7 +352,8 @@ async def test_a_cut_between_events_is_no_end(
     assert nothing_is_held(spools)
 
 
-BEGUN = [b"event: last\ndata: {", b"event", b":", b"data: {}\n"]
+BEGUN = [b"event: last\ndata: {", b"event:", b"data: {}\n"]
+NOT_BEGUN = [b"event", b":", b": ping\n", b"retry: 3000\n", b"id: 7\n", b""]
 
 
 @pytest.mark.parametrize("begun", BEGUN)
@@ -371,6 +372,68 @@ async def test_silence_within_an_event_is_bounded(
                     await reader.next()
         assert nothing_is_held(spools)
     assert is_word(str(caught.value))
+
+
+@pytest.mark.parametrize("before", NOT_BEGUN)
+async def test_a_line_that_is_no_event_begins_none(
+    edge: Upstream, spools: Spools, spool: Spool, before: bytes
+) -> None:
+    """A heartbeat without a blank line, and then silence beyond what an event may be silent."""
+    go = asyncio.Event()
+
+    async def script(line: Line) -> None:
+        await say(line, before)
+        await go.wait()
+        await say(line, b"\n" + said("last", {}).frame())
+
+    async with answering(edge, spool, script) as answer:
+        with reader_of(answer, spools, idle_seconds=SHORT_SECONDS / 4) as reader:
+            waiting = asyncio.create_task(reader.next())
+            done, _ = await asyncio.wait([waiting], timeout=SHORT_SECONDS)
+            assert not done
+            go.set()
+            arrived = await waiting
+            assert arrived is not None
+            assert arrived.event.kind() == "last"
+            arrived.close()
+
+
+async def test_a_heartbeat_does_not_push_the_deadline_away(
+    edge: Upstream, spools: Spools, spool: Spool
+) -> None:
+    async def script(line: Line) -> None:
+        while True:
+            await say(line, b":\n")
+            await asyncio.sleep(SHORT_SECONDS / 10)
+
+    async with answering(edge, spool, script) as answer:
+        with reader_of(answer, spools, seconds=SHORT_SECONDS) as reader:
+            async with asyncio.timeout(BOUND_SECONDS / 2):
+                with pytest.raises(LostError):
+                    await reader.next()
+    assert nothing_is_held(spools)
+
+
+async def _exhaust(reader: EventReader) -> None:
+    while (arrived := await reader.next()) is not None:
+        arrived.close()
+
+
+@pytest.mark.parametrize("flood", [b":\n", b"id: 7\n", b"data: 1\n", b"data: 1\n\n", b"event: x\n"])
+async def test_a_flood_of_lines_or_events_comes_to_an_end(
+    edge: Upstream, spools: Spools, spool: Spool, flood: bytes
+) -> None:
+    async def script(line: Line) -> None:
+        while True:
+            await say(line, flood * 10_000)
+
+    async with answering(edge, spool, script) as answer:
+        with reader_of(answer, spools) as reader:
+            async with asyncio.timeout(BOUND_SECONDS):
+                with pytest.raises(LostError) as caught:
+                    await _exhaust(reader)
+    assert str(caught.value) in {"TooManyLines", "TooManyEvents"}
+    assert nothing_is_held(spools)
 
 
 @pytest.mark.parametrize("before", [b"", b": comment\n\n", b"data: {}\n\n"])

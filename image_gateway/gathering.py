@@ -1,0 +1,174 @@
+"""Pictures out of the events of the Responses API, over as many calls as pictures are wanted.
+
+``Gathered.take`` may run several times, at once or in turn; frames of all calls go out one at a
+time.  A picture that was made is delivered, even when its call, another one or the whole process
+ends before the request is done.  ``conclude`` leaves the rest.
+"""
+
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final
+
+from image_gateway.core import events
+from image_gateway.core.body import Body
+from image_gateway.core.events import Kind, ResponseReader
+from image_gateway.core.failover import Outcome
+from image_gateway.core.model import Dialect
+from image_gateway.delivery import Clock, Desk, Rest, delivered, failed, invalid, lost
+from image_gateway.edge.event_reader import Arrived, EventReader, Keep
+from image_gateway.edge.spool import Held
+from image_gateway.edge.upstream import Answer, LostError
+
+MOST_PER_CALL: Final = 4
+"""Pictures taken of one call, which is asked for one."""
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A picture that a call has made, and the event that it lies in."""
+
+    fields: Mapping[str, object]
+    arrived: Arrived
+
+    def hold(self, body: Body) -> Held:
+        return self.arrived.spool.hold(body)
+
+
+class Gathered:
+    """What all calls for one request have made so far."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._pictures: list[_Picture] = []
+        self._usage: Mapping[str, object] | None = None
+        self._clock = Clock(desk.draft)
+        self._unsent: list[Held] = []
+        self.rest: Rest | None = None
+
+    def __repr__(self) -> str:
+        return f"<Gathered {len(self._pictures)} of {self._desk.request.count}>"
+
+    @property
+    def pictures(self) -> int:
+        """Made so far."""
+        return len(self._pictures)
+
+    async def take(self, answer: Answer, dialect: Dialect, until: float) -> Outcome:
+        """The pictures of one call; says how it ended.  Raises ``ClientLeftError``."""
+        desk = self._desk
+        call = _Call(self, desk)
+        try:
+            with EventReader(answer, desk.spools, Keep.DATA, until, desk.idle_seconds) as reader:
+                outcome = await call.read(reader, answer, dialect)
+        finally:
+            # Cancelled or not: they have been paid for.
+            self._keep(call.made, call.usage)
+        if not call.made:
+            return outcome
+        await self._send()
+        # What broke after that is for the record alone.
+        return replace(delivered(answer, dialect), reason=outcome.reason, error=outcome.error)
+
+    def _keep(self, made: list[_Picture], usage: Mapping[str, object] | None) -> None:
+        desk = self._desk
+        self._usage = events.add_usage(self._usage, usage)
+        for picture in made:
+            self._clock.tick()
+            self._pictures.append(picture)
+            desk.draft.note_answer(len(self._pictures), self._usage, self._pictures[0].fields)
+            fields = {
+                "created_at": int(time.time()),
+                **{name: v for name, v in picture.fields.items() if name != "revised_prompt"},
+                # One call's usage is for all that it made.
+                "usage": usage if picture is made[-1] else None,
+            }
+            lifted = picture.arrived.event.lifted
+            frame = events.frame(desk.request.endpoint, "completed", fields, lifted)
+            self._unsent.append(picture.hold(frame))
+
+    async def _send(self) -> None:
+        """In a stream, every finished picture but those that end it."""
+        stream = self._desk.stream
+        while stream is not None and self._unsent and self.pictures < self._desk.request.count:
+            await stream.send(self._unsent.pop(0))
+
+    async def show(self, picture: Mapping[str, object], arrived: Arrived) -> bool:
+        """A partial picture: sent on, and True, if the client asked for such."""
+        desk = self._desk
+        if desk.stream is None or not desk.request.parameters.get("partial_images"):
+            return False
+        self._clock.tick()
+        fields = {"created_at": int(time.time()), **picture}
+        body = events.frame(desk.request.endpoint, "partial_image", fields, arrived.event.lifted)
+        await desk.stream.send(arrived.spool.hold(body))
+        return True
+
+    def conclude(self) -> None:
+        """No call goes on, and at least one picture is here."""
+        stream = self._desk.stream
+        if stream is not None:
+            self.rest = partial(stream.finish, *self._unsent)
+        else:
+            self.rest = self._answer
+
+    async def _answer(self) -> None:
+        """The whole Images answer; its entries lie in spools of their own."""
+        before, behind = events.answer_ends(self._pictures[0].fields, self._usage, int(time.time()))
+        parts: list[Held] = []
+        for picture in self._pictures:
+            entry = events.entry(
+                picture.fields,
+                picture.arrived.event.lifted,
+                as_url=self._desk.request.answer_as_url,
+            )
+            parts.append(picture.hold((b"," if parts else before, *entry)))
+        parts[-1] = replace(parts[-1], body=(*parts[-1].body, behind))
+        length = sum(part.length for part in parts)
+        sent = {"content-type": "application/json", "content-length": str(length)}
+        downstream = self._desk.downstream
+        await downstream.start(200, sent)
+        for part in parts:
+            async for piece in part.play():
+                await downstream.send(piece)
+        await downstream.finish()
+
+
+class _Call:
+    """The events of one call, until it ends."""
+
+    def __init__(self, gathered: Gathered, desk: Desk) -> None:
+        self._gathered = gathered
+        self._kept = desk.kept
+        self._shown = False
+        self.made: list[_Picture] = []
+        self.usage: Mapping[str, object] | None = None
+
+    async def read(self, reader: EventReader, answer: Answer, dialect: Dialect) -> Outcome:
+        """How it ended; what it made is in ``made`` whatever that was."""
+        responses = ResponseReader()
+        while len(self.made) < MOST_PER_CALL:
+            try:
+                arrived = await reader.next()
+            except LostError as error:
+                return lost(dialect, str(error), sent=self._shown)
+            if arrived is None:
+                return lost(dialect, "EndOfStream", sent=self._shown)
+            with ExitStack() as closing:
+                closing.enter_context(arrived)
+                found = responses.read(arrived.event)
+                if found.picture and found.kind is not Kind.PARTIAL:
+                    self._kept.push(closing.pop_all())
+                    self.made.append(_Picture(found.picture, arrived))
+                    # All that is still to come is the usage.
+                    reader.hurry()
+                if found.kind is Kind.PARTIAL:
+                    self._shown |= await self._gathered.show(found.picture, arrived)
+                elif found.kind is Kind.FAILURE:
+                    return failed(answer, dialect, found, sent=self._shown)
+                elif found.kind is Kind.END:
+                    self.usage = found.usage
+                    break
+        return invalid(answer, dialect)

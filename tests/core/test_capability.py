@@ -194,6 +194,17 @@ def test_every_need_is_asked_for_by_a_name_that_exists(need: Need) -> None:
     assert need.advice
 
 
+@pytest.mark.parametrize("name", ["images", "mask", "markup"])
+def test_a_picture_that_is_too_large_is_named(name: str) -> None:
+    asking = _request({"images": [PNG], **({} if name == "images" else {name: PNG})})
+    small = asking.images[0] if name == "images" else getattr(asking, name)
+    large = replace(small, size=capability.LARGEST_CODEX_IMAGE + 1)
+    changes: dict[str, Any] = {name: (large,) if name == "images" else large}
+    asking = replace(asking, **changes)
+    [need] = [need for need in NEEDS if "15 MB" in need.title]
+    assert need.asked(asking) == name
+
+
 def test_the_table_has_these_lines_and_no_line_twice() -> None:
     assert [need.title for need in NEEDS] == list(_ASKING)
 

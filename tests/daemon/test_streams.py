@@ -148,6 +148,46 @@ async def test_a_stream_that_ends_with_its_connection_and_too_early_was_cut(
     assert (await door.record())["may_be_billed"]
 
 
+async def test_a_completed_event_without_a_picture_is_none(
+    make_account: MakeDoor, upstream: ScriptedUpstream
+) -> None:
+    empty = {**completed(), "b64_json": ""}
+    upstream.script = streams([empty])
+    door = make_account("openai")
+    _, _, body = await door.post(STREAM)
+    assert frames_of(body)[-1]["error"]["code"] == "upstream_cut"
+    record = await door.record()
+    assert (record["response_image_count"], record["may_be_billed"]) == (None, True)
+
+
+async def test_headers_of_an_account_that_failed_do_not_go_out_with_another_ones_stream(
+    make_account: MakeDoor, upstream: ScriptedUpstream
+) -> None:
+    door = make_account("openai")
+
+    async def limited(call: Call) -> None:
+        await call.head(200, {"content-type": "text/event-stream", "x-ratelimit-limit": "first"})
+        await call.send(frame(nested("rate_limit_exceeded")))
+
+    upstream.script = limited
+    async with ScriptedUpstream(streams(drawn())) as other:
+        second = f"{door.account}-b"
+        credential = {"access_token": "t"}
+        door.plane.add_account(
+            second, f"{other.root}/codex", responses_model="main", credential=credential
+        )
+        door.plane.update(
+            "keys",
+            {"key_id": door.key_id},
+            account_names=[door.account, second],
+            route_strategy="fixed",
+        )
+        status, headers, body = await door.post(STREAM)
+    assert (status, len(frames_of(body))) == (200, 1)
+    assert "x-ratelimit-limit" not in headers
+    assert (await door.record())["account_name"] == second
+
+
 async def test_one_call_that_makes_two_pictures_counts_its_usage_once(
     make_account: MakeDoor, upstream: ScriptedUpstream
 ) -> None:
@@ -340,20 +380,14 @@ def words(part: dict[str, Any]) -> list[dict[str, Any]]:
 
 REFUSED = {"type": "image_generation_user_error", "code": "moderation_blocked"}
 
+ODD_ERROR = b"event: error\n" + frame(
+    {"type": "invalid_request_error", "code": "moderation_blocked", "message": "no"}
+).replace(b"event: invalid_request_error\n", b"")
+
 EVENTS: dict[str, tuple[str, Sequence[dict[str, Any] | bytes], int, str]] = {
     "openai nested": ("openai", [nested("moderation_blocked")], 400, "moderation_blocked"),
     "openai flat": ("openai", [flat("content_policy_violation")], 400, "content_policy_violation"),
-    "openai flat with a type of its own": (
-        "openai",
-        [
-            (
-                b"event: error\n"
-                b'data: {"type":"invalid_request_error","code":"moderation_blocked","message":"n"}\n\n'
-            )
-        ],
-        400,
-        "moderation_blocked",
-    ),
+    "openai flat with a type of its own": ("openai", [ODD_ERROR], 400, "moderation_blocked"),
     "openai limit": (
         "openai",
         [nested("rate_limit_exceeded", "requests")],

@@ -5,6 +5,7 @@ that leaves before the answer is not reported, a client that does not read block
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Final, Protocol, Self
 
 from image_gateway.core.errors import Refusal
 from image_gateway.core.headers import Headers, content_length
-from image_gateway.edge.listener import Connection, End, Receive, Scope, Send
+from image_gateway.edge.listener import Connection, End, Message, Receive, Scope, Send
 
 LINGER_SECONDS: Final = 30.0
 """After an early answer, how long the rest of the body is still received, so that a client which
@@ -161,11 +162,31 @@ class Downstream:
             raise ClientLeftError
         try:
             async with asyncio.timeout(self._limits.send_seconds):
-                await self._send(dict(message))
+                if self._body_done:
+                    await self._send(dict(message))
+                else:
+                    await self._send_past_body(dict(message))
         except TimeoutError:
             self._left = True
             self._connection.abort()
             raise ClientLeftError from None
+
+    async def _send_past_body(self, message: Message) -> None:
+        """Send, and meanwhile throw away what still comes of the body.
+
+        A client that is gone makes Hypercorn's writer tell us so, by way of the queue that its
+        reader has filled with the body: were nobody to empty it, the writer would wait for ever.
+        """
+        receiving = asyncio.create_task(self._throw_away())
+        try:
+            await self._send(message)
+        finally:
+            receiving.cancel()
+
+    async def _throw_away(self) -> None:
+        with contextlib.suppress(ClientLeftError):
+            while not self._body_done:
+                await self._next_chunk()
 
     async def _linger(self) -> bool:
         """Receive the rest of the body, within bounds; whether its end was reached.

@@ -192,3 +192,22 @@ async def test_nothing_is_left_open_by_clients_that_leave(
         )
         == 40
     )
+
+
+async def test_a_client_that_is_refused_and_gone_is_recorded_at_once(door: Door) -> None:
+    """With its body half sent: nothing may wait for somebody who is not there."""
+    door.plane.update("keys", {"key_id": door.key_id}, image_enabled=False)
+    request = post(door.secret, b"x" * 300_000)
+
+    async def leave() -> None:
+        _, writer = await door.gateway.connect()
+        writer.write(request[:250_000])
+        await asyncio.sleep(0)
+        writer.transport.abort()
+
+    count = 60
+    await asyncio.gather(*(leave() for _ in range(count)))
+    # Well under SEND_SECONDS, which is a minute.
+    await eventually(
+        lambda: sum(record["key_id"] == door.key_id for record in door.gateway.records()) == count
+    )

@@ -179,7 +179,8 @@ def _unknown_path(path: str) -> Refusal:
         )
     return Refusal(
         "unknown_path",
-        "This gateway serves images only: POST to /v1/images/generations or /v1/images/edits.",
+        "This gateway serves images only: POST to /v1/images/generations or /v1/images/edits. "
+        "Paths are exact, without a slash at their end.",
     )
 
 

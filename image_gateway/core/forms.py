@@ -112,9 +112,9 @@ def from_parts(
         image, text = pictures.from_part(sent_as, part, len(texts))
         texts.append(text)
         found[name].append(image)
-        most = MOST_IMAGES if name == "image" else 1
-        if len(found[name]) > most:
-            raise wrong_value(name, f"was sent more than {most} times")
+        if len(found[name]) > (MOST_IMAGES if name == "image" else 1):
+            many = f"takes at most {MOST_IMAGES} pictures" if name == "image" else "was sent twice"
+            raise wrong_value(name, many)
     if takes_pictures and not found["image"]:
         raise Refusal("missing_required_parameter", "`image` is missing.", param="image")
     return Given(

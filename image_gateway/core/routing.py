@@ -50,7 +50,8 @@ def order(
     if reached and not knowing:
         raise Refusal(
             "model_not_found",
-            "No account behind this gateway serves the model asked for.",
+            "No account that this key may use serves the model asked for. A deployment in the path "
+            "counts as the model.",
             param="model",
         )
     able = _able(request, knowing)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from aiohttp import web
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
 TOKEN: Final = "sample-upstream-token"  # noqa: S105 - of the sample upstream only
 DEPLOYMENT: Final = "pictures"
@@ -115,7 +115,14 @@ async def _draw_all(body: Mapping[str, Any], original: bytes | None) -> dict[str
     await asyncio.sleep(_THINKING_SECONDS)
     width, height = _size(body)
     count = int(body.get("n", 1))
-    pictures = [draw(body["prompt"], width, height, number, original) for number in range(count)]
+    try:
+        pictures = [draw(body["prompt"], width, height, each, original) for each in range(count)]
+    except UnidentifiedImageError:
+        error = {"code": "invalid_image", "message": "This is no picture.", "param": "image"}
+        raise web.HTTPBadRequest(
+            text=json.dumps({"error": {**error, "type": "invalid_request_error"}}),
+            content_type="application/json",
+        ) from None
     return {
         "created": int(time.time()),
         "data": [{"b64_json": _base64(picture)} for picture in pictures],

@@ -71,6 +71,8 @@ async def _show(*, once: bool) -> None:
     host, port = _address()
     _require_free(host, port)
     OUTPUT.mkdir(exist_ok=True)
+    # Of this show only, and not of one before.
+    (OUTPUT / "logs" / "requests.jsonl").unlink(missing_ok=True)
     secret = f"sk-demo-{secrets.token_hex(12)}"
     _tell("starting an embedded Postgres (the first time takes some seconds)")
     with postgres.embedded() as database:
@@ -81,7 +83,7 @@ async def _show(*, once: bool) -> None:
             async with _gateway(database, host, port) as gateway:
                 base_url = f"http://{host}:{port}/v1"
                 await _make_pictures(base_url, secret)
-                _show_records()
+                await _show_records()
                 if not once:
                     _explain(base_url, secret)
                     await gateway.wait()
@@ -147,13 +149,27 @@ def _save(name: str, picture: bytes) -> None:
     _tell(f"  saved {path} ({len(picture)} bytes)")
 
 
-def _show_records() -> None:
+async def _show_records() -> None:
     path = OUTPUT / "logs" / "requests.jsonl"
     _tell(f"the log records of these calls, from {path}:")
-    for line in path.read_text("utf-8").splitlines()[-_CALLS:]:
+    for line in (await _records(path))[-_CALLS:]:
         record = json.loads(line)
         known = {name: value for name, value in record.items() if value not in (None, [], False)}
         print(json.dumps(known, indent=2))
+
+
+async def _records(path: Path) -> list[str]:
+    """The lines of the log, once it holds a record of each call: it is written a moment later."""
+    async with asyncio.timeout(_STOP_SECONDS):
+        while True:
+            whole = _whole_lines(path)
+            if len(whole) >= _CALLS:
+                return whole
+            await asyncio.sleep(0.05)
+
+
+def _whole_lines(path: Path) -> list[str]:
+    return path.read_text("utf-8").split("\n")[:-1] if path.exists() else []
 
 
 def _explain(base_url: str, secret: str) -> None:

@@ -247,6 +247,7 @@ def test_azure_s_own_hosts_are_known_by_whole_labels(base: str, *, expected: boo
     ("path", "version", "doubted"),
     [
         ("/openai/deployments/d/images/edits?api-version=x", None, True),
+        ("/openai/deployments/other/images/edits?api-version=x", _OLD, True),
         ("/openai/deployments/d/images/edits?api-version=x", _OLD, False),
         ("/openai/v1", None, False),
         ("", None, False),
@@ -256,7 +257,10 @@ def test_a_base_that_leads_to_a_deployment_without_a_version_is_doubted(
     path: str, version: str | None, *, doubted: bool
 ) -> None:
     made = account(
-        dialect="azure", base_url=f"https://res.openai.azure.com{path}", api_version=version
+        dialect="azure",
+        base_url=f"https://res.openai.azure.com{path}",
+        api_version=version,
+        deployments={"gpt-image-2": "d"},
     )
     assert bool(azure.doubts(made)) is doubted
 

@@ -7,7 +7,7 @@ path, where ``model`` is the deployment.  Edits are multipart only.
 
 import re
 from typing import Final
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from image_gateway.core.dialects.call import Call, Context, images_call, upstream_name
 from image_gateway.core.headers import Headers
@@ -72,6 +72,10 @@ def doubts(account: Account) -> list[str]:
     found = []
     if HOSTS.fullmatch((parts.hostname or "").lower()) is None:
         found.append("base_url is no host of Azure's")
-    if account.api_version is None and "/deployments/" in parts.path:
+    _, named, rest = parts.path.partition("/deployments/")
+    deployment = unquote(rest.partition("/")[0])
+    if named and account.api_version is None:
         found.append("base_url leads to a deployment, which is used only with an api_version")
+    elif named and deployment not in (account.deployments or {}).values():
+        found.append(f"base_url names deployment {deployment!r}, and deployments does not")
     return found

@@ -335,6 +335,25 @@ async def test_the_sdk_reads_past_comments(
     assert [event.type for event in got] == ["image_generation.completed"]
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["answer", "stream"])
+async def test_a_picture_that_is_here_does_not_wait_long_for_its_usage(
+    make_quick: MakeDoor, upstream: ScriptedUpstream, *, stream: bool
+) -> None:
+    """``UPSTREAM_IDLE_SECONDS``, which is 1 here, and not the 360 of an attempt."""
+
+    async def script(call: Call) -> None:
+        await streams(drawn()[:-1])(call)
+        await call.gone()
+
+    upstream.script = script
+    door = make_quick("codex-responses")
+    status, _, body = await door.post(json.dumps({"prompt": "a cat", "stream": stream}).encode())
+    found = frames_of(body)[0] if stream else json.loads(body)["data"][0]
+    assert (status, found["b64_json"]) == (200, picture())
+    record = await door.record()
+    assert (record["error_code"], record["usage"]) == (None, None)
+
+
 async def test_silence_within_an_event_is_a_cut(
     make_quick: MakeDoor, upstream: ScriptedUpstream
 ) -> None:

@@ -17,6 +17,7 @@ settings.register_profile("default", deadline=None, max_examples=200)
 settings.load_profile("default")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """With CI=true nothing may be skipped: a skip there is a promise that nobody checked."""
     if report.skipped and os.environ.get("CI") == "true" and not hasattr(report, "wasxfail"):

@@ -27,6 +27,7 @@ from image_gateway.config import Settings
 from image_gateway.core import headers, models, record
 from image_gateway.core.errors import Refusal
 from image_gateway.core.models import Endpoint
+from image_gateway.core.slots import StartClock
 from image_gateway.edge import control_plane, listener, logs, supervisor
 from image_gateway.edge.cache import Freshness, UnavailableError
 from image_gateway.edge.control_plane import ControlPlane
@@ -35,6 +36,7 @@ from image_gateway.edge.listener import Listener, Receive, Scope, Send
 from image_gateway.edge.logs import RequestLog, Rotation
 from image_gateway.edge.spool import Spools
 from image_gateway.edge.upstream import Upstream
+from image_gateway.edge.waiting import Waiting
 from image_gateway.exchange import Exchange, draining
 from image_gateway.house import House
 
@@ -249,6 +251,11 @@ async def _open_house(settings: Settings, stack: AsyncExitStack) -> House:
             Freshness(settings.grant_ttl_seconds, settings.grant_max_stale_seconds),
         )
     )
+    starts = StartClock()
+    is_shared = settings.slots == "shared"
+    slots = await stack.enter_async_context(
+        Waiting(settings.direct_database_url if is_shared else None, settings.slot_queue, starts)
+    )
     upstream = await stack.enter_async_context(Upstream(settings.connect_seconds))
     return House(
         settings=settings,
@@ -256,6 +263,8 @@ async def _open_house(settings: Settings, stack: AsyncExitStack) -> House:
         control_plane=plane,
         upstream=upstream,
         spools=spools,
+        slots=slots,
+        starts=starts,
         logs=request_log,
         prompt_key=prompt_key,
     )

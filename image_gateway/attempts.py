@@ -1,8 +1,9 @@
 """One account asked: its calls, what each came to, and what follows from that.
 
-``Attempts.ask`` knows two things that make an account's answer more than one call.  A credential
-that was refused is read again, once, because the control plane may have renewed it meanwhile.  And
-where one call makes one picture, several calls serve a request together.
+``Attempts.ask`` knows three things that make an account's answer more than one call.  A credential
+that was refused is read again, once, because the control plane may have renewed it meanwhile.  An
+upstream that is a pool itself is asked again.  And where one call makes one picture, several calls
+serve a request together.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ import logging
 import secrets
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
@@ -19,16 +20,19 @@ from image_gateway.core import capability, dialects, errors, failover, headers, 
 from image_gateway.core.dialects import Answers, Call
 from image_gateway.core.failover import Action, Outcome, Stage, Step
 from image_gateway.core.headers import Headers
-from image_gateway.core.model import Account
-from image_gateway.core.slots import Slot
+from image_gateway.core.model import Account, Key
 from image_gateway.delivery import Delivery, Desk, Drawn, Relayed, Rest, Whole
 from image_gateway.edge.spool import Spool
 from image_gateway.edge.upstream import Answer, Attempt, LostError, UnsentError
+from image_gateway.edge.waiting import BusyError, Lease
 from image_gateway.gathering import Gathered
 from image_gateway.house import House
 
 LEAST_SECONDS: Final = 30.0
 """A further attempt with less time left would buy a picture that comes too late."""
+
+AGAIN_SECONDS: Final = 0.5
+"""Before an upstream that is a pool is asked again (``same_account_retries``)."""
 
 _JSON: Final = "application/json"
 _EVENTS: Final = "text/event-stream"
@@ -59,14 +63,22 @@ class Attempts:
     """One request's calls.  ``rest`` is what a success leaves for the client."""
 
     def __init__(
-        self, house: House, desk: Desk, client: Headers, spool: Spool, deadline: float
+        self,
+        house: House,
+        desk: Desk,
+        key: Key,
+        client: Headers,
+        spool: Spool,
+        deadline: float,
     ) -> None:
         self._house = house
         self._desk = desk
+        self._key = key
         self._client = client
         self._spool = spool
         self._deadline = deadline
         self._gathered: Gathered | None = None
+        self._is_last = True
         self.rest: Rest | None = None
 
     def __repr__(self) -> str:
@@ -78,10 +90,22 @@ class Attempts:
         return self._deadline - time.monotonic() >= LEAST_SECONDS
 
     async def ask(self, account: Account) -> Ending:
-        """Ask an account, twice at most: once more where its credential was renewed meanwhile.
+        """Ask an account until it decides, or as often as it wants to be asked.
 
         The account's slot is the caller's.  Raises ``ClientLeftError``.
         """
+        for again in reversed(range(account.same_account_retries + 1)):
+            self._is_last = again == 0
+            ending = await self._ask_signed(account)
+            if self._is_last or ending.step.action is not Action.NEXT or not self.time_is_left:
+                break
+            # An upstream that is a pool itself: its next member may do better.
+            ending.note.action = Action.RETRY
+            await asyncio.sleep(AGAIN_SECONDS)
+        return ending
+
+    async def _ask_signed(self, account: Account) -> Ending:
+        """Twice at most: once more where the account's credential was renewed meanwhile."""
         began = time.monotonic()
         ending = await self._ask_once(account, reread=False)
         if ending.step.action is not Action.REREAD:
@@ -137,9 +161,9 @@ class Attempts:
         endings: list[Ending] = []
         wanted = self._desk.request.count
 
-        async def work(slot: Slot | None = None) -> None:
+        async def work(lease: Lease | None = None) -> None:
             nonlocal wanted
-            while wanted > 0 and (slot is None or self.time_is_left):
+            while wanted > 0 and (lease is None or self.time_is_left):
                 wanted -= 1
                 ending = await self._call(account, call, gathered, accepted, reread=reread)
                 endings.append(ending)
@@ -148,8 +172,8 @@ class Attempts:
                 if ending.step.action is not Action.DELIVER or not self.time_is_left:
                     break
             accepted.set()
-            if slot is not None:
-                slot.release()
+            if lease is not None:
+                lease.release()
 
         with ExitStack() as taken:
             try:
@@ -157,12 +181,11 @@ class Attempts:
                     group.create_task(work())
                     await accepted.wait()
                     for _ in range(0 if endings else wanted):
-                        slot = self._house.account_slots.take(
-                            account.account_name, account.image_max_concurrency
-                        )
-                        if slot is None:
+                        try:
+                            lease = await self._house.slots.slot(self._key, [account], 0)
+                        except BusyError:
                             break
-                        group.create_task(work(taken.enter_context(slot)))
+                        group.create_task(work(taken.enter_context(lease)))
             except BaseExceptionGroup as found:
                 # One says it all: the client left, or a mistake of ours that all of them made.
                 raise found.exceptions[0] from None
@@ -195,7 +218,12 @@ class Attempts:
         seconds = self._house.settings.attempt_seconds[account.dialect]
         began = time.monotonic()
         until = min(began + seconds, self._deadline)
-        async with self._house.upstream.attempt(call, self._spool, account.proxy) as attempt:
+        model = self._desk.request.upstream_model
+        async with AsyncExitStack() as opened:
+            opened.enter_context(self._house.health.call(account.account_name, model, began))
+            attempt = await opened.enter_async_context(
+                self._house.upstream.attempt(call, self._spool, account.proxy)
+            )
             ending, answer = await self._open(attempt, account, call, until, note, reread=reread)
             if answer is not None:
                 if accepted is not None:
@@ -242,6 +270,8 @@ class Attempts:
             draft = self._desk.draft
             draft.upstream_ms = (draft.upstream_ms or 0) + note.upstream_ms
         note.status = answer.status
+        if account.dialect == "codex":
+            self._house.budgets.learn(account, answer.headers, time.monotonic(), time.time())
         if self._is_usable(answer, call):
             outcome = Outcome(Stage.ANSWER, account.dialect, answer.status)
             return Ending(account, outcome, note), answer
@@ -301,7 +331,7 @@ class Attempts:
         model = self._desk.request.upstream_model
         if step.action is Action.DELIVER:
             health.succeed(account.account_name, model, began)
-        elif step.cooling is not None:
+        elif step.cooling is not None and self._is_last:
             now = time.monotonic()
             seconds = health.cool(
                 account.account_name, model, step.cooling, now, account.credential

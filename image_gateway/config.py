@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -68,7 +68,9 @@ class Settings:
     azure_seconds: float
     openai_seconds: float
     keepalive_seconds: float
-    slots: str
+    slots: Literal["shared", "process"]
+    slot_wait_seconds: float
+    slot_queue: int
     budget_threshold_percent: float
     default_model: str
     forward_parameters: frozenset[str]
@@ -164,6 +166,10 @@ def _seconds(value: object) -> float:
     return seconds
 
 
+def _wait(value: object) -> float:
+    return 0.0 if value in {0, "0"} and not isinstance(value, bool) else _seconds(value)
+
+
 def _count(value: object) -> int:
     try:
         count = int(cast("str", value))
@@ -225,9 +231,9 @@ def _networks(value: object) -> tuple[Network, ...]:
 
 
 def _slots(value: object) -> str:
-    if value != "process":
-        raise ValueError("must be process: slots are counted by each process for itself")
-    return "process"
+    if value not in {"shared", "process"}:
+        raise ValueError("must be shared or process")
+    return str(value)
 
 
 def _models(value: object) -> Mapping[str, object]:
@@ -258,7 +264,8 @@ SETTINGS: Final[Sequence[Setting]] = (
     Setting(
         "DIRECT_DATABASE_URL",
         None,
-        "The same without a transaction pooler, for LISTEN. Default: CONTROL_DATABASE_URL.",
+        "The same without a transaction pooler, for LISTEN and shared slots. Default: "
+        "CONTROL_DATABASE_URL.",
         _database,
         secret=True,
     ),
@@ -310,7 +317,15 @@ SETTINGS: Final[Sequence[Setting]] = (
         "A stream in which nothing moves for so long gets a comment.",
         _seconds,
     ),
-    Setting("SLOTS", "process", "Who counts the accounts' slots: each process its own.", _slots),
+    Setting(
+        "SLOTS",
+        "shared",
+        "Who counts the accounts' slots: all processes together (`shared`), or each its own "
+        "(`process`, for one instance alone).",
+        _slots,
+    ),
+    Setting("SLOT_WAIT_SECONDS", "30", "How long a call waits for a slot; 0: not at all.", _wait),
+    Setting("SLOT_QUEUE", "100", "Calls that may wait for a slot.", _count),
     Setting(
         "BUDGET_THRESHOLD_PERCENT",
         "95",

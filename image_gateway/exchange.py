@@ -1,7 +1,8 @@
 """One request's life: where decisions and awaits interleave.
 
-``Exchange.run`` walks a request from its key to its record; ``attempts`` and ``delivery`` are its
-two inner rooms, one account asked and one answer delivered.  Core says what may happen, edge makes
+``Exchange.run`` walks a request from its key to its record; ``dispatch``, ``attempts`` and
+``delivery`` are its inner rooms: the way from account to account, one account asked, one answer
+delivered.  Core says what may happen, edge makes
 it happen, and between them three promises are kept:
 
 - What is taken is given back: the key's place, the account's slot, the spool and the upstream's
@@ -14,13 +15,12 @@ it happen, and between them three promises are kept:
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
-from image_gateway.attempts import Attempts, Ending
+from image_gateway.attempts import Ending
 from image_gateway.core import (
     access,
     errors,
@@ -29,7 +29,6 @@ from image_gateway.core import (
     multipart,
     record,
     request,
-    routing,
 )
 from image_gateway.core.errors import Refusal, Source
 from image_gateway.core.failover import Action, Stage
@@ -38,6 +37,7 @@ from image_gateway.core.models import Endpoint
 from image_gateway.core.request import ImageRequest
 from image_gateway.core.slots import Slot
 from image_gateway.delivery import Desk, Rest
+from image_gateway.dispatch import Dispatch
 from image_gateway.edge.cache import UnavailableError
 from image_gateway.edge.downstream import ClientLeftError, Downstream, DrainedError
 from image_gateway.edge.event_stream import EventStream
@@ -61,7 +61,7 @@ class Exchange:
         self._downstream = downstream
         self._draft = draft
         self._began = time.monotonic()
-        self._attempts: Attempts | None = None
+        self._dispatch: Dispatch | None = None
         self._stream: EventStream | None = None
         self._rest: Rest | None = None
         self._kept = ExitStack()
@@ -208,21 +208,6 @@ class Exchange:
         except UnavailableError:
             raise _control_plane_unavailable() from None
         self._draft.auth_ms = (self._draft.auth_ms or 0) + _ms(began)
-        accounts = routing.order(
-            grant,
-            parsed,
-            house.catalogue,
-            routing.State(house.account_slots.in_use, house.health, began, datetime.now(UTC)),
-            house.settings.budget_threshold_percent,
-        )
-        wait = house.starts.wait(key.key_id, key.min_start_interval_ms, began)
-        if wait > 0:
-            raise Refusal(
-                "key_start_interval",
-                f"This key may start an image call every {key.min_start_interval_ms} ms.",
-                retry_after=wait,
-            )
-        self._draft.wait_ms = 0
         desk = Desk(
             parsed,
             self._downstream,
@@ -232,27 +217,9 @@ class Exchange:
             self._kept,
             house.settings.upstream_idle_seconds,
         )
-        deadline = began + house.settings.total_seconds
-        attempts = Attempts(house, desk, self._downstream.headers, spool, deadline)
-        self._attempts = attempts
-        failed: list[Ending] = []
-        is_busy = False
-        for account in accounts:
-            slot = house.account_slots.take(account.account_name, account.image_max_concurrency)
-            if slot is None:
-                is_busy = True
-                continue
-            with slot:
-                if not self._draft.attempts:
-                    house.starts.start(key.key_id, time.monotonic())
-                elif not attempts.time_is_left:
-                    break
-                ending = await attempts.ask(account)
-            if ending.step.action is not Action.NEXT:
-                self._conclude(ending, attempts.rest)
-                return
-            failed.append(ending)
-        self._give_up(failed, is_busy=is_busy)
+        self._dispatch = Dispatch(house, desk, grant, self._downstream.headers, spool)
+        ending = await self._dispatch.run()
+        self._conclude(ending, self._dispatch.attempts.rest)
 
     def _conclude(self, ending: Ending, rest: Rest | None) -> None:
         """What the client gets of the call that decides; raises ``Refusal``."""
@@ -261,29 +228,10 @@ class Exchange:
             self._rest = rest
         elif step.action is Action.REPLACE and step.code is not None:
             raise failover.replacement(step.code)
-        elif step.action is Action.RETURN or ending.outcome.told:
+        elif step.action in {Action.RETURN, Action.NEXT} or ending.outcome.told:
             self._pass_on(ending)
         else:
             raise failover.replacement("upstream_cut")
-
-    def _give_up(self, failed: Sequence[Ending], *, is_busy: bool) -> None:
-        """No account is left: the most telling upstream answer, else what kept us from one."""
-        best = failover.most_telling([ending.outcome for ending in failed])
-        if best is not None:
-            account = failed[best].account
-            self._draft.account_name, self._draft.dialect = account.account_name, account.dialect
-            self._pass_on(failed[best])
-            return
-        self._draft.account_name = self._draft.dialect = None
-        if is_busy:
-            raise routing.all_busy()
-        if any(ending.outcome.stage is Stage.CONNECT for ending in failed):
-            raise Refusal(
-                "upstream_unreachable",
-                "No connection to any upstream could be made; nothing was sent. Try again.",
-                retry_after=_UNAVAILABLE_RETRY_SECONDS,
-            )
-        raise routing.no_credentials()
 
     # -- answers ---------------------------------------------------------------------------------
 
@@ -319,7 +267,7 @@ class Exchange:
         not may come again.
         """
         self._note_unfinished()
-        rest = None if self._attempts is None else self._attempts.salvage()
+        rest = None if self._dispatch is None else self._dispatch.attempts.salvage()
         if rest is not None:
             await rest()
         elif self._draft.may_be_billed:

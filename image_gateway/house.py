@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from image_gateway.config import Settings
+from image_gateway.core.budget import Budgets
 from image_gateway.core.health import Health
 from image_gateway.core.models import Catalogue
 from image_gateway.core.slots import SlotTable, StartClock
@@ -10,6 +11,7 @@ from image_gateway.edge.control_plane import ControlPlane
 from image_gateway.edge.logs import RequestLog
 from image_gateway.edge.spool import Spools
 from image_gateway.edge.upstream import Upstream
+from image_gateway.edge.waiting import Waiting
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,10 @@ class House:
     upstream: Upstream
     spools: Spools
     logs: RequestLog
+    slots: Waiting
+    """The accounts' slots."""
+    starts: StartClock
     prompt_key: bytes = field(repr=False)
     key_slots: SlotTable = field(default_factory=SlotTable)
-    account_slots: SlotTable = field(default_factory=SlotTable)
-    starts: StartClock = field(default_factory=StartClock)
     health: Health = field(default_factory=Health)
+    budgets: Budgets = field(default_factory=Budgets)

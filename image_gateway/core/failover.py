@@ -38,6 +38,8 @@ class Action(StrEnum):
     DELIVER = "deliver"
     RETURN = "return"
     NEXT = "next"
+    RETRY = "retry"
+    """The same account once more, which is a pool itself; never said by the table."""
     REREAD = "reread"
     REPLACE = "replace"
     END = "end"

@@ -21,6 +21,8 @@ RETRY: Final = frozenset({"retry-after", "retry-after-ms"})
 LONGEST_WAIT: Final = 7 * 24 * 3600.0
 """Seconds; Codex's longest window is a week, and a larger number is a mistake."""
 
+_SESSION: Final = ("session_id", "session-id", "conversation_id", "x-session-id")
+
 _REMAINING: Final = "x-ratelimit-remaining-"
 _RESET: Final = "x-ratelimit-reset-"
 _DURATION: Final = re.compile(
@@ -72,6 +74,11 @@ def secret(headers: Headers) -> str | None:
     if scheme.lower() == "bearer" and token.strip():
         return token.strip()
     return headers.get("api-key") or None
+
+
+def session(headers: Headers) -> str | None:
+    """The session that a client says its call belongs to; None where it says nothing."""
+    return next((value for name in _SESSION if (value := headers.get(name))), None)
 
 
 def media_type(value: str | None) -> str:

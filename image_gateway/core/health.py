@@ -2,9 +2,14 @@
 
 Only image traffic teaches and only image traffic asks.  A cooldown is short by design: it is
 capped, and once it is over the next call is the probe that either clears it or begins a longer one.
-Times are seconds of a clock that only goes forward; the caller brings them.
+While a probe is under way routing prefers other accounts (``is_probed``), but where there is none
+the account serves: a picture takes a minute, too long to hold everybody back.  Times are seconds of
+a clock that only goes forward; the caller brings them.
 """
 
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,6 +45,7 @@ class Health:
         self._begun: dict[Place, float] = {}
         self._failures: dict[Place, int] = {}
         self._credentials: dict[Place, Credential | None] = {}
+        self._probes: Counter[Place] = Counter()
 
     def __repr__(self) -> str:
         return f"<Health of {len(self._until)} places>"
@@ -81,7 +87,7 @@ class Health:
 
         It says nothing about a cooldown that began after it: another call has learned that since.
         """
-        for place in ((account_name, None), (account_name, model)):
+        for place in _places(account_name, model):
             if self._begun.get(place, since) > since:
                 continue
             self._begun.pop(place, None)
@@ -97,7 +103,31 @@ class Health:
         Whoever renews an account's credential has mended it: a cooldown of the old one is over.
         """
         latest = now
-        for place in ((account_name, None), (account_name, model)):
+        for place in _places(account_name, model):
             if self._credentials.get(place) in {None, credential}:
                 latest = max(latest, self._until.get(place, now))
         return latest - now
+
+    @contextmanager
+    def call(self, account_name: str, model: str, now: float) -> Iterator[None]:
+        """A call that begins at ``now``, for as long as it lasts: a probe where one is due."""
+        due = [
+            place
+            for place in _places(account_name, model)
+            if self._until.get(place, float("inf")) <= now
+        ]
+        self._probes.update(due)
+        try:
+            yield
+        finally:
+            self._probes -= Counter(due)
+
+    def is_probed(self, account_name: str, model: str) -> bool:
+        """Whether a call is just finding out if the place is well again."""
+        return any(
+            place in self._probes and place in self._until for place in _places(account_name, model)
+        )
+
+
+def _places(account_name: str, model: str) -> tuple[Place, Place]:
+    return (account_name, None), (account_name, model)

@@ -1,48 +1,52 @@
 """Which accounts can serve a request, in which order; or the refusal that says why none can.
 
-A sieve of four: the accounts the key may use, that know the model, that can do what is asked, that
-are usable now.  Where a sieve leaves nothing, its own refusal is the answer, so that a client with
-an impossible wish hears what would work and a client with bad luck hears when to come back.  What
-is left is ranked.  Pure and deterministic: the same state gives the same order.
+A sieve of four: the accounts the key may use, that know the model, that can do what is asked
+(``able``, for the whole of a request), that are usable now (``usable``, before each attempt).
+Where a sieve leaves nothing, its own refusal is the answer, so that a client with an impossible
+wish hears what would work and a client with bad luck hears when to come back.  What is left is
+ranked (``order``).  Pure and deterministic: the same state gives the same order.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from image_gateway.core import capability
+from image_gateway.core.budget import Budgets
 from image_gateway.core.capability import Gap
 from image_gateway.core.errors import Refusal
 from image_gateway.core.health import Health
-from image_gateway.core.model import Account, Grant
+from image_gateway.core.model import Account, Grant, Key
 from image_gateway.core.models import Catalogue
 from image_gateway.core.request import ImageRequest
 
 _DEFAULT_RETRY_SECONDS: Final = 30.0
 """Where nothing names a time: an operator has to act."""
-BUSY_RETRY_SECONDS: Final = 5.0
-"""All slots busy: a call takes about a minute, so with three slots one is free every 20 s or so."""
 _LEAST_SHARE: Final = 0.01
 """A budget that is all but spent still ranks; zero would divide."""
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What routing may know of the moment: loads, cooldowns, and the time by both clocks."""
+    """What routing may know of the moment: loads, cooldowns, budgets, and the time by both clocks.
+
+    ``threshold`` is the spent share of a budget, in per cent, from which on an account comes last.
+    """
 
     in_use: Callable[[str], int]
     health: Health
+    budgets: Budgets
+    threshold: float
     now: float
     wall: datetime
 
 
-def order(
-    grant: Grant, request: ImageRequest, catalogue: Catalogue, state: State, threshold: float
-) -> tuple[Account, ...]:
-    """The accounts to try, best first; never empty.  Raises ``Refusal``.
+def able(grant: Grant, request: ImageRequest, catalogue: Catalogue) -> tuple[Account, ...]:
+    """The accounts that could serve a request, in the key's order; never empty.
 
-    ``threshold`` is the spent share of a budget, in per cent, from which on an account comes last.
+    Raises ``Refusal``.
     """
     model = request.upstream_model
     reached = _reached(grant)
@@ -54,29 +58,62 @@ def order(
             "counts as the model.",
             param="model",
         )
-    able = _able(request, knowing)
-    usable = _usable(request, able, state)
-    if grant.key.route_strategy == "fixed":
-        return tuple(usable)
-    given = {account.account_name: index for index, account in enumerate(usable)}
-    given = given if grant.key.account_names is not None else {}
+    return _able(request, knowing)
 
-    def rank(account: Account) -> tuple[bool, float, int, str]:
-        spent = _spent(account)
-        share = max(1 - spent / 100, _LEAST_SHARE)
+
+def order(
+    accounts: Sequence[Account], key: Key, model: str, state: State, session: str | None
+) -> tuple[Account, ...]:
+    """Usable accounts, best first; ``accounts`` come in the key's order.
+
+    A fixed strategy keeps it.  Else: those under the budget threshold, those that nobody is just
+    probing, the session's own, the least loaded by capacity.
+    """
+    if key.route_strategy == "fixed":
+        return tuple(accounts)
+    is_named = key.account_names is not None
+    given = {account.account_name: is_named * at for at, account in enumerate(accounts)}
+    spent = {account.account_name: state.budgets.spent(account, state.now) for account in accounts}
+    own = None
+    if session is not None:
+        own = _own([name for name, percent in spent.items() if percent < state.threshold], session)
+
+    def rank(account: Account) -> tuple[bool, bool, bool, float, int, str]:
+        name = account.account_name
+        share = max(1 - spent[name] / 100, _LEAST_SHARE)
         capacity = account.image_max_concurrency * account.routing_weight * share
-        load = (state.in_use(account.account_name) + 1) / capacity
-        return spent >= threshold, load, given.get(account.account_name, 0), account.account_name
+        return (
+            spent[name] >= state.threshold,
+            state.health.is_probed(name, model),
+            name != own,
+            (state.in_use(name) + 1) / capacity,
+            given[name],
+            name,
+        )
 
-    return tuple(sorted(usable, key=rank))
+    return tuple(sorted(accounts, key=rank))
 
 
-def all_busy() -> Refusal:
-    """Accounts would serve, but every slot of theirs is taken."""
+def _own(names: Sequence[str], session: str) -> str | None:
+    """A session's account among those under the threshold, by rendezvous hashing.
+
+    Every process finds the same one without asking another, and where it drops out only its own
+    sessions move, each to the next of its list.
+    """
+
+    def score(name: str) -> tuple[bytes, str]:
+        text = f"{session}\0{name}".encode("utf-8", "surrogatepass")
+        return hashlib.sha256(text).digest(), name
+
+    return max(names, key=score, default=None)
+
+
+def all_busy(seconds: float) -> Refusal:
+    """Accounts would serve, but every slot of theirs is taken; one is free in ``seconds`` or so."""
     return Refusal(
         "account_concurrency",
         "Every account that can serve this is at its limit of image calls in flight. Try again.",
-        retry_after=BUSY_RETRY_SECONDS,
+        retry_after=seconds,
     )
 
 
@@ -94,33 +131,34 @@ def _reached(grant: Grant) -> list[Account]:
     return [grant.accounts[name] for name in dict.fromkeys(names) if name in grant.accounts]
 
 
-def _able(request: ImageRequest, accounts: Sequence[Account]) -> list[Account]:
+def _able(request: ImageRequest, accounts: Sequence[Account]) -> tuple[Account, ...]:
     ways = [(account, capability.choose(account, request)) for account in accounts]
-    able = [account for account, way in ways if not isinstance(way, Gap)]
+    found = tuple(account for account, way in ways if not isinstance(way, Gap))
     gaps = [way for _, way in ways if isinstance(way, Gap)]
-    if gaps and not able:
+    if gaps and not found:
         raise Refusal(
             "unsupported_value",
             f"No account here can serve `{gaps[0].param}` as it was asked: {gaps[0].advice}",
             param=gaps[0].param,
         )
-    return able
+    return found
 
 
-def _usable(request: ImageRequest, accounts: Sequence[Account], state: State) -> list[Account]:
-    usable: list[Account] = []
+def usable(accounts: Sequence[Account], model: str, state: State) -> tuple[Account, ...]:
+    """Those that could be asked at this moment; never empty.  Raises ``Refusal``."""
+    found: list[Account] = []
     waits: list[float] = []
     bad_credentials = 0
     for account in accounts:
-        wait = _wait(account, request.upstream_model, state)
+        wait = _wait(account, model, state)
         if wait is not None:
             waits.append(wait)
         elif not has_credential(account, state.wall):
             bad_credentials += 1
         else:
-            usable.append(account)
-    if usable:
-        return usable
+            found.append(account)
+    if found:
+        return tuple(found)
     if bad_credentials and not waits:
         raise no_credentials()
     raise Refusal(
@@ -157,9 +195,3 @@ def has_credential(account: Account, wall: datetime) -> bool:
     if credential is None:
         return False
     return credential.expires_at is None or credential.expires_at > wall.timestamp()
-
-
-def _spent(account: Account) -> float:
-    """The fuller of the two budgets, in per cent."""
-    percents = (account.used_percent_primary or 0.0, account.used_percent_secondary or 0.0)
-    return min(max(*percents, 0.0), 100.0)

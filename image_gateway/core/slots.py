@@ -1,11 +1,18 @@
-"""Slots: how many calls may be in flight for a name, and when one may start.
+"""Slots: how many calls may be in flight for a name, when one may start, and who waits next.
 
 One mechanism serves keys and accounts.  A ``Slot`` is a context manager; giving it back is
 synchronous and may be done twice, so a ``finally`` can always do it, cancelled or not.  The counts
-are this process's own.
+are this process's own; what several processes share is ``edge.slot_locks``.
+
+``Line`` is the policy of waiting for an account's slot.  It is fair between keys: first comes the
+key that holds the fewest slots, of those the one that was served longest ago.  So a key with a
+hundred waiting calls delays a key with one by a single call, and a key that holds nothing is
+overtaken by each other key at most once.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
@@ -76,24 +83,210 @@ class SlotTable:
 
 
 class StartClock:
-    """When each key last started a call; times are seconds of any clock that only goes forward."""
+    """When each key last started a call, and when it was last let in to wait for its start.
+
+    Times are seconds of any clock that only goes forward.
+    """
 
     def __init__(self) -> None:
         self._starts: OrderedDict[str, float] = OrderedDict()
+        self._admitted: OrderedDict[str, float] = OrderedDict()
 
     def __repr__(self) -> str:
         return f"<StartClock of {len(self._starts)} keys>"
 
-    def wait(self, key_id: str, interval_ms: int | None, now: float) -> float:
-        """Seconds until the key may start; 0 when it may now."""
-        last = self._starts.get(key_id)
-        if last is None or not interval_ms:
+    def admit(self, key_id: str, interval_ms: int | None, now: float) -> float:
+        """Let a call in, which gives 0; else the seconds until one may come.
+
+        A call that waits for its slot keeps others of its key away for the interval, so that they
+        are refused at once rather than queued behind a limit of their own.
+        """
+        if not interval_ms:
             return 0.0
-        return max(0.0, last + interval_ms / 1000 - now)
+        last = max(_at(self._starts, key_id), _at(self._admitted, key_id))
+        wait = last + interval_ms / 1000 - now
+        if wait > 0:
+            return wait
+        _mark(self._admitted, key_id, now)
+        return 0.0
+
+    def withdraw(self, key_id: str) -> None:
+        """A call that was let in did not start: it costs its key nothing."""
+        self._admitted.pop(key_id, None)
+
+    def is_due(self, key_id: str, interval_ms: int | None, now: float) -> bool:
+        """Whether a call that was let in may start now."""
+        return not interval_ms or _at(self._starts, key_id) + interval_ms / 1000 <= now
 
     def start(self, key_id: str, now: float) -> None:
-        """A call of this key was admitted."""
-        self._starts[key_id] = now
-        self._starts.move_to_end(key_id)
-        if len(self._starts) > _MOST_CLOCKS:
-            self._starts.popitem(last=False)
+        """A call of this key got its slot."""
+        _mark(self._starts, key_id, now)
+
+
+def _at(times: OrderedDict[str, float], key_id: str) -> float:
+    return times.get(key_id, float("-inf"))
+
+
+def _mark(times: OrderedDict[str, float], key_id: str, now: float) -> None:
+    times[key_id] = now
+    times.move_to_end(key_id)
+    if len(times) > _MOST_CLOCKS:
+        times.popitem(last=False)
+
+
+# -- waiting for an account's slot -----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An account as the line sees it."""
+
+    account_name: str
+    limit: int
+
+
+@dataclass(eq=False, slots=True)
+class Turn:
+    """One call in the line.
+
+    ``places`` are the accounts it takes, best first; ``interval_ms`` is its key's start interval,
+    None for a call that is no start.  ``waits`` turns true once it has found everything taken.
+    """
+
+    key_id: str
+    places: Sequence[Place]
+    interval_ms: int | None = None
+    waits: bool = False
+
+
+class Line:
+    """Who waits, and who is next.
+
+    Slots are taken and given back elsewhere; of them the line knows how many each key holds.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        # In the order of arrival.
+        self._turns: dict[Turn, None] = {}
+        self._held: Counter[str] = Counter()
+        self._served: OrderedDict[str, float] = OrderedDict()
+        self._servings = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Line of {len(self._turns)}, most {self._most}>"
+
+    @property
+    def waiting(self) -> int:
+        """Calls that have found everything taken and wait."""
+        return sum(turn.waits for turn in self._turns)
+
+    def join(self, turn: Turn) -> None:
+        """Put a call at the end."""
+        self._turns[turn] = None
+
+    def leave(self, turn: Turn) -> None:
+        """It does not wait any more; safe for one that is not here."""
+        self._turns.pop(turn, None)
+
+    def serve(self, turn: Turn) -> None:
+        """It gets a slot, held until ``give_back``."""
+        del self._turns[turn]
+        self._held[turn.key_id] += 1
+        self._servings += 1
+        _mark(self._served, turn.key_id, self._servings)
+
+    def give_back(self, key_id: str) -> None:
+        """A slot that this key held is free."""
+        self._held[key_id] -= 1
+        if not self._held[key_id]:
+            del self._held[key_id]
+
+    def next(
+        self, full: Collection[str], is_due: Callable[[Turn], bool]
+    ) -> tuple[Turn, Place] | None:
+        """The call that should get a slot next, and the best account for it that is not ``full``.
+
+        Calls whose key may not start yet (``is_due``) are passed over.
+        """
+        found: dict[str, tuple[Turn, Place]] = {}
+        for turn in self._turns:
+            if turn.key_id in found:
+                continue
+            place = next((each for each in turn.places if each.account_name not in full), None)
+            if place is not None and is_due(turn):
+                found[turn.key_id] = turn, place
+        first = min(
+            found,
+            key=lambda key_id: (self._held[key_id], _at(self._served, key_id)),
+            default=None,
+        )
+        return None if first is None else found[first]
+
+    def wanted(self) -> set[str]:
+        """Accounts that somebody waits for."""
+        return {place.account_name for turn in self._turns if turn.waits for place in turn.places}
+
+    def ahead(self, turn: Turn) -> int:
+        """How many other calls wait for accounts that this one takes, too."""
+        names = {place.account_name for place in turn.places}
+        return sum(
+            other.waits and any(place.account_name in names for place in other.places)
+            for other in self._turns
+            if other is not turn
+        )
+
+    def settle(self) -> list[Turn]:
+        """Everybody here has found everything taken; gives those for whom there is no room.
+
+        They leave.  The key with the most waiting calls loses its newest, so a key that fills the
+        line does not keep the others out.
+        """
+        by_key: dict[str, list[tuple[int, Turn]]] = {}
+        for number, turn in enumerate(self._turns):
+            turn.waits = True
+            by_key.setdefault(turn.key_id, []).append((number, turn))
+        left: list[Turn] = []
+        while len(self._turns) > self._most:
+            # Of keys with as many the one that came last.
+            longest = max(
+                by_key.values(), key=lambda turns: (len(turns), turns[-1][0] if turns else -1)
+            )
+            left.append(longest.pop()[1])
+            del self._turns[left[-1]]
+        return left
+
+
+FIRST_PACE_SECONDS: Final = 60.0
+"""How long a slot is held, until it was seen (PITFALLS: 60 to 120 s are usual)."""
+_LEAST_PACE_SECONDS: Final = 1.0
+_WEIGHT: Final = 0.2
+"""Of the newest call in the mean; a handful of calls tell it."""
+
+
+class Pace:
+    """How long an account's slots are held, and so when one will be free."""
+
+    def __init__(self) -> None:
+        self._means: dict[str, float] = {}
+
+    def __repr__(self) -> str:
+        return f"<Pace of {len(self._means)} accounts>"
+
+    def note(self, account_name: str, seconds: float) -> None:
+        """A slot was held for so long."""
+        mean = self._means.get(account_name, FIRST_PACE_SECONDS)
+        self._means[account_name] = mean + (seconds - mean) * _WEIGHT
+
+    def seconds_until_free(self, place: Place, ages: Sequence[float], ahead: int) -> float:
+        """When one of an account's slots is likely to be free, for a call with ``ahead`` before it.
+
+        ``ages`` are the seconds for which this process's own calls have held theirs; of those that
+        other processes hold it is only known that they are there.
+        """
+        mean = max(self._means.get(place.account_name, FIRST_PACE_SECONDS), _LEAST_PACE_SECONDS)
+        others = max(place.limit - len(ages), 0)
+        left = [max(mean - age, _LEAST_PACE_SECONDS) for age in ages]
+        left += [mean * (at + 1) / (others + 1) for at in range(others)]
+        left.sort()
+        return left[ahead % len(left)] + mean * (ahead // len(left))

@@ -11,8 +11,7 @@ import logging
 import random
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self, cast
@@ -34,6 +33,7 @@ from image_gateway.core.model import (
     account_from_row,
     key_from_row,
 )
+from image_gateway.edge import postgres
 from image_gateway.edge.cache import LOAD_SECONDS, Entry, Freshness, Outage, UnavailableError
 
 CONTRACT_VERSION: Final = 1
@@ -50,14 +50,6 @@ _MOST_WAITING: Final = 1000
 """Look-ups that may wait for a connection: at 1 ms each and four at once a quarter of a second."""
 _LISTEN_RETRY_SECONDS: Final = 2.0
 _LISTEN_CHECK_SECONDS: Final = 30.0
-_CONNECTION: Final[Mapping[str, str | int]] = {
-    "application_name": "image-gateway",
-    "connect_timeout": 3,
-    "keepalives_idle": 15,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 20_000,
-}
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +66,7 @@ class ControlPlane:
         self._direct = direct
         self._pool = AsyncConnectionPool(
             database.reveal(),
-            kwargs={**_CONNECTION, "prepare_threshold": None, "row_factory": dict_row},
+            kwargs={**postgres.OPTIONS, "prepare_threshold": None, "row_factory": dict_row},
             min_size=0,
             max_size=_MOST_CONNECTIONS,
             configure=_read_only,
@@ -223,7 +215,7 @@ class ControlPlane:
     async def _listen(self) -> None:
         while True:
             try:
-                async with _connect(self._direct, autocommit=True) as connection:
+                async with postgres.connected(self._direct, autocommit=True) as connection:
                     await connection.execute(f"LISTEN {CHANNEL}".encode())
                     self._expire_all()
                     self.listening = True
@@ -236,7 +228,7 @@ class ControlPlane:
             # Spread out, so that many instances do not come back in one moment.
             await asyncio.sleep(_LISTEN_RETRY_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311
 
-    async def _hear(self, connection: "psycopg.AsyncConnection[object]") -> None:
+    async def _hear(self, connection: postgres.Connection) -> None:
         while True:
             async for notification in connection.notifies(timeout=_LISTEN_CHECK_SECONDS):
                 self.changed(notification.payload)
@@ -275,29 +267,9 @@ class ControlPlane:
         self._accounts.expire()
 
 
-async def _read_only(connection: "psycopg.AsyncConnection[object]") -> None:
+async def _read_only(connection: postgres.Connection) -> None:
     # By transaction, not by SET: a transaction pooler would keep a SET for its other clients.
     await connection.set_read_only(True)
-
-
-@asynccontextmanager
-async def _connect(
-    database: Secret, *, autocommit: bool
-) -> "AsyncIterator[psycopg.AsyncConnection[object]]":
-    """One connection of its own; without autocommit its transactions are read-only."""
-    options = dict(_CONNECTION)
-    connection: psycopg.AsyncConnection[object] = await psycopg.AsyncConnection.connect(
-        database.reveal(),
-        autocommit=autocommit,
-        prepare_threshold=None,
-        row_factory=dict_row,
-        **options,  # type: ignore[arg-type]
-    )
-    try:
-        await connection.set_read_only(True)
-        yield connection
-    finally:
-        await connection.close()
 
 
 # -- before anything listens -----------------------------------------------------------------------
@@ -321,7 +293,7 @@ async def check(database: Secret) -> Findings:
     try:
         async with (
             asyncio.timeout(LOAD_SECONDS),
-            _connect(database, autocommit=False) as connection,
+            postgres.connected(database, autocommit=False) as connection,
         ):
             await _check_contract(connection)
             rows = await _rows(connection, "accounts")
@@ -348,7 +320,7 @@ def _first_line(error: BaseException, database: Secret) -> str:
     return line.replace(str(password), "[redacted]") if password else line
 
 
-async def _check_contract(connection: "psycopg.AsyncConnection[object]") -> None:
+async def _check_contract(connection: postgres.Connection) -> None:
     cure = (
         "Print the SQL with `image-gateway schema standalone` and run it on the control plane's "
         "database; `image-gateway schema reader` prints the daemon's role."
@@ -385,7 +357,7 @@ async def _check_contract(connection: "psycopg.AsyncConnection[object]") -> None
 
 
 async def _rows(
-    connection: "psycopg.AsyncConnection[object]",
+    connection: postgres.Connection,
     name: str,
     values: Mapping[str, object] | None = None,
 ) -> list[Row]:

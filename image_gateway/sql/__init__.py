@@ -4,7 +4,7 @@ from functools import cache
 from importlib import resources
 from typing import Final
 
-ADAPTERS: Final = ("standalone", "reader")
+ADAPTERS: Final = ("standalone", "llm_access", "llm_access_notify", "reader")
 """What ``image-gateway schema`` prints."""
 
 

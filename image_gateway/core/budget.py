@@ -1,0 +1,77 @@
+"""How much of its budget an account has spent, as its own answers tell it.
+
+The control plane asks every few minutes; a Codex upstream says it with each answer (API_CONTRACT
+section 4).  What was learned from an answer counts until somebody knows better: the control plane,
+once it says something else than it did when the call was made, or the clock, once the window has
+begun anew.  Times are seconds: ``now`` of a clock that only goes forward, ``wall`` since 1970.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from image_gateway.core.headers import number
+from image_gateway.core.model import Account
+
+_WINDOWS: Final = ("primary", "secondary")
+_MOST_ACCOUNTS: Final = 10_000
+"""Accounts come and go with the control plane; beyond these what was learned first is forgotten."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Learned:
+    """One window: ``percent`` spent until ``ends``; ``said`` is the control plane's own figure."""
+
+    percent: float
+    ends: float
+    said: float | None
+
+
+class Budgets:
+    """What the answers of one process have told."""
+
+    def __init__(self) -> None:
+        self._learned: dict[str, dict[str, _Learned]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Budgets of {len(self._learned)} accounts>"
+
+    def learn(self, account: Account, headers: Mapping[str, str], now: float, wall: float) -> None:
+        """Take what an answer's headers say; ``account`` is as it was when the call was made."""
+        windows = self._learned.pop(account.account_name, {})
+        for window, said in _said(account).items():
+            percent = number(headers.get(f"x-codex-{window}-used-percent"))
+            if percent is not None:
+                ends = now + _seconds_left(window, headers, wall)
+                windows[window] = _Learned(min(percent, 100.0), ends, said)
+        if windows:
+            self._learned[account.account_name] = windows
+        if len(self._learned) > _MOST_ACCOUNTS:
+            del self._learned[next(iter(self._learned))]
+
+    def spent(self, account: Account, now: float) -> float:
+        """The fuller of an account's two windows, in per cent: 0 to 100."""
+        learned = self._learned.get(account.account_name, {})
+        return max(
+            _percent(learned.get(window), said, now) for window, said in _said(account).items()
+        )
+
+
+def _said(account: Account) -> dict[str, float | None]:
+    figures = (account.used_percent_primary, account.used_percent_secondary)
+    return dict(zip(_WINDOWS, figures, strict=True))
+
+
+def _percent(learned: _Learned | None, said: float | None, now: float) -> float:
+    if learned is None or learned.said != said:
+        return min(max(said or 0.0, 0.0), 100.0)
+    return learned.percent if now < learned.ends else 0.0
+
+
+def _seconds_left(window: str, headers: Mapping[str, str], wall: float) -> float:
+    """Until the window begins anew; for ever where the answer does not say."""
+    left = number(headers.get(f"x-codex-{window}-reset-after-seconds"))
+    if left is not None:
+        return left
+    moment = number(headers.get(f"x-codex-{window}-reset-at"))
+    return float("inf") if moment is None else max(moment - wall, 0.0)

@@ -1,0 +1,144 @@
+"""From account to account: rank them, wait for a slot, ask, until one answer decides.
+
+The order is made anew before each attempt, for an attempt takes a minute: meanwhile accounts cool
+down, fill up or are mended.  Waiting for slots has one time for the whole request.
+"""
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from image_gateway.attempts import LEAST_SECONDS, Attempts, Ending
+from image_gateway.core import failover, headers, routing
+from image_gateway.core.errors import Refusal
+from image_gateway.core.failover import Action, Stage
+from image_gateway.core.headers import Headers
+from image_gateway.core.model import Account, Grant
+from image_gateway.delivery import Desk
+from image_gateway.edge.spool import Spool
+from image_gateway.edge.waiting import BusyError, Lease
+from image_gateway.house import House
+
+_UNREACHABLE_RETRY_SECONDS: Final = 5.0
+
+
+class Dispatch:
+    """One request's search; its time began when its body was complete."""
+
+    def __init__(
+        self, house: House, desk: Desk, grant: Grant, client: Headers, spool: Spool
+    ) -> None:
+        self._house = house
+        self._desk = desk
+        self._grant = grant
+        self._session = headers.session(client)
+        self._began = time.monotonic()
+        self._deadline = self._began + house.settings.total_seconds
+        self.attempts = Attempts(house, desk, grant.key, client, spool, self._deadline)
+
+    def __repr__(self) -> str:
+        return f"<Dispatch {self.attempts!r}>"
+
+    async def run(self) -> Ending:
+        """The ending that decides what the client gets.  Raises ``Refusal``, where it is none of an
+        upstream's, and ``ClientLeftError``.
+        """
+        able = routing.able(self._grant, self._desk.request, self._house.catalogue)
+        self._rank(able)
+        self._admit()
+        self._desk.draft.wait_ms = 0
+        try:
+            return await self._search(able)
+        finally:
+            if not self._desk.draft.attempts:
+                self._house.starts.withdraw(self._grant.key.key_id)
+
+    def _admit(self) -> None:
+        key = self._grant.key
+        wait = self._house.starts.admit(key.key_id, key.min_start_interval_ms, time.monotonic())
+        if wait > 0:
+            raise Refusal(
+                "key_start_interval",
+                f"This key may start an image call every {key.min_start_interval_ms} ms.",
+                retry_after=wait,
+            )
+
+    async def _search(self, left: Sequence[Account]) -> Ending:
+        failed: list[Ending] = []
+        hindrance: Refusal | None = None
+        while left and (not failed or self.attempts.time_is_left):
+            try:
+                lease = await self._slot(self._rank(left))
+            except Refusal as refusal:
+                hindrance = refusal
+                break
+            with lease:
+                account = self._grant.accounts[lease.account_name]
+                if not self._is_usable(account):
+                    continue  # it began to cool down while we waited
+                ending = await self.attempts.ask(account)
+            if ending.step.action is not Action.NEXT:
+                return ending
+            failed.append(ending)
+            left = [each for each in left if each is not account]
+        return self._most_telling(failed, hindrance)
+
+    def _rank(self, accounts: Sequence[Account]) -> Sequence[Account]:
+        """Those that can be asked now, best first; raises ``Refusal``."""
+        model, state = self._desk.request.upstream_model, self._state()
+        usable = routing.usable(accounts, model, state)
+        return routing.order(usable, self._grant.key, model, state, self._session)
+
+    def _is_usable(self, account: Account) -> bool:
+        try:
+            routing.usable([account], self._desk.request.upstream_model, self._state())
+        except Refusal:
+            return False
+        return True
+
+    def _state(self) -> routing.State:
+        house = self._house
+        return routing.State(
+            house.slots.in_use,
+            house.health,
+            house.budgets,
+            house.settings.budget_threshold_percent,
+            time.monotonic(),
+            datetime.now(UTC),
+        )
+
+    async def _slot(self, ranked: Sequence[Account]) -> Lease:
+        """A slot of the best account that has one; raises ``Refusal`` when the wait is over."""
+        began = time.monotonic()
+        patience = self._began + self._house.settings.slot_wait_seconds
+        until = min(patience, self._deadline - LEAST_SECONDS)
+        draft = self._desk.draft
+        try:
+            return await self._house.slots.slot(
+                self._grant.key, ranked, until - began, starts=not draft.attempts
+            )
+        except BusyError as busy:
+            raise routing.all_busy(busy.seconds) from None
+        finally:
+            waited = round((time.monotonic() - began) * 1000)
+            draft.wait_ms = (draft.wait_ms or 0) + waited
+
+    def _most_telling(self, failed: Sequence[Ending], hindrance: Refusal | None) -> Ending:
+        """No account is left: the most telling upstream answer, else what kept us from one."""
+        draft = self._desk.draft
+        best = failover.most_telling([ending.outcome for ending in failed])
+        if best is not None:
+            account = failed[best].account
+            draft.account_name, draft.dialect = account.account_name, account.dialect
+            return failed[best]
+        draft.account_name = draft.dialect = None
+        if hindrance is not None and hindrance.code == "account_concurrency":
+            raise hindrance
+        if any(ending.outcome.stage is Stage.CONNECT for ending in failed):
+            raise Refusal(
+                "upstream_unreachable",
+                "No connection to any upstream could be made; nothing was sent. Try again.",
+                retry_after=_UNREACHABLE_RETRY_SECONDS,
+            )
+        raise hindrance or routing.no_credentials()

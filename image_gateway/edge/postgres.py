@@ -1,0 +1,48 @@
+"""Connections to Postgres: how each is made, and that it can only read."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import psycopg
+from psycopg.rows import dict_row
+
+from image_gateway.core.model import Secret
+
+CONNECT_SECONDS: Final = 3
+OPTIONS: Final[Mapping[str, str | int]] = {
+    "application_name": "image-gateway",
+    "connect_timeout": CONNECT_SECONDS,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+"""How soon a host that is gone is noticed from here."""
+
+Connection = psycopg.AsyncConnection[dict[str, Any]]
+
+
+async def connect(database: Secret, *, autocommit: bool) -> Connection:
+    """A connection of its own, whose transactions are read-only; raises what psycopg does."""
+    options: dict[str, Any] = dict(OPTIONS)
+    connection: Connection = await psycopg.AsyncConnection.connect(
+        database.reveal(),
+        autocommit=autocommit,
+        prepare_threshold=None,
+        row_factory=dict_row,
+        **options,
+    )
+    # By transaction, not by SET: a transaction pooler would keep a SET for its other clients.
+    await connection.set_read_only(True)
+    return connection
+
+
+@asynccontextmanager
+async def connected(database: Secret, *, autocommit: bool) -> AsyncIterator[Connection]:
+    """The same for a block."""
+    connection = await connect(database, autocommit=autocommit)
+    try:
+        yield connection
+    finally:
+        await connection.close()

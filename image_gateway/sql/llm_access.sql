@@ -1,0 +1,417 @@
+-- llm-access as the control plane of the image gateway: the contract (schema image_gateway) as views
+-- over its tables (llm_*, schema public), and tables of its own (schema image_adapter) for what
+-- llm-access has no place for.  llm-access itself is not changed.  It may be run again.
+--
+-- Run it on llm-access's database, as a role that may read the llm_* tables and create schemas; then
+-- reader.sql.  llm_access_notify.sql is optional.  An llm-access migration that alters or drops a
+-- column read here is refused by Postgres: drop the two views, migrate, run this file again.
+--
+-- A JSON value of the wrong kind never fails a view: it counts as absent, or against the account or
+-- key that has it, so that one odd row never costs the others.
+
+BEGIN;
+
+-- What an older llm-access lacks is told in one go and before anything is made.
+DO $$
+DECLARE
+    missing text;
+    lacks_switches boolean;
+    lacks_others boolean;
+    unreadable text;
+    complaint text;
+BEGIN
+    WITH needed (table_name, column_names) AS (
+        VALUES ('llm_keys', ARRAY['key_id', 'name', 'key_hash', 'status', 'provider_type',
+                                  'protocol_family', 'quota_billable_limit']),
+               ('llm_key_route_config', ARRAY['key_id', 'route_strategy', 'fixed_account_name',
+                                              'auto_account_names_json', 'account_group_id',
+                                              'model_name_map_json', 'request_max_concurrency',
+                                              'request_min_start_interval_ms',
+                                              'codex_image_generation_enabled']),
+               ('llm_key_usage_rollups', ARRAY['key_id', 'billable_tokens']),
+               ('llm_account_groups', ARRAY['group_id', 'provider_type', 'account_names_json']),
+               ('llm_codex_accounts', ARRAY['account_name', 'account_id', 'status', 'auth_json',
+                                            'settings_json', 'last_error']),
+               ('llm_proxy_configs', ARRAY['proxy_config_id', 'proxy_url', 'proxy_username',
+                                           'proxy_password', 'status']),
+               ('llm_proxy_bindings', ARRAY['provider_type', 'proxy_config_id']),
+               ('llm_codex_status_cache', ARRAY['id', 'snapshot_json']),
+               ('llm_runtime_config', ARRAY['id', 'codex_client_version', 'codex_weight_free',
+                                            'codex_weight_plus', 'codex_weight_pro5x',
+                                            'codex_weight_pro20x'])
+    ), found AS (
+        SELECT table_name, column_names, to_regclass('public.' || table_name) AS relation
+        FROM needed
+    ), gaps AS (
+        SELECT 'table ' || table_name AS gap, false AS is_switch
+        FROM found
+        WHERE relation IS NULL
+        UNION ALL
+        SELECT 'column ' || table_name || '.' || column_name,
+               column_name = 'codex_image_generation_enabled'
+        FROM found CROSS JOIN unnest(column_names) AS column_name
+        WHERE relation IS NOT NULL
+          AND NOT EXISTS (SELECT FROM pg_attribute
+                          WHERE attrelid = relation AND attname = column_name
+                            AND attnum > 0 AND NOT attisdropped)
+    )
+    SELECT string_agg(gap, ', ' ORDER BY gap), bool_or(is_switch), bool_or(NOT is_switch),
+           -- The views read with their owner's rights, so a missing right would show only later.
+           (SELECT string_agg(table_name, ', ' ORDER BY table_name)
+            FROM found WHERE NOT has_table_privilege(relation, 'SELECT'))
+    INTO missing, lacks_switches, lacks_others, unreadable
+    FROM gaps;
+
+    complaint := 'schema public lacks what this adapter reads of llm-access: ' || missing || '.';
+    IF lacks_others THEN
+        complaint := complaint || ' In the database of an llm-access, run all of llm-access''s'
+            || ' Postgres migrations (it runs them itself when it starts), then this file again.';
+    ELSIF lacks_switches THEN
+        complaint := complaint || ' Run llm-access''s Postgres migrations 0030 to 0032, then this'
+            || ' file again.';
+    END IF;
+    IF complaint IS NULL AND unreadable IS NOT NULL THEN
+        complaint := format('the role %I may not read %s; as their owner, grant it SELECT on them,'
+            || ' then run this file again.', current_user, unreadable);
+    END IF;
+    IF complaint IS NOT NULL THEN
+        RAISE EXCEPTION USING MESSAGE = complaint, ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+END
+$$;
+
+CREATE SCHEMA IF NOT EXISTS image_adapter;
+CREATE SCHEMA IF NOT EXISTS image_gateway;
+
+-- -- The adapter's own tables -----------------------------------------------------------------------
+
+-- Which groups may make images.  A group without a row may not.  Groups that are there at the very
+-- first run keep what llm-access let them do; every later one starts without.
+DO $$
+BEGIN
+    IF to_regclass('image_adapter.groups') IS NULL THEN
+        CREATE TABLE image_adapter.groups (
+            group_id                text PRIMARY KEY,
+            allow_image_generation  boolean NOT NULL DEFAULT false
+        );
+        INSERT INTO image_adapter.groups (group_id, allow_image_generation)
+        SELECT group_id, provider_type = 'codex' FROM public.llm_account_groups;
+    END IF;
+END
+$$;
+INSERT INTO image_adapter.groups (group_id)
+SELECT group_id FROM public.llm_account_groups
+ON CONFLICT DO NOTHING;
+
+-- Azure deployments and OpenAI-compatible upstreams; the columns are the contract's.
+CREATE TABLE IF NOT EXISTS image_adapter.accounts (
+    account_name            text PRIMARY KEY CHECK (account_name <> ''),
+    dialect                 text NOT NULL CHECK (dialect IN ('azure', 'openai')),
+    status                  text NOT NULL DEFAULT 'active',
+    image_enabled           boolean NOT NULL DEFAULT true,
+    image_max_concurrency   integer CHECK (image_max_concurrency BETWEEN 1 AND 1024),
+    base_url                text CHECK (base_url ~ '^https?://'),
+    api_version             text,
+    deployments             jsonb CHECK (jsonb_typeof(deployments) = 'object'),
+    credential              jsonb CHECK (jsonb_typeof(credential) = 'object'),
+    client_version          text,
+    responses_model         text,
+    codex_route             text CHECK (codex_route IN ('direct', 'responses')),
+    proxy_url               text CHECK (proxy_url ~ '^(http|https|socks5|socks5h)://'),
+    proxy_username          text,
+    proxy_password          text,
+    routing_weight          double precision CHECK (routing_weight > 0),
+    used_percent_primary    double precision,
+    used_percent_secondary  double precision,
+    same_account_retries    integer CHECK (same_account_retries >= 0),
+    blocked_until           timestamptz,
+    last_error              text,
+    created_at              timestamptz NOT NULL DEFAULT now(),
+    CHECK (dialect <> 'azure' OR base_url IS NOT NULL)
+);
+
+-- Which of them the keys of a group may use besides the group's Codex accounts.  A key that may use
+-- all accounts needs no row here.
+CREATE TABLE IF NOT EXISTS image_adapter.group_accounts (
+    group_id      text NOT NULL,
+    account_name  text NOT NULL
+                  REFERENCES image_adapter.accounts ON UPDATE CASCADE ON DELETE CASCADE,
+    PRIMARY KEY (group_id, account_name)
+);
+
+-- What llm-access does not say of its Codex accounts; one row, for all of them.
+CREATE TABLE IF NOT EXISTS image_adapter.codex_options (
+    is_only               boolean PRIMARY KEY DEFAULT true CHECK (is_only),
+    responses_model       text,
+    codex_route           text CHECK (codex_route IN ('direct', 'responses')),
+    same_account_retries  integer CHECK (same_account_retries >= 0)
+);
+INSERT INTO image_adapter.codex_options DEFAULT VALUES ON CONFLICT DO NOTHING;
+
+-- -- Reading JSON that may be anything --------------------------------------------------------------
+
+-- The text at a path without the space around it; null where there is none.
+CREATE OR REPLACE FUNCTION image_adapter.text_at(document jsonb, VARIADIC path text[]) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE WHEN jsonb_typeof(document #> path) = 'string'
+                THEN nullif(btrim(document #>> path, E' \t\r\n'), '') END;
+
+-- The number at a path; null where there is none.
+CREATE OR REPLACE FUNCTION image_adapter.number_at(document jsonb, VARIADIC path text[])
+    RETURNS numeric
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE WHEN jsonb_typeof(document #> path) = 'number'
+                THEN (document #>> path)::numeric END;
+
+-- A list of account names in its order.  Null where it says nothing: llm-access takes an absent list
+-- and an empty one alike.  One that says something of which nothing can be read names nobody.
+CREATE OR REPLACE FUNCTION image_adapter.names(document jsonb) RETURNS text[]
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE WHEN document NOT IN ('null', '[]') THEN ARRAY(
+        SELECT item #>> '{}'
+        FROM jsonb_array_elements(
+            CASE WHEN jsonb_typeof(document) = 'array' THEN document ELSE '[]' END
+        ) WITH ORDINALITY AS listed (item, place)
+        WHERE jsonb_typeof(item) = 'string' AND btrim(item #>> '{}', E' \t\r\n') <> ''
+        GROUP BY 1
+        ORDER BY min(place)
+    ) END;
+
+-- An object of names to names; null where nothing of it can be read.
+CREATE OR REPLACE FUNCTION image_adapter.name_map(document jsonb) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN (
+        SELECT jsonb_object_agg(key, value)
+        FROM jsonb_each(CASE WHEN jsonb_typeof(document) = 'object' THEN document ELSE '{}' END)
+        WHERE jsonb_typeof(value) = 'string' AND value <> '""'
+    );
+
+-- A view calls functions with its reader's rights.
+GRANT EXECUTE ON FUNCTION image_adapter.text_at(jsonb, text[]),
+    image_adapter.number_at(jsonb, text[]), image_adapter.names(jsonb), image_adapter.name_map(jsonb)
+    TO PUBLIC;
+
+-- -- Views ------------------------------------------------------------------------------------------
+
+-- The newest that llm-access knows of each Codex account's budget.  A percentage is clamped as there.
+CREATE OR REPLACE VIEW image_adapter.budgets AS
+SELECT DISTINCT ON (named.account_name)
+       named.account_name,
+       lower(image_adapter.text_at(entry, 'plan_type')) AS plan_type,
+       -- Rounded, for a number too close to zero is none that a double precision takes.
+       (100 - least(greatest(round(image_adapter.number_at(entry, 'primary_remaining_percent'), 6),
+                             0), 100))::double precision AS used_percent_primary,
+       (100 - least(greatest(round(image_adapter.number_at(entry, 'secondary_remaining_percent'), 6),
+                             0), 100))::double precision AS used_percent_secondary
+FROM public.llm_codex_status_cache c
+CROSS JOIN LATERAL jsonb_array_elements(
+    CASE WHEN jsonb_typeof(c.snapshot_json -> 'accounts') = 'array'
+         THEN c.snapshot_json -> 'accounts' ELSE '[]' END
+) WITH ORDINALITY AS listed (entry, place)
+CROSS JOIN LATERAL (SELECT image_adapter.text_at(entry, 'name') AS account_name) named
+WHERE c.id = 'default' AND named.account_name IS NOT NULL
+ORDER BY named.account_name, place DESC;
+
+CREATE OR REPLACE FUNCTION image_gateway.contract_version() RETURNS integer
+    LANGUAGE sql IMMUTABLE AS 'SELECT 1';
+
+CREATE OR REPLACE VIEW image_gateway.keys AS
+SELECT k.key_hash,
+       k.key_id,
+       k.name AS key_name,
+       CASE WHEN k.provider_type = 'codex' AND k.protocol_family = 'openai'
+            THEN k.status ELSE 'other_provider' END AS status,
+       -- llm-access reads a key without a row here as one with the column's default, which is on.
+       coalesce(r.codex_image_generation_enabled, true) AS image_enabled,
+       r.account_group_id AS group_id,
+       r.account_group_id IS NULL OR coalesce(i.allow_image_generation, false)
+           AS group_image_enabled,
+       -- A limit of 0 allows nothing; there is no unlimited key.
+       k.quota_billable_limit - greatest(coalesce(u.billable_tokens, 0), 0) AS quota_remaining,
+       CASE WHEN r.request_max_concurrency > 0
+            THEN least(r.request_max_concurrency, 2147483647)::integer END AS max_concurrency,
+       CASE WHEN r.request_min_start_interval_ms > 0
+            THEN least(r.request_min_start_interval_ms, 2147483647)::integer END
+           AS min_start_interval_ms,
+       NULL::text[] AS allowed_models,
+       image_adapter.name_map(r.model_name_map_json) AS model_map,
+       -- A fixed order puts the adapter's own accounts last.  Null stays null: it is all accounts.
+       CASE WHEN chosen.names IS NOT NULL THEN chosen.names || ARRAY(
+           SELECT e.account_name
+           FROM image_adapter.group_accounts e
+           WHERE e.group_id = g.group_id
+             AND e.account_name <> ALL (chosen.names)
+             -- The name was meant for an account of ours; one of llm-access has taken it since.
+             AND NOT EXISTS (SELECT FROM public.llm_codex_accounts a
+                             WHERE a.account_name = e.account_name)
+           ORDER BY e.account_name
+       ) END AS account_names,
+       CASE r.route_strategy WHEN 'fixed' THEN 'fixed' ELSE 'auto' END AS route_strategy
+FROM public.llm_keys k
+LEFT JOIN public.llm_key_route_config r ON r.key_id = k.key_id
+LEFT JOIN public.llm_key_usage_rollups u ON u.key_id = k.key_id
+LEFT JOIN public.llm_account_groups g
+    ON g.group_id = r.account_group_id AND g.provider_type = 'codex'
+LEFT JOIN image_adapter.groups i ON i.group_id = g.group_id
+-- As llm-access resolves it: the group comes before the key's own list, and an empty list of either
+-- says nothing.  Where it refuses to route (no such group, no such strategy), the key has no accounts.
+CROSS JOIN LATERAL (
+    SELECT CASE
+        WHEN r.account_group_id IS NOT NULL AND g.group_id IS NULL THEN '{}'
+        WHEN r.route_strategy = 'fixed' THEN coalesce(
+            CASE WHEN g.group_id IS NOT NULL THEN image_adapter.names(g.account_names_json)
+                 WHEN btrim(r.fixed_account_name, E' \t\r\n') <> ''
+                 THEN ARRAY[r.fixed_account_name] END,
+            '{}')
+        WHEN coalesce(r.route_strategy, '') IN ('', 'auto') THEN coalesce(
+            image_adapter.names(g.account_names_json),
+            image_adapter.names(r.auto_account_names_json))
+        ELSE '{}'
+    END AS names
+) chosen;
+
+CREATE OR REPLACE VIEW image_gateway.accounts AS
+SELECT a.account_name,
+       'codex' AS dialect,
+       -- Never out without the proxy that was asked for.
+       CASE WHEN a.status = 'active' AND way.needs_proxy AND p.proxy_config_id IS NULL
+            THEN 'proxy_unavailable' ELSE a.status END AS status,
+       coalesce(a.settings_json -> 'codex_image_generation_enabled' = 'true', false)
+           AS image_enabled,
+       least(greatest(trunc(coalesce(
+           image_adapter.number_at(a.settings_json, 'codex_image_generation_max_concurrency'), 3
+       )), 1), 1024)::integer AS image_max_concurrency,
+       NULL::text AS base_url,
+       NULL::text AS api_version,
+       NULL::jsonb AS deployments,
+       -- No more of it than signs a call: the refresh token stays in llm-access.
+       CASE WHEN auth.access_token IS NOT NULL THEN jsonb_strip_nulls(jsonb_build_object(
+           'access_token', auth.access_token,
+           'account_id', auth.account_id,
+           'is_fedramp', auth.is_fedramp
+       )) END AS credential,
+       -- As llm-access does with a version that no header should carry: the default instead.
+       CASE WHEN btrim(c.codex_client_version, E' \t\r\n') ~ '^[A-Za-z0-9._-]{1,64}$'
+            THEN btrim(c.codex_client_version, E' \t\r\n') END AS client_version,
+       o.responses_model,
+       o.codex_route,
+       btrim(p.proxy_url, E' \t\r\n') AS proxy_url,
+       p.proxy_username,
+       p.proxy_password,
+       -- A weight of 0 comes last in llm-access but is used; the contract wants more than 0.
+       greatest(CASE tier.name
+           WHEN 'plus' THEN coalesce(c.codex_weight_plus, 10)
+           WHEN 'pro5x' THEN coalesce(c.codex_weight_pro5x, 50)
+           WHEN 'pro20x' THEN coalesce(c.codex_weight_pro20x, 200)
+           ELSE coalesce(c.codex_weight_free, 1)
+       END::double precision, 0.001::double precision) AS routing_weight,
+       b.used_percent_primary,
+       b.used_percent_secondary,
+       o.same_account_retries,
+       NULL::timestamptz AS blocked_until,
+       a.last_error
+FROM public.llm_codex_accounts a
+LEFT JOIN image_adapter.budgets b ON b.account_name = a.account_name
+LEFT JOIN public.llm_runtime_config c ON c.id = 'default'
+LEFT JOIN image_adapter.codex_options o ON true
+-- Both of llm-access's spellings, and the column for an account whose JSON names no id.
+CROSS JOIN LATERAL (
+    SELECT coalesce(image_adapter.text_at(a.auth_json, 'access_token'),
+                    image_adapter.text_at(a.auth_json, 'accessToken'),
+                    image_adapter.text_at(a.auth_json, 'tokens', 'access_token'),
+                    image_adapter.text_at(a.auth_json, 'tokens', 'accessToken')) AS access_token,
+           coalesce(image_adapter.text_at(a.auth_json, 'account_id'),
+                    image_adapter.text_at(a.auth_json, 'accountId'),
+                    image_adapter.text_at(a.auth_json, 'tokens', 'account_id'),
+                    image_adapter.text_at(a.auth_json, 'tokens', 'accountId'),
+                    image_adapter.text_at(a.auth_json, 'account', 'id'),
+                    image_adapter.text_at(a.auth_json, 'account', 'account_id'),
+                    image_adapter.text_at(a.auth_json, 'account', 'accountId'),
+                    nullif(btrim(a.account_id, E' \t\r\n'), '')) AS account_id,
+           CASE WHEN a.auth_json @> '{"is_fedramp_account": true}'
+                  OR a.auth_json @> '{"isFedrampAccount": true}'
+                  OR a.auth_json @> '{"is_fedramp": true}'
+                  OR a.auth_json @> '{"isFedramp": true}'
+                THEN true END AS is_fedramp
+) auth
+-- The tier set by hand; else the plan that llm-access saw; else free.
+CROSS JOIN LATERAL (
+    SELECT CASE
+        WHEN lower(image_adapter.text_at(a.settings_json, 'route_weight_tier'))
+             IN ('free', 'plus', 'pro5x', 'pro20x')
+        THEN lower(image_adapter.text_at(a.settings_json, 'route_weight_tier'))
+        WHEN b.plan_type = 'pro' THEN 'pro5x'
+        ELSE b.plan_type
+    END AS name
+) tier
+-- Every other text is inherit in llm-access.  What is no text says nothing, and must not mean direct.
+CROSS JOIN LATERAL (
+    SELECT CASE
+        WHEN jsonb_typeof(a.settings_json -> 'proxy_mode') NOT IN ('string', 'null')
+        THEN 'unreadable'
+        WHEN lower(image_adapter.text_at(a.settings_json, 'proxy_mode')) IN ('none', 'direct')
+        THEN 'direct'
+        WHEN lower(image_adapter.text_at(a.settings_json, 'proxy_mode')) = 'fixed' THEN 'fixed'
+        ELSE 'inherit'
+    END AS proxy_mode
+) settings
+LEFT JOIN public.llm_proxy_bindings binding
+    ON binding.provider_type = 'codex' AND settings.proxy_mode = 'inherit'
+CROSS JOIN LATERAL (
+    SELECT settings.proxy_mode IN ('fixed', 'unreadable') OR binding.proxy_config_id IS NOT NULL
+               AS needs_proxy,
+           CASE settings.proxy_mode
+               WHEN 'fixed' THEN image_adapter.text_at(a.settings_json, 'proxy_config_id')
+               WHEN 'inherit' THEN binding.proxy_config_id
+           END AS proxy_config_id
+) way
+LEFT JOIN public.llm_proxy_configs p
+    ON p.proxy_config_id = way.proxy_config_id AND p.status = 'active'
+   -- The contract reads an empty URL as no proxy.
+   AND btrim(p.proxy_url, E' \t\r\n') <> ''
+UNION ALL
+SELECT account_name, dialect, status, image_enabled, image_max_concurrency, base_url, api_version,
+       deployments, credential, client_version, responses_model, codex_route,
+       proxy_url, proxy_username, proxy_password, routing_weight,
+       used_percent_primary, used_percent_secondary, same_account_retries,
+       blocked_until, last_error
+FROM image_adapter.accounts own
+-- A name stands for one account.  llm-access's own lists mean its accounts, so those keep the name.
+WHERE NOT EXISTS (SELECT FROM public.llm_codex_accounts a WHERE a.account_name = own.account_name);
+
+-- -- Triggers on the adapter's own tables -----------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION image_adapter.refuse_taken_name() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT FROM public.llm_codex_accounts a WHERE a.account_name = NEW.account_name) THEN
+        RAISE EXCEPTION 'the account name "%" belongs to a Codex account of llm-access; take another',
+            NEW.account_name USING ERRCODE = 'unique_violation';
+    END IF;
+    RETURN NEW;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION image_adapter.tell() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('image_gateway_changed', TG_ARGV[0]);
+    RETURN NULL;
+END
+$$;
+
+CREATE OR REPLACE TRIGGER refuse_taken_name
+    BEFORE INSERT OR UPDATE OF account_name ON image_adapter.accounts
+    FOR EACH ROW EXECUTE FUNCTION image_adapter.refuse_taken_name();
+CREATE OR REPLACE TRIGGER tell_groups
+    AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON image_adapter.groups
+    FOR EACH STATEMENT EXECUTE FUNCTION image_adapter.tell('keys');
+CREATE OR REPLACE TRIGGER tell_group_accounts
+    AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON image_adapter.group_accounts
+    FOR EACH STATEMENT EXECUTE FUNCTION image_adapter.tell('keys');
+CREATE OR REPLACE TRIGGER tell_accounts
+    AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON image_adapter.accounts
+    FOR EACH STATEMENT EXECUTE FUNCTION image_adapter.tell('accounts');
+CREATE OR REPLACE TRIGGER tell_codex_options
+    AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON image_adapter.codex_options
+    FOR EACH STATEMENT EXECUTE FUNCTION image_adapter.tell('accounts');
+
+COMMIT;

@@ -35,9 +35,10 @@ from image_gateway.edge.downstream import ClientLeftError, Downstream, Limits
 from image_gateway.edge.listener import Listener, Receive, Scope, Send
 from image_gateway.edge.logs import RequestLog, Rotation
 from image_gateway.edge.spool import Spools
+from image_gateway.edge.text_api import TextApi
 from image_gateway.edge.upstream import Upstream
 from image_gateway.edge.waiting import Waiting
-from image_gateway.exchange import Exchange, draining
+from image_gateway.exchange import Exchange, Way, draining
 from image_gateway.house import House
 
 PREFIXES: Final = (
@@ -53,6 +54,9 @@ PREFIXES: Final = (
 """Where ``generations`` and ``edits`` are served (API_CONTRACT section 1); exact paths only."""
 
 ENDPOINTS: Final[tuple[Endpoint, ...]] = ("generations", "edits")
+
+RESPONSES: Final = ("/v1/responses", "/responses", "/backend-api/codex/responses")
+"""Where image intents are served; ``/responses/compact`` is text's."""
 
 _SHORTEST_PROMPT_KEY: Final = 16
 _RETRY_POSTGRES_SECONDS: Final = 1.0
@@ -91,6 +95,7 @@ class Paths:
         for endpoint in ENDPOINTS:
             handler = _Endpoint(self, endpoint)
             routes += [Route(f"{prefix}/{endpoint}", handler) for prefix in PREFIXES]
+        routes += [Route(path, _Endpoint(self, "responses")) for path in RESPONSES]
         self._router = Router(routes, redirect_slashes=False, default=self._unknown)
 
     def __repr__(self) -> str:
@@ -113,9 +118,9 @@ class Paths:
         scope: Scope,
         receive: Receive,
         send: Send,
-        way: Endpoint | Refusal,
+        way: Way | Refusal,
         path_model: str | None = None,
-        endpoint: Endpoint | None = None,
+        endpoint: Way | None = None,
     ) -> None:
         """One request, from here to its record; ``way`` is what its path and method lead to."""
         request_id = _request_id()
@@ -152,9 +157,9 @@ class _Health:
 class _Endpoint:
     """One of the image endpoints, under any of its paths."""
 
-    def __init__(self, paths: Paths, endpoint: Endpoint) -> None:
+    def __init__(self, paths: Paths, endpoint: Way) -> None:
         self._paths = paths
-        self._endpoint: Endpoint = endpoint
+        self._endpoint: Way = endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         deployment = scope["path_params"].get("deployment")
@@ -256,6 +261,10 @@ async def _open_house(settings: Settings, stack: AsyncExitStack) -> House:
     slots = await stack.enter_async_context(
         Waiting(settings.direct_database_url if is_shared else None, settings.slot_queue, starts)
     )
+    text_api = None
+    if settings.text_api_url is not None:
+        text_api = TextApi(settings.text_api_url, settings.connect_seconds)
+        await stack.enter_async_context(text_api)
     upstream = await stack.enter_async_context(Upstream(settings.connect_seconds))
     return House(
         settings=settings,
@@ -265,6 +274,7 @@ async def _open_house(settings: Settings, stack: AsyncExitStack) -> House:
         spools=spools,
         slots=slots,
         starts=starts,
+        text_api=text_api,
         logs=request_log,
         prompt_key=prompt_key,
     )

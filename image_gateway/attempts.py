@@ -16,11 +16,14 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
 
+from image_gateway.conversation import RelayedResponse, WholeResponse
 from image_gateway.core import capability, dialects, errors, failover, headers, record, routing
 from image_gateway.core.dialects import Answers, Call
 from image_gateway.core.failover import Action, Outcome, Stage, Step
 from image_gateway.core.headers import Headers
-from image_gateway.core.model import Account, Key
+from image_gateway.core.intent import AnyRequest, IntentRequest
+from image_gateway.core.model import Account, Grant
+from image_gateway.core.request import ImageRequest
 from image_gateway.delivery import Delivery, Desk, Drawn, Relayed, Rest, Whole
 from image_gateway.edge.spool import Spool
 from image_gateway.edge.upstream import Answer, Attempt, LostError, UnsentError
@@ -59,25 +62,26 @@ class Ending:
         return failover.next_step(self.outcome)
 
 
+@dataclass(frozen=True)
+class Order:
+    """What is to be served: the request, for whom, the client's headers, and the body's spool."""
+
+    request: AnyRequest
+    grant: Grant
+    client: Headers
+    spool: Spool
+
+
 class Attempts:
     """One request's calls.  ``rest`` is what a success leaves for the client."""
 
-    def __init__(
-        self,
-        house: House,
-        desk: Desk,
-        key: Key,
-        client: Headers,
-        spool: Spool,
-        deadline: float,
-    ) -> None:
+    def __init__(self, house: House, desk: Desk, order: Order, deadline: float) -> None:
         self._house = house
         self._desk = desk
-        self._key = key
-        self._client = client
-        self._spool = spool
+        self._order = order
+        self._request = order.request
         self._deadline = deadline
-        self._gathered: Gathered | None = None
+        self._making: Gathered | WholeResponse | None = None
         self._is_last = True
         self.rest: Rest | None = None
 
@@ -122,10 +126,10 @@ class Attempts:
 
     def salvage(self) -> Rest | None:
         """What is left for the client where all calls had to end before they were done."""
-        if self._gathered is None or not self._gathered.pictures:
+        if self._making is None or not self._making.pictures:
             return None
-        self._gathered.conclude()
-        return self._gathered.rest
+        self._making.conclude()
+        return self._making.rest
 
     def _refused(self, ending: Ending) -> Ending:
         """A refused credential for which no other was found."""
@@ -135,31 +139,34 @@ class Attempts:
         return ending
 
     async def _ask_once(self, account: Account, *, reread: bool) -> Ending:
-        request, settings = self._desk.request, self._house.settings
+        request, settings = self._request, self._house.settings
         route = capability.choose(account, request)
         if isinstance(route, capability.Gap):
             raise TypeError("an account was asked for what it cannot do")
         context = dialects.Context(
             settings.codex_base_url, settings.codex_client_version, secrets.token_hex(16)
         )
-        call = dialects.ENCODE[route](request, account, self._client, context)
-        if call.answers is Answers.RESPONSE_EVENTS:
-            return await self._gather(account, call, reread=reread)
+        call = dialects.encode(request, route, account, self._order.client, context)
+        if call.answers is Answers.RESPONSE_EVENTS and isinstance(request, ImageRequest):
+            return await self._gather(account, request, call, reread=reread)
         return await self._call(account, call, reread=reread)
 
     # -- several calls for one request -----------------------------------------------------------
 
-    async def _gather(self, account: Account, call: Call, *, reread: bool) -> Ending:
+    async def _gather(
+        self, account: Account, request: ImageRequest, call: Call, *, reread: bool
+    ) -> Ending:
         """As many calls as pictures are wanted, on as many slots as are free.
 
         The first call goes alone until its upstream has accepted it: whatever would refuse it would
         refuse the others.  Then the others take what slots are free, and a slot whose call has made
         its picture serves for the next one.
         """
-        self._gathered = gathered = Gathered(self._desk)
+        key = self._order.grant.key
+        self._making = gathered = Gathered(self._desk, request)
         accepted = asyncio.Event()
         endings: list[Ending] = []
-        wanted = self._desk.request.count
+        wanted = request.count
 
         async def work(lease: Lease | None = None) -> None:
             nonlocal wanted
@@ -182,7 +189,7 @@ class Attempts:
                     await accepted.wait()
                     for _ in range(0 if endings else wanted):
                         try:
-                            lease = await self._house.slots.slot(self._key, [account], 0)
+                            lease = await self._house.slots.slot(key, [account], 0)
                         except BusyError:
                             break
                         group.create_task(work(taken.enter_context(lease)))
@@ -218,11 +225,11 @@ class Attempts:
         seconds = self._house.settings.attempt_seconds[account.dialect]
         began = time.monotonic()
         until = min(began + seconds, self._deadline)
-        model = self._desk.request.upstream_model
+        model = self._request.upstream_model
         async with AsyncExitStack() as opened:
             opened.enter_context(self._house.health.call(account.account_name, model, began))
             attempt = await opened.enter_async_context(
-                self._house.upstream.attempt(call, self._spool, account.proxy)
+                self._house.upstream.attempt(call, self._order.spool, account.proxy)
             )
             ending, answer = await self._open(attempt, account, call, until, note, reread=reread)
             if answer is not None:
@@ -288,17 +295,23 @@ class Attempts:
             Answers.JSON: {_JSON},
             Answers.IMAGE_EVENTS: {_EVENTS, _JSON},
             Answers.RESPONSE_EVENTS: {_EVENTS},
+            Answers.RESPONSE: {_EVENTS},
         }
         plain = answer.headers.get("content-encoding", "identity").lower() == "identity"
         return 200 <= answer.status < 300 and kind in wanted[call.answers] and plain
 
     def _way(self, answer: Answer) -> Delivery:
-        stream = self._desk.stream
+        desk, request, stream = self._desk, self._request, self._desk.stream
+        if isinstance(request, IntentRequest):
+            if stream is not None:
+                return RelayedResponse(desk, stream)
+            self._making = WholeResponse(desk)
+            return self._making
         if stream is None:
-            return Whole(self._desk)
+            return Whole(desk, request)
         if headers.media_type(answer.headers.get("content-type")) == _EVENTS:
-            return Relayed(self._desk, stream)
-        return Drawn(self._desk, stream)
+            return Relayed(desk, stream, request)
+        return Drawn(desk, stream, request)
 
     async def _read_failure(
         self, account: Account, answer: Answer, note: record.Attempt, *, reread: bool
@@ -328,7 +341,7 @@ class Attempts:
     def _cool(self, ending: Ending, began: float) -> None:
         """Remember what a call that began at ``began`` says about its account."""
         health, account, step = self._house.health, ending.account, ending.step
-        model = self._desk.request.upstream_model
+        model = self._request.upstream_model
         if step.action is Action.DELIVER:
             health.succeed(account.account_name, model, began)
         elif step.cooling is not None and self._is_last:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, cast
+from urllib.parse import urlsplit
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -76,6 +77,7 @@ class Settings:
     forward_parameters: frozenset[str]
     codex_base_url: str
     codex_client_version: str
+    text_api_url: str | None
     trusted_proxies: tuple[Network, ...]
     models: Mapping[str, object] = field(repr=False)
 
@@ -201,6 +203,14 @@ def _address(value: object) -> Address:
 def _base_url(value: object) -> str:
     text = _text(value)
     require_url(text, "the URL", HTTP_SCHEMES)
+    return text
+
+
+def _origin(value: object) -> str:
+    text = _base_url(value)
+    parts = urlsplit(text)
+    if parts.path not in {"", "/"} or parts.query or parts.fragment:
+        raise ValueError("must be scheme, host and port only, such as http://127.0.0.1:8080")
     return text
 
 
@@ -347,6 +357,13 @@ SETTINGS: Final[Sequence[Setting]] = (
     ),
     Setting("CODEX_CLIENT_VERSION", "0.169.0", "The version we name to Codex.", _header_text),
     Setting(
+        "TEXT_API_URL",
+        None,
+        "Scheme, host and port of the text API, for calls on the Responses paths that ask for no "
+        "picture. Without it they are refused.",
+        _origin,
+    ),
+    Setting(
         "TRUSTED_PROXIES",
         "127.0.0.0/8, ::1",
         "Whose X-Forwarded-For is believed.",
@@ -387,6 +404,7 @@ def parse(environment: Mapping[str, str], read: Read) -> Settings:
         raise SettingsError(mistakes)
     values.setdefault("direct_database_url", values["control_database_url"])
     values.setdefault("prompt_hash_key", None)
+    values.setdefault("text_api_url", None)
     values.setdefault("models", {})
     for name, variable, fallback in (
         ("log_dir", "LOGS_DIRECTORY", "logs"),

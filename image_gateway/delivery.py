@@ -43,7 +43,6 @@ class Desk:
     what has begun to come.
     """
 
-    request: ImageRequest
     downstream: Downstream
     stream: EventStream | None
     draft: record.Draft
@@ -126,14 +125,15 @@ class Clock:
 class Whole:
     """An Images answer, streamed through and counted on its way."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, request: ImageRequest) -> None:
         self._desk = desk
+        self._request = request
         self.rest: Rest | None = None
 
     async def take(self, answer: Answer, dialect: Dialect, until: float) -> Outcome:
         desk, downstream = self._desk, self._desk.downstream
         meter, clock = record.Meter(), Clock(desk.draft)
-        urls = scan.DataUrls() if desk.request.answer_as_url else None
+        urls = scan.DataUrls() if self._request.answer_as_url else None
         left = headers.whole(answer.headers.get("content-length"))
         sent = headers.to_client(answer.headers)
         if urls is not None:
@@ -171,8 +171,9 @@ class Whole:
 class Relayed:
     """The Images API's own events, frame by frame as they are."""
 
-    def __init__(self, desk: Desk, stream: EventStream) -> None:
+    def __init__(self, desk: Desk, stream: EventStream, request: ImageRequest) -> None:
         self._desk = desk
+        self._request = request
         self._stream = stream
         self._pictures = 0
         self._usage: Mapping[str, object] | None = None
@@ -198,7 +199,7 @@ class Relayed:
                     if arrived.event.value is None and found.kind is Kind.OTHER:
                         continue  # no JSON: an SDK would stumble over it, and miss what follows
                     self._note(found)
-                    if self._pictures == desk.request.count:
+                    if self._pictures == self._request.count:
                         # All that was asked for is here: what it would still say is nothing.
                         desk.kept.push(closing.pop_all())
                         self.rest = partial(stream.finish, arrived.frame())
@@ -220,8 +221,9 @@ class Relayed:
 class Drawn:
     """A whole Images answer as a stream: one completed event for each of its pictures."""
 
-    def __init__(self, desk: Desk, stream: EventStream) -> None:
+    def __init__(self, desk: Desk, stream: EventStream, request: ImageRequest) -> None:
         self._desk = desk
+        self._request = request
         self._stream = stream
         self.rest: Rest | None = None
 
@@ -235,7 +237,7 @@ class Drawn:
                 clock.tick()
                 skeleton.feed(chunk)
                 await spool.write(chunk)
-                if spool.size > desk.request.count * MOST_BYTES:
+                if spool.size > self._request.count * MOST_BYTES:
                     return lost(dialect, "AnswerTooLarge", sent=False)
             whole = skeleton.close(mend=True)
         except LostError as error:
@@ -247,7 +249,7 @@ class Drawn:
             return invalid(answer, dialect)
         desk.draft.note_answer(len(found), usage, found[0])
         frames = [
-            spool.hold(events.frame(desk.request.endpoint, "completed", fields, skeleton.lifted))
+            spool.hold(events.frame(self._request.endpoint, "completed", fields, skeleton.lifted))
             for fields in found
         ]
         self.rest = partial(stream.finish, *frames)

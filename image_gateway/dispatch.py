@@ -9,14 +9,13 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
-from image_gateway.attempts import LEAST_SECONDS, Attempts, Ending
+from image_gateway.attempts import LEAST_SECONDS, Attempts, Ending, Order
 from image_gateway.core import failover, headers, routing
 from image_gateway.core.errors import Refusal
 from image_gateway.core.failover import Action, Stage
-from image_gateway.core.headers import Headers
-from image_gateway.core.model import Account, Grant
+from image_gateway.core.intent import IntentRequest
+from image_gateway.core.model import Account
 from image_gateway.delivery import Desk
-from image_gateway.edge.spool import Spool
 from image_gateway.edge.waiting import BusyError, Lease
 from image_gateway.house import House
 
@@ -26,16 +25,16 @@ _UNREACHABLE_RETRY_SECONDS: Final = 5.0
 class Dispatch:
     """One request's search; its time began when its body was complete."""
 
-    def __init__(
-        self, house: House, desk: Desk, grant: Grant, client: Headers, spool: Spool
-    ) -> None:
+    def __init__(self, house: House, desk: Desk, order: Order) -> None:
         self._house = house
         self._desk = desk
-        self._grant = grant
-        self._session = headers.session(client)
+        self._request = order.request
+        self._grant = order.grant
+        own = order.request.session if isinstance(order.request, IntentRequest) else None
+        self._session = headers.session(order.client) or own
         self._began = time.monotonic()
         self._deadline = self._began + house.settings.total_seconds
-        self.attempts = Attempts(house, desk, grant.key, client, spool, self._deadline)
+        self.attempts = Attempts(house, desk, order, self._deadline)
 
     def __repr__(self) -> str:
         return f"<Dispatch {self.attempts!r}>"
@@ -44,7 +43,7 @@ class Dispatch:
         """The ending that decides what the client gets.  Raises ``Refusal``, where it is none of an
         upstream's, and ``ClientLeftError``.
         """
-        able = routing.able(self._grant, self._desk.request, self._house.catalogue)
+        able = routing.able(self._grant, self._request, self._house.catalogue)
         self._rank(able)
         self._admit()
         self._desk.draft.wait_ms = 0
@@ -86,13 +85,13 @@ class Dispatch:
 
     def _rank(self, accounts: Sequence[Account]) -> Sequence[Account]:
         """Those that can be asked now, best first; raises ``Refusal``."""
-        model, state = self._desk.request.upstream_model, self._state()
+        model, state = self._request.upstream_model, self._state()
         usable = routing.usable(accounts, model, state)
         return routing.order(usable, self._grant.key, model, state, self._session)
 
     def _is_usable(self, account: Account) -> bool:
         try:
-            routing.usable([account], self._desk.request.upstream_model, self._state())
+            routing.usable([account], self._request.upstream_model, self._state())
         except Refusal:
             return False
         return True

@@ -18,32 +18,31 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
-from typing import Final
+from typing import Final, Literal
 
-from image_gateway.attempts import Ending
+from image_gateway.attempts import Ending, Order
 from image_gateway.core import (
     access,
     errors,
     failover,
     headers,
-    multipart,
     record,
-    request,
 )
 from image_gateway.core.errors import Refusal, Source
 from image_gateway.core.failover import Action, Stage
+from image_gateway.core.intent import AnyRequest
 from image_gateway.core.model import Grant, Key
 from image_gateway.core.models import Endpoint
-from image_gateway.core.request import ImageRequest
 from image_gateway.core.slots import Slot
 from image_gateway.delivery import Desk, Rest
 from image_gateway.dispatch import Dispatch
 from image_gateway.edge.cache import UnavailableError
 from image_gateway.edge.downstream import ClientLeftError, Downstream, DrainedError
 from image_gateway.edge.event_stream import EventStream
-from image_gateway.edge.intake import Intake, JsonIntake, PartsIntake
-from image_gateway.edge.spool import Spool, SpoolFullError
+from image_gateway.edge.spool import Spool
+from image_gateway.edge.upstream import LostError, UnsentError
 from image_gateway.house import House
+from image_gateway.reception import Reception
 
 _UNAVAILABLE_RETRY_SECONDS: Final = 5.0
 _OVERLOADED_RETRY_SECONDS: Final = 5.0
@@ -51,6 +50,10 @@ _KEY_RETRY_SECONDS: Final = 1.0
 _DRAIN_RETRY_SECONDS: Final = 1.0
 
 _log = logging.getLogger(__name__)
+
+
+Way = Endpoint | Literal["responses"]
+"""Where a path leads."""
 
 
 class Exchange:
@@ -61,6 +64,7 @@ class Exchange:
         self._downstream = downstream
         self._draft = draft
         self._began = time.monotonic()
+        self._reception = Reception(house, downstream, draft)
         self._dispatch: Dispatch | None = None
         self._stream: EventStream | None = None
         self._rest: Rest | None = None
@@ -69,7 +73,7 @@ class Exchange:
     def __repr__(self) -> str:
         return f"<Exchange {self._draft.request_id} {self._downstream!r}>"
 
-    async def run(self, way: Endpoint | Refusal, path_model: str | None = None) -> None:
+    async def run(self, way: Way | Refusal, path_model: str | None = None) -> None:
         """Answer the request and record it.  Raises nothing but a cancellation from outside.
 
         ``way``: where the path leads, or the refusal that it leads to.
@@ -78,7 +82,10 @@ class Exchange:
             try:
                 if isinstance(way, Refusal):
                     raise way
-                await self._serve(way, path_model)
+                if way == "responses":
+                    await self._serve_responses()
+                else:
+                    await self._serve_images(way, path_model)
             except Refusal as refusal:
                 await self._refuse(refusal)
             except DrainedError:
@@ -108,36 +115,54 @@ class Exchange:
 
     # -- admission -------------------------------------------------------------------------------
 
-    async def _serve(self, endpoint: Endpoint, path_model: str | None) -> None:
-        key = await self._authenticate()
+    async def _serve_images(self, endpoint: Endpoint, path_model: str | None) -> None:
+        try:
+            key = await self._find_key()
+        except UnavailableError:
+            raise _control_plane_unavailable() from None
+        access.check_key(key)
         with self._take_key(key), self._house.spools.open() as spool:
-            parsed = await self._read(endpoint, path_model, key, spool)
-            access.check_model(key, parsed.model)
-            if parsed.stream:
-                seconds = self._house.settings.keepalive_seconds
-                self._stream = EventStream(self._downstream, seconds)
-            async with self._downstream.watch():
-                await self._forward(key, parsed, spool)
-        if self._rest is None:
-            self._downstream.break_off()
-        else:
-            await self._rest()
+            parsed = await self._reception.image(endpoint, path_model, key, spool)
+            await self._forward(key, parsed, spool)
+        await self._finish()
 
-    async def _authenticate(self) -> Key:
+    async def _serve_responses(self) -> None:
+        try:
+            key: Key | None = await self._find_key()
+        except UnavailableError:
+            key = None  # text does not wait for our Postgres
+        with self._house.spools.open() as spool:
+            if not await self._is_intent(key, spool):
+                await self._pass_to_text_api(spool)
+                return
+            if key is None:
+                raise _control_plane_unavailable()
+            access.check_key(key)
+            with self._take_key(key):
+                parsed = await self._reception.intent(key, spool)
+                await self._forward(key, parsed, spool)
+        await self._finish()
+
+    async def _is_intent(self, key: Key | None, spool: Spool) -> bool:
+        """Whether the body asks for a picture; it lies in the spool then, whatever it is."""
+        signs = await self._reception.signs(spool)
+        if self._reception.is_encoded:
+            return False  # nobody here can read it
+        return signs.show_intent({} if key is None else key.model_map)
+
+    async def _find_key(self) -> Key:
+        """The key that came; raises ``Refusal`` and ``UnavailableError``."""
         began = time.monotonic()
         secret = headers.secret(self._downstream.headers)
         if secret is None:
             raise errors.missing_key()
         try:
             key = await self._house.control_plane.key(secret)
-        except UnavailableError:
-            raise _control_plane_unavailable() from None
         finally:
             self._draft.auth_ms = _ms(began)
         if key is None:
             raise errors.unknown_key()
         self._draft.note_key(key)
-        access.check_key(key)
         return key
 
     def _take_key(self, key: Key) -> Slot:
@@ -151,80 +176,74 @@ class Exchange:
             )
         return slot
 
-    async def _read(
-        self, endpoint: Endpoint, path_model: str | None, key: Key, spool: Spool
-    ) -> ImageRequest:
-        began = time.monotonic()
-        intake = self._intake(spool)
-        self._downstream.check_size()
-        try:
-            await self._downstream.read_body(intake)
-            given = intake.close(self._house.catalogue, takes_pictures=endpoint == "edits")
-        except SpoolFullError:
-            raise Refusal(
-                "overloaded",
-                "The gateway holds as many request bytes as it may. Try again in a moment.",
-                retry_after=_OVERLOADED_RETRY_SECONDS,
-            ) from None
-        finally:
-            self._draft.body_ms = _ms(began)
-        settings = self._house.settings
-        rules = request.Rules(
-            self._house.catalogue,
-            settings.default_model,
-            key.model_map,
-            settings.forward_parameters,
-        )
-        parsed = request.parse(endpoint, given, rules, path_model)
-        self._draft.note_request(parsed, self._house.prompt_key)
-        return parsed
-
-    def _intake(self, spool: Spool) -> Intake:
-        got, settings = self._downstream.headers, self._house.settings
-        if (got.get("content-encoding") or "identity").lower() != "identity":
-            raise Refusal("unsupported_media_type", "Send the body without a `content-encoding`.")
-        content_type = got.get("content-type")
-        match headers.media_type(content_type):
-            case "application/json":
-                self._draft.body_form = "json"
-                return JsonIntake(spool)
-            case "multipart/form-data":
-                self._draft.body_form = "multipart"
-                limits = multipart.Limits(settings.max_part_bytes, settings.max_parts)
-                return PartsIntake(spool, multipart.boundary(content_type), limits)
-        raise Refusal(
-            "unsupported_media_type",
-            "Send the body as `content-type: application/json`, or an edit with its pictures as "
-            "`multipart/form-data`.",
-        )
+    async def _finish(self) -> None:
+        if self._rest is None:
+            self._downstream.break_off()
+        else:
+            await self._rest()
 
     # -- the way to an account -------------------------------------------------------------------
 
-    async def _forward(self, key: Key, parsed: ImageRequest, spool: Spool) -> None:
+    async def _forward(self, key: Key, parsed: AnyRequest, spool: Spool) -> None:
         house = self._house
+        if parsed.stream:
+            self._stream = EventStream(self._downstream, house.settings.keepalive_seconds)
+        async with self._downstream.watch():
+            grant = await self._grant(key)
+            desk = Desk(
+                self._downstream,
+                self._stream,
+                self._draft,
+                house.spools,
+                self._kept,
+                house.settings.upstream_idle_seconds,
+            )
+            order = Order(parsed, grant, self._downstream.headers, spool)
+            self._dispatch = Dispatch(house, desk, order)
+            ending = await self._dispatch.run()
+            self._conclude(ending, self._dispatch.attempts.rest)
+
+    async def _grant(self, key: Key) -> Grant:
         began = time.monotonic()
         try:
-            grant: Grant = await house.control_plane.grant(key)
+            return await self._house.control_plane.grant(key)
         except UnavailableError:
             raise _control_plane_unavailable() from None
-        self._draft.auth_ms = (self._draft.auth_ms or 0) + _ms(began)
-        desk = Desk(
-            parsed,
-            self._downstream,
-            self._stream,
-            self._draft,
-            house.spools,
-            self._kept,
-            house.settings.upstream_idle_seconds,
-        )
-        self._dispatch = Dispatch(house, desk, grant, self._downstream.headers, spool)
-        ending = await self._dispatch.run()
-        self._conclude(ending, self._dispatch.attempts.rest)
+        finally:
+            self._draft.auth_ms = (self._draft.auth_ms or 0) + _ms(began)
+
+    async def _pass_to_text_api(self, spool: Spool) -> None:
+        """What asks for no picture goes on as it came."""
+        text_api, downstream, began = self._house.text_api, self._downstream, time.monotonic()
+        if text_api is None:
+            raise _not_an_image_request(is_encoded=self._reception.is_encoded)
+        try:
+            async with (
+                downstream.watch(),
+                text_api.post(downstream.target, downstream.pairs, spool) as answer,
+            ):
+                self._draft.upstream_ms = _ms(began)
+                await downstream.pass_on(answer.status, answer.headers)
+                async for chunk in answer.chunks():
+                    await downstream.send(chunk)
+            await downstream.finish()
+        except UnsentError:
+            raise Refusal(
+                "upstream_unreachable",
+                "The text API cannot be reached; nothing was sent. Try again.",
+                retry_after=_UNAVAILABLE_RETRY_SECONDS,
+            ) from None
+        except LostError:
+            raise Refusal("upstream_cut", "The text API's answer broke off.") from None
 
     def _conclude(self, ending: Ending, rest: Rest | None) -> None:
         """What the client gets of the call that decides; raises ``Refusal``."""
         step = ending.step
         if step.action is Action.DELIVER:
+            self._rest = rest
+        elif step.action is Action.END and rest is not None:
+            # The client has heard of it in the upstream's own words.
+            self._note_failure(ending)
             self._rest = rest
         elif step.action is Action.REPLACE and step.code is not None:
             raise failover.replacement(step.code)
@@ -248,10 +267,13 @@ class Exchange:
             sent |= errors.retry_headers(outcome.wait)
         if not ending.step.retry:
             sent["x-should-retry"] = "false"
-        self._draft.note_failure(
-            record.upstream_code(outcome.error) or f"upstream_{status}", Source.UPSTREAM
-        )
+        self._note_failure(ending)
         self._rest = partial(self._answer, status, sent, body)
+
+    def _note_failure(self, ending: Ending) -> None:
+        outcome = ending.outcome
+        code = record.upstream_code(outcome.error) or f"upstream_{outcome.status or 502}"
+        self._draft.note_failure(code, Source.UPSTREAM)
 
     async def _answer(self, status: int, sent: Mapping[str, str], body: bytes) -> None:
         """An error as JSON: with its status, or as the last event of a stream that has begun."""
@@ -312,6 +334,16 @@ def draining() -> Refusal:
         "draining",
         "This instance is stopping. Send the call again.",
         retry_after=_DRAIN_RETRY_SECONDS,
+    )
+
+
+def _not_an_image_request(*, is_encoded: bool) -> Refusal:
+    if is_encoded:
+        return Refusal("unsupported_media_type", "Send the body without a `content-encoding`.")
+    return Refusal(
+        "not_an_image_request",
+        "This gateway serves calls that ask for a picture: by a model `gpt-image-*`, an "
+        "`image_generation` tool, or a `tool_choice` that selects it. Send others to the text API.",
     )
 
 

@@ -17,6 +17,7 @@ from image_gateway.core.body import Body
 from image_gateway.core.events import Kind, ResponseReader
 from image_gateway.core.failover import Outcome
 from image_gateway.core.model import Dialect
+from image_gateway.core.request import ImageRequest
 from image_gateway.delivery import Clock, Desk, Rest, delivered, failed, invalid, lost
 from image_gateway.edge.event_reader import Arrived, EventReader, Keep
 from image_gateway.edge.spool import Held
@@ -40,8 +41,9 @@ class _Picture:
 class Gathered:
     """What all calls for one request have made so far."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, request: ImageRequest) -> None:
         self._desk = desk
+        self._request = request
         self._pictures: list[_Picture] = []
         self._usage: Mapping[str, object] | None = None
         self._clock = Clock(desk.draft)
@@ -49,7 +51,7 @@ class Gathered:
         self.rest: Rest | None = None
 
     def __repr__(self) -> str:
-        return f"<Gathered {len(self._pictures)} of {self._desk.request.count}>"
+        return f"<Gathered {len(self._pictures)} of {self._request.count}>"
 
     @property
     def pictures(self) -> int:
@@ -86,23 +88,23 @@ class Gathered:
                 "usage": usage if picture is made[-1] else None,
             }
             lifted = picture.arrived.event.lifted
-            frame = events.frame(desk.request.endpoint, "completed", fields, lifted)
+            frame = events.frame(self._request.endpoint, "completed", fields, lifted)
             self._unsent.append(picture.hold(frame))
 
     async def _send(self) -> None:
         """In a stream, every finished picture but those that end it."""
         stream = self._desk.stream
-        while stream is not None and self._unsent and self.pictures < self._desk.request.count:
+        while stream is not None and self._unsent and self.pictures < self._request.count:
             await stream.send(self._unsent.pop(0))
 
     async def show(self, picture: Mapping[str, object], arrived: Arrived) -> bool:
         """A partial picture: sent on, and True, if the client asked for such."""
         desk = self._desk
-        if desk.stream is None or not desk.request.parameters.get("partial_images"):
+        if desk.stream is None or not self._request.parameters.get("partial_images"):
             return False
         self._clock.tick()
         fields = {"created_at": int(time.time()), **picture}
-        body = events.frame(desk.request.endpoint, "partial_image", fields, arrived.event.lifted)
+        body = events.frame(self._request.endpoint, "partial_image", fields, arrived.event.lifted)
         await desk.stream.send(arrived.spool.hold(body))
         return True
 
@@ -122,7 +124,7 @@ class Gathered:
             entry = events.entry(
                 picture.fields,
                 picture.arrived.event.lifted,
-                as_url=self._desk.request.answer_as_url,
+                as_url=self._request.answer_as_url,
             )
             parts.append(picture.hold((b"," if parts else before, *entry)))
         parts[-1] = replace(parts[-1], body=(*parts[-1].body, behind))

@@ -10,6 +10,7 @@ from image_gateway.core.slots import SlotTable, StartClock
 from image_gateway.edge.control_plane import ControlPlane
 from image_gateway.edge.logs import RequestLog
 from image_gateway.edge.spool import Spools
+from image_gateway.edge.text_api import TextApi
 from image_gateway.edge.upstream import Upstream
 from image_gateway.edge.waiting import Waiting
 
@@ -27,6 +28,8 @@ class House:
     slots: Waiting
     """The accounts' slots."""
     starts: StartClock
+    text_api: TextApi | None
+    """Where calls on the Responses paths go that ask for no picture."""
     prompt_key: bytes = field(repr=False)
     key_slots: SlotTable = field(default_factory=SlotTable)
     health: Health = field(default_factory=Health)

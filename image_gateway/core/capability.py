@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from image_gateway.core.intent import AnyRequest, IntentRequest
 from image_gateway.core.model import Account
 from image_gateway.core.pictures import Image
 from image_gateway.core.request import ImageRequest
@@ -191,8 +192,18 @@ def routes(account: Account, request: ImageRequest) -> Sequence[Route]:
     return (Route.CODEX_IMAGES, Route.CODEX_RESPONSES)
 
 
-def choose(account: Account, request: ImageRequest) -> Route | Gap:
+_NO_CONVERSATION: Final = Gap(
+    "model",
+    "on this path only Codex accounts with a `responses_model` make pictures. Call "
+    "/v1/images/generations.",
+)
+
+
+def choose(account: Account, request: AnyRequest) -> Route | Gap:
     """The first of an account's routes that can do all of a request, or what is in the way."""
+    if isinstance(request, IntentRequest):
+        has_route = account.dialect == "codex" and account.responses_model is not None
+        return Route.CODEX_RESPONSES if has_route else _NO_CONVERSATION
     gaps: list[Gap] = []
     for route in routes(account, request):
         found = gap(request, route)

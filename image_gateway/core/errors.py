@@ -66,6 +66,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "model_not_allowed": Kind(403, _PERMISSION, Source.CLIENT),
     "model_not_found": Kind(404, _INVALID, Source.CLIENT),
     "unsupported_value": Kind(400, _INVALID, Source.CLIENT),
+    "not_an_image_request": Kind(421, _INVALID, Source.CLIENT),
     "account_concurrency": Kind(429, _LIMIT, Source.GATEWAY),
     "no_account_available": Kind(503, _API, Source.GATEWAY),
     "account_credentials": Kind(503, _API, Source.UPSTREAM),

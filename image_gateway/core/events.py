@@ -54,6 +54,8 @@ class Kind(Enum):
     """What an event is for whoever waits for pictures."""
 
     OTHER = auto()
+    OPENING = auto()
+    """Nothing was made yet: a failure now is one before the answer."""
     PARTIAL = auto()
     PICTURE = auto()
     END = auto()
@@ -218,6 +220,32 @@ class ResponseReader:
         )
 
 
+_OPENING: Final = frozenset({"response.created", "response.queued", "response.in_progress"})
+
+
+def read_conversation_event(event: Event) -> Happening:
+    """One event for a client of the Responses API itself.
+
+    There an end without a picture is no failure: a model may answer an intent in words.
+    """
+    fields, kind = event.fields(), event.kind()
+    if kind in _OPENING:
+        return Happening(Kind.OPENING)
+    if kind == "response.output_item.done":
+        item = _object(fields.get("item"))
+        if item.get("type") == "image_generation_call" and _is_picture(item.get("result")):
+            return Happening(Kind.PICTURE, _picture(item))
+    if kind in {"response.completed", "response.incomplete"}:
+        response = _object(fields.get("response"))
+        tools = _object(response.get("tool_usage"))
+        return Happening(
+            Kind.END, usage=usage(tools.get("image_gen")) or usage(response.get("usage"))
+        )
+    if kind == "response.failed":
+        return failure(_object(fields.get("response")))
+    return failure(fields) if kind == "error" else Happening(Kind.OTHER)
+
+
 def _words(value: object) -> str | None:
     """What was said; of a very long text only that something was."""
     return text(value) or (_WORDS if isinstance(value, str) and value else None)
@@ -330,6 +358,21 @@ def answer_ends(
         b'{"created":%d,"data":[' % created,
         b"]" + b"," * bool(behind) + orjson.dumps(behind)[1:],
     )
+
+
+def as_json(fields: Mapping[str, object], lifted: Sequence[scan.Lifted]) -> Body:
+    """A part of an event as it came, as JSON text."""
+    return from_json(fields, texts(lifted))
+
+
+def response_ends(
+    response: Mapping[str, object], lifted: Sequence[scan.Lifted]
+) -> tuple[Body, Body]:
+    """What stands before and behind the items of a response's output, as JSON text."""
+    rest = {name: value for name, value in response.items() if name != "output"}
+    first, *others = from_json({"object": "response", **rest}, texts(lifted))
+    assert isinstance(first, bytes)  # JSON of an object begins with a brace, not with a span
+    return (b'{"output":[',), (b"]," + first.removeprefix(b"{"), *others)
 
 
 def completed_events(

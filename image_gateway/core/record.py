@@ -15,6 +15,7 @@ from typing import Final
 
 from image_gateway.core import scan
 from image_gateway.core.errors import Source, UpstreamError
+from image_gateway.core.intent import IntentRequest
 from image_gateway.core.model import Key
 from image_gateway.core.request import ImageRequest
 
@@ -95,6 +96,17 @@ class Draft:
         self.input_image_bytes = sum(image.size or 0 for image in request.input_images)
         self.prompt_chars = len(request.prompt)
         self.prompt_hmac = prompt_hmac(prompt_key, request.prompt)
+
+    def note_intent(self, request: IntentRequest, prompt_key: bytes) -> None:
+        """The same of a call to the Responses API, as far as it is known."""
+        prompt = request.prompt
+        self.model = request.model
+        self.upstream_model = request.upstream_model
+        self.stream = request.stream
+        self.input_image_count = request.input_image_count
+        if prompt is not None:
+            self.prompt_chars = len(prompt)
+            self.prompt_hmac = prompt_hmac(prompt_key, prompt)
 
     def note_answer(
         self, pictures: int, usage: Mapping[str, object] | None, first: Mapping[str, object]

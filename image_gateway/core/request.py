@@ -76,6 +76,11 @@ class ImageRequest:
         return n if isinstance(n, int) else 1
 
     @property
+    def image_models(self) -> frozenset[str]:
+        """The image models, as mapped, that an account has to know."""
+        return frozenset({self.upstream_model})
+
+    @property
     def input_images(self) -> tuple[Image, ...]:
         """Every picture that came with the call."""
         return self.images + tuple(image for image in (self.mask, self.markup) if image)

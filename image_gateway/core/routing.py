@@ -18,9 +18,9 @@ from image_gateway.core.budget import Budgets
 from image_gateway.core.capability import Gap
 from image_gateway.core.errors import Refusal
 from image_gateway.core.health import Health
+from image_gateway.core.intent import AnyRequest
 from image_gateway.core.model import Account, Grant, Key
 from image_gateway.core.models import Catalogue
-from image_gateway.core.request import ImageRequest
 
 _DEFAULT_RETRY_SECONDS: Final = 30.0
 """Where nothing names a time: an operator has to act."""
@@ -43,14 +43,17 @@ class State:
     wall: datetime
 
 
-def able(grant: Grant, request: ImageRequest, catalogue: Catalogue) -> tuple[Account, ...]:
+def able(grant: Grant, request: AnyRequest, catalogue: Catalogue) -> tuple[Account, ...]:
     """The accounts that could serve a request, in the key's order; never empty.
 
     Raises ``Refusal``.
     """
-    model = request.upstream_model
     reached = _reached(grant)
-    knowing = [account for account in reached if knows(account, model, catalogue)]
+    knowing = [
+        account
+        for account in reached
+        if all(knows(account, model, catalogue) for model in request.image_models)
+    ]
     if reached and not knowing:
         raise Refusal(
             "model_not_found",
@@ -131,7 +134,7 @@ def _reached(grant: Grant) -> list[Account]:
     return [grant.accounts[name] for name in dict.fromkeys(names) if name in grant.accounts]
 
 
-def _able(request: ImageRequest, accounts: Sequence[Account]) -> tuple[Account, ...]:
+def _able(request: AnyRequest, accounts: Sequence[Account]) -> tuple[Account, ...]:
     ways = [(account, capability.choose(account, request)) for account in accounts]
     found = tuple(account for account, way in ways if not isinstance(way, Gap))
     gaps = [way for _, way in ways if isinstance(way, Gap)]

@@ -4,7 +4,7 @@ It owns the question "where am I in this JSON text?" for bytes that come in piec
 refuses to know what the text means.  Three rules:
 
 - The events, put together again, are the input, byte for byte, whatever the splits.
-- Nothing is held but the current key and a stack of at most ``MAX_DEPTH`` places, so a picture of
+- Nothing is held but the current key and a stack of ``Limits.depth`` places, so a picture of
   100 MB costs what one chunk costs.  A long string is passed over with ``bytes.find``; a regular
   expression is used only for pieces that hold a backslash (alone 0.7 s for 64 MiB of ``\"``).
 - Whether the text is well formed is decided elsewhere: ``Skeleton`` takes long strings out and
@@ -23,21 +23,31 @@ import orjson
 
 from image_gateway.core import encoding
 
-MAX_DEPTH: Final = 64
-"""Containers inside each other; a legal image body needs 5."""
-
-MAX_KEY_BYTES: Final = 1024
-"""A key is held until it ends; the longest legal one has 21 bytes."""
-
 LIFT_BYTES: Final = 4096
 """Value strings longer than this are lifted out.  Holds any URL a person would write."""
 
-MAX_TOKENS: Final = 20_000
-"""Quotes, brackets and commas outside of strings; a legal image body needs some hundreds.  Each
-costs about a microsecond of the event loop, so a body made of nothing else must end early."""
 
-MAX_SKELETON_BYTES: Final = 1024 * 1024
-"""What may remain once long strings are lifted out; bounds the parser's work and memory."""
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a text may have.
+
+    ``depth``: containers inside each other.  ``key_bytes``: a key is held until it ends.
+    ``tokens``: quotes, brackets and commas outside of strings; each costs about a microsecond of
+    the event loop, so a body made of nothing else must end early.  ``skeleton_bytes``: what may
+    remain once long strings are lifted out; bounds the parser's work and memory.
+    """
+
+    depth: int
+    key_bytes: int
+    tokens: int
+    skeleton_bytes: int
+
+
+IMAGES: Final = Limits(64, 1024, 20_000, 1024 * 1024)
+"""A legal body of the Images API has a depth of 5, keys of 21 bytes, some hundreds of tokens."""
+
+CONVERSATION: Final = Limits(512, 64 * 1024, 1_000_000, 8 * 1024 * 1024)
+"""A body of the Responses API: a million tokens of a model are about 5 MB of text."""
 
 Path = tuple[str | int, ...]
 
@@ -50,7 +60,11 @@ _CLOSE: Final = frozenset(b"}]")
 
 
 class ScanError(ValueError):
-    """The text cannot be read within the limits; the message is fit for a client."""
+    """The text is no JSON, or beyond the limits; the message is fit for a client."""
+
+
+class ScanLimitError(ScanError):
+    """The text is beyond the limits."""
 
 
 class Sink(Protocol):
@@ -75,8 +89,9 @@ class Sink(Protocol):
 class Scanner:
     """Feeds a ``Sink`` from chunks of JSON text.  Raises ``ScanError``."""
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Sink, limits: Limits = IMAGES) -> None:
         self._sink = sink
+        self._limits = limits
         # An object's place is its current key, an array's the current index.
         self._stack: list[str | int] = []
         self._expect_key = False
@@ -89,6 +104,11 @@ class Scanner:
 
     def __repr__(self) -> str:
         return f"<Scanner at byte {self._offset}, depth {len(self._stack)}>"
+
+    @property
+    def depth(self) -> int:
+        """The length of ``path``."""
+        return len(self._stack)
 
     def path(self) -> Path:
         """The keys and indices that lead to the value at hand."""
@@ -110,8 +130,10 @@ class Scanner:
     def _read_structure(self, chunk: bytes, start: int) -> int:
         for token in _TOKEN.finditer(chunk, start):
             self._tokens += 1
-            if self._tokens > MAX_TOKENS:
-                raise ScanError(f"The JSON holds more than {MAX_TOKENS} values and brackets.")
+            if self._tokens > self._limits.tokens:
+                raise ScanLimitError(
+                    f"The JSON holds more than {self._limits.tokens} values and brackets."
+                )
             position = token.start()
             byte = chunk[position]
             if byte == _QUOTE:
@@ -125,8 +147,10 @@ class Scanner:
                     self._sink.text_start(self._offset + position + 1)
                 return position + 1
             if byte in _OPEN:
-                if len(self._stack) >= MAX_DEPTH:
-                    raise ScanError(f"The JSON is nested deeper than {MAX_DEPTH} levels.")
+                if len(self._stack) >= self._limits.depth:
+                    raise ScanLimitError(
+                        f"The JSON is nested deeper than {self._limits.depth} levels."
+                    )
                 place = _OPEN[byte]
                 self._stack.append(place)
                 self._expect_key = place == ""
@@ -147,8 +171,10 @@ class Scanner:
     def _read_key(self, chunk: bytes, start: int) -> int:
         stop = self._string_stop(chunk, start)
         self._key += chunk[start:stop]
-        if len(self._key) > MAX_KEY_BYTES + len(b'"'):
-            raise ScanError(f"A key in the JSON is longer than {MAX_KEY_BYTES} bytes.")
+        if len(self._key) > self._limits.key_bytes + len(b'"'):
+            raise ScanLimitError(
+                f"A key in the JSON is longer than {self._limits.key_bytes} bytes."
+            )
         if stop == len(chunk):
             return stop
         self._key += b'"'
@@ -252,10 +278,12 @@ class Skeleton:
         keep: Callable[[Path], bool] = lambda _: False,
         keep_bytes: int = LIFT_BYTES,
         *,
+        limits: Limits = IMAGES,
         strict: bool = True,
     ) -> None:
         self.lifted: list[Lifted] = []
-        self._scanner = Scanner(self)
+        self._scanner = Scanner(self, limits)
+        self._most = limits.skeleton_bytes
         self._keep = keep
         self._strict = strict
         self._keep_bytes = keep_bytes
@@ -371,9 +399,10 @@ class Skeleton:
 
     def _put(self, data: bytes) -> None:
         self._out += data
-        if len(self._out) > MAX_SKELETON_BYTES:
-            limit = MAX_SKELETON_BYTES // 1024
-            raise ScanError(f"The JSON holds more than {limit} KiB beside its images.")
+        if len(self._out) > self._most:
+            raise ScanLimitError(
+                f"The JSON holds more than {self._most // 1024} KiB beside its long texts."
+            )
 
 
 def mark(number: int) -> str:

@@ -7,7 +7,7 @@ that leaves before the answer is not reported, a client that does not read block
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Protocol, Self
@@ -55,6 +55,8 @@ class Downstream:
         self, scope: Scope, receive: Receive, send: Send, limits: Limits, request_id: str
     ) -> None:
         self.headers = Headers(scope["headers"])
+        self.pairs: list[tuple[bytes, bytes]] = list(scope["headers"])
+        """The headers as they came."""
         self.peer: str | None = (scope.get("client") or (None,))[0]
         self.request_bytes = 0
         self.response_bytes = 0
@@ -65,6 +67,9 @@ class Downstream:
         self._limits = limits
         self._request_id = request_id
         self._connection: Connection = scope["state"]["connection"]
+        query: bytes = scope.get("query_string", b"")
+        self.target: str = scope["path"] + ("?" + query.decode("latin-1") if query else "")
+        """The path and query as they came."""
         self._ends_by_close = scope["http_version"] == "1.0"
         self._body_done = False
         self._left = False
@@ -135,7 +140,11 @@ class Downstream:
         pairs = [
             (name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()
         ]
-        pairs += [(b"x-request-id", self._request_id.encode()), (b"connection", b"close")]
+        await self.pass_on(status, [*pairs, (b"x-request-id", self._request_id.encode())])
+
+    async def pass_on(self, status: int, pairs: Sequence[tuple[bytes, bytes]]) -> None:
+        """Status and headers that somebody else has given."""
+        pairs = [*pairs, (b"connection", b"close")]
         self.status = status
         await self._put({"type": "http.response.start", "status": status, "headers": pairs})
 

@@ -5,11 +5,14 @@ must; what is large is only laid down.  JSON is laid down whole, of multipart th
 """
 
 import codecs
+from collections.abc import Sequence
 from typing import Protocol
 
 from image_gateway.core import forms, multipart, scan
+from image_gateway.core.body import Span
 from image_gateway.core.errors import Refusal
 from image_gateway.core.forms import Given
+from image_gateway.core.intent import SignReader
 from image_gateway.core.models import Catalogue
 from image_gateway.edge.spool import Spool
 
@@ -24,32 +27,79 @@ class Intake(Protocol):
         """The whole of it."""
 
 
-class JsonIntake:
-    """A JSON body: through the UTF-8 check and the scanner into the spool."""
+class _Json:
+    """JSON text through the UTF-8 check and the scanner.  Both methods raise ``Refusal``."""
 
-    def __init__(self, spool: Spool) -> None:
-        self._spool = spool
+    def __init__(self, skeleton: scan.Skeleton) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")()
-        self._skeleton = scan.Skeleton(forms.keep_prompt, forms.LONGEST_PROMPT_BYTES)
+        self._skeleton = skeleton
 
-    def __repr__(self) -> str:
-        return f"<JsonIntake {self._skeleton!r}>"
-
-    async def write(self, chunk: bytes) -> None:
+    def feed(self, chunk: bytes) -> None:
         try:
             self._decoder.decode(chunk)
             self._skeleton.feed(chunk)
         except (UnicodeDecodeError, scan.ScanError) as error:
             raise _broken(error) from None
+
+    def close(self) -> tuple[object, Sequence[scan.Lifted]]:
+        try:
+            self._decoder.decode(b"", final=True)
+            return self._skeleton.close(), self._skeleton.lifted
+        except (UnicodeDecodeError, scan.ScanError) as error:
+            raise _broken(error) from None
+
+
+class JsonIntake:
+    """A JSON body: through the scanner into the spool."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self._json = _Json(scan.Skeleton(forms.keep_prompt, forms.LONGEST_PROMPT_BYTES))
+
+    def __repr__(self) -> str:
+        return f"<JsonIntake {self._spool!r}>"
+
+    async def write(self, chunk: bytes) -> None:
+        self._json.feed(chunk)
         await self._spool.write(chunk)
 
     def close(self, catalogue: Catalogue, *, takes_pictures: bool) -> Given:  # noqa: ARG002 - JSON
-        try:
-            self._decoder.decode(b"", final=True)
-            body = self._skeleton.close()
-        except (UnicodeDecodeError, scan.ScanError) as error:
-            raise _broken(error) from None
-        return forms.from_json(body, self._skeleton.lifted, takes_pictures=takes_pictures)
+        body, lifted = self._json.close()
+        return forms.from_json(body, lifted, takes_pictures=takes_pictures)
+
+
+class SignIntake:
+    """A body on a Responses path: into the spool as it is, its signs noted on the way.
+
+    One that is no JSON shows no more signs from there on: whose it is says what is wrong with it.
+    """
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self._reader: SignReader | None = SignReader()
+        self.signs = self._reader.signs
+
+    def __repr__(self) -> str:
+        return f"<SignIntake {self.signs!r}>"
+
+    async def write(self, chunk: bytes) -> None:
+        """The next bytes; raises ``Refusal`` and ``SpoolFullError``."""
+        if self._reader is not None:
+            try:
+                self._reader.feed(chunk)
+            except scan.ScanLimitError as error:
+                raise _broken(error) from None
+            except scan.ScanError:
+                self._reader = None
+        await self._spool.write(chunk)
+
+
+async def reread(spool: Spool) -> tuple[object, Sequence[scan.Lifted]]:
+    """A spooled body's skeleton and its long texts; raises ``Refusal``."""
+    json = _Json(scan.Skeleton(limits=scan.CONVERSATION))
+    async for piece in spool.play((Span(0, spool.size),)):
+        json.feed(piece)
+    return json.close()
 
 
 class PartsIntake:

@@ -17,8 +17,8 @@ depends on what the pooler does with a process that is given back, so each is pr
 - Others are using it, too: they take the process between two questions.  While the other session
   holds its transaction, the one it was lent is not to be had again.
 - It is full of others' transactions: a session that was answered before is now left waiting, and so
-  is the other, while a third is let in at once.  Postgres starts a process for a login, which is
-  more than an answer costs, so a Postgres that does the one and not the other is not expected.
+  is the other, while a third is let in.  Postgres starts a process for a login, which is more work
+  than an answer, so a Postgres that does the one and for a second not the other is not expected.
 - It lends for one statement (``pool_mode = statement``): PgBouncer refuses to open a transaction.
 
 So True is certain; only where a full pool keeps everybody waiting it is a very good guess.  False
@@ -44,10 +44,17 @@ import psycopg
 from image_gateway.core.model import Secret
 from image_gateway.edge.cache import LOAD_SECONDS
 
-_ROUNDS: Final = 5
-"""How often everything is provoked; an idle pool shows itself in the first, a busy one by luck."""
-_ROUNDS_SECONDS: Final = LOAD_SECONDS / 2
-"""No further round begins after this: over a slow way one or two must do."""
+_ROUNDS: Final = 12
+"""How often everything is provoked.
+
+An idle pool shows itself in the first round, a busy one by luck: with two processes, both in use
+all the time, five rounds missed it once in some hundred times.
+"""
+_ROUNDS_SECONDS: Final = 1.0
+"""No further round begins after this, for over a slow way a few must do.
+
+Where a session had to wait for its answer there is doubt, and all the time is taken.
+"""
 _PATIENCE_SECONDS: Final = 0.5
 """How long a session may be without an answer until it counts as waiting for a process.
 
@@ -84,12 +91,13 @@ async def is_pooled(database: Secret) -> bool:
         _open(database, autocommit=True) as watched,
         _open(database, autocommit=False) as holder,
     ):
-        end = asyncio.get_running_loop().time() + _ROUNDS_SECONDS
         await watched.ask(LOAD_SECONDS)
+        end = asyncio.get_running_loop().time() + _ROUNDS_SECONDS
         found: bool | None = None
         for _ in range(_ROUNDS):
             found = await _provoke(database, watched, holder)
-            if found is not None or asyncio.get_running_loop().time() > end:
+            is_late = asyncio.get_running_loop().time() > end and not watched.has_waited
+            if found is not None or is_late:
                 break
         # A pooler throws away a process whose client leaves in the midst of a transaction.
         await holder.let_go()
@@ -102,7 +110,7 @@ async def _provoke(database: Secret, watched: "_Session", holder: "_Session") ->
         return await _judge_silence(database, watched, holder)
     if _is_proof(watched, holder):
         return True
-    is_held = await holder.hold()
+    await holder.hold()
     if _is_proof(watched, holder):
         return True
     if not await watched.ask():
@@ -110,22 +118,26 @@ async def _provoke(database: Secret, watched: "_Session", holder: "_Session") ->
     if _is_proof(watched, holder):
         return True
     await holder.let_go()
-    # A session that queues while another is served proves that one's process to be its own.
-    return None if is_held else False
+    # A session that goes on waiting while one that asked later is served: that one needs no queue.
+    return False if holder.is_waiting else None
 
 
 async def _judge_silence(database: Secret, watched: "_Session", holder: "_Session") -> bool | None:
     """What it means that the watched session waits, though it was answered before."""
-    is_held = True
-    while is_held:
-        # Whatever the other one was lent goes to the one that waits.  As long as only one of them
-        # waits, that may be a connection lost on the way: then time runs out here.
+    while True:
+        # Both wait in the queue, and what one of them was lent goes back to it.
         await holder.let_go()
-        if await watched.ask():
-            return _is_proof(watched, holder) or None
-        is_held = await holder.hold()
+        await holder.hold(0)
+        is_answered = await watched.ask()
+        is_held = await holder.hold(0)
         if _is_proof(watched, holder):
             return True
+        if is_answered:
+            return None
+        if not is_held:
+            break
+        # As long as only one of them waits that may be a connection lost on the way: then time
+        # runs out here.
     async with _open(database, autocommit=True):
         if await watched.ask(0):
             return _is_proof(watched, holder) or None
@@ -156,21 +168,28 @@ class _Session:
         """Where its questions were answered."""
         self.is_refused = False
         """Whether it may not open a transaction."""
+        self.has_waited = False
+        """Whether an answer did not come within the time it was given."""
 
     def __repr__(self) -> str:
         return f"<_Session {len(self.processes)} processes>"
 
-    async def ask(self, seconds: float = _PATIENCE_SECONDS) -> bool:
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it is without its answer."""
+        return self._work is not None
+
+    async def ask(self, seconds: float | None = None) -> bool:
         """Whether it is answered within ``seconds``; if not the question stays asked.
 
-        Without autocommit the answer leaves a transaction open.
+        None is ``_PATIENCE_SECONDS``.  Without autocommit the answer leaves a transaction open.
         """
-        return await self._finish(self._ask, seconds)
+        return await self._finish(self._ask, _PATIENCE_SECONDS if seconds is None else seconds)
 
-    async def hold(self) -> bool:
+    async def hold(self, seconds: float | None = None) -> bool:
         """``ask``, where an error is as good as no answer: there is no process to be had."""
         try:
-            return await self.ask()
+            return await self.ask(seconds)
         except psycopg.Error as error:
             self.is_refused = _NO_TRANSACTIONS in str(error)
             return False
@@ -207,6 +226,7 @@ class _Session:
             self._work = asyncio.create_task(work())
         done, _ = await asyncio.wait([self._work], timeout=seconds)
         if not done:
+            self.has_waited = True
             return False
         ended, self._work = self._work, None
         ended.result()

@@ -45,7 +45,7 @@ CLOSE_SECONDS: Final = 2.0
 
 _SOCKS_PORT: Final = 1080
 
-_LONGEST_HEADER: Final = 64 * 1024
+LONGEST_HEADER: Final = 64 * 1024
 """Codex sends state in headers that are longer than aiohttp's 8 KiB."""
 
 _SOCKS_ERRORS: Final = (ProxyConnectionError, ProxyError, ProxyTimeoutError, EOFError)
@@ -148,8 +148,8 @@ class Upstream:
             timeout=self._timeout,
             trust_env=False,
             auto_decompress=False,
-            max_line_size=_LONGEST_HEADER,
-            max_field_size=_LONGEST_HEADER,
+            max_line_size=LONGEST_HEADER,
+            max_field_size=LONGEST_HEADER,
         )
 
     async def __aexit__(
@@ -217,7 +217,7 @@ class Attempt:
                 self._response = await self._session.post(
                     URL(self._call.url, encoded=True),
                     headers={"accept-encoding": "identity", **self._call.headers, **for_proxy},
-                    data=_Body(self._call.body, self._spool),
+                    data=SpoolBody(self._call.body, self._spool),
                     allow_redirects=False,
                     skip_auto_headers={"user-agent", "accept"},
                     proxy=None if self._proxy is None else URL(self._proxy.url),
@@ -326,7 +326,7 @@ class Answer:
         return bytes(found[:limit])
 
 
-class _Body(Payload):
+class SpoolBody(Payload):
     """A body of segments for aiohttp: its length is known, its bytes come from the spool."""
 
     def __init__(self, segments: body.Body, spool: Spool) -> None:
@@ -336,7 +336,7 @@ class _Body(Payload):
         self._size = body.length(segments)
 
     def __repr__(self) -> str:
-        return f"<_Body {self._size} bytes>"
+        return f"<SpoolBody {self._size} bytes>"
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:  # noqa: ARG002
         raise TypeError("a body in segments is never text")

@@ -1,10 +1,11 @@
--- llm-access as the control plane of the image gateway: the contract (schema image_gateway) as views
--- over its tables (llm_*, schema public), and tables of its own (schema image_adapter) for what
--- llm-access has no place for.  llm-access itself is not changed.  It may be run again.
+-- llm-access as the control plane of the image gateway: the contract (schema image_gateway) as
+-- views over its tables (llm_*, schema public), and tables of its own (schema image_adapter) for
+-- what llm-access has no place for.  llm-access itself is not changed.  It may be run again.
 --
--- Run it on llm-access's database, as a role that may read the llm_* tables and create schemas; then
--- reader.sql.  llm_access_notify.sql is optional.  An llm-access migration that alters or drops a
--- column read here is refused by Postgres: drop the two views, migrate, run this file again.
+-- Run it on llm-access's database, as a role that may read the llm_* tables and create schemas;
+-- then reader.sql.  llm_access_notify.sql is optional.  An llm-access migration that alters the
+-- type of a column read here, or drops it, is refused by Postgres: drop the views, migrate, run
+-- this file again, and reader.sql for its grants.
 --
 -- A JSON value of the wrong kind never fails a view: it counts as absent, or against the account or
 -- key that has it, so that one odd row never costs the others.
@@ -83,7 +84,7 @@ $$;
 CREATE SCHEMA IF NOT EXISTS image_adapter;
 CREATE SCHEMA IF NOT EXISTS image_gateway;
 
--- -- The adapter's own tables -----------------------------------------------------------------------
+-- -- The adapter's own tables ---------------------------------------------------------------------
 
 -- Which groups may make images.  A group without a row may not.  Groups that are there at the very
 -- first run keep what llm-access let them do; every later one starts without.
@@ -148,7 +149,7 @@ CREATE TABLE IF NOT EXISTS image_adapter.codex_options (
 );
 INSERT INTO image_adapter.codex_options DEFAULT VALUES ON CONFLICT DO NOTHING;
 
--- -- Reading JSON that may be anything --------------------------------------------------------------
+-- -- Reading JSON that may be anything ------------------------------------------------------------
 
 -- The text at a path without the space around it; null where there is none.
 CREATE OR REPLACE FUNCTION image_adapter.text_at(document jsonb, VARIADIC path text[]) RETURNS text
@@ -163,8 +164,14 @@ CREATE OR REPLACE FUNCTION image_adapter.number_at(document jsonb, VARIADIC path
     RETURN CASE WHEN jsonb_typeof(document #> path) = 'number'
                 THEN (document #>> path)::numeric END;
 
--- A list of account names in its order.  Null where it says nothing: llm-access takes an absent list
--- and an empty one alike.  One that says something of which nothing can be read names nobody.
+-- What is used where so much remains, clamped as llm-access does; null for null, which greatest and
+-- least would skip.  Rounded, for a number too close to zero is none that a double precision takes.
+CREATE OR REPLACE FUNCTION image_adapter.used_percent(remaining numeric) RETURNS double precision
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN (100 - least(greatest(round(remaining, 6), 0), 100))::double precision;
+
+-- A list of account names in its order.  Null where it says nothing: llm-access takes an absent
+-- list and an empty one alike.  One that says something of which nothing can be read names nobody.
 CREATE OR REPLACE FUNCTION image_adapter.names(document jsonb) RETURNS text[]
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN CASE WHEN document NOT IN ('null', '[]') THEN ARRAY(
@@ -188,21 +195,20 @@ CREATE OR REPLACE FUNCTION image_adapter.name_map(document jsonb) RETURNS jsonb
 
 -- A view calls functions with its reader's rights.
 GRANT EXECUTE ON FUNCTION image_adapter.text_at(jsonb, text[]),
-    image_adapter.number_at(jsonb, text[]), image_adapter.names(jsonb), image_adapter.name_map(jsonb)
-    TO PUBLIC;
+    image_adapter.number_at(jsonb, text[]), image_adapter.used_percent(numeric),
+    image_adapter.names(jsonb), image_adapter.name_map(jsonb) TO PUBLIC;
 
--- -- Views ------------------------------------------------------------------------------------------
+-- -- Views ----------------------------------------------------------------------------------------
 
--- The newest that llm-access knows of each Codex account's budget.  A percentage is clamped as there.
+-- The newest that llm-access knows of each Codex account's budget.
 CREATE OR REPLACE VIEW image_adapter.budgets AS
 SELECT DISTINCT ON (named.account_name)
        named.account_name,
        lower(image_adapter.text_at(entry, 'plan_type')) AS plan_type,
-       -- Rounded, for a number too close to zero is none that a double precision takes.
-       (100 - least(greatest(round(image_adapter.number_at(entry, 'primary_remaining_percent'), 6),
-                             0), 100))::double precision AS used_percent_primary,
-       (100 - least(greatest(round(image_adapter.number_at(entry, 'secondary_remaining_percent'), 6),
-                             0), 100))::double precision AS used_percent_secondary
+       image_adapter.used_percent(
+           image_adapter.number_at(entry, 'primary_remaining_percent')) AS used_percent_primary,
+       image_adapter.used_percent(
+           image_adapter.number_at(entry, 'secondary_remaining_percent')) AS used_percent_secondary
 FROM public.llm_codex_status_cache c
 CROSS JOIN LATERAL jsonb_array_elements(
     CASE WHEN jsonb_typeof(c.snapshot_json -> 'accounts') = 'array'
@@ -253,8 +259,9 @@ LEFT JOIN public.llm_key_usage_rollups u ON u.key_id = k.key_id
 LEFT JOIN public.llm_account_groups g
     ON g.group_id = r.account_group_id AND g.provider_type = 'codex'
 LEFT JOIN image_adapter.groups i ON i.group_id = g.group_id
--- As llm-access resolves it: the group comes before the key's own list, and an empty list of either
--- says nothing.  Where it refuses to route (no such group, no such strategy), the key has no accounts.
+-- As llm-access resolves it: the group comes before the key's own list, and an empty list of
+-- either says nothing.  Where it refuses to route (no such group, no such strategy, nothing fixed),
+-- the key has no accounts.
 CROSS JOIN LATERAL (
     SELECT CASE
         WHEN r.account_group_id IS NOT NULL AND g.group_id IS NULL THEN '{}'
@@ -313,7 +320,8 @@ SELECT a.account_name,
 FROM public.llm_codex_accounts a
 LEFT JOIN image_adapter.budgets b ON b.account_name = a.account_name
 LEFT JOIN public.llm_runtime_config c ON c.id = 'default'
-LEFT JOIN image_adapter.codex_options o ON true
+-- The planner takes a new table for hundreds of rows unless it is told that there is one.
+LEFT JOIN (SELECT * FROM image_adapter.codex_options LIMIT 1) o ON true
 -- Both of llm-access's spellings, and the column for an account whose JSON names no id.
 CROSS JOIN LATERAL (
     SELECT coalesce(image_adapter.text_at(a.auth_json, 'access_token'),
@@ -344,7 +352,8 @@ CROSS JOIN LATERAL (
         ELSE b.plan_type
     END AS name
 ) tier
--- Every other text is inherit in llm-access.  What is no text says nothing, and must not mean direct.
+-- Every other text is inherit in llm-access.  What is no text says nothing, and so must not mean
+-- direct.
 CROSS JOIN LATERAL (
     SELECT CASE
         WHEN jsonb_typeof(a.settings_json -> 'proxy_mode') NOT IN ('string', 'null')
@@ -379,13 +388,14 @@ FROM image_adapter.accounts own
 -- A name stands for one account.  llm-access's own lists mean its accounts, so those keep the name.
 WHERE NOT EXISTS (SELECT FROM public.llm_codex_accounts a WHERE a.account_name = own.account_name);
 
--- -- Triggers on the adapter's own tables -----------------------------------------------------------
+-- -- Triggers on the adapter's own tables ---------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION image_adapter.refuse_taken_name() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF EXISTS (SELECT FROM public.llm_codex_accounts a WHERE a.account_name = NEW.account_name) THEN
-        RAISE EXCEPTION 'the account name "%" belongs to a Codex account of llm-access; take another',
-            NEW.account_name USING ERRCODE = 'unique_violation';
+        RAISE EXCEPTION USING ERRCODE = 'unique_violation', MESSAGE = format(
+            'the account name "%s" belongs to a Codex account of llm-access; take another',
+            NEW.account_name);
     END IF;
     RETURN NEW;
 END

@@ -1,8 +1,8 @@
--- Optional, after llm_access.sql: triggers on llm-access's own tables that tell running gateways of a
--- change at once.  Without them a change is seen within GRANT_TTL_SECONDS.  It may be run again.
+-- Optional, after llm_access.sql: triggers on llm-access's own tables that tell running gateways of
+-- a change at once.  Without them a change is seen within GRANT_TTL_SECONDS.  It may be run again.
 --
--- Run it as the owner of the llm_* tables, or as a role that has TRIGGER on them and owns the adapter.
--- All of it is in one schema, so this takes the triggers away again:
+-- Run it as a role that has SELECT and TRIGGER on the llm_* tables, as their owner has, and may
+-- create schemas.  All of it is in one schema, so this takes the triggers away again:
 --     DROP SCHEMA image_adapter_notify CASCADE;
 
 BEGIN;
@@ -22,8 +22,9 @@ $$;
 
 CREATE SCHEMA IF NOT EXISTS image_adapter_notify;
 
--- llm-access writes these tables, maybe by a role that may see nothing of the adapter; a trigger that
--- failed would fail its writes.  Hence each function runs with its owner's rights and a fixed path.
+-- llm-access writes these tables, maybe by a role that may see nothing of the adapter, and a
+-- trigger that failed would fail its writes.  Hence each function runs with its owner's rights and
+-- a fixed path.
 
 CREATE OR REPLACE FUNCTION image_adapter_notify.tell() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

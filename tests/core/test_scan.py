@@ -269,9 +269,9 @@ def test_an_escape_in_a_key_may_lie_on_any_border(inner: bytes) -> None:
 
 def test_containers_may_be_64_deep_and_no_deeper() -> None:
     for opening in (b"[", b'{"a":'):
-        assert _scan([opening * scan.MAX_DEPTH]).texts == []
+        assert _scan([opening * scan.IMAGES.depth]).texts == []
         with pytest.raises(scan.ScanError, match="deeper than 64"):
-            _scan([opening * (scan.MAX_DEPTH + 1)])
+            _scan([opening * (scan.IMAGES.depth + 1)])
 
 
 @pytest.mark.parametrize("step", [1000, 10**6])
@@ -285,10 +285,10 @@ def test_values_and_brackets_may_be_20000_and_no_more(item: bytes, step: int) ->
         text = opening + item * (count // tokens) + b"," * (count % tokens)
         return [text[at : at + step] for at in range(0, len(text), step)]
 
-    chunks = pieces(scan.MAX_TOKENS - 1)
+    chunks = pieces(scan.IMAGES.tokens - 1)
     assert _scan(chunks).bytes() == b"".join(chunks)
     with pytest.raises(scan.ScanError, match="more than 20000"):
-        _scan(pieces(scan.MAX_TOKENS))
+        _scan(pieces(scan.IMAGES.tokens))
 
 
 def test_what_stands_within_a_string_is_not_counted() -> None:
@@ -312,9 +312,9 @@ def test_a_key_may_have_1024_bytes_and_no_more(step: int) -> None:
         text = b'{"' + b"k" * size + b'":1}'
         return [text[at : at + step] for at in range(0, len(text), step)]
 
-    assert _scan(pieces(scan.MAX_KEY_BYTES)).bytes() == b"".join(pieces(scan.MAX_KEY_BYTES))
+    assert _scan(pieces(scan.IMAGES.key_bytes)).bytes() == b"".join(pieces(scan.IMAGES.key_bytes))
     with pytest.raises(scan.ScanError, match="longer than 1024 bytes"):
-        _scan(pieces(scan.MAX_KEY_BYTES + 1))
+        _scan(pieces(scan.IMAGES.key_bytes + 1))
 
 
 def test_a_key_that_never_ends_is_refused_while_it_comes() -> None:
@@ -678,7 +678,7 @@ def test_broken_text_ends_in_the_same_way_for_any_split_and_never_in_another_err
 
 
 def test_a_skeleton_of_one_mebibyte_is_read_and_one_of_a_byte_more_is_not() -> None:
-    text = b"[" + b" " * (scan.MAX_SKELETON_BYTES - 2) + b"]"
+    text = b"[" + b" " * (scan.IMAGES.skeleton_bytes - 2) + b"]"
     assert _skeleton([text]) == ([], [])
     with pytest.raises(scan.ScanError, match="1024 KiB"):
         _skeleton([b" " + text])

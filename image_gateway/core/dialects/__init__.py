@@ -1,28 +1,43 @@
 """How each kind of upstream wants to be asked.
 
-A dialect is one pure function: ``encode`` says what to send for a request on a route that can do
-all of it (``core.capability``).  Everything a call carries upstream stands there; nothing passes
-through.
+A dialect is one pure function, its ``encode``: it says what to send for a request on a route that
+can do all of it (``core.capability``).  Everything a call carries upstream stands there; nothing
+passes through.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Final
 
 from image_gateway.core.capability import Route
-from image_gateway.core.dialects import azure, codex_images, codex_responses, openai
+from image_gateway.core.dialects import (
+    azure,
+    codex_images,
+    codex_intents,
+    codex_responses,
+    openai,
+)
 from image_gateway.core.dialects.call import Answers, Call, Context
 from image_gateway.core.headers import Headers
+from image_gateway.core.intent import AnyRequest, IntentRequest
 from image_gateway.core.model import Account
 from image_gateway.core.request import ImageRequest
 
-__all__ = ["ENCODE", "Answers", "Call", "Context"]
+__all__ = ["Answers", "Call", "Context", "encode"]
 
-Encode = Callable[[ImageRequest, Account, Headers, Context], Call]
+_Encode = Callable[[ImageRequest, Account, Headers, Context], Call]
 
-ENCODE: Final[Mapping[Route, Encode]] = {
+_IMAGES: Final[Mapping[Route, _Encode]] = {
     Route.CODEX_IMAGES: codex_images.encode,
     Route.CODEX_RESPONSES: codex_responses.encode,
     Route.AZURE: azure.encode,
     Route.OPENAI: openai.encode,
 }
-"""``encode(request, account, client, context)``; ``client`` holds the headers that came."""
+
+
+def encode(
+    request: AnyRequest, route: Route, account: Account, client: Headers, context: Context
+) -> Call:
+    """The call for a request on a route of an account; ``client`` holds the headers that came."""
+    if isinstance(request, IntentRequest):
+        return codex_intents.encode(request, account, client, context)
+    return _IMAGES[route](request, account, client, context)

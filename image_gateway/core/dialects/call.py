@@ -17,6 +17,7 @@ class Answers(Enum):
     JSON = "an Images answer"
     IMAGE_EVENTS = "the Images API's own events"
     RESPONSE_EVENTS = "events of the Responses API, for one picture"
+    RESPONSE = "events of the Responses API, for a client of that API"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,191 @@
+"""Answers for clients of the Responses API itself: its events as they are, or one whole response.
+
+The upstream always streams.  What opens a stream and says nothing (``response.created``) is kept
+back until something follows, so that an account which fails at once can still be replaced by
+another one.  Events of any size lie in spools of their own (``edge.event_reader``).
+"""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+
+from image_gateway.core import events, headers
+from image_gateway.core.events import Happening, Kind
+from image_gateway.core.failover import Outcome
+from image_gateway.core.model import Dialect
+from image_gateway.delivery import Clock, Desk, Rest, delivered, failed, invalid, lost
+from image_gateway.edge.event_reader import Arrived, EventReader, Keep
+from image_gateway.edge.event_stream import EventStream
+from image_gateway.edge.spool import Held
+from image_gateway.edge.upstream import Answer, LostError
+
+
+class RelayedResponse:
+    """The events, frame by frame as they are."""
+
+    def __init__(self, desk: Desk, stream: EventStream) -> None:
+        self._desk = desk
+        self._stream = stream
+        self._tally = _Tally(desk)
+        self._unsent: list[Held] = []
+        self._clock = Clock(desk.draft)
+        self.rest: Rest | None = None
+
+    async def take(self, answer: Answer, dialect: Dialect, until: float) -> Outcome:
+        desk, stream = self._desk, self._stream
+        stream.name_headers(headers.to_client(answer.headers))
+        with EventReader(answer, desk.spools, Keep.FRAME, until, desk.idle_seconds) as reader:
+            while True:
+                try:
+                    arrived = await reader.next()
+                except LostError as error:
+                    return lost(dialect, str(error), sent=self._clock.begun)
+                if arrived is None:
+                    return lost(dialect, "EndOfStream", sent=self._clock.begun)
+                found = events.read_conversation_event(arrived.event)
+                self._tally.note(found)
+                with ExitStack() as closing:
+                    closing.enter_context(arrived)
+                    if found.kind is Kind.FAILURE and not self._clock.begun:
+                        return failed(answer, dialect, found, sent=False)
+                    if found.kind in {Kind.OPENING, Kind.FAILURE, Kind.END}:
+                        desk.kept.push(closing.pop_all())
+                        self._unsent.append(arrived.frame())
+                    if found.kind is Kind.OPENING:
+                        continue
+                    self._clock.tick()
+                    if found.kind is Kind.FAILURE:
+                        # In its own words: they are those that this kind of client reads.
+                        self.rest = partial(stream.finish, *self._unsent)
+                        return failed(answer, dialect, found, sent=True)
+                    if found.kind is Kind.END:
+                        self.rest = partial(stream.finish, *self._unsent)
+                        return delivered(answer, dialect)
+                    await self._send(arrived.frame())
+
+    async def _send(self, frame: Held) -> None:
+        while self._unsent:
+            await self._stream.send(self._unsent.pop(0))
+        await self._stream.send(frame)
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One item of the output, and the event that it lies in."""
+
+    fields: Mapping[str, object]
+    arrived: Arrived
+
+
+class WholeResponse:
+    """One response, put together of its events once it is complete."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._tally = _Tally(desk)
+        self._clock = Clock(desk.draft)
+        self._items: list[_Item] = []
+        self._response: _Item | None = None
+        self.rest: Rest | None = None
+
+    @property
+    def pictures(self) -> int:
+        """Made so far."""
+        return self._tally.pictures
+
+    async def take(self, answer: Answer, dialect: Dialect, until: float) -> Outcome:
+        desk = self._desk
+        with EventReader(answer, desk.spools, Keep.DATA, until, desk.idle_seconds) as reader:
+            outcome = await self._read(reader, answer, dialect)
+        if self.rest is None and self.pictures:
+            # What was made has been paid for; what broke after that is for the record.
+            self.conclude()
+            return replace(delivered(answer, dialect), reason=outcome.reason, error=outcome.error)
+        return outcome
+
+    async def _read(self, reader: EventReader, answer: Answer, dialect: Dialect) -> Outcome:
+        while True:
+            try:
+                arrived = await reader.next()
+            except LostError as error:
+                return lost(dialect, str(error), sent=False)
+            if arrived is None:
+                return lost(dialect, "EndOfStream", sent=False)
+            with ExitStack() as closing:
+                closing.enter_context(arrived)
+                found = events.read_conversation_event(arrived.event)
+                self._tally.note(found)
+                if found.kind is Kind.FAILURE:
+                    return failed(answer, dialect, found, sent=False)
+                self._clock.tick()
+                if self._keep(found, arrived):
+                    self._desk.kept.push(closing.pop_all())
+            if found.kind is Kind.END:
+                if self._response is None:
+                    return invalid(answer, dialect)
+                self.rest = self._answer
+                return delivered(answer, dialect)
+
+    def _keep(self, found: Happening, arrived: Arrived) -> bool:
+        """Whether an event is a part of the response."""
+        fields = arrived.event.fields()
+        item, response = fields.get("item"), fields.get("response")
+        if arrived.event.kind() == "response.output_item.done" and isinstance(item, dict):
+            self._items.append(_Item(item, arrived))
+            return True
+        if found.kind in {Kind.OPENING, Kind.END} and isinstance(response, dict):
+            self._response = _Item(response, arrived)
+            return True
+        return False
+
+    def conclude(self) -> None:
+        """The end did not come: what is here has to do."""
+        broken = {"status": "incomplete", "incomplete_details": {"reason": "upstream_cut"}}
+        if self._response is not None:
+            known = {**self._response.fields, **broken}
+            self._response = _Item({**known, "output": []}, self._response.arrived)
+        else:
+            self._response = _Item(broken, self._items[0].arrived)
+        self.rest = self._answer
+
+    async def _answer(self) -> None:
+        parts = self._parts()
+        length = sum(part.length for part in parts)
+        downstream = self._desk.downstream
+        sent = {"content-type": "application/json", "content-length": str(length)}
+        await downstream.start(200, sent)
+        for part in parts:
+            async for piece in part.play():
+                await downstream.send(piece)
+        await downstream.finish()
+
+    def _parts(self) -> list[Held]:
+        """The response; its output is often empty at the end, for the items have come before."""
+        assert self._response is not None
+        response, arrived = self._response.fields, self._response.arrived
+        if response.get("output"):
+            whole = events.as_json(response, arrived.event.lifted)
+            return [arrived.spool.hold(whole)]
+        before, behind = events.response_ends(response, arrived.event.lifted)
+        parts = [arrived.spool.hold(before)]
+        for index, item in enumerate(self._items):
+            text = events.as_json(item.fields, item.arrived.event.lifted)
+            parts.append(item.arrived.spool.hold((b"," * bool(index), *text)))
+        return [*parts, arrived.spool.hold(behind)]
+
+
+class _Tally:
+    """What a response made, for the record."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._draft = desk.draft
+        self._first: Mapping[str, object] = {}
+        self.pictures = 0
+
+    def note(self, found: Happening) -> None:
+        if found.kind is Kind.PICTURE:
+            self.pictures += 1
+            self._first = self._first or found.picture
+        if found.kind in {Kind.PICTURE, Kind.END}:
+            self._draft.note_answer(self.pictures, found.usage, self._first)

@@ -1,0 +1,63 @@
+"""Codex, the Responses route for its own kind of call: an image intent goes on as it came.
+
+Only what the upstream would refuse is changed (API_CONTRACT section 4): it always streams and never
+stores, wants instructions and a list as input, and has text models only, so a call for an image
+model goes to the account's main model with the image tool.
+"""
+
+from typing import Final
+
+from image_gateway.core import body, intent
+from image_gateway.core.dialects import codex
+from image_gateway.core.dialects.call import Answers, Call, Context, join
+from image_gateway.core.headers import Headers
+from image_gateway.core.intent import IntentRequest
+from image_gateway.core.model import Account
+
+_INSTRUCTIONS: Final = "Make the picture that the user asks for with the image generation tool."
+
+
+def encode(request: IntentRequest, account: Account, client: Headers, context: Context) -> Call:
+    """The call; the account must have a credential and a main model."""
+    payload = dict(request.body) | {"stream": True, "store": False}
+    payload["model"] = (
+        account.responses_model if request.is_for_image_model else request.upstream_model
+    )
+    if payload.get("instructions") is None:
+        payload["instructions"] = _INSTRUCTIONS
+    text = payload.get("input")
+    if isinstance(text, str):
+        content = [{"type": "input_text", "text": text}]
+        payload["input"] = [{"role": "user", "content": content}]
+    tools = _tools(request, account)
+    if tools:
+        payload["tools"] = tools
+    if request.is_for_image_model and payload.get("tool_choice") is None:
+        payload["tool_choice"] = {"type": intent.TOOL}
+    if not intent.of(payload).show_intent({}):
+        raise ValueError("an image intent was lost when it was rewritten")
+    return Call(
+        url=join(account.base_url or context.codex_base_url, "/responses"),
+        headers=codex.headers(account, client, context, "text/event-stream"),
+        body=body.from_json(payload, request.texts),
+        answers=Answers.RESPONSE,
+    )
+
+
+def _tools(request: IntentRequest, account: Account) -> list[object]:
+    """The client's tools, image models by the names that the account has for them."""
+    given = request.body.get("tools")
+    tools: list[object] = list(given) if isinstance(given, list) else []
+    image_tools = intent.image_tools(request.body)
+    if request.is_for_image_model and not image_tools:
+        image_tools = [{"type": intent.TOOL}]
+        tools += image_tools
+    own = request.upstream_model if intent.is_image_model(request.upstream_model) else None
+    for index, tool in enumerate(tools):
+        if not isinstance(tool, dict) or tool not in image_tools:
+            continue
+        asked = tool.get("model")
+        model = request.mapped(asked) if isinstance(asked, str) else own
+        if model is not None:
+            tools[index] = {**tool, "model": (account.deployments or {}).get(model, model)}
+    return tools

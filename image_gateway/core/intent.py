@@ -1,0 +1,270 @@
+"""Image intents on the Responses paths: what is one, and what it asks for.
+
+A Responses call is text's business unless it asks for a picture (API_CONTRACT section 5): by a
+model that is an image model, by an ``image_generation`` entry of ``tools``, or by a ``tool_choice``
+that selects it, even where ``tools`` is absent or broken.  ``Signs`` is that rule.  It takes texts
+with their places, so one rule serves a body that streams in (``SignReader``), which may be a long
+conversation and is never held, and a body that was parsed and rewritten (``of``).
+
+Only what is an intent is parsed (``parse``), and only the fields that say where it goes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import orjson
+
+from image_gateway.core import scan
+from image_gateway.core.body import Body, Span
+from image_gateway.core.errors import Refusal, wrong_type
+from image_gateway.core.request import ImageRequest
+
+TOOL: Final = "image_generation"
+_IMAGE_MODELS: Final = "gpt-image-"
+_NAMING_TYPES: Final = frozenset({"tool", "function"})
+_LONGEST_SIGN: Final = 1024
+"""Bytes; a longer text is no name of a model, type or tool."""
+
+
+def is_image_model(model: str) -> bool:
+    """Whether a name, without space, case and a vendor before a slash, is an image model's."""
+    return model.strip().lower().rpartition("/")[2].startswith(_IMAGE_MODELS)
+
+
+class Signs:
+    """What speaks for an intent, gathered from the texts of a body."""
+
+    def __init__(self) -> None:
+        self.models: list[str] = []
+        """Every ``model`` at the top: of a name that stands twice readers may take either."""
+        self._has_tool = False
+        self._chooses = False
+        self._choice_types: set[str] = set()
+        self._choice_names: set[str] = set()
+
+    def __repr__(self) -> str:
+        return f"<Signs of {len(self.models)} models, tool={self._has_tool}>"
+
+    def note(self, path: scan.Path, text: str) -> None:
+        """One text of the body and the keys and indices that lead to it."""
+        match path:
+            case ("model",):
+                self.models.append(text)
+            case ("tools", int(), "type"):
+                self._has_tool |= text == TOOL
+            case ("tool_choice",) | ("tool_choice", "tool" | "function", "type"):
+                self._chooses |= text == TOOL
+            case ("tool_choice", "type"):
+                self._chooses |= text == TOOL
+                self._choice_types.add(text)
+            case ("tool_choice", "name") | ("tool_choice", "tool" | "function", "name"):
+                self._choice_names.add(text)
+
+    def show_intent(self, model_map: Mapping[str, str]) -> bool:
+        """Whether it is an image intent, by the models as they came or as they are mapped."""
+        names_it = TOOL in self._choice_names and bool(self._choice_types & _NAMING_TYPES)
+        return (
+            self._has_tool
+            or self._chooses
+            or names_it
+            or any(
+                is_image_model(name)
+                for model in self.models
+                for name in (model, model_map.get(model, model))
+            )
+        )
+
+
+def of(body: object) -> Signs:
+    """The signs of a parsed body."""
+    signs = Signs()
+
+    def walk(path: scan.Path, value: object) -> None:
+        if isinstance(value, str):
+            signs.note(path, value)
+        elif isinstance(value, dict):
+            for name, inner in value.items():
+                walk((*path, name), inner)
+        elif isinstance(value, list):
+            for index, inner in enumerate(value):
+                walk((*path, index), inner)
+
+    if isinstance(body, dict):
+        for name in ("model", "tools", "tool_choice"):
+            walk((name,), body.get(name))
+    return signs
+
+
+_ROOTS: Final = frozenset({"model", "tools", "tool_choice"})
+_DEEPEST: Final = 3
+
+
+class SignReader:
+    """The signs of a body that comes in pieces.
+
+    Raises ``ScanError``: with ``ScanLimitError`` for a body that is beyond all measure, else for
+    one that is no JSON, whose signs so far count all the same.
+    """
+
+    def __init__(self) -> None:
+        self.signs = Signs()
+        self._scanner = scan.Scanner(self, scan.CONVERSATION)
+        self._path: scan.Path | None = None
+        self._text = bytearray()
+
+    def __repr__(self) -> str:
+        return f"<SignReader {self._scanner!r}>"
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes of the text."""
+        self._scanner.feed(chunk)
+
+    def structure(self, data: bytes) -> None:
+        pass
+
+    def key(self, data: bytes) -> None:
+        pass
+
+    def text_start(self, offset: int) -> None:  # noqa: ARG002 - the protocol's
+        if self._scanner.depth <= _DEEPEST:
+            path = self._scanner.path()
+            self._path = path if path and path[0] in _ROOTS else None
+
+    def text(self, chunk: bytes, start: int, stop: int) -> None:
+        if self._path is not None and len(self._text) <= _LONGEST_SIGN:
+            self._text += chunk[start : min(stop, start + _LONGEST_SIGN + 1)]
+
+    def text_stop(self) -> None:
+        if self._path is not None and len(self._text) <= _LONGEST_SIGN:
+            try:
+                self.signs.note(self._path, orjson.loads(b'"' + self._text + b'"'))
+            except orjson.JSONDecodeError:
+                raise scan.ScanError("A string in the JSON is broken.") from None
+        self._path = None
+        self._text.clear()
+
+
+# -- what it asks for ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class IntentRequest:
+    """One intent.  ``body`` is the skeleton of what the client sent, ``texts`` what its marks
+    stand for; ``model`` and ``tool_models`` are the client's names.
+    """
+
+    model: str
+    tool_models: tuple[str, ...]
+    model_map: Mapping[str, str] = field(repr=False)
+    body: Mapping[str, object] = field(repr=False)
+    texts: tuple[Body, ...] = field(default=(), repr=False)
+    stream: bool = False
+
+    @property
+    def count(self) -> int:
+        """Calls that serve it: one, however many pictures that makes."""
+        return 1
+
+    @property
+    def upstream_model(self) -> str:
+        """What the key's map makes of ``model``."""
+        return self.mapped(self.model)
+
+    def mapped(self, model: str) -> str:
+        """What the key's map makes of a model's name."""
+        return self.model_map.get(model, model)
+
+    @property
+    def is_for_image_model(self) -> bool:
+        """Whether ``model`` itself makes pictures, so that a main model has to stand in for it."""
+        return is_image_model(self.model) or is_image_model(self.upstream_model)
+
+    @property
+    def image_models(self) -> frozenset[str]:
+        """The image models, as mapped, that an account has to know."""
+        named = {self.mapped(model) for model in self.tool_models}
+        own = {self.upstream_model} if is_image_model(self.upstream_model) else set()
+        return frozenset(named | own)
+
+    @property
+    def prompt(self) -> str | None:
+        """What the last message of the user says; None where that is not known here."""
+        return _prompt(self.body.get("input"))
+
+    @property
+    def session(self) -> str | None:
+        """What the body itself says of the session it belongs to."""
+        key = self.body.get("prompt_cache_key")
+        return key if isinstance(key, str) and not scan.is_marked(key) else None
+
+    @property
+    def input_image_count(self) -> int:
+        """Pictures among the input."""
+        return sum(
+            part.get("type") == "input_image"
+            for item in _objects(self.body.get("input"))
+            for part in _objects(item.get("content"))
+        )
+
+
+AnyRequest = ImageRequest | IntentRequest
+
+
+def parse(
+    body: object,
+    lifted: Sequence[scan.Lifted],
+    model_map: Mapping[str, str],
+    default_model: str,
+) -> IntentRequest:
+    """An intent from the skeleton of its body; raises ``Refusal``."""
+    if not isinstance(body, dict):
+        raise Refusal("invalid_body", "The body must be a JSON object.")
+    model = _name(body, "model", "model") or default_model
+    stream = body.get("stream")
+    if stream is not None and not isinstance(stream, bool):
+        raise wrong_type("stream", "true or false")
+    named = [_name(tool, "model", "tools") for tool in image_tools(body)]
+    return IntentRequest(
+        model=model,
+        tool_models=tuple(filter(None, named)),
+        model_map=model_map,
+        body=body,
+        texts=tuple((Span(each.start, each.stop),) for each in lifted),
+        stream=stream is True,
+    )
+
+
+def image_tools(body: Mapping[str, object]) -> list[Mapping[str, object]]:
+    """The image tools that a body lists; raises ``Refusal`` where ``tools`` is no list."""
+    tools = body.get("tools")
+    if tools is None:
+        return []
+    if not isinstance(tools, list):
+        raise wrong_type("tools", "a list of tools")
+    return [tool for tool in tools if isinstance(tool, dict) and tool.get("type") == TOOL]
+
+
+def _name(table: Mapping[str, object], name: str, param: str) -> str | None:
+    value = table.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value or scan.is_marked(value):
+        raise wrong_type(param, "the name of a model")
+    return value
+
+
+def _objects(value: object) -> list[dict[str, object]]:
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+
+
+def _prompt(value: object) -> str | None:
+    if isinstance(value, str):
+        return None if scan.is_marked(value) else value
+    messages = [item for item in _objects(value) if item.get("role") == "user"]
+    content = messages[-1].get("content") if messages else None
+    if isinstance(content, str):
+        return None if scan.is_marked(content) else content
+    texts = [part.get("text") for part in _objects(content) if part.get("type") == "input_text"]
+    whole = [text for text in texts if isinstance(text, str) and not scan.is_marked(text)]
+    return "\n".join(whole) if whole and len(whole) == len(texts) else None

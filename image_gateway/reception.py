@@ -1,0 +1,112 @@
+"""A request's body, from the socket into the spool and from there to what is asked.
+
+An image call's body is understood while it comes.  A body on a Responses path is text's until it
+shows otherwise, and may be a long conversation: while it comes only its signs are read
+(``core.intent``), and only an image intent is read again, from the spool, to be understood.
+"""
+
+import time
+from typing import Final
+
+from image_gateway.core import access, headers, intent, multipart, record, request
+from image_gateway.core.errors import Refusal
+from image_gateway.core.intent import IntentRequest, Signs
+from image_gateway.core.model import Key
+from image_gateway.core.models import Endpoint
+from image_gateway.core.request import ImageRequest
+from image_gateway.edge import intake
+from image_gateway.edge.downstream import BodySink, Downstream
+from image_gateway.edge.intake import Intake, JsonIntake, PartsIntake, SignIntake
+from image_gateway.edge.spool import Spool, SpoolFullError
+from image_gateway.house import House
+
+_OVERLOADED_RETRY_SECONDS: Final = 5.0
+
+
+class Reception:
+    """One request's body; every method raises ``Refusal`` and ``ClientLeftError``."""
+
+    def __init__(self, house: House, downstream: Downstream, draft: record.Draft) -> None:
+        self._house = house
+        self._downstream = downstream
+        self._draft = draft
+
+    def __repr__(self) -> str:
+        return f"<Reception {self._downstream!r}>"
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether the body is compressed, so that nobody here can read it."""
+        encoding = self._downstream.headers.get("content-encoding") or "identity"
+        return encoding.lower() != "identity"
+
+    async def image(
+        self, endpoint: Endpoint, path_model: str | None, key: Key, spool: Spool
+    ) -> ImageRequest:
+        """The body of an image call."""
+        sink = self._intake(spool)
+        await self._read(sink)
+        house = self._house
+        given = sink.close(house.catalogue, takes_pictures=endpoint == "edits")
+        rules = request.Rules(
+            house.catalogue,
+            house.settings.default_model,
+            key.model_map,
+            house.settings.forward_parameters,
+        )
+        parsed = request.parse(endpoint, given, rules, path_model)
+        self._draft.note_request(parsed, house.prompt_key)
+        access.check_model(key, parsed.model)
+        return parsed
+
+    async def signs(self, spool: Spool) -> Signs:
+        """The signs of a body on a Responses path."""
+        sink = SignIntake(spool)
+        self._draft.body_form = "json"
+        await self._read(sink)
+        models = sink.signs.models
+        self._draft.model = models[-1] if models else None
+        return sink.signs
+
+    async def intent(self, key: Key, spool: Spool) -> IntentRequest:
+        """What an image intent asks for, once its body is here."""
+        body, lifted = await intake.reread(spool)
+        default_model = self._house.settings.default_model
+        parsed = intent.parse(body, lifted, key.model_map, default_model)
+        self._draft.note_intent(parsed, self._house.prompt_key)
+        for model in (parsed.model, *parsed.tool_models):
+            access.check_model(key, model)
+        return parsed
+
+    async def _read(self, sink: BodySink) -> None:
+        began = time.monotonic()
+        self._downstream.check_size()
+        try:
+            await self._downstream.read_body(sink)
+        except SpoolFullError:
+            raise Refusal(
+                "overloaded",
+                "The gateway holds as many request bytes as it may. Try again in a moment.",
+                retry_after=_OVERLOADED_RETRY_SECONDS,
+            ) from None
+        finally:
+            self._draft.body_ms = round((time.monotonic() - began) * 1000)
+
+    def _intake(self, spool: Spool) -> Intake:
+        settings = self._house.settings
+        if self.is_encoded:
+            raise Refusal("unsupported_media_type", "Send the body without a `content-encoding`.")
+        content_type = self._downstream.headers.get("content-type")
+        match headers.media_type(content_type):
+            case "application/json":
+                self._draft.body_form = "json"
+                return JsonIntake(spool)
+            case "multipart/form-data":
+                self._draft.body_form = "multipart"
+                limits = multipart.Limits(settings.max_part_bytes, settings.max_parts)
+                return PartsIntake(spool, multipart.boundary(content_type), limits)
+        raise Refusal(
+            "unsupported_media_type",
+            "Send the body as `content-type: application/json`, or an edit with its pictures as "
+            "`multipart/form-data`.",
+        )

@@ -23,7 +23,8 @@ from urllib.parse import unquote, urlsplit
 
 from starlette.routing import Route, Router
 
-from image_gateway.config import Settings
+from image_gateway import ops
+from image_gateway.config import Address, Settings
 from image_gateway.core import headers, models, record
 from image_gateway.core.errors import Refusal
 from image_gateway.core.models import Endpoint
@@ -34,12 +35,14 @@ from image_gateway.edge.control_plane import ControlPlane
 from image_gateway.edge.downstream import ClientLeftError, Downstream, Limits
 from image_gateway.edge.listener import Listener, Receive, Scope, Send
 from image_gateway.edge.logs import RequestLog, Rotation
+from image_gateway.edge.metrics import Metrics
 from image_gateway.edge.spool import Spools
 from image_gateway.edge.text_api import TextApi
 from image_gateway.edge.upstream import Upstream
 from image_gateway.edge.waiting import Waiting
 from image_gateway.exchange import Exchange, Way, draining
 from image_gateway.house import House
+from image_gateway.ops import Ops
 
 PREFIXES: Final = (
     "/v1/images",
@@ -59,6 +62,8 @@ RESPONSES: Final = ("/v1/responses", "/responses", "/backend-api/codex/responses
 """Where image intents are served; ``/responses/compact`` is text's."""
 
 _SHORTEST_PROMPT_KEY: Final = 16
+_OPS_SECONDS: Final = 10.0
+"""The longest that a reader of the ops port may block its answer."""
 _RETRY_POSTGRES_SECONDS: Final = 1.0
 _PROMPT_KEY_FILE: Final = "prompt-hash-key"
 
@@ -223,9 +228,15 @@ async def serve(settings: Settings) -> None:
             house = await _open_house(settings, stack)
             on_hangup(house.logs.reopen)
             port: Listener | None = None
+            is_up = False
             paths = Paths(house, lambda: port is not None and port.draining)
             port = Listener(paths, _sockets(settings), settings.send_seconds)
+            ops_page = Ops(house, lambda: is_up and not stop.is_set())
+            ops_port = Listener(ops_page, [_bind("OPS_BIND", settings.ops_bind)], _OPS_SECONDS)
+            await ops_port.start()
+            stack.push_async_callback(ops_port.close)
             await port.start()
+            is_up = True
             supervisor.notify(os.environ, "READY=1")
             _log.info("accepting on %s:%d", *settings.bind)
             await stop.wait()
@@ -266,7 +277,7 @@ async def _open_house(settings: Settings, stack: AsyncExitStack) -> House:
         text_api = TextApi(settings.text_api_url, settings.connect_seconds)
         await stack.enter_async_context(text_api)
     upstream = await stack.enter_async_context(Upstream(settings.connect_seconds))
-    return House(
+    house = House(
         settings=settings,
         catalogue=load_catalogue(settings),
         control_plane=plane,
@@ -276,8 +287,11 @@ async def _open_house(settings: Settings, stack: AsyncExitStack) -> House:
         starts=starts,
         text_api=text_api,
         logs=request_log,
+        # Nobody looks before there is a house to look at.
+        metrics=Metrics(lambda: ops.look(house)),
         prompt_key=prompt_key,
     )
+    return house
 
 
 async def _wait_for_control_plane(settings: Settings, stop: asyncio.Event) -> None:
@@ -302,11 +316,14 @@ def _sockets(settings: Settings) -> list[socket.socket]:
     inherited = supervisor.inherited_sockets(os.environ)
     if inherited:
         return inherited
-    host, port = settings.bind
+    return [_bind("BIND", settings.bind)]
+
+
+def _bind(name: str, address: Address) -> socket.socket:
     try:
-        return [listener.bind(settings.bind)]
+        return listener.bind(address)
     except OSError as error:
-        raise StartError(f"BIND {host}:{port}: {error.strerror}") from None
+        raise StartError(f"{name} {address[0]}:{address[1]}: {error.strerror}") from None
 
 
 @contextlib.contextmanager

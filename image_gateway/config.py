@@ -41,6 +41,7 @@ class Settings:
     """Every setting, parsed; times in seconds, sizes in bytes."""
 
     bind: Address
+    ops_bind: Address
     control_database_url: Secret
     direct_database_url: Secret
     log_dir: Path
@@ -261,6 +262,12 @@ SETTINGS: Final[Sequence[Setting]] = (
         "BIND",
         "127.0.0.1:19082",
         "Where image calls arrive. Sockets that systemd passes go before it.",
+        _address,
+    ),
+    Setting(
+        "OPS_BIND",
+        "127.0.0.1:19083",
+        "Where `/metrics` and `/readyz` are; each instance has its own.",
         _address,
     ),
     Setting(

@@ -6,7 +6,6 @@ down, fill up or are mended.  Waiting for slots has one time for the whole reque
 
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Final
 
 from image_gateway.attempts import LEAST_SECONDS, Attempts, Ending, Order
@@ -85,27 +84,16 @@ class Dispatch:
 
     def _rank(self, accounts: Sequence[Account]) -> Sequence[Account]:
         """Those that can be asked now, best first; raises ``Refusal``."""
-        model, state = self._request.upstream_model, self._state()
+        model, state = self._request.upstream_model, self._house.now()
         usable = routing.usable(accounts, model, state)
         return routing.order(usable, self._grant.key, model, state, self._session)
 
     def _is_usable(self, account: Account) -> bool:
         try:
-            routing.usable([account], self._request.upstream_model, self._state())
+            routing.usable([account], self._request.upstream_model, self._house.now())
         except Refusal:
             return False
         return True
-
-    def _state(self) -> routing.State:
-        house = self._house
-        return routing.State(
-            house.slots.in_use,
-            house.health,
-            house.budgets,
-            house.settings.budget_threshold_percent,
-            time.monotonic(),
-            datetime.now(UTC),
-        )
 
     async def _slot(self, ranked: Sequence[Account]) -> Lease:
         """A slot of the best account that has one; raises ``Refusal`` when the wait is over."""

@@ -325,6 +325,7 @@ class Exchange:
         draft.request_bytes = self._downstream.request_bytes
         draft.response_bytes = self._downstream.response_bytes
         draft.total_ms = _ms(self._began)
+        self._house.metrics.observe(draft)
         self._house.logs.put(record.build(draft))
 
 

@@ -1,14 +1,18 @@
 """What every exchange shares: built once by ``app``, and closed by it."""
 
+import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from image_gateway.config import Settings
+from image_gateway.core import routing
 from image_gateway.core.budget import Budgets
 from image_gateway.core.health import Health
 from image_gateway.core.models import Catalogue
 from image_gateway.core.slots import SlotTable, StartClock
 from image_gateway.edge.control_plane import ControlPlane
 from image_gateway.edge.logs import RequestLog
+from image_gateway.edge.metrics import Metrics
 from image_gateway.edge.spool import Spools
 from image_gateway.edge.text_api import TextApi
 from image_gateway.edge.upstream import Upstream
@@ -25,6 +29,7 @@ class House:
     upstream: Upstream
     spools: Spools
     logs: RequestLog
+    metrics: Metrics
     slots: Waiting
     """The accounts' slots."""
     starts: StartClock
@@ -34,3 +39,14 @@ class House:
     key_slots: SlotTable = field(default_factory=SlotTable)
     health: Health = field(default_factory=Health)
     budgets: Budgets = field(default_factory=Budgets)
+
+    def now(self) -> routing.State:
+        """The moment as routing sees it."""
+        return routing.State(
+            self.slots.in_use,
+            self.health,
+            self.budgets,
+            self.settings.budget_threshold_percent,
+            time.monotonic(),
+            datetime.now(UTC),
+        )

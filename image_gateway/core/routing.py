@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Final
 
 from image_gateway.core import capability
@@ -109,6 +110,40 @@ def _own(names: Sequence[str], session: str) -> str | None:
         return hashlib.sha256(text).digest(), name
 
     return max(names, key=score, default=None)
+
+
+class Condition(StrEnum):
+    """What an account is at a moment, for people; what a single model makes of it is not told."""
+
+    USABLE = "usable"
+    FULL = "full"
+    OVER_BUDGET = "over_budget"
+    COOLING = "cooling"
+    BLOCKED = "blocked"
+    NO_CREDENTIAL = "no_credential"
+    OFF = "off"
+
+
+SERVING: Final = frozenset({Condition.USABLE, Condition.FULL, Condition.OVER_BUDGET})
+"""An account in one of these serves, now or soon."""
+
+
+def condition(account: Account, state: State) -> Condition:
+    """The first thing that keeps an account from serving."""
+    name = account.account_name
+    blocked_until = account.blocked_until
+    found = (
+        (account.status != "active" or not account.image_enabled, Condition.OFF),
+        (not has_credential(account, state.wall), Condition.NO_CREDENTIAL),
+        (blocked_until is not None and blocked_until > state.wall, Condition.BLOCKED),
+        (
+            state.health.seconds_left(name, "", state.now, account.credential) > 0,
+            Condition.COOLING,
+        ),
+        (state.in_use(name) >= account.image_max_concurrency, Condition.FULL),
+        (state.budgets.spent(account, state.now) >= state.threshold, Condition.OVER_BUDGET),
+    )
+    return next((each for holds, each in found if holds), Condition.USABLE)
 
 
 def all_busy(seconds: float) -> Refusal:

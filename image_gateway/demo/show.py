@@ -263,6 +263,8 @@ async def _gateway(
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(PREFIX)},
         f"{PREFIX}BIND": f"{host}:{port}",
+        # Port 0: nobody watches the demo, and an instance may be running beside it.
+        f"{PREFIX}OPS_BIND": "127.0.0.1:0",
         f"{PREFIX}CONTROL_DATABASE_URL": reader,
         f"{PREFIX}LOG_DIR": str(OUTPUT / "logs"),
         f"{PREFIX}STATE_DIR": str(OUTPUT / "state"),

@@ -111,6 +111,12 @@ class Entry(Generic[_T]):
         self.expire()
         self._value = self._known_at = None
 
+    def peek(self) -> tuple[_T, float] | None:
+        """What is held and its age in seconds, whatever it is worth; asks nobody."""
+        if self._known_at is None:
+            return None
+        return self._held(), self._age(time.monotonic())
+
     async def get(self) -> _T:
         """The value, fresh or, in an outage, old; raises ``UnavailableError``."""
         now = time.monotonic()

@@ -153,6 +153,14 @@ class ControlPlane:
         """A key together with the accounts as they are now; raises ``UnavailableError``."""
         return Grant(key, await self._accounts.get())
 
+    async def accounts(self) -> Mapping[str, Account]:
+        """The accounts as they are now; raises ``UnavailableError``."""
+        return await self._accounts.get()
+
+    def known_accounts(self) -> tuple[Mapping[str, Account], float | None]:
+        """The accounts as they were read last, and how many seconds ago; asks nobody."""
+        return self._accounts.peek() or ({}, None)
+
     async def reread(self, account_name: str, since: float) -> Account | None:
         """An account as Postgres had it at ``since`` (monotonic) or later.
 

@@ -194,6 +194,15 @@ class Listener:
             server = await asyncio.start_server(self._accept, sock=item.dup(), backlog=_BACKLOG)
             self._servers.append(server)
 
+    async def close(self) -> None:
+        """End at once, whoever is connected: for a port that nobody's call depends on."""
+        for server in self._servers:
+            server.close()
+        for connection, _ in list(self._open.values()):
+            connection.abort()
+        if self._open:
+            await asyncio.wait(self._open, timeout=_ABORT_SECONDS)
+
     async def stop(self, drain_seconds: float) -> None:
         """Accept no more, answer whoever is connected, give up after ``drain_seconds``."""
         for server in self._servers:

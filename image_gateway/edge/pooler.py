@@ -1,8 +1,7 @@
 """Whether a database URL leads through a transaction pooler, where LISTEN silently hears nothing.
 
 It owns the question and the sessions it is asked by.  It refuses to know what follows from the
-answer, and knows no pooler by its name or by what that says of itself: a pooler that speaks the
-protocol well says nothing.
+answer, and goes by what a pooler does: one that speaks the protocol well says nothing of itself.
 
 The technique: a session of Postgres is one server process, from its login to its end, and no other
 session ever is in that process.  LISTEN and session advisory locks rest on exactly that.  A pooler
@@ -47,9 +46,11 @@ from image_gateway.edge.cache import LOAD_SECONDS
 _ROUNDS: Final = 12
 """How often everything is provoked.
 
-An idle pool shows itself in the first round, a busy one by luck: with two processes, both in use
-all the time, five rounds missed it once in some hundred times.
+An idle pool shows itself in the first round, a busy one by luck; the least where it has two
+processes that are never idle.
 """
+_STEP_SECONDS: Final = 0.001
+"""How much longer the pause before each further round is, not to fall into step with others."""
 _ROUNDS_SECONDS: Final = 1.0
 """No further round begins after this, for over a slow way a few must do.
 
@@ -94,7 +95,8 @@ async def is_pooled(database: Secret) -> bool:
         await watched.ask(LOAD_SECONDS)
         end = asyncio.get_running_loop().time() + _ROUNDS_SECONDS
         found: bool | None = None
-        for _ in range(_ROUNDS):
+        for before in range(_ROUNDS):
+            await asyncio.sleep(before * _STEP_SECONDS)
             found = await _provoke(database, watched, holder)
             is_late = asyncio.get_running_loop().time() > end and not watched.has_waited
             if found is not None or is_late:

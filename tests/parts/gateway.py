@@ -27,8 +27,10 @@ class Gateway:
         self.folder = folder
         self.python = python
         self.port = free_port()
+        self.ops_port = free_port()
         self.settings = {
             "BIND": f"127.0.0.1:{self.port}",
+            "OPS_BIND": f"127.0.0.1:{self.ops_port}",
             "CONTROL_DATABASE_URL": database_url,
             "LOG_DIR": str(folder / "logs"),
             "STATE_DIR": str(folder / "state"),
@@ -158,6 +160,17 @@ class Gateway:
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", self.port, limit=2**20)
+
+    async def ops(self, path: str) -> tuple[int, dict[str, str], bytes]:
+        """A page of the ops port: status, headers and body."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.ops_port)
+        try:
+            writer.write(f"GET {path} HTTP/1.1\r\nhost: ops\r\n\r\n".encode())
+            return parse(await asyncio.wait_for(reader.read(), BOUND_SECONDS))
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
 
     async def raw(self, data: bytes) -> bytes:
         """Send bytes, give back all that comes until the end."""

@@ -1,0 +1,155 @@
+"""Counts and times of all calls, for Prometheus.
+
+What happened is observed when a request's record is built; what is (slots, accounts, budgets) is
+looked at when somebody asks.  Every label has few values: accounts are the operator's, codes are
+ours, and whatever an upstream calls its errors is one of them.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from image_gateway.core import errors
+from image_gateway.core.record import Draft
+from image_gateway.core.routing import Condition
+
+CONTENT_TYPE: Final = "text/plain; version=1.0.0; charset=utf-8"
+BUCKETS: Final = (0.1, 0.5, 1, 2.5, 5, 10, 20, 30, 45, 60, 90, 120, 180, 240, 300, 420, 600)
+"""Seconds; a picture takes 25 on good days and 400 on bad ones."""
+
+_UPSTREAM: Final = "upstream_error"
+_PREFIX: Final = "image_gateway_"
+
+
+@dataclass(frozen=True, slots=True)
+class AccountNow:
+    """One account at this moment."""
+
+    account_name: str
+    condition: Condition
+    slots_in_use: int
+    slots_limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """What is at this moment; ``grant_age_seconds`` None: nothing was read yet."""
+
+    accounts: tuple[AccountNow, ...]
+    waiting: int
+    slots_shared: bool
+    bytes_in_flight: int
+    grant_age_seconds: float | None
+    log_records_lost: int
+
+
+class Metrics:
+    """One process's metrics; ``look`` tells what is."""
+
+    def __init__(self, look: Callable[[], Now]) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_Gauges(look))
+        self._requests = Counter(
+            f"{_PREFIX}requests",
+            "Requests, by how they ended.",
+            ("endpoint", "dialect", "status", "error_code"),
+            registry=self._registry,
+        )
+        self._seconds = Histogram(
+            f"{_PREFIX}request_seconds",
+            "From the request's head to the end of its answer.",
+            buckets=BUCKETS,
+            registry=self._registry,
+        )
+        self._phases = Histogram(
+            f"{_PREFIX}phase_seconds",
+            "Where the time of a request went.",
+            ("phase",),
+            buckets=BUCKETS,
+            registry=self._registry,
+        )
+        self._attempts = Counter(
+            f"{_PREFIX}attempts",
+            "Calls to accounts, by what followed from them.",
+            ("account", "outcome"),
+            registry=self._registry,
+        )
+
+    def __repr__(self) -> str:
+        return "<Metrics>"
+
+    def observe(self, draft: Draft) -> None:
+        """A request has ended."""
+        code = draft.error_code or ""
+        if code and code not in errors.KINDS and code != errors.CLIENT_LEFT:
+            code = _UPSTREAM
+        self._requests.labels(
+            draft.endpoint or "", draft.dialect or "", draft.status or "", code
+        ).inc()
+        self._seconds.observe((draft.total_ms or 0) / 1000)
+        for phase, milliseconds in (
+            ("auth", draft.auth_ms),
+            ("body", draft.body_ms),
+            ("wait", draft.wait_ms),
+            ("upstream", draft.upstream_ms),
+            ("stream", draft.stream_ms),
+        ):
+            if milliseconds is not None:
+                self._phases.labels(phase).observe(milliseconds / 1000)
+        for attempt in draft.attempts:
+            self._attempts.labels(attempt.account_name, attempt.action or "unfinished").inc()
+
+    def text(self) -> bytes:
+        """All of it in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
+class _Gauges(Collector):
+    def __init__(self, look: Callable[[], Now]) -> None:
+        self._look = look
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing beforehand: the registry would look before there is something to see."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        now = self._look()
+        in_use = _gauge("slots_in_use", "Slots that this process holds.", "account")
+        limit = _gauge("slots_limit", "Slots that the account has.", "account")
+        state = _gauge("account_state", "1 for what the account is.", "account", "state")
+        for each in now.accounts:
+            in_use.add_metric([each.account_name], each.slots_in_use)
+            limit.add_metric([each.account_name], each.slots_limit)
+            for condition in Condition:
+                state.add_metric([each.account_name, condition], condition is each.condition)
+        yield from (in_use, limit, state)
+        yield _single("waiting", "Calls that wait for a slot.", now.waiting)
+        yield _single(
+            "slots_shared",
+            "1 while slots are counted with the other processes, 0 while by this one alone.",
+            now.slots_shared,
+        )
+        yield _single("bytes_in_flight", "Bytes of requests and answers held.", now.bytes_in_flight)
+        if now.grant_age_seconds is not None:
+            yield _single(
+                "grant_age_seconds", "Age of what is known of accounts.", now.grant_age_seconds
+            )
+        lost = CounterMetricFamily(
+            f"{_PREFIX}log_records_lost", "Log records that could not be written."
+        )
+        lost.add_metric([], now.log_records_lost)
+        yield lost
+
+
+def _gauge(name: str, help_text: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(_PREFIX + name, help_text, labels=labels)
+
+
+def _single(name: str, help_text: str, value: float) -> GaugeMetricFamily:
+    found = _gauge(name, help_text)
+    found.add_metric([], value)
+    return found

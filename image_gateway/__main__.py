@@ -16,7 +16,7 @@ import uvloop
 from image_gateway import __version__, app, config, sql
 from image_gateway.edge import control_plane, logs
 from image_gateway.edge.cache import UnavailableError
-from image_gateway.edge.control_plane import ContractError
+from image_gateway.edge.control_plane import ContractError, Findings
 
 OK: Final = 0
 FAILED: Final = 1
@@ -87,7 +87,7 @@ def _check(_: argparse.Namespace) -> int:
         return BAD_SETTINGS
     _say("ok: settings")
     try:
-        findings = asyncio.run(control_plane.check(settings.control_database_url))
+        findings, is_pooled = asyncio.run(_ask_control_plane(settings))
     except (ContractError, UnavailableError) as error:
         _complain(f"the control plane cannot be used: {error}")
         return CONTROL_PLANE_UNUSABLE
@@ -105,7 +105,20 @@ def _check(_: argparse.Namespace) -> int:
         _say(f"warning: {finding}")
     usable = findings.accounts - len(findings.broken_accounts)
     _say(f"{'ok' if usable else 'warning'}: {usable} of {findings.accounts} accounts are readable")
+    if is_pooled:
+        _complain(
+            "DIRECT_DATABASE_URL leads through a transaction pooler, where LISTEN hears nothing "
+            "and slots cannot be shared. Set IMAGE_GATEWAY_DIRECT_DATABASE_URL to Postgres itself, "
+            "or to a pooler in session mode; CONTROL_DATABASE_URL may stay as it is"
+        )
+        return BAD_SETTINGS
+    _say("ok: DIRECT_DATABASE_URL is no transaction pooler")
     return OK
+
+
+async def _ask_control_plane(settings: config.Settings) -> tuple[Findings, bool]:
+    findings = await control_plane.check(settings.control_database_url)
+    return findings, await control_plane.is_pooled(settings.direct_database_url)
 
 
 def _schema(given: argparse.Namespace) -> int:

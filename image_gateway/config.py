@@ -170,7 +170,8 @@ def _seconds(value: object) -> float:
 
 
 def _wait(value: object) -> float:
-    return 0.0 if value in {0, "0"} and not isinstance(value, bool) else _seconds(value)
+    is_none = isinstance(value, int | str) and str(value) == "0"
+    return 0.0 if is_none else _seconds(value)
 
 
 def _count(value: object) -> int:
@@ -242,7 +243,7 @@ def _networks(value: object) -> tuple[Network, ...]:
 
 
 def _slots(value: object) -> str:
-    if value not in {"shared", "process"}:
+    if value not in ("shared", "process"):
         raise ValueError("must be shared or process")
     return str(value)
 

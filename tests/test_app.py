@@ -8,6 +8,7 @@ from typing import Any, cast
 from image_gateway import app, config
 from image_gateway.edge.listener import Connection
 from image_gateway.edge.logs import RequestLog, Rotation
+from image_gateway.edge.metrics import Metrics
 from image_gateway.house import House
 
 
@@ -32,6 +33,10 @@ async def test_a_request_that_comes_after_the_grace_is_told_to_come_again(tmp_pa
             control_plane=nobody,
             upstream=nobody,
             spools=nobody,
+            slots=nobody,
+            starts=nobody,
+            text_api=nobody,
+            metrics=Metrics(nobody),
             logs=log,
             prompt_key=b"",
         )

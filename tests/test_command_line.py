@@ -14,6 +14,8 @@ import pytest
 
 from image_gateway import __version__
 from tests.parts.gateway import free_port
+from tests.parts.llm_access import TABLES, LlmAccess
+from tests.parts.pgbouncer import pgbouncer
 from tests.parts.plane import Plane
 
 ROOT = Path(__file__).parents[1]
@@ -55,6 +57,23 @@ def test_schema_prints_sql_that_may_be_run_twice(postgres_url: str, name: str) -
     plane.drop()
 
 
+def test_schema_prints_the_llm_access_adapter(postgres_url: str) -> None:
+    """With its optional triggers and the reader's role, each of which may be run twice."""
+    llm = LlmAccess(postgres_url)
+    llm.create(TABLES)
+    for name in ("llm_access", "llm_access_notify", "reader"):
+        done = command("schema", name)
+        assert done.returncode == 0
+        llm.execute(done.stdout)
+        llm.execute(done.stdout)
+    llm.add_codex("one")
+    checked = command("check", control_database_url=llm.reader_url)
+    assert checked.returncode == 0, checked.stderr
+    assert "ok: the role can only read" in checked.stdout
+    assert "ok: 1 of 1 accounts are readable" in checked.stdout
+    llm.drop()
+
+
 def test_check_is_content_with_the_reader_and_the_standalone_schema(plane: Plane) -> None:
     plane.add_account("one", None)
     done = command("check", control_database_url=plane.reader_url)
@@ -84,6 +103,18 @@ def test_check_of_a_database_without_the_contract_exits_with_69(plane: Plane) ->
     done = command("check", control_database_url=plane.url)
     assert done.returncode == 69
     assert "image-gateway schema standalone" in done.stderr
+
+
+def test_check_finds_a_transaction_pooler_and_says_what_to_do(plane: Plane) -> None:
+    plane.add_account("one", None)
+    with pgbouncer(plane.url) as pooled:
+        done = command("check", control_database_url=pooled)
+        assert done.returncode == 64
+        assert "DIRECT_DATABASE_URL leads through a transaction pooler" in done.stderr
+        assert "IMAGE_GATEWAY_DIRECT_DATABASE_URL to Postgres itself" in done.stderr
+        cured = command("check", control_database_url=pooled, direct_database_url=plane.url)
+        assert cured.returncode == 0, cured.stderr
+        assert "ok: DIRECT_DATABASE_URL is no transaction pooler" in cured.stdout
 
 
 def test_check_of_bad_settings_exits_with_64_and_tells_them_all() -> None:

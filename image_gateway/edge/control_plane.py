@@ -33,7 +33,7 @@ from image_gateway.core.model import (
     account_from_row,
     key_from_row,
 )
-from image_gateway.edge import postgres
+from image_gateway.edge import pooler, postgres
 from image_gateway.edge.cache import LOAD_SECONDS, Entry, Freshness, Outage, UnavailableError
 
 CONTRACT_VERSION: Final = 1
@@ -283,6 +283,16 @@ async def _read_only(connection: postgres.Connection) -> None:
 # -- before anything listens -----------------------------------------------------------------------
 
 
+async def is_pooled(direct: Secret) -> bool:
+    """Whether DIRECT_DATABASE_URL leads through a transaction pooler; raises
+    ``UnavailableError``.
+    """
+    try:
+        return await pooler.is_pooled(direct)
+    except (psycopg.Error, OSError, TimeoutError) as error:
+        raise UnavailableError(_first_line(error, direct)) from error
+
+
 @dataclass(frozen=True, slots=True)
 class Findings:
     """What ``check`` found in a usable control plane: sentences for a person."""
@@ -330,8 +340,9 @@ def _first_line(error: BaseException, database: Secret) -> str:
 
 async def _check_contract(connection: postgres.Connection) -> None:
     cure = (
-        "Print the SQL with `image-gateway schema standalone` and run it on the control plane's "
-        "database; `image-gateway schema reader` prints the daemon's role."
+        "Print the SQL with `image-gateway schema standalone`, or `llm_access` for that control "
+        "plane, and run it on the control plane's database; `image-gateway schema reader` prints "
+        "the daemon's role."
     )
     try:
         cursor = await connection.execute(b"SELECT image_gateway.contract_version() AS version")

@@ -34,13 +34,14 @@ would be left to a stranger.
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Final, TypeAlias
 
 import psycopg
 
 from image_gateway.core.model import Secret
+from image_gateway.edge import postgres
 from image_gateway.edge.cache import LOAD_SECONDS
 
 _ROUNDS: Final = 12
@@ -61,14 +62,6 @@ _PATIENCE_SECONDS: Final = 0.5
 
 An answer takes a round trip, and in front of an empty pool a login of the pooler's.
 """
-_CONNECTION: Final[Mapping[str, str | int]] = {
-    "application_name": "image-gateway",
-    "connect_timeout": 3,
-    "keepalives_idle": 15,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 20_000,
-}
 _WHICH_PROCESS: Final = (
     b"SELECT pg_backend_pid(), extract(epoch FROM pg_postmaster_start_time())::text"
 )
@@ -163,7 +156,7 @@ class _Session:
     psycopg in the midst of a statement is to wait for the server, for up to 10 s.
     """
 
-    def __init__(self, connection: "psycopg.AsyncConnection[_Process]") -> None:
+    def __init__(self, connection: postgres.Connection) -> None:
         self._connection = connection
         self._work: asyncio.Task[None] | None = None
         self.processes: set[_Process] = set()
@@ -215,7 +208,7 @@ class _Session:
 
     async def _ask(self) -> None:
         cursor = await self._connection.execute(_WHICH_PROCESS)
-        self.processes.update(await cursor.fetchall())
+        self.processes.update(tuple(row.values()) for row in await cursor.fetchall())
 
     async def _let_go(self) -> None:
         await self._connection.rollback()
@@ -247,21 +240,8 @@ class _Session:
 @asynccontextmanager
 async def _open(database: Secret, *, autocommit: bool) -> AsyncIterator[_Session]:
     """One session of its own; without autocommit its transactions are read-only."""
-    options = dict(_CONNECTION)
+    session = _Session(await postgres.connect(database, autocommit=autocommit))
     try:
-        connection: psycopg.AsyncConnection[_Process] = await psycopg.AsyncConnection.connect(
-            database.reveal(),
-            autocommit=autocommit,
-            prepare_threshold=None,
-            **options,  # type: ignore[arg-type]
-        )
-    except UnicodeError as error:
-        # What the resolver makes of a host that cannot be a name.
-        raise psycopg.OperationalError("the host's name is not one") from error
-    session = _Session(connection)
-    try:
-        # By transaction, not by SET: a transaction pooler would keep a SET for its other clients.
-        await connection.set_read_only(True)
         yield session
     finally:
         await session.close()

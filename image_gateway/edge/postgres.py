@@ -26,13 +26,17 @@ Connection = psycopg.AsyncConnection[dict[str, Any]]
 async def connect(database: Secret, *, autocommit: bool) -> Connection:
     """A connection of its own, whose transactions are read-only; raises what psycopg does."""
     options: dict[str, Any] = dict(OPTIONS)
-    connection: Connection = await psycopg.AsyncConnection.connect(
-        database.reveal(),
-        autocommit=autocommit,
-        prepare_threshold=None,
-        row_factory=dict_row,
-        **options,
-    )
+    try:
+        connection: Connection = await psycopg.AsyncConnection.connect(
+            database.reveal(),
+            autocommit=autocommit,
+            prepare_threshold=None,
+            row_factory=dict_row,
+            **options,
+        )
+    except UnicodeError as error:
+        # What the resolver makes of a host that cannot be a name.
+        raise psycopg.OperationalError("the host's name is not one") from error
     # By transaction, not by SET: a transaction pooler would keep a SET for its other clients.
     await connection.set_read_only(True)
     return connection

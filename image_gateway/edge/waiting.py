@@ -35,6 +35,8 @@ SETTLE_SECONDS: Final = 2 * RETRY_SECONDS
 """How long nobody is admitted after a lost session was replaced: other processes come back too."""
 HEARTBEAT_SECONDS: Final = 2.0
 """How often a session whose locks are in use is asked whether it is still there."""
+IDLE_SECONDS: Final = 10.0
+"""The same for one that holds none, so that the metrics tell the truth in quiet times, too."""
 
 _log = logging.getLogger(__name__)
 
@@ -335,11 +337,11 @@ class Waiting:
                     continue
                 if not lease.is_held and lease.lock is not None:
                     self._returned.append((lease.account_name, lease.lock))
+            seconds = HEARTBEAT_SECONDS if self._leases else IDLE_SECONDS
             if time.monotonic() >= self._heartbeat_at:
                 await session.check()
                 self._heartbeat_at = float("inf")
-            if self._heartbeat_at == float("inf") and self._leases:
-                self._heartbeat_at = time.monotonic() + HEARTBEAT_SECONDS
+            self._heartbeat_at = min(self._heartbeat_at, time.monotonic() + seconds)
         except LostSessionError as error:
             await self._lose(error)
 

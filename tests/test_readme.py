@@ -75,3 +75,9 @@ def test_what_each_kind_of_account_can_do_is_told_as_the_code_has_it() -> None:
         for need in capability.NEEDS
     ]
     assert told == known
+
+
+def test_what_happens_when_something_fails_is_told_and_each_line_has_its_test() -> None:
+    tests = Path(__file__).parent.joinpath("daemon/test_failures.py").read_text("utf-8")
+    told = [cells[-1].strip("`") for cells in rows("When something fails")]
+    assert told == re.findall(r"^async def (test_\w+)", tests, re.MULTILINE)

@@ -74,13 +74,16 @@ class Gateway:
                 **options,
             )
 
-    def start(self) -> "Gateway":
-        """Start the process and wait until it tells its supervisor that it is ready."""
+    def start(self, **options: Any) -> "Gateway":
+        """Start the process and wait until it tells its supervisor that it is ready.
+
+        ``options`` are ``subprocess.Popen``'s.
+        """
         address = self.folder / "notify"
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
             supervisor.bind(str(address))
             supervisor.settimeout(START_SECONDS)
-            self.launch({"NOTIFY_SOCKET": str(address)})
+            self.launch({"NOTIFY_SOCKET": str(address)}, **options)
             try:
                 assert supervisor.recv(256) == b"READY=1"
             except TimeoutError:

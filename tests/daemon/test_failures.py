@@ -1,0 +1,274 @@
+"""What happens when something fails: one test for each line of the README's table, by its name."""
+
+import asyncio
+import json
+import resource
+import signal
+from collections.abc import Callable
+
+from image_gateway.demo import postgres
+from tests.daemon.conftest import Door, make_door, open_door
+from tests.daemon.test_failover import error, make_pair
+from tests.daemon.test_ops import metric, ready
+from tests.daemon.test_refusals import PROMPT, Held, check_error
+from tests.edge.server import Server
+from tests.parts.eventually import eventually
+from tests.parts.gateway import Gateway, post
+from tests.parts.plane import Plane
+from tests.parts.upstream import Call, ScriptedUpstream, answers, draws, picture, streams
+
+Maker = Callable[..., Gateway]
+EDIT = json.dumps(
+    {"prompt": "a cat", "images": [{"image_url": f"data:image/png;base64,{picture(3_000_000)}"}]}
+).encode()
+
+
+async def until(door: Door, status: int, body: bytes = PROMPT) -> tuple[int, dict[str, str], bytes]:
+    """Calls until the answer has this status; within the time of a test."""
+    while True:
+        answer = await door.post(body)
+        if answer[0] == status:
+            return answer
+        await asyncio.sleep(0.1)
+
+
+async def held_call(door: Door, held: Held) -> "asyncio.Task[tuple[int, dict[str, str], bytes]]":
+    """A call that has arrived at the upstream and is held there."""
+    call = asyncio.create_task(door.post(PROMPT))
+    await asyncio.wait_for(held.arrived.acquire(), 10)
+    return call
+
+
+async def test_postgres_is_away(make_gateway: Maker, upstream: ScriptedUpstream) -> None:
+    """Running calls and known keys go on, by this process's own count; a stranger gets 503."""
+    with Server(postgres.VERSION) as server:
+        plane = Plane(server.url)
+        plane.create()
+        gateway = make_gateway(plane.reader_url, grant_ttl_seconds=0.2).start()
+        door = make_door(gateway, plane, upstream)
+        plane.update("accounts", {"account_name": door.account}, image_max_concurrency=2)
+        upstream.script = held = Held()
+        running = await held_call(door, held)
+        server.kill()
+        second = await held_call(door, held)
+        status, _, body = await door.post(PROMPT)
+        assert status == 429, "the limit holds in the outage, too"
+        check_error(body, "account_concurrency")
+        held.let_go.set()
+        assert (await running)[0] == (await second)[0] == 200
+        stranger = Door(gateway, plane, "none", "sk-stranger", "none")
+        status, headers, body = await stranger.post(PROMPT)
+        assert status == 503
+        assert int(headers["retry-after"]) > 0
+        check_error(body, "control_plane_unavailable")
+        while await metric(gateway, "image_gateway_slots_shared") != 0:
+            await asyncio.sleep(0.1)
+        assert (await ready(gateway))[0] == 200
+        assert gateway.stop() == 0
+        assert [r["status"] for r in gateway.records()].count(200) == 2
+
+
+async def test_postgres_is_away_for_too_long(
+    make_gateway: Maker, upstream: ScriptedUpstream
+) -> None:
+    """Running calls go on to their end; nothing new is admitted past the stale age."""
+    with Server(postgres.VERSION) as server:
+        plane = Plane(server.url)
+        plane.create()
+        gateway = make_gateway(
+            plane.reader_url, grant_ttl_seconds=0.2, grant_max_stale_seconds=2
+        ).start()
+        door = make_door(gateway, plane, upstream)
+        upstream.script = held = Held()
+        running = await held_call(door, held)
+        server.kill()
+        upstream.script = draws
+        _, _, body = await until(door, 503)
+        check_error(body, "control_plane_unavailable")
+        held.let_go.set()
+        assert (await running)[0] == 200
+        assert gateway.stop() == 0
+        assert gateway.records()[-1]["status"] == 200
+
+
+async def test_postgres_is_back(make_gateway: Maker, upstream: ScriptedUpstream) -> None:
+    """Without a restart: a running call has its lock again, and the limit holds over processes."""
+    with Server(postgres.VERSION) as server:
+        plane = Plane(server.url)
+        plane.create()
+        gateways = [make_gateway(plane.reader_url, grant_ttl_seconds=0.2).start() for _ in "ab"]
+        doors = [make_door(gateways[0], plane, upstream)]
+        doors.append(Door(gateways[1], plane, doors[0].key_id, doors[0].secret, doors[0].account))
+        plane.update("accounts", {"account_name": doors[0].account}, image_max_concurrency=1)
+        assert [(await door.post(PROMPT))[0] for door in doors] == [200, 200]
+        upstream.script = held = Held()
+        running = await held_call(doors[0], held)
+        server.kill()
+        for gateway in gateways:
+            while await metric(gateway, "image_gateway_slots_shared") != 0:
+                await asyncio.sleep(0.1)
+        server.start()
+        for gateway in gateways:
+            while await metric(gateway, "image_gateway_slots_shared") != 1:
+                await asyncio.sleep(0.1)
+        calls = len(upstream.calls)
+        status, _, body = await doors[1].post(PROMPT)
+        assert status == 429
+        check_error(body, "account_concurrency")
+        assert len(upstream.calls) == calls
+        held.let_go.set()
+        assert (await running)[0] == 200
+        await until(doors[1], 200)
+        for gateway in gateways:
+            assert gateway.stop() == 0
+        assert gateways[1].records()[-1]["status"] == 200
+
+
+async def test_one_account_fails(gateway: Gateway, shared_plane: Plane) -> None:
+    """The call goes to the next account; new ones leave the failed account alone for a while."""
+    async with ScriptedUpstream() as first, ScriptedUpstream() as second:
+        pair = make_pair(gateway, shared_plane, first, second)
+        first.script = answers(429, error("rate_limit"), {"retry-after": "60"})
+        assert (await pair.post(PROMPT))[0] == 200
+        record = await pair.record()
+        assert [attempt["action"] for attempt in record["attempts"]] == ["next", "deliver"]
+        assert (await pair.post(PROMPT))[0] == 200
+        assert pair.counts == (1, 2)
+
+
+async def test_one_account_breaks_off(gateway: Gateway, shared_plane: Plane) -> None:
+    """A call that was sent and lost is never sent again; the next one is served."""
+    async with ScriptedUpstream() as first, ScriptedUpstream() as second:
+        pair = make_pair(gateway, shared_plane, first, second)
+
+        async def cuts(call: Call) -> None:
+            call.writer.transport.abort()
+
+        first.script = cuts
+        status, headers, body = await pair.post(PROMPT)
+        assert status == 504
+        assert headers["x-should-retry"] == "false"
+        check_error(body, "outcome_unknown")
+        assert pair.counts == (1, 0)
+        assert (await pair.record())["may_be_billed"] is True
+        first.script = draws
+        assert (await pair.post(PROMPT))[0] == 200
+
+
+async def test_all_accounts_fail(gateway: Gateway, shared_plane: Plane) -> None:
+    """The most telling answer of an upstream; then 503 with the wait, until one is well again."""
+    async with ScriptedUpstream() as first, ScriptedUpstream() as second:
+        pair = make_pair(gateway, shared_plane, first, second)
+        first.script = answers(403, error("forbidden"))
+        second.script = answers(429, error("rate_limit"), {"retry-after": "2"})
+        status, headers, body = await pair.post(PROMPT)
+        assert (status, headers["retry-after"]) == (429, "2")
+        assert json.loads(body)["error"]["code"] == "rate_limit"
+        status, headers, body = await pair.post(PROMPT)
+        assert status == 503
+        assert 0 < int(headers["retry-after"]) <= 2
+        check_error(body, "no_account_available")
+        assert pair.counts == (1, 1)
+        second.script = draws
+        await until(pair, 200)
+        assert pair.counts == (1, 2)
+        await eventually(lambda: [r for r in gateway.records() if r["key_id"] == pair.key_id][2:])
+
+
+def small_files(limit: int) -> Callable[[], None]:
+    """No file grows beyond ``limit`` bytes: for a program that is what a full disk is."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+
+async def test_the_disk_is_full(
+    make_gateway: Maker, plane: Plane, upstream: ScriptedUpstream
+) -> None:
+    """Bodies that need the disk get 503, others are served, made pictures are delivered; records
+    that cannot be written are counted.
+    """
+    gateway = make_gateway(plane.reader_url, memory_budget_bytes="64 MiB").start(
+        preexec_fn=small_files(4096)
+    )
+    door = make_door(gateway, plane, upstream)
+    status, headers, body = await door.post(EDIT, "/v1/images/edits")
+    assert status == 503
+    assert int(headers["retry-after"]) > 0
+    check_error(body, "overloaded")
+    assert upstream.calls == []
+    for _ in range(12):
+        assert (await door.post(PROMPT))[0] == 200
+    drawer = open_door(gateway, plane, upstream, "codex-responses")
+    big = {"type": "image_generation_call", "result": picture(6_000_000)}
+    upstream.script = streams(
+        [
+            {"type": "response.output_item.done", "item": big},
+            {"type": "response.completed", "response": {"output": []}},
+        ]
+    )
+    status, _, body = await drawer.post(PROMPT)
+    assert status == 200
+    assert len(body) > 6_000_000
+    while await metric(gateway, "image_gateway_log_records_lost_total") == 0:
+        await asyncio.sleep(0.1)
+    written = gateway.records()
+    assert written[0]["error_code"] == "overloaded"
+    assert gateway.stop() == 0
+    lost = 14 - len(written)
+    assert lost > 0
+    assert all(record["status"] in {200, 503} for record in written)
+
+
+async def test_one_process_is_killed(
+    make_gateway: Maker, plane: Plane, upstream: ScriptedUpstream
+) -> None:
+    """Its clients see a broken connection; its slots are free at once for the other process, and a
+    call that waits there is served.
+    """
+    one, other = (make_gateway(plane.reader_url, slot_wait_seconds=20).start() for _ in "ab")
+    door = make_door(one, plane, upstream)
+    plane.update("accounts", {"account_name": door.account}, image_max_concurrency=1)
+    beside = Door(other, plane, door.key_id, door.secret, door.account)
+    upstream.script = held = Held()
+    reader, writer = await one.connect()
+    writer.write(post(door.secret, PROMPT))
+    await asyncio.wait_for(held.arrived.acquire(), 10)
+    upstream.script = draws
+    waiting = asyncio.create_task(beside.post(PROMPT))
+    while await metric(other, "image_gateway_waiting") != 1:
+        await asyncio.sleep(0.02)
+    assert one.process is not None
+    one.process.send_signal(signal.SIGKILL)
+    assert await asyncio.wait_for(reader.read(), 10) == b""
+    writer.close()
+    assert (await asyncio.wait_for(waiting, 10))[0] == 200
+    assert one.records() == []
+    record = await other.record()
+    assert record["status"] == 200
+    assert record["wait_ms"] > 0
+    assert other.stop() == 0
+
+
+async def test_one_process_stops(
+    make_gateway: Maker, plane: Plane, upstream: ScriptedUpstream
+) -> None:
+    """Its running calls end as ever, and hold their slots until then, while the other serves."""
+    one, other = (make_gateway(plane.reader_url).start() for _ in "ab")
+    door = make_door(one, plane, upstream)
+    plane.update("accounts", {"account_name": door.account}, image_max_concurrency=1)
+    beside = Door(other, plane, door.key_id, door.secret, door.account)
+    upstream.script = held = Held()
+    running = await held_call(door, held)
+    assert one.process is not None
+    one.process.terminate()
+    while (await ready(one))[1]["accepting"]:
+        await asyncio.sleep(0.02)
+    status, _, body = await beside.post(PROMPT)
+    assert status == 429
+    check_error(body, "account_concurrency")
+    held.let_go.set()
+    assert (await running)[0] == 200
+    upstream.script = draws
+    await until(beside, 200)
+    assert one.wait() == 0
+    assert [record["status"] for record in one.records()] == [200]
+    assert other.stop() == 0

@@ -1,0 +1,181 @@
+"""Which account is asked, as clients and upstreams see it: sessions, budgets, pools, switches."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from tests.daemon.conftest import Door, make_door
+from tests.daemon.test_failover import error, make_pair
+from tests.daemon.test_refusals import PROMPT, check_error
+from tests.parts.eventually import BOUND_SECONDS
+from tests.parts.gateway import Gateway, parse, post
+from tests.parts.plane import Plane
+from tests.parts.upstream import Call, ScriptedUpstream, answers, draws, images
+
+SESSION_HEADERS = ("session_id", "session-id", "conversation_id", "x-session-id")
+
+
+async def test_a_session_keeps_its_account_while_that_is_usable(
+    gateway: Gateway, shared_plane: Plane
+) -> None:
+    """Each of the four headers names a session; those of a failed account move, others stay."""
+    async with AsyncExitStack() as stack:
+        upstreams = [await stack.enter_async_context(ScriptedUpstream()) for _ in range(3)]
+        names = [f"account-{secrets.token_hex(4)}" for _ in upstreams]
+        for name, each in zip(names, upstreams, strict=True):
+            shared_plane.add_account(name, each.url)
+        key_id = f"key-{secrets.token_hex(4)}"
+        secret = shared_plane.add_key(key_id=key_id, account_names=names)
+        door = Door(gateway, shared_plane, key_id, secret, names[0])
+
+        async def account_of(session: str, header: str) -> int:
+            before = [len(each.calls) for each in upstreams]
+            answer = await gateway.raw(post(secret, PROMPT, headers={header: session}))
+            assert parse(answer)[0] == 200
+            after = [len(each.calls) for each in upstreams]
+            return next(at for at in range(3) if after[at] > before[at])
+
+        sessions = [f"session {number}" for number in range(12)]
+        bound = {session: await account_of(session, "session_id") for session in sessions}
+        assert len(set(bound.values())) > 1, "sessions are spread"
+        for header in SESSION_HEADERS:
+            assert {each: await account_of(each, header) for each in sessions} == bound
+        shared_plane.update("accounts", {"account_name": names[0]}, used_percent_primary=99)
+        moved = {each: await account_of(each, "session_id") for each in sessions}
+        for session, at in bound.items():
+            assert (moved[session] == at) is (at != 0)
+        assert (await door.record(request_id=gateway.records()[-1]["request_id"]))["status"] == 200
+
+
+async def test_what_an_answer_tells_of_the_budget_counts_before_the_control_plane_knows(
+    gateway: Gateway, shared_plane: Plane
+) -> None:
+    async with ScriptedUpstream() as first, ScriptedUpstream() as second:
+        pair = make_pair(gateway, shared_plane, first, second)
+        shared_plane.update("keys", {"key_id": pair.key_id}, route_strategy="auto")
+        first.script = answers(
+            200,
+            images(),
+            {
+                "x-codex-primary-used-percent": "97",
+                "x-codex-primary-reset-after-seconds": "3600",
+            },
+        )
+        assert (await pair.post(PROMPT))[0] == 200
+        assert pair.counts == (1, 0), "of equals the first"
+        for _ in range(3):
+            assert (await pair.post(PROMPT))[0] == 200
+        assert pair.counts == (1, 3)
+        # The control plane has asked since: there is room again.
+        for name, percent in ((pair.account, 1), (pair.second_account, 50)):
+            shared_plane.update("accounts", {"account_name": name}, used_percent_primary=percent)
+        assert (await pair.post(PROMPT))[0] == 200
+        assert pair.counts == (2, 3)
+
+
+async def test_an_upstream_that_is_a_pool_is_asked_again_before_the_next_account(
+    gateway: Gateway, shared_plane: Plane
+) -> None:
+    async with ScriptedUpstream() as first, ScriptedUpstream() as second:
+        pair = make_pair(gateway, shared_plane, first, second)
+        shared_plane.update("accounts", {"account_name": pair.account}, same_account_retries=2)
+
+        async def third_time_lucky(call: Call) -> None:
+            if len(first.calls) < 3:
+                await call.answer(429, error("rate_limit"))
+            else:
+                await draws(call)
+
+        first.script = third_time_lucky
+        assert (await pair.post(PROMPT))[0] == 200
+        assert pair.counts == (3, 0)
+        record = await pair.record()
+        assert [each["action"] for each in record["attempts"]] == ["retry", "retry", "deliver"]
+        assert (await pair.post(PROMPT))[0] == 200
+        assert pair.counts == (4, 0), "what ended well has not cooled"
+
+
+async def test_a_pool_that_goes_on_failing_is_left_for_the_next_account_and_cools(
+    gateway: Gateway, shared_plane: Plane
+) -> None:
+    async with ScriptedUpstream() as first, ScriptedUpstream() as second:
+        pair = make_pair(gateway, shared_plane, first, second)
+        shared_plane.update("accounts", {"account_name": pair.account}, same_account_retries=1)
+        first.script = answers(429, error("rate_limit"), {"retry-after": "60"})
+        assert (await pair.post(PROMPT))[0] == 200
+        assert pair.counts == (2, 1)
+        assert await pair.actions() == ["retry", "next", "deliver"]
+        assert (await pair.post(PROMPT))[0] == 200
+        assert pair.counts == (2, 2)
+
+
+async def test_what_may_have_been_made_is_not_asked_for_again_by_a_pool_either(
+    gateway: Gateway, shared_plane: Plane
+) -> None:
+    async with ScriptedUpstream() as first, ScriptedUpstream() as second:
+        pair = make_pair(gateway, shared_plane, first, second)
+        shared_plane.update("accounts", {"account_name": pair.account}, same_account_retries=5)
+
+        async def cuts(call: Call) -> None:
+            call.writer.transport.abort()
+
+        first.script = cuts
+        status, _, body = await pair.post(PROMPT)
+        assert status == 504
+        check_error(body, "outcome_unknown")
+        assert pair.counts == (1, 0)
+        assert (await pair.record())["may_be_billed"] is True
+
+
+# -- switches --------------------------------------------------------------------------------------
+
+_PROMISED_SECONDS = 1.0
+_SLACK_SECONDS = 2.0
+_SWITCHES: list[tuple[str, str, str]] = [
+    ("keys", "key_id", "key_image_generation_disabled"),
+    ("groups", "group_id", "group_image_generation_disabled"),
+    ("accounts", "account_name", "no_account_available"),
+]
+
+
+@pytest.mark.parametrize(("table", "column", "code"), _SWITCHES)
+@pytest.mark.parametrize("way", ["NOTIFY", "time to live"])
+async def test_a_switch_acts_within_its_promised_time_both_ways(  # noqa: PLR0917 - a table
+    plane: Plane,
+    make_gateway: Callable[..., Gateway],
+    upstream: ScriptedUpstream,
+    table: str,
+    column: str,
+    code: str,
+    way: str,
+) -> None:
+    """Within a second: by NOTIFY whatever the time to live is, or by a time to live of a second."""
+    options: dict[str, Any] = {"grant_ttl_seconds": 600 if way == "NOTIFY" else 1.0}
+    if way != "NOTIFY":
+        options["direct_database_url"] = "postgresql://postgres@127.0.0.1:1/none"
+    gateway = make_gateway(plane.reader_url, **options).start()
+    plane.add_group("artists", image_enabled=True)
+    door = make_door(gateway, plane, upstream, group_id="artists")
+    where = {"key_id": door.key_id, "group_id": "artists", "account_name": door.account}
+    assert (await door.post(PROMPT))[0] == 200
+
+    async def becomes(wanted: bytes) -> float:
+        began = time.monotonic()
+        while wanted not in (await door.post(PROMPT))[2]:
+            assert time.monotonic() - began < BOUND_SECONDS
+            await asyncio.sleep(0.02)
+        return time.monotonic() - began
+
+    plane.update(table, {column: where[column]}, image_enabled=False)
+    assert await becomes(code.encode()) < _PROMISED_SECONDS + _SLACK_SECONDS
+    plane.update(table, {column: where[column]}, image_enabled=True)
+    assert await becomes(b"b64_json") < _PROMISED_SECONDS + _SLACK_SECONDS
+    assert gateway.stop() == 0
+    codes = [record["error_code"] for record in gateway.records()]
+    assert code in codes
+    assert codes[-1] is None

@@ -63,7 +63,7 @@ def test_every_field_of_the_record_is_told_in_order() -> None:
 
 def test_every_path_is_told() -> None:
     told = re.findall(r"^    (.*)$", section("Paths"), re.MULTILINE)
-    assert sorted(" ".join(told).split()) == sorted(app.PREFIXES)
+    assert sorted(" ".join(told).split()) == sorted((*app.PREFIXES, *app.RESPONSES))
 
 
 def test_what_each_kind_of_account_can_do_is_told_as_the_code_has_it() -> None:

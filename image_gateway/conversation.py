@@ -15,7 +15,7 @@ from image_gateway.core.events import Happening, Kind
 from image_gateway.core.failover import Outcome
 from image_gateway.core.model import Dialect
 from image_gateway.delivery import Clock, Desk, Rest, delivered, failed, invalid, lost
-from image_gateway.edge.event_reader import Arrived, EventReader, Keep
+from image_gateway.edge.event_reader import MOST_EVENTS_OF_TEXT, Arrived, EventReader, Keep
 from image_gateway.edge.event_stream import EventStream
 from image_gateway.edge.spool import Held
 from image_gateway.edge.upstream import Answer, LostError
@@ -35,7 +35,7 @@ class RelayedResponse:
     async def take(self, answer: Answer, dialect: Dialect, until: float) -> Outcome:
         desk, stream = self._desk, self._stream
         stream.name_headers(headers.to_client(answer.headers))
-        with EventReader(answer, desk.spools, Keep.FRAME, until, desk.idle_seconds) as reader:
+        with _reader(answer, desk, Keep.FRAME, until) as reader:
             while True:
                 try:
                     arrived = await reader.next()
@@ -96,7 +96,7 @@ class WholeResponse:
 
     async def take(self, answer: Answer, dialect: Dialect, until: float) -> Outcome:
         desk = self._desk
-        with EventReader(answer, desk.spools, Keep.DATA, until, desk.idle_seconds) as reader:
+        with _reader(answer, desk, Keep.DATA, until) as reader:
             outcome = await self._read(reader, answer, dialect)
         if self.rest is None and self.pictures:
             # What was made has been paid for; what broke after that is for the record.
@@ -173,6 +173,12 @@ class WholeResponse:
             text = events.as_json(item.fields, item.arrived.event.lifted)
             parts.append(item.arrived.spool.hold((b"," * bool(index), *text)))
         return [*parts, arrived.spool.hold(behind)]
+
+
+def _reader(answer: Answer, desk: Desk, keep: Keep, until: float) -> EventReader:
+    return EventReader(
+        answer, desk.spools, keep, until, desk.idle_seconds, most_events=MOST_EVENTS_OF_TEXT
+    )
 
 
 class _Tally:

@@ -26,6 +26,9 @@ _MOST_EVENTS: Final = 10_000
 """Lines of one event and events of one answer: each costs some microseconds of the event loop, so
 an upstream that sends nothing else must come to an end."""
 
+MOST_EVENTS_OF_TEXT: Final = 1_000_000
+"""The same where a model may think and speak, for each word is an event."""
+
 
 class Keep(Enum):
     """What of an event is laid down."""
@@ -74,7 +77,14 @@ class EventReader:
     """
 
     def __init__(
-        self, answer: Answer, spools: Spools, keep: Keep, deadline: float, idle_seconds: float
+        self,
+        answer: Answer,
+        spools: Spools,
+        keep: Keep,
+        deadline: float,
+        idle_seconds: float,
+        *,
+        most_events: int = _MOST_EVENTS,
     ) -> None:
         self._answer = answer
         self._spools = spools
@@ -86,6 +96,7 @@ class EventReader:
         self._skeleton: scan.Skeleton | None = None
         self._has_data = False
         self._events = 0
+        self._most_events = most_events
         self._arriving: Arrived | None = None
 
     def __repr__(self) -> str:
@@ -166,7 +177,7 @@ class EventReader:
     def _begin_event(self) -> None:
         """Events that follow each other without a pause must end, too."""
         self._events += 1
-        if self._events > _MOST_EVENTS:
+        if self._events > self._most_events:
             raise LostError("TooManyEvents")
         if time.monotonic() > self._deadline + self._idle_seconds:
             raise LostError("TimeoutError")

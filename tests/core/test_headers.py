@@ -115,6 +115,40 @@ def test_the_key_is_a_bearer_token_else_the_api_key(
     assert headers.secret(_headers(*pairs)) == secret
 
 
+# -- the session -----------------------------------------------------------------------------
+
+_SESSION_NAMES = ("session_id", "session-id", "conversation_id", "x-session-id")
+
+
+@given(st.dictionaries(st.sampled_from(_SESSION_NAMES), st.sampled_from(["", " ", "a", "b"])))
+def test_the_session_is_what_the_first_of_four_names_says_that_says_anything(
+    values: dict[str, str],
+) -> None:
+    said = [values[name] for name in _SESSION_NAMES if values.get(name, "").strip()]
+    found = headers.session(_headers(*values.items()))
+    assert found == (said[0] if said else None)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "session"),
+    [
+        ([], None),
+        ([("Session_ID", " one ")], "one"),
+        ([("X-Session-Id", "one")], "one"),
+        ([("session_id", "one"), ("session_id", "two")], "one"),
+        ([("x-session-id", "four"), ("session-id", "two"), ("conversation_id", "three")], "two"),
+        ([("session_id", ""), ("session-id", " "), ("conversation_id", "three")], "three"),
+        ([("session_id", "")], None),
+        ([("session", "one"), ("conversation-id", "one"), ("x-session_id", "one")], None),
+        ([("session_id", "\xe9")], "\xe9"),
+    ],
+)
+def test_a_session_has_one_of_four_names_in_any_case(
+    pairs: list[tuple[str, str]], session: str | None
+) -> None:
+    assert headers.session(_headers(*pairs)) == session
+
+
 # -- small facts -----------------------------------------------------------------------------
 
 

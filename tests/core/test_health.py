@@ -1,14 +1,19 @@
 """Cooldowns are short, grow, end, and stay where they belong."""
 
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from image_gateway.core.health import (
     FIRST_BACKOFF_SECONDS,
     LONGEST_SECONDS,
     Cooling,
     Health,
+    Place,
 )
 from image_gateway.core.model import Credential, Secret
 
@@ -179,3 +184,243 @@ def test_a_cooldown_ends_with_the_credential_that_it_is_of() -> None:
     assert health.seconds_left("a", "m", 10.0, new) == 60.0
     health.cool("b", "m", Cooling(60.0), 0.0)
     assert health.seconds_left("b", "m", 0.0, new) == 60.0
+
+
+def test_a_renewed_credential_does_not_serve_the_rest_of_its_predecessor_s_cooldown() -> None:
+    old, new = (Credential(Secret(token), "api_key") for token in ("old", "new"))
+    health = Health()
+    health.cool("a", "m", Cooling(600.0), 0.0, old)
+    assert health.seconds_left("a", "m", 10.0, new) == 0.0
+    health.cool("a", "m", Cooling(5.0), 10.0, new)
+    assert health.seconds_left("a", "m", 10.0, new) == 5.0
+
+
+def test_a_late_answer_to_an_old_credential_does_not_end_the_new_one_s_cooldown() -> None:
+    old, new = (Credential(Secret(token), "api_key") for token in ("old", "new"))
+    health = Health()
+    health.cool("a", "m", Cooling(600.0), 0.0, new)
+    health.cool("a", "m", Cooling(300.0), 10.0, old)
+    assert health.seconds_left("a", "m", 10.0, new) == 590.0
+
+
+# -- probes ----------------------------------------------------------------------------------
+
+
+def test_the_first_call_after_a_cooldown_is_a_probe_for_as_long_as_it_lasts() -> None:
+    health = Health()
+    health.cool("a", "m", Cooling(60.0), 0.0)
+    with health.call("a", "m", 59.0):
+        assert not health.is_probed("a", "m"), "it was still cooling: nobody should have called"
+    with health.call("a", "m", 60.0):
+        assert health.is_probed("a", "m")
+        assert not health.is_probed("b", "m")
+    assert not health.is_probed("a", "m")
+
+
+def test_a_well_account_is_never_probed() -> None:
+    health = Health()
+    with health.call("a", "m", 0.0):
+        assert not health.is_probed("a", "m")
+
+
+def test_a_probe_of_the_account_is_one_for_every_model_and_one_of_a_model_is_not() -> None:
+    health = Health()
+    health.cool("a", "m", Cooling(1.0), 0.0)
+    health.cool("b", "m", Cooling(1.0, model_only=True), 0.0)
+    with health.call("a", "other", 2.0), health.call("b", "m", 2.0):
+        assert health.is_probed("a", "m")
+        assert health.is_probed("b", "m")
+        assert not health.is_probed("b", "other")
+
+
+def test_of_two_probes_one_is_enough() -> None:
+    health = Health()
+    health.cool("a", "m", Cooling(1.0), 0.0)
+    with ExitStack() as first:
+        first.enter_context(health.call("a", "m", 2.0))
+        with health.call("a", "m", 3.0):
+            first.close()
+            assert health.is_probed("a", "m")
+        assert not health.is_probed("a", "m")
+
+
+def test_a_success_ends_a_probe_before_its_call_does() -> None:
+    health = Health()
+    health.cool("a", "m", Cooling(1.0), 0.0)
+    with health.call("a", "m", 2.0):
+        health.succeed("a", "m", 2.0)
+        assert not health.is_probed("a", "m")
+    assert not health.is_probed("a", "m")
+
+
+def test_a_probe_that_breaks_off_is_none_any_more() -> None:
+    health = Health()
+    health.cool("a", "m", Cooling(1.0), 0.0)
+    with pytest.raises(KeyboardInterrupt), health.call("a", "m", 2.0):
+        raise KeyboardInterrupt
+    assert not health.is_probed("a", "m")
+
+
+def test_a_call_begun_before_a_cooldown_is_no_probe_of_it() -> None:
+    """Its success would not end that cooldown, so nobody need wait for it."""
+    health = Health()
+    health.cool("a", "m", Cooling(5.0), 0.0)
+    with health.call("a", "m", 10.0):
+        health.cool("a", "m", Cooling(5.0), 20.0)
+        assert health.seconds_left("a", "m", 30.0) == 0
+        assert not health.is_probed("a", "m")
+
+
+# -- any order of all of it ------------------------------------------------------------------
+
+_ACCOUNTS = st.sampled_from(["a", "b"])
+_MODELS = st.sampled_from(["m", "n"])
+
+
+@dataclass(eq=False)
+class _Call:
+    """A call under way, and the places that had cooled down when it began."""
+
+    account_name: str
+    model: str
+    began: float
+    credential: Credential
+    due: set[Place]
+    open: ExitStack = field(default_factory=ExitStack)
+
+
+class HealthMachine(RuleBasedStateMachine):
+    """Calls of several accounts that overlap, fail, succeed and are signed anew, against a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.health = Health()
+        self.now = 1000.0
+        self.serial = 0
+        self.signed = {"a": self._new(), "b": self._new()}
+        self.calls: list[_Call] = []
+        # What was learned of a place since it was last well: begin, end, credential.
+        self.cooled: dict[Place, list[tuple[float, float, Credential | None]]] = {}
+
+    def _new(self) -> Credential:
+        self.serial += 1
+        return Credential(Secret(f"token-{self.serial}"), "api_key")
+
+    @rule(quarters=st.integers(0, 40))
+    def a_moment_passes(self, quarters: int) -> None:
+        self.now += quarters / 4
+
+    @rule(seconds=st.sampled_from([60.0, 899.75, 900.0]))
+    def a_while_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(account_name=_ACCOUNTS)
+    def the_account_is_signed_anew(self, account_name: str) -> None:
+        self.signed[account_name] = self._new()
+
+    @rule(account_name=_ACCOUNTS, model=_MODELS)
+    def a_call_begins(self, account_name: str, model: str) -> None:
+        places: list[Place] = [(account_name, None), (account_name, model)]
+        due = {each for each in places if each in self.cooled and self._end(each) <= self.now}
+        call = _Call(account_name, model, self.now, self.signed[account_name], due)
+        call.open.enter_context(self.health.call(account_name, model, self.now))
+        self.calls.append(call)
+
+    def _end(self, place: Place) -> float:
+        return max(until for _, until, _ in self.cooled[place])
+
+    def _ended(self, data: st.DataObject) -> _Call:
+        return self.calls.pop(data.draw(st.integers(0, len(self.calls) - 1)))
+
+    @precondition(lambda self: self.calls)
+    @rule(data=st.data())
+    def a_call_is_cancelled(self, data: st.DataObject) -> None:
+        self._ended(data).open.close()
+
+    @precondition(lambda self: self.calls)
+    @rule(data=st.data())
+    def a_call_is_served(self, data: st.DataObject) -> None:
+        call = self._ended(data)
+        self.health.succeed(call.account_name, call.model, call.began)
+        for place in ((call.account_name, None), (call.account_name, call.model)):
+            if self.cooled.get(place) and self.cooled[place][-1][0] <= call.began:
+                del self.cooled[place]
+        call.open.close()
+
+    @precondition(lambda self: self.calls)
+    @rule(
+        data=st.data(),
+        seconds=st.one_of(st.none(), st.sampled_from([0.0, 0.25, 5.0, 300.0, 1e9])),
+        model_only=st.booleans(),
+        depends=st.booleans(),
+    )
+    def a_call_is_refused(
+        self, data: st.DataObject, seconds: float | None, *, model_only: bool, depends: bool
+    ) -> None:
+        call = self._ended(data)
+        credential = call.credential if depends else None
+        length = self.health.cool(
+            call.account_name, call.model, Cooling(seconds, model_only), self.now, credential
+        )
+        place = (call.account_name, call.model if model_only else None)
+        before = self.cooled.setdefault(place, [])
+        if seconds is None:
+            assert length == min(5.0 * 2.0 ** min(len(before), 8), 900.0)
+        else:
+            assert length == min(seconds, 900.0)
+        before.append((self.now, self.now + length, credential))
+        call.open.close()
+
+    @invariant()
+    def nobody_is_left_alone_for_longer_than_the_cap_or_for_nothing(self) -> None:
+        for account_name, credential in self.signed.items():
+            for model in ("m", "n", "never failed"):
+                left = self.health.seconds_left(account_name, model, self.now, credential)
+                assert 0 <= left <= LONGEST_SECONDS
+                least = most = 0.0
+                for place in ((account_name, None), (account_name, model)):
+                    low, high = self._bounds(place, credential)
+                    least, most = max(least, low), max(most, high)
+                assert least <= left <= most
+
+    def _bounds(self, place: Place, credential: Credential) -> tuple[float, float]:
+        """What a place's cooldowns must and may come to for calls signed by a credential."""
+        learned = self.cooled.get(place, [])
+        most = max(
+            (until for _, until, signed in learned if signed in {None, credential}), default=0
+        )
+        if not learned or learned[-1][2] not in {None, credential}:
+            return 0.0, max(most - self.now, 0.0)
+        same = {signed for _, _, signed in learned} == {learned[-1][2]}
+        return (most if same else learned[-1][1]) - self.now, self._end(place) - self.now
+
+    @invariant()
+    def a_probe_is_a_call_that_began_after_a_cooldown_of_a_place_not_well_since(self) -> None:
+        for account_name in ("a", "b"):
+            for model in ("m", "n"):
+                probes = [
+                    call.began > self.cooled[place][-1][0]
+                    for place in ((account_name, None), (account_name, model))
+                    for call in self.calls
+                    if place in self.cooled and place in call.due
+                ]
+                assert any(probes) <= self.health.is_probed(account_name, model) <= bool(probes)
+
+    @invariant()
+    def only_what_is_not_well_takes_memory(self) -> None:
+        assert repr(self.health) == f"<Health of {len(self.cooled)} places>"
+        assert len(self.health._probes) <= 2 * len(self.calls)
+
+    def teardown(self) -> None:
+        for call in self.calls:
+            call.open.close()
+        assert not self.health._probes, "a probe outlived its call"
+        for account_name, credential in self.signed.items():
+            for model in ("m", "n"):
+                assert not self.health.is_probed(account_name, model)
+                later = self.now + LONGEST_SECONDS
+                assert self.health.seconds_left(account_name, model, later, credential) == 0
+
+
+HealthMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestHealth = HealthMachine.TestCase

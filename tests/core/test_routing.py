@@ -1,6 +1,9 @@
 """Which accounts serve a request, in which order, and why none does."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -10,6 +13,7 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 
 from image_gateway.core import routing
+from image_gateway.core.budget import Budgets
 from image_gateway.core.errors import Refusal
 from image_gateway.core.health import Cooling, Health
 from image_gateway.core.model import Account, Credential, Grant, Secret
@@ -33,18 +37,33 @@ def _request(**changes: Any) -> ImageRequest:
     return ImageRequest(**{**plain, **changes})
 
 
-def _state(loads: Mapping[str, int] | None = None, health: Health | None = None) -> routing.State:
+def _state(
+    loads: Mapping[str, int] | None = None,
+    health: Health | None = None,
+    budgets: Budgets | None = None,
+    threshold: float = 95.0,
+) -> routing.State:
     found = loads or {}
-    return routing.State(lambda name: found.get(name, 0), health or Health(), NOW, WALL)
+    return routing.State(
+        lambda name: found.get(name, 0),
+        health or Health(),
+        budgets or Budgets(),
+        threshold,
+        NOW,
+        WALL,
+    )
 
 
 def _order(
     one: Grant,
     request: ImageRequest | None = None,
     state: routing.State | None = None,
-    threshold: float = 95.0,
+    session: str | None = None,
 ) -> list[str]:
-    found = routing.order(one, request or _request(), CATALOGUE, state or _state(), threshold)
+    asked, moment = request or _request(), state or _state()
+    able = routing.able(one, asked, CATALOGUE)
+    usable = routing.usable(able, asked.upstream_model, moment)
+    found = routing.order(usable, one.key, asked.upstream_model, moment, session)
     assert all(one.accounts[each.account_name] is each for each in found)
     return [each.account_name for each in found]
 
@@ -198,7 +217,7 @@ def test_a_cooling_account_is_left_out_until_its_cooldown_is_over() -> None:
     health.cool("bad", MODEL, Cooling(20.0), NOW - 5)
     one = grant(account("bad"), account("good"))
     assert _order(one, state=_state(health=health)) == ["good"]
-    later = routing.State(lambda _: 0, health, NOW + 15, WALL)
+    later = replace(_state(health=health), now=NOW + 15)
     assert sorted(_order(one, state=later)) == ["bad", "good"]
 
 
@@ -244,8 +263,9 @@ def test_only_bad_credentials_are_called_by_their_name() -> None:
 
 
 def test_the_refusals_made_elsewhere_have_their_codes_and_waits() -> None:
-    assert routing.all_busy().code == "account_concurrency"
-    assert "retry-after" in routing.all_busy().headers()
+    busy = routing.all_busy(7.5)
+    assert (busy.code, busy.retry_after) == ("account_concurrency", 7.5)
+    assert "retry-after" in busy.headers()
     assert routing.no_credentials().code == "account_credentials"
 
 
@@ -362,8 +382,8 @@ def test_an_account_at_the_threshold_comes_after_all_that_are_under_it(
 
 def test_the_threshold_is_a_setting() -> None:
     one = grant(account("a", used_percent_primary=60.0, routing_weight=100.0), account("b"))
-    assert _order(one, threshold=60.0) == ["b", "a"]
-    assert _order(one, threshold=61.0) == ["a", "b"]
+    assert _order(one, state=_state(threshold=60.0)) == ["b", "a"]
+    assert _order(one, state=_state(threshold=61.0)) == ["a", "b"]
 
 
 def test_a_budget_that_is_all_spent_still_ranks() -> None:
@@ -399,9 +419,19 @@ _ACCOUNTS = st.lists(
 _LOADS = st.dictionaries(st.sampled_from("abcd"), st.integers(0, 5))
 
 
-@for_all(_ACCOUNTS, _LOADS, st.sampled_from(["auto", "fixed"]), st.randoms())
+@for_all(
+    _ACCOUNTS,
+    _LOADS,
+    st.sampled_from(["auto", "fixed"]),
+    st.sampled_from([None, "one", "two"]),
+    st.randoms(),
+)
 def test_the_same_state_gives_the_same_order_whatever_the_order_of_the_rows(
-    accounts: list[Account], loads: dict[str, int], strategy: Any, random: Any
+    accounts: list[Account],
+    loads: dict[str, int],
+    strategy: Any,
+    session: str | None,
+    random: Any,
 ) -> None:
     shuffled = list(accounts)
     random.shuffle(shuffled)
@@ -409,7 +439,7 @@ def test_the_same_state_gives_the_same_order_whatever_the_order_of_the_rows(
     for rows in (accounts, shuffled):
         one = Grant(key(route_strategy=strategy), {each.account_name: each for each in rows})
         try:
-            found.append(_order(one, state=_state(loads)))
+            found.append(_order(one, state=_state(loads), session=session))
         except Refusal as refusal:
             found.append([refusal.code])
     assert found[0] == found[1]
@@ -448,3 +478,238 @@ def test_an_account_that_is_blocked_and_cools_names_the_longer_wait() -> None:
         _order(grant(blocked), state=state)
     assert refused.value.code == "no_account_available"
     assert refused.value.retry_after == pytest.approx(600)
+
+
+_ODD_ROWS = st.lists(
+    st.builds(
+        account,
+        st.sampled_from("abcd"),
+        image_enabled=st.booleans(),
+        status=st.sampled_from(["active", "disabled"]),
+        credential=st.sampled_from([None, Credential(Secret("t"), "api_key")]),
+        deployments=st.sampled_from([None, {MODEL: "d"}, {}]),
+        used_percent_primary=st.sampled_from([None, 96.0]),
+    ),
+    max_size=4,
+    unique_by=lambda each: each.account_name,
+)
+
+
+@for_all(
+    _ODD_ROWS,
+    st.one_of(st.none(), st.lists(st.sampled_from("abcde"), max_size=6).map(tuple)),
+    st.sampled_from(["auto", "fixed"]),
+    st.sampled_from([None, "one"]),
+)
+def test_each_sieve_only_leaves_out_and_only_the_ranking_moves(
+    accounts: list[Account],
+    names: tuple[str, ...] | None,
+    strategy: Any,
+    session: str | None,
+) -> None:
+    """What a request needs does not depend on the moment, and both keep the key's order."""
+    one = grant(*accounts, account_names=names, route_strategy=strategy)
+    reached = sorted(one.accounts) if names is None else list(dict.fromkeys(names))
+    knowing = [
+        one.accounts[name]
+        for name in reached
+        if name in one.accounts and one.accounts[name].deployments != {}
+    ]
+    if not knowing:
+        return
+    able = routing.able(one, _request(), CATALOGUE)
+    assert list(able) == knowing
+    working = [
+        each
+        for each in able
+        if each.status == "active" and each.image_enabled and each.credential is not None
+    ]
+    if not working:
+        with pytest.raises(Refusal):
+            routing.usable(able, MODEL, _state())
+        return
+    usable = routing.usable(able, MODEL, _state())
+    assert list(usable) == working
+    ranked = routing.order(usable, one.key, MODEL, _state(), session)
+    assert sorted(each.account_name for each in ranked) == sorted(
+        each.account_name for each in usable
+    )
+    if strategy == "fixed":
+        assert ranked == usable
+
+
+@for_all(
+    st.floats(min_value=0, exclude_min=True, allow_infinity=False),
+    st.sampled_from([None, 50.0, 100.0]),
+)
+def test_any_weight_that_the_control_plane_may_name_ranks(
+    weight: float, spent: float | None
+) -> None:
+    one = grant(account("a", routing_weight=weight, used_percent_primary=spent), account("b"))
+    assert sorted(_order(one)) == ["a", "b"]
+
+
+# -- sessions --------------------------------------------------------------------------------
+
+_NAMES = st.lists(st.text(min_size=1, max_size=4), min_size=1, max_size=6, unique=True)
+_SESSIONS = st.text(st.characters(), min_size=1, max_size=12)
+_MANY_SESSIONS = [f"session-{number}" for number in range(600)]
+
+
+@for_all(_NAMES, _SESSIONS, st.lists(st.integers(0, 9), min_size=12, max_size=12), st.randoms())
+def test_a_session_stays_with_its_account_whatever_the_rows_order_and_the_loads(
+    names: list[str], session: str, loads: list[int], random: Any
+) -> None:
+    shuffled = list(names)
+    random.shuffle(shuffled)
+    found = set()
+    for order, given in ((names, None), (shuffled, None), (names, names), (shuffled, shuffled)):
+        one = grant(
+            *[account(name) for name in order],
+            account_names=None if given is None else tuple(given),
+        )
+        for part in (loads[:6], loads[6:]):
+            state = _state(dict(zip(names, part, strict=False)))
+            found.add(_order(one, state=state, session=session)[0])
+    assert len(found) == 1, "every process finds the same account, without asking another"
+
+
+def _cooled() -> Health:
+    health = Health()
+    health.cool("a", MODEL, Cooling(60.0), NOW)
+    return health
+
+
+def _learned(spent: str) -> Budgets:
+    budgets = Budgets()
+    budgets.learn(account("a"), {"x-codex-primary-used-percent": spent}, NOW, WALL.timestamp())
+    return budgets
+
+
+@pytest.mark.parametrize(
+    ("changes", "state"),
+    [
+        ({"used_percent_primary": 95.0}, _state()),
+        ({}, _state(budgets=_learned("97"))),
+        ({}, _state(health=_cooled())),
+        ({"status": "disabled"}, _state()),
+        ({"credential": None}, _state()),
+        ({"blocked_until": WALL + timedelta(minutes=1)}, _state()),
+        ({"image_enabled": False}, _state()),
+    ],
+    ids=["spent", "learned", "cooling", "disabled", "bare", "blocked", "off"],
+)
+def test_where_an_account_drops_out_only_its_own_sessions_move_and_they_return(
+    changes: dict[str, Any], state: routing.State
+) -> None:
+    """Each goes where it would belong if the account had never been there."""
+    others = [account(name) for name in "bcd"]
+    whole, lacking = grant(account("a"), *others), grant(account("a", **changes), *others)
+
+    def homes(one: Grant, moment: routing.State) -> dict[str, str]:
+        return {each: _order(one, state=moment, session=each)[0] for each in _MANY_SESSIONS}
+
+    before, meanwhile, without = homes(whole, _state()), homes(lacking, state), grant(*others)
+    moved = {each for each in before if before[each] != meanwhile[each]}
+    assert moved == {each for each in before if before[each] == "a"}
+    assert meanwhile == homes(without, _state())
+    assert {meanwhile[each] for each in moved} == {"b", "c", "d"}, "not all to one"
+    assert homes(whole, _state()) == before
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 8])
+def test_sessions_spread_over_the_accounts(count: int) -> None:
+    one = grant(*[account(f"account-{number}") for number in range(count)])
+    homes = Counter(_order(one, session=each)[0] for each in _MANY_SESSIONS)
+    fair = len(_MANY_SESSIONS) / count
+    assert len(homes) == count
+    assert all(fair * 0.7 < homes[name] < fair * 1.3 for name in homes), homes
+
+
+@for_all(_ACCOUNTS, _LOADS, _SESSIONS)
+def test_a_session_moves_its_account_to_the_front_and_nothing_else(
+    accounts: list[Account], loads: dict[str, int], session: str
+) -> None:
+    """Without one, or where every budget is spent, it is the least loaded that comes first."""
+    usable = [each for each in accounts if each.image_enabled]
+    if not usable:
+        return
+    one, state = grant(*usable), _state(loads)
+    plain, found = _order(one, state=state), _order(one, state=state, session=session)
+    under = [name for name in plain if (one.accounts[name].used_percent_primary or 0) < 95]
+    if not under:
+        assert found == plain
+        return
+    own = found[0]
+    assert own in under, "over the threshold an account has no privilege"
+    assert found == [own, *[name for name in plain if name != own]]
+    assert _order(grant(*[one.accounts[name] for name in under]), session=session)[0] == own
+
+
+@for_all(_SESSIONS)
+def test_a_fixed_strategy_knows_no_session_no_budget_and_no_probe(session: str) -> None:
+    one = grant(
+        account("a"),
+        account("b", used_percent_primary=100.0),
+        account("c"),
+        account_names=("c", "a", "b"),
+        route_strategy="fixed",
+    )
+    with _probe("c") as health:
+        state = _state({"c": 3}, health, _learned("99"))
+        assert _order(one, state=state, session=session) == ["c", "a", "b"]
+
+
+# -- what was learned, and probes ------------------------------------------------------------
+
+
+def test_a_budget_that_an_answer_told_counts_in_the_load_and_at_the_threshold() -> None:
+    one = grant(account("a"), account("b"))
+    assert _order(one) == ["a", "b"]
+    assert _order(one, state=_state(budgets=_learned("40"))) == ["b", "a"]
+    assert _order(one, state=_state({"b": 1}, budgets=_learned("40"))) == ["a", "b"]
+    assert _order(one, state=_state({"b": 9}, budgets=_learned("95"))) == ["b", "a"]
+
+
+def test_what_an_answer_told_counts_until_the_control_plane_says_something_else() -> None:
+    newer = grant(account("a", used_percent_primary=3.0), account("b", used_percent_primary=4.0))
+    assert _order(newer, state=_state(budgets=_learned("97"))) == ["a", "b"]
+
+
+@contextmanager
+def _probe(name: str, *, model_only: bool = False) -> Iterator[Health]:
+    """A call that is just finding out whether an account that cooled down is well again."""
+    health = Health()
+    health.cool(name, MODEL, Cooling(10.0, model_only), NOW - 60)
+    with health.call(name, MODEL, NOW - 50):
+        yield health
+
+
+def test_an_account_that_is_just_probed_comes_after_the_others_of_its_kind() -> None:
+    one = grant(account("a"), account("b"), account("c", used_percent_primary=99.0))
+    with _probe("a") as health:
+        assert _order(one, state=_state({"b": 3}, health)) == ["b", "a", "c"]
+    assert _order(one, state=_state({"b": 3}, health)) == ["a", "b", "c"]
+
+
+def test_a_probed_account_is_offered_where_there_is_no_other() -> None:
+    with _probe("a") as health:
+        assert _order(grant(account("a")), state=_state(health=health)) == ["a"]
+
+
+def test_a_session_does_not_wait_for_the_probe_of_its_own_account() -> None:
+    one = grant(*[account(name) for name in "abc"])
+    with _probe("a") as health:
+        for session in _MANY_SESSIONS[:50]:
+            found = _order(one, state=_state(health=health), session=session)
+            home = _order(one, session=session)[0]
+            assert found[-1] == "a"
+            assert home in (found[0], "a")
+
+
+def test_a_probed_model_keeps_the_account_s_other_models() -> None:
+    one = grant(account("a"), account("b"))
+    with _probe("a", model_only=True) as health:
+        state = _state(health=health)
+        assert _order(one, state=state) == ["b", "a"]
+        assert _order(one, _request(upstream_model="gpt-image-1"), state) == ["a", "b"]

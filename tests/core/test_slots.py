@@ -1,12 +1,23 @@
-"""Slots never leak and never run over; start clocks keep their distance."""
+"""Slots never leak and never run over; starts keep their distance; waiting is fair."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
 
 from image_gateway.core import slots
-from image_gateway.core.slots import Slot, SlotTable, StartClock
+from image_gateway.core.slots import Line, Pace, Place, Slot, SlotTable, StartClock, Turn
 
 _NAMES = st.sampled_from(["a", "b", "c"])
 _LIMITS = st.one_of(st.none(), st.integers(-1, 3))
@@ -141,43 +152,87 @@ def test_a_slot_tells_whether_it_is_held() -> None:
 # -- the distance between starts -------------------------------------------------------------
 
 
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from(["a", "b"]),
-            st.one_of(st.none(), st.integers(0, 5000)),
-            st.integers(0, 3000),
-        ),
-        max_size=20,
-    )
+_STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["a", "b"]),
+        st.sampled_from([None, 0, 125, 1000, 4000]),
+        st.integers(0, 24),
+    ),
+    max_size=20,
 )
-def test_starts_that_wait_as_told_are_never_too_close(
+
+
+@given(_STEPS)
+def test_calls_that_come_as_told_are_let_in_and_never_too_close(
     calls: list[tuple[str, int | None, int]],
 ) -> None:
+    """Eighths of a second, which are exact; each call starts when it was let in."""
     clock = StartClock()
     last: dict[str, float] = {}
     now = 0.0
     for key_id, interval, pause in calls:
-        now += pause / 1000
-        wait = clock.wait(key_id, interval, now)
+        now += pause / 8
+        wait = clock.admit(key_id, interval, now)
         if interval and key_id in last:
-            assert wait == pytest.approx(max(0.0, last[key_id] + interval / 1000 - now))
+            assert wait == max(0.0, last[key_id] + interval / 1000 - now)
         else:
             assert wait == 0
-        now += wait
+        if wait:
+            now += wait
+            assert clock.admit(key_id, interval, now) == 0
+        assert clock.is_due(key_id, interval, now)
         clock.start(key_id, now)
         last[key_id] = now
 
 
-def test_asking_does_not_move_a_clock() -> None:
+def test_a_call_that_waits_for_its_slot_keeps_others_of_its_key_away_for_the_interval() -> None:
     clock = StartClock()
-    clock.start("a", 10.0)
-    assert clock.wait("a", 1000, 10.25) == 0.75
-    assert clock.wait("a", 1000, 10.25) == 0.75
-    assert clock.wait("a", 1000, 11.0) == 0
-    assert clock.wait("b", 1000, 10.25) == 0
-    assert clock.wait("a", None, 10.25) == 0
-    assert clock.wait("a", 0, 10.25) == 0
+    assert clock.admit("a", 1000, 10.0) == 0
+    assert clock.admit("a", 1000, 10.25) == 0.75
+    assert clock.admit("a", 1000, 10.25) == 0.75, "a refused call moves nothing"
+    assert clock.admit("b", 1000, 10.25) == 0
+    assert clock.admit("a", None, 10.25) == 0
+    assert clock.admit("a", 0, 10.25) == 0
+    assert clock.admit("a", 1000, 11.0) == 0
+
+
+def test_calls_that_were_let_in_apart_do_not_start_together() -> None:
+    """They may all have waited for one slot."""
+    clock = StartClock()
+    assert [clock.admit("a", 1000, now) for now in (0.0, 1.0, 2.0)] == [0, 0, 0]
+    assert clock.is_due("a", 1000, 9.0)
+    clock.start("a", 9.0)
+    assert not clock.is_due("a", 1000, 9.75)
+    assert clock.is_due("a", None, 9.75)
+    assert clock.is_due("a", 0, 9.75)
+    assert clock.is_due("b", 1000, 9.75)
+    assert clock.is_due("a", 1000, 10.0)
+
+
+def test_the_interval_is_counted_from_the_start_and_not_from_the_wait_before_it() -> None:
+    clock = StartClock()
+    clock.admit("a", 1000, 0.0)
+    clock.start("a", 20.0)
+    assert clock.admit("a", 1000, 20.25) == 0.75
+
+
+def test_a_call_that_did_not_start_costs_its_key_nothing() -> None:
+    clock = StartClock()
+    clock.admit("a", 1000, 0.0)
+    clock.withdraw("a")
+    assert clock.admit("a", 1000, 0.0) == 0
+    clock.start("a", 0.0)
+    clock.withdraw("a")
+    clock.withdraw("never seen")
+    assert clock.admit("a", 1000, 0.25) == 0.75, "a start is never taken back"
+
+
+def test_a_call_that_gives_up_takes_nothing_from_the_one_let_in_after_it() -> None:
+    clock = StartClock()
+    assert clock.admit("a", 1000, 0.0) == 0
+    assert clock.admit("a", 1000, 1.5) == 0
+    clock.withdraw("a")
+    assert clock.admit("a", 1000, 1.75) == 0.75
 
 
 def test_the_oldest_starts_are_forgotten_first_and_a_new_start_makes_young() -> None:
@@ -188,8 +243,459 @@ def test_the_oldest_starts_are_forgotten_first_and_a_new_start_makes_young() -> 
     for number in range(slots._MOST_CLOCKS - 2):
         clock.start(f"key-{number}", 1.0)
     assert repr(clock) == "<StartClock of 100000 keys>"
-    assert clock.wait("second", 60_000, 1.0) > 0
+    assert not clock.is_due("second", 60_000, 1.0)
     clock.start("one more", 1.0)
     assert repr(clock) == "<StartClock of 100000 keys>"
-    assert clock.wait("second", 60_000, 1.0) == 0
-    assert clock.wait("first", 60_000, 1.0) == 60
+    assert clock.is_due("second", 60_000, 1.0)
+    assert not clock.is_due("first", 60_000, 1.0)
+
+
+def test_those_who_were_let_in_are_forgotten_as_well() -> None:
+    clock = StartClock()
+    for number in range(slots._MOST_CLOCKS + 1):
+        clock.admit(f"key-{number}", 60_000, 1.0)
+    assert len(clock._admitted) == slots._MOST_CLOCKS
+    assert clock.admit("key-0", 60_000, 1.0) == 0
+    assert clock.admit("key-2", 60_000, 1.0) == 60
+
+
+# -- waiting ---------------------------------------------------------------------------------
+
+_KEYS: Final = ("k", "l", "m", "n")
+_ACCOUNTS: Final = ("a", "b", "c")
+_SOME_ACCOUNTS = st.lists(st.sampled_from(_ACCOUNTS), min_size=1, max_size=3, unique=True)
+_FULL = st.sets(st.sampled_from(_ACCOUNTS))
+
+
+def _turn(key_id: str, *accounts: str, interval_ms: int | None = None) -> Turn:
+    return Turn(key_id, [Place(each, 1) for each in accounts or ("a",)], interval_ms)
+
+
+class LineMachine(RuleBasedStateMachine):
+    """Calls come, go, are served and give back in any order, against plain lists."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turns: list[Turn] = []
+        self.gone: list[Turn] = []
+        self.held: list[str] = []
+        self.servings: list[str] = []
+        # Of each key that holds nothing: who was served in its stead since it waits.
+        self.overtaken: dict[str, Counter[str]] = {}
+
+    @initialize(most=st.integers(0, 6))
+    def opens(self, most: int) -> None:
+        self.most = most
+        self.line = Line(most)
+
+    def _left(self, turn: Turn) -> None:
+        self.turns.remove(turn)
+        self.gone.append(turn)
+        if all(each.key_id != turn.key_id for each in self.turns):
+            self.overtaken.pop(turn.key_id, None)
+
+    @rule(key_id=st.sampled_from(_KEYS), accounts=_SOME_ACCOUNTS)
+    def join(self, key_id: str, accounts: list[str]) -> None:
+        turn = _turn(key_id, *accounts)
+        self.line.join(turn)
+        self.turns.append(turn)
+
+    @precondition(lambda self: self.turns)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        turn = data.draw(st.sampled_from(self.turns))
+        self.line.leave(turn)
+        self._left(turn)
+
+    @precondition(lambda self: self.gone)
+    @rule(data=st.data())
+    def leave_again(self, data: st.DataObject) -> None:
+        """Whoever was served or sent away may still say that it leaves."""
+        self.line.leave(data.draw(st.sampled_from(self.gone)))
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def give_back(self, data: st.DataObject) -> None:
+        key_id = data.draw(st.sampled_from(self.held))
+        self.line.give_back(key_id)
+        self.held.remove(key_id)
+
+    @rule(full=_FULL, data=st.data(), takes=st.booleans())
+    def serve_the_next(self, full: set[str], data: st.DataObject, *, takes: bool) -> None:
+        late = data.draw(st.sets(st.sampled_from(self.turns))) if self.turns else set()
+
+        def fits(turn: Turn) -> Place | None:
+            if turn in late:
+                return None
+            return next((each for each in turn.places if each.account_name not in full), None)
+
+        found = self.line.next(full, lambda turn: turn not in late)
+        assert self.line.next(full, lambda turn: turn not in late) == found, "asking moves nothing"
+        if found is None:
+            assert not any(map(fits, self.turns)), "somebody could have been served"
+            return
+        turn, place = found
+        assert turn in self.turns
+        assert place.account_name not in full
+        assert place == fits(turn), "the best of its accounts that is free"
+        same = [each for each in self.turns if each.key_id == turn.key_id and fits(each)]
+        assert turn is same[0], "within a key first come, first served"
+        keys = {each.key_id for each in self.turns if fits(each)}
+        least = min(self.held.count(key_id) for key_id in keys)
+        fewest = {key_id for key_id in keys if self.held.count(key_id) == least}
+        assert turn.key_id in fewest
+        assert self._last(turn.key_id) == min(map(self._last, fewest))
+        if takes:
+            self._serve(turn, place, {key_id for key_id in keys if key_id != turn.key_id})
+
+    def _last(self, key_id: str) -> int:
+        return max((at for at, each in enumerate(self.servings) if each == key_id), default=-1)
+
+    def _serve(self, turn: Turn, place: Place, others: set[str]) -> None:
+        for key_id in others:
+            wanted = {
+                each.account_name
+                for other in self.turns
+                if other.key_id == key_id
+                for each in other.places
+            }
+            if key_id not in self.held and place.account_name in wanted:
+                passed = self.overtaken.setdefault(key_id, Counter())
+                passed[turn.key_id] += 1
+                assert passed[turn.key_id] <= 1, "overtaken twice by the same key"
+        self.line.serve(turn)
+        self._left(turn)
+        self.held.append(turn.key_id)
+        self.servings.append(turn.key_id)
+        self.overtaken.pop(turn.key_id, None)
+
+    @rule()
+    def settle(self) -> None:
+        counts = Counter(turn.key_id for turn in self.turns)
+        left = self.line.settle()
+        assert len(left) == max(len(self.turns) - self.most, 0), "as many as there is no room for"
+        for turn in left:
+            same = [each for each in self.turns if each.key_id == turn.key_id]
+            assert turn is same[-1], "the newest of its key"
+            assert counts[turn.key_id] == max(counts.values()), "the key with the most"
+            assert counts[turn.key_id] > 1 or max(counts.values()) == 1, "nobody's only call"
+            counts[turn.key_id] -= 1
+            self._left(turn)
+        assert all(turn.waits for turn in self.turns)
+
+    @invariant()
+    def knows_who_waits_and_for_what(self) -> None:
+        waiting = [turn for turn in self.turns if turn.waits]
+        names = {turn: {each.account_name for each in turn.places} for turn in self.turns}
+        assert self.line.waiting == len(waiting)
+        assert self.line.wanted() == set().union(*(names[turn] for turn in waiting))
+        for turn in self.turns:
+            others = [each for each in waiting if each is not turn]
+            assert self.line.ahead(turn) == sum(bool(names[turn] & names[each]) for each in others)
+
+    @invariant()
+    def keeps_nothing_of_who_neither_holds_nor_waits(self) -> None:
+        assert list(self.line._turns) == self.turns, "in the order of arrival"
+        assert self.line._held == Counter(self.held)
+        assert set(self.line._held) == set(self.held)
+        assert set(self.line._served) == set(self.servings), "the clock, which is bounded"
+
+
+LineMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestLine = LineMachine.TestCase
+
+
+_BEFORE = st.lists(st.sampled_from(["many", "one"]), max_size=10)
+
+
+@given(
+    before=_BEFORE,
+    kept=st.lists(st.booleans(), min_size=10, max_size=10),
+    queued=st.integers(0, 5),
+)
+def test_a_hundred_waiting_calls_delay_another_key_by_at_most_one(
+    before: list[str], kept: list[bool], queued: int
+) -> None:
+    """Whatever both were served before, of which only the many still hold some."""
+    line = Line(1000)
+    for key_id, keeps in zip(before, kept, strict=False):
+        turn = _turn(key_id)
+        line.join(turn)
+        line.serve(turn)
+        if key_id == "one" or not keeps:
+            line.give_back(key_id)
+    for _ in range(100):
+        line.join(_turn("many"))
+    for _ in range(queued):
+        found = line.next(set(), lambda _: True)
+        assert found is not None
+        line.serve(found[0])
+    line.join(_turn("one"))
+    served = []
+    while "one" not in served:
+        found = line.next(set(), lambda _: True)
+        assert found is not None
+        line.serve(found[0])
+        served.append(found[0].key_id)
+    assert len(served) <= 2
+
+
+def test_each_of_many_keys_has_its_turn_before_one_has_two() -> None:
+    line = Line(1000)
+    for key_id in (*["k"] * 5, "l", "l", "m"):
+        line.join(_turn(key_id))
+    served = []
+    while (found := line.next(set(), lambda _: True)) is not None:
+        line.serve(found[0])
+        served.append(found[0].key_id)
+    assert served == ["k", "l", "m", "k", "l", "k", "k", "k"]
+
+
+def test_the_line_s_memory_does_not_grow_with_the_keys_that_were_here() -> None:
+    line = Line(10)
+    for number in range(slots._MOST_CLOCKS + 10):
+        turn = _turn(f"key-{number}")
+        line.join(turn)
+        line.serve(turn)
+        line.give_back(turn.key_id)
+    assert (len(line._turns), len(line._held), len(line._served)) == (0, 0, slots._MOST_CLOCKS)
+    assert repr(line) == "<Line of 0, most 10>"
+
+
+# -- slots, starts and waiting together ------------------------------------------------------
+
+_INTERVALS: Final = {"k": None, "l": 125, "m": 1000, "n": 60_000}
+
+
+class RoomMachine(RuleBasedStateMachine):
+    """A room of accounts, as the gateway's own, with its clock in hand: eighths of a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.table = SlotTable()
+        self.clock = StartClock()
+        self.line = Line(5)
+        self.limits = {"a": 1, "b": 2, "c": 1}
+        self.waiting: list[Turn] = []
+        self.running: list[tuple[float, Turn, Slot]] = []
+        self.starts: dict[str, list[float]] = {key_id: [] for key_id in _KEYS}
+
+    # What the room does.
+
+    def _may_start(self, turn: Turn) -> bool:
+        return self.clock.is_due(turn.key_id, turn.interval_ms, self.now)
+
+    def _hand_out(self) -> None:
+        # With the limit that was met: calls that came before a change have another one.
+        full: dict[str, int] = {}
+        while (found := self.line.next(full, self._may_start)) is not None:
+            turn, place = found
+            slot = self.table.take(place.account_name, place.limit)
+            if slot is None:
+                full[place.account_name] = place.limit
+                continue
+            self._begun(turn, place, slot)
+            self.line.serve(turn)
+            if turn.interval_ms is not None:
+                self.clock.start(turn.key_id, self.now)
+        for turn in self.line.settle():
+            self.waiting.remove(turn)
+            self.clock.withdraw(turn.key_id)
+        self._check_that_nothing_is_idle(full)
+
+    def _begun(self, turn: Turn, place: Place, slot: Slot) -> None:
+        assert self._count(place.account_name) < place.limit, "over its limit"
+        assert slot.name == place.account_name
+        if turn.interval_ms:
+            for start in self.starts[turn.key_id][-1:]:
+                assert self.now - start >= turn.interval_ms / 1000, "too close to the one before"
+            self.starts[turn.key_id].append(self.now)
+        self.waiting.remove(turn)
+        # Between a moment and a minute, and not the same for all.
+        length = (7 * len(self.running) + 13 * len(self.waiting)) % 64 / 8 + 0.125
+        self.running.append((self.now + length, turn, slot))
+
+    def _count(self, account_name: str) -> int:
+        return sum(slot.name == account_name for _, _, slot in self.running)
+
+    def _check_that_nothing_is_idle(self, full: dict[str, int]) -> None:
+        for turn in filter(self._may_start, self.waiting):
+            for place in turn.places:
+                limit = min(place.limit, full.get(place.account_name, place.limit))
+                assert self._count(place.account_name) >= limit, "a free slot that somebody wants"
+
+    def _give_back(self, at: int) -> None:
+        _, turn, slot = self.running.pop(at)
+        slot.release()
+        slot.release()
+        self.line.give_back(turn.key_id)
+
+    def _next_event(self) -> float:
+        ends = [end for end, _, _ in self.running]
+        starts = [
+            self.starts[turn.key_id][-1] + turn.interval_ms / 1000
+            for turn in self.waiting
+            if turn.interval_ms and self.starts[turn.key_id] and not self._may_start(turn)
+        ]
+        return min([*ends, *starts], default=float("inf"))
+
+    def _run_until(self, moment: float) -> None:
+        while (event := self._next_event()) <= moment:
+            self.now = max(self.now, event)
+            for at in reversed(range(len(self.running))):
+                if self.running[at][0] <= self.now:
+                    self._give_back(at)
+            self._hand_out()
+        self.now = max(self.now, moment)
+
+    # What happens to it.
+
+    @rule(key_id=st.sampled_from(_KEYS), accounts=_SOME_ACCOUNTS)
+    def a_call_comes(self, key_id: str, accounts: list[str]) -> None:
+        interval = _INTERVALS[key_id]
+        wait = self.clock.admit(key_id, interval, self.now)
+        if wait > 0:
+            assert interval is not None
+            assert wait <= interval / 1000
+            return
+        places = [Place(each, self.limits[each]) for each in accounts]
+        turn = Turn(key_id, places, interval)
+        self.line.join(turn)
+        self.waiting.append(turn)
+        self._hand_out()
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), accounts=_SOME_ACCOUNTS)
+    def a_running_call_wants_one_more_slot(self, data: st.DataObject, accounts: list[str]) -> None:
+        """Which is no start of its key."""
+        _, running, _ = data.draw(st.sampled_from(self.running))
+        turn = Turn(running.key_id, [Place(each, self.limits[each]) for each in accounts])
+        self.line.join(turn)
+        self.waiting.append(turn)
+        self._hand_out()
+
+    @rule(eighths=st.integers(1, 80))
+    def time_passes(self, eighths: int) -> None:
+        self._run_until(self.now + eighths / 8)
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def a_waiting_client_leaves(self, data: st.DataObject) -> None:
+        turn = data.draw(st.sampled_from(self.waiting))
+        self.waiting.remove(turn)
+        self.line.leave(turn)
+        self.clock.withdraw(turn.key_id)
+        self._hand_out()
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def a_running_call_is_cancelled(self, data: st.DataObject) -> None:
+        self._give_back(data.draw(st.integers(0, len(self.running) - 1)))
+        self._hand_out()
+
+    @rule(account_name=st.sampled_from(_ACCOUNTS), limit=st.integers(1, 4))
+    def the_control_plane_changes_a_limit(self, account_name: str, limit: int) -> None:
+        """For calls that come from now on; those in the line keep what they came with."""
+        self.limits[account_name] = limit
+
+    @invariant()
+    def counts_are_true_and_the_line_is_bounded(self) -> None:
+        for account_name in _ACCOUNTS:
+            assert self.table.in_use(account_name) == self._count(account_name)
+        assert self.line.waiting == len(self.waiting) <= 5
+        assert self.line._held == Counter(turn.key_id for _, turn, _ in self.running)
+
+    def teardown(self) -> None:
+        for _ in range(100):
+            if self.waiting or self.running:
+                self._run_until(self._next_event())
+        assert not self.waiting, "everybody is served in the end"
+        assert repr(self.table) == "<SlotTable {}>", "everything is given back"
+        assert (self.line._held, self.line._turns) == (Counter(), {})
+
+
+RoomMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestRoom = RoomMachine.TestCase
+
+
+# -- when to come back -----------------------------------------------------------------------
+
+_HELD_SECONDS = st.lists(st.floats(0, 1000), max_size=10)
+_AGES = st.lists(st.floats(0, 1000), max_size=6)
+_LIMIT = st.integers(1, 64)
+_AHEAD = st.integers(0, 200)
+
+
+def _pace(held: Sequence[float]) -> Pace:
+    pace = Pace()
+    for seconds in held:
+        pace.note("a", seconds)
+    return pace
+
+
+@given(_HELD_SECONDS, _LIMIT, _AGES, _AHEAD)
+def test_a_wait_is_more_than_nothing_and_less_than_all_who_are_ahead_could_take(
+    held: list[float], limit: int, ages: list[float], ahead: int
+) -> None:
+    longest = max([slots.FIRST_PACE_SECONDS, *held])
+    wait = _pace(held).seconds_until_free(Place("a", limit), ages, ahead)
+    rounds = ahead // max(limit, len(ages)) + 1
+    assert 0 < wait <= longest * rounds * (1 + 1e-9)
+
+
+@given(_HELD_SECONDS, _LIMIT, _AGES, _AHEAD)
+def test_a_wait_grows_with_those_who_are_ahead(
+    held: list[float], limit: int, ages: list[float], ahead: int
+) -> None:
+    pace, place = _pace(held), Place("a", limit)
+    waits = [pace.seconds_until_free(place, ages, ahead + more) for more in (0, 1, limit + 7)]
+    assert waits[0] <= waits[1] * (1 + 1e-9)
+    assert waits[0] < waits[2]
+
+
+@given(_HELD_SECONDS, _LIMIT, _AGES, _AHEAD)
+@example([], 64, [], 0)
+def test_nobody_is_told_to_come_back_in_less_than_a_second(
+    held: list[float], limit: int, ages: list[float], ahead: int
+) -> None:
+    assert _pace(held).seconds_until_free(Place("a", limit), ages, ahead) >= 1
+
+
+@given(st.lists(st.floats(0, 1000), min_size=1, max_size=6), st.floats(0, 100), _AHEAD)
+def test_the_longer_calls_are_under_way_the_sooner_they_end(
+    ages: list[float], more: float, ahead: int
+) -> None:
+    place = Place("a", len(ages))
+    wait = Pace().seconds_until_free(place, ages, ahead)
+    assert Pace().seconds_until_free(place, [age + more for age in ages], ahead) <= wait
+
+
+def test_a_wait_is_what_is_left_of_the_oldest_call() -> None:
+    pace, place = Pace(), Place("a", 2)
+    assert pace.seconds_until_free(place, [10.0, 45.0], 0) == 15
+    assert pace.seconds_until_free(place, [10.0, 45.0], 1) == 50
+    assert pace.seconds_until_free(place, [10.0, 45.0], 2) == 75
+    assert pace.seconds_until_free(place, [10.0, 400.0], 0) == 1, "it must end at any moment"
+
+
+def test_calls_of_other_processes_are_taken_to_end_one_by_one() -> None:
+    assert Pace().seconds_until_free(Place("a", 1), [], 0) == 30
+    assert [Pace().seconds_until_free(Place("a", 3), [0.0], ahead) for ahead in range(4)] == [
+        20,
+        40,
+        60,
+        80,
+    ]
+
+
+@given(st.floats(0, 1000))
+def test_a_pace_that_stays_is_learned_by_a_handful_of_calls(seconds: float) -> None:
+    learned = _pace([seconds] * 15).seconds_until_free(Place("a", 1), [0.0], 0)
+    assert learned == pytest.approx(max(seconds, 1), rel=0.05, abs=3)
+
+
+def test_an_account_s_pace_is_its_own() -> None:
+    pace = _pace([1.0] * 50)
+    assert pace.seconds_until_free(Place("b", 1), [0.0], 0) == slots.FIRST_PACE_SECONDS
+    assert repr(pace) == "<Pace of 1 accounts>"

@@ -2,16 +2,19 @@
 
 One request goes through the house in one direction::
 
-    bytes -> downstream.read -> request.parse -> access.check -> routing.order
-      -> { slot -> dialect.encode -> upstream.send -> failover.next_step }*
+    bytes -> downstream.read -> request.parse -> access.check -> routing.able
+      -> { routing.order -> waiting.slot -> dialect.encode -> upstream.send -> failover.next_step }*
       -> downstream.stream -> record.build -> logs.put     (finally: always, exactly once)
+
+A call of the Responses API goes the same way where it asks for a picture, and past the house to the
+text API where it does not (``core.intent``).
 
 Four ideas hold the house together.
 
 *Core decides, edge acts, the exchange is where they meet.*  ``core`` is pure: no clock, no
 randomness, no environment, no logging, no asyncio.  ``edge`` does IO and has no policy.
-``exchange`` is one request's life: only there, and in its inner rooms ``attempts``, ``gathering``
-and ``delivery``, decisions and awaits interleave.
+``exchange`` is one request's life: only there, and in its inner rooms ``reception``, ``dispatch``,
+``attempts``, ``gathering``, ``conversation`` and ``delivery``, decisions and awaits interleave.
 ``app`` owns every resource and gives each to whoever needs it; nothing is global.
 
 *A picture costs money, so certainty decides.*  A call may go to another account only while it is

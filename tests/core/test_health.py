@@ -131,6 +131,14 @@ def test_a_success_says_nothing_of_what_was_learned_after_it_began() -> None:
     assert health.seconds_left("a", "m", 31.0) == 0
 
 
+def test_a_success_says_nothing_of_a_cooldown_that_was_lengthened_after_it_began() -> None:
+    health = Health()
+    health.cool("a", "m", Cooling(5.0), 0.0)
+    health.cool("a", "m", Cooling(600.0), 20.0)
+    health.succeed("a", "m", 10.0)
+    assert health.seconds_left("a", "m", 20.0) == 600
+
+
 def test_what_is_well_takes_no_memory() -> None:
     health = Health()
     health.cool("a", "m", Cooling(60.0), 0.0)
@@ -408,7 +416,9 @@ class HealthMachine(RuleBasedStateMachine):
 
     @invariant()
     def only_what_is_not_well_takes_memory(self) -> None:
-        assert repr(self.health) == f"<Health of {len(self.cooled)} places>"
+        kept = (self.health._until, self.health._begun, self.health._failures)
+        for each in (*kept, self.health._credentials):
+            assert set(each) == set(self.cooled)
         assert len(self.health._probes) <= 2 * len(self.calls)
 
     def teardown(self) -> None:

@@ -652,12 +652,12 @@ def test_a_fixed_strategy_knows_no_session_no_budget_and_no_probe(session: str) 
         account("a"),
         account("b", used_percent_primary=100.0),
         account("c"),
-        account_names=("c", "a", "b"),
+        account_names=("b", "a", "c"),
         route_strategy="fixed",
     )
     with _probe("c") as health:
-        state = _state({"c": 3}, health, _learned("99"))
-        assert _order(one, state=state, session=session) == ["c", "a", "b"]
+        state = _state({"b": 3}, health, _learned("99"))
+        assert _order(one, state=state, session=session) == ["b", "a", "c"]
 
 
 # -- what was learned, and probes ------------------------------------------------------------

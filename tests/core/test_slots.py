@@ -264,7 +264,7 @@ def test_those_who_were_let_in_are_forgotten_as_well() -> None:
 _KEYS: Final = ("k", "l", "m", "n")
 _ACCOUNTS: Final = ("a", "b", "c")
 _SOME_ACCOUNTS = st.lists(st.sampled_from(_ACCOUNTS), min_size=1, max_size=3, unique=True)
-_FULL = st.sets(st.sampled_from(_ACCOUNTS))
+_FULL = st.one_of(st.just(set[str]()), st.sets(st.sampled_from(_ACCOUNTS)))
 
 
 def _turn(key_id: str, *accounts: str, interval_ms: int | None = None) -> Turn:
@@ -283,7 +283,7 @@ class LineMachine(RuleBasedStateMachine):
         # Of each key that holds nothing: who was served in its stead since it waits.
         self.overtaken: dict[str, Counter[str]] = {}
 
-    @initialize(most=st.integers(0, 6))
+    @initialize(most=st.integers(0, 12))
     def opens(self, most: int) -> None:
         self.most = most
         self.line = Line(most)
@@ -294,24 +294,21 @@ class LineMachine(RuleBasedStateMachine):
         if all(each.key_id != turn.key_id for each in self.turns):
             self.overtaken.pop(turn.key_id, None)
 
-    @rule(key_id=st.sampled_from(_KEYS), accounts=_SOME_ACCOUNTS)
-    def join(self, key_id: str, accounts: list[str]) -> None:
-        turn = _turn(key_id, *accounts)
-        self.line.join(turn)
-        self.turns.append(turn)
+    @rule(calls=st.lists(st.tuples(st.sampled_from(_KEYS), _SOME_ACCOUNTS), max_size=5))
+    def join(self, calls: list[tuple[str, list[str]]]) -> None:
+        for key_id, accounts in calls:
+            turn = _turn(key_id, *accounts)
+            self.line.join(turn)
+            self.turns.append(turn)
 
     @precondition(lambda self: self.turns)
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
-        turn = data.draw(st.sampled_from(self.turns))
+        """Whoever was served or sent away may still say so."""
+        turn = data.draw(st.sampled_from([*self.turns, *self.gone[-3:]]))
         self.line.leave(turn)
-        self._left(turn)
-
-    @precondition(lambda self: self.gone)
-    @rule(data=st.data())
-    def leave_again(self, data: st.DataObject) -> None:
-        """Whoever was served or sent away may still say that it leaves."""
-        self.line.leave(data.draw(st.sampled_from(self.gone)))
+        if turn in self.turns:
+            self._left(turn)
 
     @precondition(lambda self: self.held)
     @rule(data=st.data())
@@ -320,9 +317,23 @@ class LineMachine(RuleBasedStateMachine):
         self.line.give_back(key_id)
         self.held.remove(key_id)
 
-    @rule(full=_FULL, data=st.data(), takes=st.booleans())
-    def serve_the_next(self, full: set[str], data: st.DataObject, *, takes: bool) -> None:
-        late = data.draw(st.sets(st.sampled_from(self.turns))) if self.turns else set()
+    @rule(full=_FULL)
+    def serve_all(self, full: set[str]) -> None:
+        while self._serve_next(full, set()):
+            pass
+
+    @precondition(lambda self: self.turns)
+    @rule(full=_FULL, data=st.data())
+    def serve_one_of_those_who_may_start(self, full: set[str], data: st.DataObject) -> None:
+        self._serve_next(full, data.draw(st.sets(st.sampled_from(self.turns))))
+
+    @rule()
+    def serve_two(self) -> None:
+        for _ in range(2):
+            self._serve_next(set(), set())
+
+    def _serve_next(self, full: set[str], late: set[Turn]) -> bool:
+        """Whether there was somebody to serve; ``late`` may not start yet."""
 
         def fits(turn: Turn) -> Place | None:
             if turn in late:
@@ -333,7 +344,7 @@ class LineMachine(RuleBasedStateMachine):
         assert self.line.next(full, lambda turn: turn not in late) == found, "asking moves nothing"
         if found is None:
             assert not any(map(fits, self.turns)), "somebody could have been served"
-            return
+            return False
         turn, place = found
         assert turn in self.turns
         assert place.account_name not in full
@@ -345,8 +356,8 @@ class LineMachine(RuleBasedStateMachine):
         fewest = {key_id for key_id in keys if self.held.count(key_id) == least}
         assert turn.key_id in fewest
         assert self._last(turn.key_id) == min(map(self._last, fewest))
-        if takes:
-            self._serve(turn, place, {key_id for key_id in keys if key_id != turn.key_id})
+        self._serve(turn, place, {key_id for key_id in keys if key_id != turn.key_id})
+        return True
 
     def _last(self, key_id: str) -> int:
         return max((at for at, each in enumerate(self.servings) if each == key_id), default=-1)
@@ -438,6 +449,34 @@ def test_a_hundred_waiting_calls_delay_another_key_by_at_most_one(
         line.serve(found[0])
         served.append(found[0].key_id)
     assert len(served) <= 2
+
+
+def test_who_holds_least_comes_before_who_was_served_longest_ago() -> None:
+    line = Line(10)
+    for key_id in ("k", "k", "l"):
+        turn = _turn(key_id)
+        line.join(turn)
+        line.serve(turn)
+    line.join(_turn("k"))
+    line.join(_turn("l"))
+    found = line.next(set(), lambda _: True)
+    assert found is not None
+    assert found[0].key_id == "l"
+
+
+def test_of_those_who_hold_as_much_the_one_served_longest_ago_comes_first() -> None:
+    line = Line(10)
+    for key_id in ("l", "k", "m"):
+        turn = _turn(key_id)
+        line.join(turn)
+        line.serve(turn)
+    for key_id in ("m", "k", "l"):
+        line.join(_turn(key_id))
+    served = []
+    while (found := line.next(set(), lambda _: True)) is not None:
+        line.serve(found[0])
+        served.append(found[0].key_id)
+    assert served == ["l", "k", "m"]
 
 
 def test_each_of_many_keys_has_its_turn_before_one_has_two() -> None:

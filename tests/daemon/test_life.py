@@ -296,34 +296,6 @@ async def test_sighup_reopens_the_log_that_was_moved_away(
     assert gateway.stop() == 0
 
 
-# -- the control plane goes and comes --------------------------------------------------------------
-
-
-async def test_a_switch_acts_within_a_second_where_notify_works(
-    plane: Plane, make_gateway: Callable[..., Gateway], upstream: ScriptedUpstream
-) -> None:
-    gateway = make_gateway(plane.reader_url, grant_ttl_seconds=600).start()
-    door = make_door(gateway, plane, upstream)
-    assert (await door.post(PROMPT))[0] == 200
-    for table, where, code in [
-        ("keys", {"key_id": door.key_id}, "key_image_generation_disabled"),
-        ("accounts", {"account_name": door.account}, "no_account_available"),
-    ]:
-        plane.update(table, where, image_enabled=False)
-
-        async def refused(code: str = code) -> bool:
-            return code.encode() in (await door.post(PROMPT))[2]
-
-        deadline = time.monotonic() + 1
-        while not await refused():
-            assert time.monotonic() < deadline, "not within a second"
-        plane.update(table, where, image_enabled=True)
-        deadline = time.monotonic() + 1
-        while (await door.post(PROMPT))[0] != 200:
-            assert time.monotonic() < deadline, "not within a second"
-    assert gateway.stop() == 0
-
-
 async def test_an_internal_mistake_is_a_500_with_nothing_but_the_request_id(
     plane: Plane, make_gateway: Callable[..., Gateway], upstream: ScriptedUpstream
 ) -> None:

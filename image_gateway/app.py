@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Final
@@ -28,7 +29,7 @@ from image_gateway.config import Address, Settings
 from image_gateway.core import headers, models, record
 from image_gateway.core.errors import Refusal
 from image_gateway.core.models import Endpoint
-from image_gateway.core.slots import StartClock
+from image_gateway.core.slots import Place, StartClock
 from image_gateway.edge import control_plane, listener, logs, supervisor
 from image_gateway.edge.cache import Freshness, UnavailableError
 from image_gateway.edge.control_plane import ControlPlane
@@ -270,7 +271,12 @@ async def _open_house(settings: Settings, stack: AsyncExitStack) -> House:
     starts = StartClock()
     is_shared = settings.slots == "shared"
     slots = await stack.enter_async_context(
-        Waiting(settings.direct_database_url if is_shared else None, settings.slot_queue, starts)
+        Waiting(
+            settings.direct_database_url if is_shared else None,
+            settings.slot_queue,
+            starts,
+            partial(_slots_now, plane),
+        )
     )
     text_api = None
     if settings.text_api_url is not None:
@@ -292,6 +298,12 @@ async def _open_house(settings: Settings, stack: AsyncExitStack) -> House:
         prompt_key=prompt_key,
     )
     return house
+
+
+def _slots_now(plane: ControlPlane, place: Place) -> int:
+    """An account's slots as they were read last."""
+    account = plane.known_accounts()[0].get(place.account_name)
+    return place.limit if account is None else account.image_max_concurrency
 
 
 async def _wait_for_control_plane(settings: Settings, stop: asyncio.Event) -> None:

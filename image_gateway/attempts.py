@@ -227,7 +227,9 @@ class Attempts:
         until = min(began + seconds, self._deadline)
         model = self._request.upstream_model
         async with AsyncExitStack() as opened:
-            opened.enter_context(self._house.health.call(account.account_name, model, began))
+            opened.enter_context(
+                self._house.health.call(account.account_name, model, began, account.credential)
+            )
             attempt = await opened.enter_async_context(
                 self._house.upstream.attempt(call, self._order.spool, account.proxy)
             )

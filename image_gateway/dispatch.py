@@ -32,6 +32,7 @@ class Dispatch:
         own = order.request.session if isinstance(order.request, IntentRequest) else None
         self._session = headers.session(order.client) or own
         self._began = time.monotonic()
+        self._has_started = False
         self._deadline = self._began + house.settings.total_seconds
         self.attempts = Attempts(house, desk, order, self._deadline)
 
@@ -44,23 +45,24 @@ class Dispatch:
         """
         able = routing.able(self._grant, self._request, self._house.catalogue)
         self._rank(able)
-        self._admit()
+        admitted = self._admit()
         self._desk.draft.wait_ms = 0
         try:
             return await self._search(able)
         finally:
             if not self._desk.draft.attempts:
-                self._house.starts.withdraw(self._grant.key.key_id)
+                self._house.starts.withdraw(self._grant.key.key_id, admitted)
 
-    def _admit(self) -> None:
-        key = self._grant.key
-        wait = self._house.starts.admit(key.key_id, key.min_start_interval_ms, time.monotonic())
+    def _admit(self) -> float:
+        key, now = self._grant.key, time.monotonic()
+        wait = self._house.starts.admit(key.key_id, key.min_start_interval_ms, now)
         if wait > 0:
             raise Refusal(
                 "key_start_interval",
                 f"This key may start an image call every {key.min_start_interval_ms} ms.",
                 retry_after=wait,
             )
+        return now
 
     async def _search(self, left: Sequence[Account]) -> Ending:
         failed: list[Ending] = []
@@ -102,11 +104,14 @@ class Dispatch:
         until = min(patience, self._deadline - LEAST_SECONDS)
         draft = self._desk.draft
         try:
-            return await self._house.slots.slot(
-                self._grant.key, ranked, until - began, starts=not draft.attempts
+            lease = await self._house.slots.slot(
+                self._grant.key, ranked, until - began, starts=not self._has_started
             )
         except BusyError as busy:
             raise routing.all_busy(busy.seconds) from None
+        else:
+            self._has_started = True
+            return lease
         finally:
             waited = round((time.monotonic() - began) * 1000)
             draft.wait_ms = (draft.wait_ms or 0) + waited

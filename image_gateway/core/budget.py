@@ -14,16 +14,22 @@ from image_gateway.core.headers import number
 from image_gateway.core.model import Account
 
 _WINDOWS: Final = ("primary", "secondary")
+_UNNAMED_SECONDS: Final = 3600.0
+"""How long a figure counts that comes without its window's end; then the control plane's does."""
 _MOST_ACCOUNTS: Final = 10_000
 """Accounts come and go with the control plane; beyond these what was learned first is forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Learned:
-    """One window: ``percent`` spent until ``ends``; ``said`` is the control plane's own figure."""
+    """One window: ``percent`` spent until ``ends``, and nothing after it where it ``is_named``.
+
+    ``said`` is the control plane's own figure.
+    """
 
     percent: float
     ends: float
+    is_named: bool
     said: float | None
 
 
@@ -42,8 +48,9 @@ class Budgets:
         for window, said in _said(account).items():
             percent = number(headers.get(f"x-codex-{window}-used-percent"))
             if percent is not None:
-                ends = now + _seconds_left(window, headers, wall)
-                windows[window] = _Learned(min(percent, 100.0), ends, said)
+                left = _seconds_left(window, headers, wall)
+                ends = now + (_UNNAMED_SECONDS if left is None else left)
+                windows[window] = _Learned(min(percent, 100.0), ends, left is not None, said)
         if windows:
             self._learned[account.account_name] = windows
         if len(self._learned) > _MOST_ACCOUNTS:
@@ -52,6 +59,10 @@ class Budgets:
     def spent(self, account: Account, now: float) -> float:
         """The fuller of an account's two windows, in per cent: 0 to 100."""
         learned = self._learned.get(account.account_name, {})
+        for window, said in _said(account).items():
+            if window in learned and learned[window].said != said:
+                # Overruled once and for all: should the old figure come back, it is a new one.
+                del learned[window]
         return max(
             _percent(learned.get(window), said, now) for window, said in _said(account).items()
         )
@@ -63,15 +74,17 @@ def _said(account: Account) -> dict[str, float | None]:
 
 
 def _percent(learned: _Learned | None, said: float | None, now: float) -> float:
-    if learned is None or learned.said != said:
-        return min(max(said or 0.0, 0.0), 100.0)
-    return learned.percent if now < learned.ends else 0.0
+    if learned is not None and now < learned.ends:
+        return learned.percent
+    if learned is not None and learned.is_named:
+        return 0.0
+    return min(max(said or 0.0, 0.0), 100.0)
 
 
-def _seconds_left(window: str, headers: Mapping[str, str], wall: float) -> float:
-    """Until the window begins anew; for ever where the answer does not say."""
+def _seconds_left(window: str, headers: Mapping[str, str], wall: float) -> float | None:
+    """Until the window begins anew; None where the answer does not say."""
     left = number(headers.get(f"x-codex-{window}-reset-after-seconds"))
     if left is not None:
         return left
     moment = number(headers.get(f"x-codex-{window}-reset-at"))
-    return float("inf") if moment is None else max(moment - wall, 0.0)
+    return None if moment is None else max(moment - wall, 0.0)

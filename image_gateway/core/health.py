@@ -24,6 +24,8 @@ FIRST_BACKOFF_SECONDS: Final = 5.0
 _MOST_DOUBLINGS: Final = 8
 _MOST_PLACES: Final = 10_000
 """Clients may name as many models as they like; the cooldowns that are over are forgotten first."""
+_MOST_CREDENTIALS: Final = 8
+"""Of one place; a control plane renews them every few hours."""
 
 Place = tuple[str, str | None]
 """An account's name, and a model where only that model is meant."""
@@ -37,18 +39,26 @@ class Cooling:
     model_only: bool = False
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class _Cooldown:
+    """One cooldown: when it began, when it is over, and the failures in a row that led to it."""
+
+    begun: float
+    until: float
+    failures: int
+
+
 class Health:
     """The cooldowns of one process, in memory."""
 
     def __init__(self) -> None:
-        self._until: dict[Place, float] = {}
-        self._begun: dict[Place, float] = {}
-        self._failures: dict[Place, int] = {}
-        self._credentials: dict[Place, Credential | None] = {}
-        self._probes: Counter[Place] = Counter()
+        # By credential: whoever renews an account's has mended it, and what is still told of the
+        # old one says nothing about the new.
+        self._cooldowns: dict[Place, dict[Credential | None, _Cooldown]] = {}
+        self._probes: Counter[_Cooldown] = Counter()
 
     def __repr__(self) -> str:
-        return f"<Health of {len(self._until)} places>"
+        return f"<Health of {len(self._cooldowns)} places>"
 
     def cool(
         self,
@@ -60,27 +70,28 @@ class Health:
     ) -> float:
         """Begin or lengthen a cooldown; gives its length in seconds.
 
-        It ends with ``credential``; None: it does not depend on one.
+        It holds for calls that are signed by ``credential``; None: for all.
         """
         place = (account_name, model if cooling.model_only else None)
-        failures = self._failures.get(place, 0)
-        self._failures[place] = min(failures + 1, _MOST_DOUBLINGS)
-        self._credentials[place] = credential
+        known = self._cooldowns.setdefault(place, {})
+        last = known.get(credential, _Cooldown(now, now, 0))
         seconds = cooling.seconds
         if seconds is None:
-            seconds = FIRST_BACKOFF_SECONDS * 2.0**failures
+            seconds = FIRST_BACKOFF_SECONDS * 2.0**last.failures
         seconds = min(max(seconds, 0.0), LONGEST_SECONDS)
-        self._begun[place] = now
-        self._until[place] = max(self._until.get(place, 0.0), now + seconds)
-        if len(self._until) > _MOST_PLACES:
+        failures = min(last.failures + 1, _MOST_DOUBLINGS)
+        known[credential] = _Cooldown(now, max(last.until, now + seconds), failures)
+        if len(self._cooldowns) > _MOST_PLACES or len(known) > _MOST_CREDENTIALS:
             self._forget_past(now)
         return seconds
 
     def _forget_past(self, now: float) -> None:
-        self._until = {place: until for place, until in self._until.items() if until > now}
-        self._begun = {place: self._begun[place] for place in self._until}
-        self._failures = {place: self._failures[place] for place in self._until}
-        self._credentials = {place: self._credentials[place] for place in self._until}
+        for place, known in list(self._cooldowns.items()):
+            left = {each: found for each, found in known.items() if found.until > now}
+            if left:
+                self._cooldowns[place] = left
+            else:
+                del self._cooldowns[place]
 
     def succeed(self, account_name: str, model: str, since: float) -> None:
         """A call that was sent at ``since`` was served: the place is well.
@@ -88,45 +99,53 @@ class Health:
         It says nothing about a cooldown that began after it: another call has learned that since.
         """
         for place in _places(account_name, model):
-            if self._begun.get(place, since) > since:
-                continue
-            self._begun.pop(place, None)
-            self._until.pop(place, None)
-            self._failures.pop(place, None)
-            self._credentials.pop(place, None)
+            known = self._cooldowns.get(place, {})
+            left = {each: found for each, found in known.items() if found.begun > since}
+            if left:
+                self._cooldowns[place] = left
+            else:
+                self._cooldowns.pop(place, None)
 
     def seconds_left(
         self, account_name: str, model: str, now: float, credential: Credential | None = None
     ) -> float:
-        """How long a call for this model should leave the account alone; 0 when it need not.
-
-        Whoever renews an account's credential has mended it: a cooldown of the old one is over.
-        """
-        latest = now
-        for place in _places(account_name, model):
-            if self._credentials.get(place) in {None, credential}:
-                latest = max(latest, self._until.get(place, now))
-        return latest - now
+        """How long a call for this model should leave the account alone; 0 when it need not."""
+        found = self._concerning(account_name, model, credential)
+        return max(
+            (cooldown.until - now for cooldown in found if cooldown.until > now), default=0.0
+        )
 
     @contextmanager
-    def call(self, account_name: str, model: str, now: float) -> Iterator[None]:
+    def call(
+        self, account_name: str, model: str, now: float, credential: Credential | None = None
+    ) -> Iterator[None]:
         """A call that begins at ``now``, for as long as it lasts: a probe where one is due."""
-        due = [
-            place
-            for place in _places(account_name, model)
-            if self._until.get(place, float("inf")) <= now
-        ]
-        self._probes.update(due)
+        found = self._concerning(account_name, model, credential)
+        due = Counter(cooldown for cooldown in found if cooldown.until <= now)
+        self._probes += due
         try:
             yield
         finally:
-            self._probes -= Counter(due)
+            self._probes -= due
 
-    def is_probed(self, account_name: str, model: str) -> bool:
+    def is_probed(
+        self, account_name: str, model: str, credential: Credential | None = None
+    ) -> bool:
         """Whether a call is just finding out if the place is well again."""
-        return any(
-            place in self._probes and place in self._until for place in _places(account_name, model)
-        )
+        found = self._concerning(account_name, model, credential)
+        return any(cooldown in self._probes for cooldown in found)
+
+    def _concerning(
+        self, account_name: str, model: str, credential: Credential | None
+    ) -> list[_Cooldown]:
+        """The cooldowns that a call would meet."""
+        return [
+            known[each]
+            for place in _places(account_name, model)
+            if (known := self._cooldowns.get(place)) is not None
+            for each in {None, credential}
+            if each in known
+        ]
 
 
 def _places(account_name: str, model: str) -> tuple[Place, Place]:

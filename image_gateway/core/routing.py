@@ -27,6 +27,8 @@ _DEFAULT_RETRY_SECONDS: Final = 30.0
 """Where nothing names a time: an operator has to act."""
 _LEAST_SHARE: Final = 0.01
 """A budget that is all but spent still ranks; zero would divide."""
+_LEAST_CAPACITY: Final = 1e-300
+"""So does a weight next to nothing, which times anything may be zero."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +88,10 @@ def order(
         name = account.account_name
         share = max(1 - spent[name] / 100, _LEAST_SHARE)
         capacity = account.image_max_concurrency * account.routing_weight * share
+        capacity = max(capacity, _LEAST_CAPACITY)
         return (
             spent[name] >= state.threshold,
-            state.health.is_probed(name, model),
+            state.health.is_probed(name, model, account.credential),
             name != own,
             (state.in_use(name) + 1) / capacity,
             given[name],

@@ -110,9 +110,10 @@ class StartClock:
         _mark(self._admitted, key_id, now)
         return 0.0
 
-    def withdraw(self, key_id: str) -> None:
-        """A call that was let in did not start: it costs its key nothing."""
-        self._admitted.pop(key_id, None)
+    def withdraw(self, key_id: str, admitted: float) -> None:
+        """A call that was let in at ``admitted`` did not start: it costs its key nothing."""
+        if _at(self._admitted, key_id) == admitted:
+            del self._admitted[key_id]
 
     def is_due(self, key_id: str, interval_ms: int | None, now: float) -> bool:
         """Whether a call that was let in may start now."""
@@ -150,12 +151,14 @@ class Turn:
     """One call in the line.
 
     ``places`` are the accounts it takes, best first; ``interval_ms`` is its key's start interval,
-    None for a call that is no start.  ``waits`` turns true once it has found everything taken.
+    None for a call that is no start.  One that is ``hasty`` takes what nobody waits for, or
+    nothing.  ``waits`` turns true once it has found everything taken.
     """
 
     key_id: str
     places: Sequence[Place]
     interval_ms: int | None = None
+    hasty: bool = False
     waits: bool = False
 
 
@@ -209,16 +212,17 @@ class Line:
 
         Calls whose key may not start yet (``is_due``) are passed over.
         """
-        found: dict[str, tuple[Turn, Place]] = {}
+        found: dict[tuple[bool, str], tuple[Turn, Place]] = {}
         for turn in self._turns:
-            if turn.key_id in found:
+            rank = turn.hasty, turn.key_id
+            if rank in found:
                 continue
             place = next((each for each in turn.places if each.account_name not in full), None)
             if place is not None and is_due(turn):
-                found[turn.key_id] = turn, place
+                found[rank] = turn, place
         first = min(
             found,
-            key=lambda key_id: (self._held[key_id], _at(self._served, key_id)),
+            key=lambda rank: (rank[0], self._held[rank[1]], _at(self._served, rank[1])),
             default=None,
         )
         return None if first is None else found[first]
@@ -239,14 +243,16 @@ class Line:
     def settle(self) -> list[Turn]:
         """Everybody here has found everything taken; gives those for whom there is no room.
 
-        They leave.  The key with the most waiting calls loses its newest, so a key that fills the
-        line does not keep the others out.
+        They leave: the hasty, and where more wait than may, the newest of the key with the most
+        waiting calls, so a key that fills the line does not keep the others out.
         """
         by_key: dict[str, list[tuple[int, Turn]]] = {}
+        left = [turn for turn in self._turns if turn.hasty]
+        for turn in left:
+            del self._turns[turn]
         for number, turn in enumerate(self._turns):
             turn.waits = True
             by_key.setdefault(turn.key_id, []).append((number, turn))
-        left: list[Turn] = []
         while len(self._turns) > self._most:
             # Of keys with as many the one that came last.
             longest = max(
@@ -289,4 +295,5 @@ class Pace:
         left = [max(mean - age, _LEAST_PACE_SECONDS) for age in ages]
         left += [mean * (at + 1) / (others + 1) for at in range(others)]
         left.sort()
-        return left[ahead % len(left)] + mean * (ahead // len(left))
+        seconds = left[ahead % len(left)] + mean * (ahead // len(left))
+        return max(seconds, _LEAST_PACE_SECONDS)

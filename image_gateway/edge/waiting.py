@@ -18,7 +18,8 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from types import TracebackType
 from typing import Final, Self
 
@@ -96,17 +97,24 @@ class Lease:
 class Waiting:
     """All accounts' slots, and everybody who wants one; opened and closed by ``async with``.
 
-    ``database`` None: slots count in this process alone.  ``most`` calls may wait.
+    ``database`` None: slots count in this process alone.  ``most`` calls may wait.  ``limit`` gives
+    an account's slots as they are now, which for a call that waits may have changed since it came.
     """
 
-    def __init__(self, database: Secret | None, most: int, starts: StartClock) -> None:
+    def __init__(
+        self,
+        database: Secret | None,
+        most: int,
+        starts: StartClock,
+        limit: Callable[[Place], int] = attrgetter("limit"),
+    ) -> None:
         self._database = database
         self._starts = starts
+        self._limit = limit
         self._table = SlotTable()
         self._line = Line(most)
         self._pace = Pace()
         self._futures: dict[Turn, asyncio.Future[Lease]] = {}
-        self._hasty: set[Turn] = set()
         self._leases: dict[Lease, None] = {}
         self._woken = asyncio.Event()
         self._server: asyncio.Task[None] | None = None
@@ -177,11 +185,10 @@ class Waiting:
             key.key_id,
             [Place(each.account_name, each.image_max_concurrency) for each in accounts],
             key.min_start_interval_ms if starts else None,
+            hasty=seconds <= 0,
         )
         future = self._futures[turn] = asyncio.get_running_loop().create_future()
         self._line.join(turn)
-        if seconds <= 0:
-            self._hasty.add(turn)
         self._woken.set()
         lease: Lease | None = None
         try:
@@ -192,7 +199,6 @@ class Waiting:
             raise BusyError(self._seconds_until_free(turn)) from None
         finally:
             self._line.leave(turn)
-            self._hasty.discard(turn)
             del self._futures[turn]
             if lease is None and future.done() and not (future.cancelled() or future.exception()):
                 # It came in the moment in which its caller gave up.
@@ -213,8 +219,12 @@ class Waiting:
         ahead = self._line.ahead(turn) // max(len(turn.places), 1)
         return min(
             self._pace.seconds_until_free(
-                place,
-                [now - each.since for each in self._leases if each.place == place],
+                Place(place.account_name, self._limit(place)),
+                [
+                    now - each.since
+                    for each in self._leases
+                    if each.account_name == place.account_name
+                ],
                 ahead,
             )
             for place in turn.places
@@ -269,7 +279,7 @@ class Waiting:
             if turn.interval_ms is not None:
                 self._starts.start(turn.key_id, time.monotonic())
             future.set_result(lease)
-        for turn in [*self._line.settle(), *self._hasty]:
+        for turn in self._line.settle():
             future = self._futures.get(turn)
             if future is not None and not future.done():
                 future.set_exception(BusyError(self._seconds_until_free(turn)))
@@ -283,7 +293,7 @@ class Waiting:
         )
 
     async def _take(self, turn: Turn, place: Place) -> Lease | None:
-        slot = self._table.take(place.account_name, place.limit)
+        slot = self._table.take(place.account_name, self._limit(place))
         if slot is None:
             return None
         lease = Lease(self, turn, place, slot)
@@ -316,7 +326,7 @@ class Waiting:
         )
 
     async def _lock(self, session: SlotSession, lease: Lease) -> bool:
-        lease.lock = await session.take(lease.account_name, lease.place.limit)
+        lease.lock = await session.take(lease.account_name, self._limit(lease.place))
         return lease.lock is not None
 
     # -- the shared locks ------------------------------------------------------------------------

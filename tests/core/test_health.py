@@ -281,61 +281,67 @@ def test_a_call_begun_before_a_cooldown_is_no_probe_of_it() -> None:
 
 # -- any order of all of it ------------------------------------------------------------------
 
-_ACCOUNTS = st.sampled_from(["a", "b"])
-_MODELS = st.sampled_from(["m", "n"])
+_CREDENTIALS = [Credential(Secret(name), "api_key") for name in ("old", "new", "newest")]
+_Key = tuple[Place, Credential | None]
+
+
+@dataclass
+class _Known:
+    """A cooldown as the model has it."""
+
+    begun: float
+    until: float
+    failures: int
 
 
 @dataclass(eq=False)
 class _Call:
-    """A call under way, and the places that had cooled down when it began."""
+    """A call under way, and the cooldowns that it finds out about."""
 
     account_name: str
     model: str
     began: float
     credential: Credential
-    due: set[Place]
+    probed: list[_Known]
     open: ExitStack = field(default_factory=ExitStack)
+
+    @property
+    def places(self) -> tuple[Place, Place]:
+        return (self.account_name, None), (self.account_name, self.model)
 
 
 class HealthMachine(RuleBasedStateMachine):
-    """Calls of several accounts that overlap, fail, succeed and are signed anew, against a list."""
+    """Calls, failures, successes and renewed credentials in any order, against a plain table."""
 
     def __init__(self) -> None:
         super().__init__()
         self.health = Health()
-        self.now = 1000.0
-        self.serial = 0
-        self.signed = {"a": self._new(), "b": self._new()}
+        self.now = 0.0
+        self.known: dict[_Key, _Known] = {}
         self.calls: list[_Call] = []
-        # What was learned of a place since it was last well: begin, end, credential.
-        self.cooled: dict[Place, list[tuple[float, float, Credential | None]]] = {}
 
-    def _new(self) -> Credential:
-        self.serial += 1
-        return Credential(Secret(f"token-{self.serial}"), "api_key")
+    @rule(eighths=st.integers(1, 8000))
+    def time_passes(self, eighths: int) -> None:
+        self.now += eighths / 8
 
-    @rule(quarters=st.integers(0, 40))
-    def a_moment_passes(self, quarters: int) -> None:
-        self.now += quarters / 4
-
-    @rule(seconds=st.sampled_from([60.0, 899.75, 900.0]))
-    def a_while_passes(self, seconds: float) -> None:
-        self.now += seconds
-
-    @rule(account_name=_ACCOUNTS)
-    def the_account_is_signed_anew(self, account_name: str) -> None:
-        self.signed[account_name] = self._new()
-
-    @rule(account_name=_ACCOUNTS, model=_MODELS)
-    def a_call_begins(self, account_name: str, model: str) -> None:
-        places: list[Place] = [(account_name, None), (account_name, model)]
-        due = {each for each in places if each in self.cooled and self._end(each) <= self.now}
-        call = _Call(account_name, model, self.now, self.signed[account_name], due)
-        call.open.enter_context(self.health.call(account_name, model, self.now))
+    @rule(
+        account_name=st.sampled_from(["a", "b"]),
+        model=st.sampled_from(["m", "n"]),
+        credential=st.sampled_from(_CREDENTIALS),
+    )
+    def a_call_begins(self, account_name: str, model: str, credential: Credential) -> None:
+        call = _Call(account_name, model, self.now, credential, [])
+        call.probed = [each for each in self._met(call) if each.until <= self.now]
+        call.open.enter_context(self.health.call(account_name, model, self.now, credential))
         self.calls.append(call)
 
-    def _end(self, place: Place) -> float:
-        return max(until for _, until, _ in self.cooled[place])
+    def _met(self, call: _Call) -> list[_Known]:
+        return [
+            self.known[place, signed]
+            for place in call.places
+            for signed in (None, call.credential)
+            if (place, signed) in self.known
+        ]
 
     def _ended(self, data: st.DataObject) -> _Call:
         return self.calls.pop(data.draw(st.integers(0, len(self.calls) - 1)))
@@ -350,9 +356,9 @@ class HealthMachine(RuleBasedStateMachine):
     def a_call_is_served(self, data: st.DataObject) -> None:
         call = self._ended(data)
         self.health.succeed(call.account_name, call.model, call.began)
-        for place in ((call.account_name, None), (call.account_name, call.model)):
-            if self.cooled.get(place) and self.cooled[place][-1][0] <= call.began:
-                del self.cooled[place]
+        for place, signed in list(self.known):
+            if place in call.places and self.known[place, signed].begun <= call.began:
+                del self.known[place, signed]
         call.open.close()
 
     @precondition(lambda self: self.calls)
@@ -366,70 +372,52 @@ class HealthMachine(RuleBasedStateMachine):
         self, data: st.DataObject, seconds: float | None, *, model_only: bool, depends: bool
     ) -> None:
         call = self._ended(data)
-        credential = call.credential if depends else None
+        signed = call.credential if depends else None
         length = self.health.cool(
-            call.account_name, call.model, Cooling(seconds, model_only), self.now, credential
+            call.account_name, call.model, Cooling(seconds, model_only), self.now, signed
         )
-        place = (call.account_name, call.model if model_only else None)
-        before = self.cooled.setdefault(place, [])
-        if seconds is None:
-            assert length == min(5.0 * 2.0 ** min(len(before), 8), 900.0)
-        else:
-            assert length == min(seconds, 900.0)
-        before.append((self.now, self.now + length, credential))
+        place = call.places[model_only]
+        last = self.known.get((place, signed), _Known(0.0, 0.0, 0))
+        wanted = 5.0 * 2.0**last.failures if seconds is None else seconds
+        assert length == min(wanted, LONGEST_SECONDS)
+        self.known[place, signed] = _Known(
+            self.now, max(last.until, self.now + length), min(last.failures + 1, 8)
+        )
         call.open.close()
 
     @invariant()
     def nobody_is_left_alone_for_longer_than_the_cap_or_for_nothing(self) -> None:
-        for account_name, credential in self.signed.items():
+        for account_name in ("a", "b"):
             for model in ("m", "n", "never failed"):
-                left = self.health.seconds_left(account_name, model, self.now, credential)
-                assert 0 <= left <= LONGEST_SECONDS
-                least = most = 0.0
-                for place in ((account_name, None), (account_name, model)):
-                    low, high = self._bounds(place, credential)
-                    least, most = max(least, low), max(most, high)
-                assert least <= left <= most
-
-    def _bounds(self, place: Place, credential: Credential) -> tuple[float, float]:
-        """What a place's cooldowns must and may come to for calls signed by a credential."""
-        learned = self.cooled.get(place, [])
-        most = max(
-            (until for _, until, signed in learned if signed in {None, credential}), default=0
-        )
-        if not learned or learned[-1][2] not in {None, credential}:
-            return 0.0, max(most - self.now, 0.0)
-        same = {signed for _, _, signed in learned} == {learned[-1][2]}
-        return (most if same else learned[-1][1]) - self.now, self._end(place) - self.now
+                for credential in _CREDENTIALS:
+                    met = self._met(_Call(account_name, model, 0, credential, []))
+                    expected = max([0.0, *(each.until - self.now for each in met)])
+                    left = self.health.seconds_left(account_name, model, self.now, credential)
+                    assert left == expected <= LONGEST_SECONDS
 
     @invariant()
-    def a_probe_is_a_call_that_began_after_a_cooldown_of_a_place_not_well_since(self) -> None:
+    def a_probe_is_a_call_that_began_after_the_end_of_a_cooldown_that_still_counts(self) -> None:
         for account_name in ("a", "b"):
             for model in ("m", "n"):
-                probes = [
-                    call.began > self.cooled[place][-1][0]
-                    for place in ((account_name, None), (account_name, model))
-                    for call in self.calls
-                    if place in self.cooled and place in call.due
-                ]
-                assert any(probes) <= self.health.is_probed(account_name, model) <= bool(probes)
+                for credential in _CREDENTIALS:
+                    met = self._met(_Call(account_name, model, 0, credential, []))
+                    expected = any(
+                        one is other for call in self.calls for one in call.probed for other in met
+                    )
+                    assert self.health.is_probed(account_name, model, credential) is expected
 
     @invariant()
     def only_what_is_not_well_takes_memory(self) -> None:
-        kept = (self.health._until, self.health._begun, self.health._failures)
-        for each in (*kept, self.health._credentials):
-            assert set(each) == set(self.cooled)
-        assert len(self.health._probes) <= 2 * len(self.calls)
+        held = {
+            (place, signed) for place, found in self.health._cooldowns.items() for signed in found
+        }
+        assert held == set(self.known)
+        assert len(self.health._probes) <= 4 * len(self.calls)
 
     def teardown(self) -> None:
         for call in self.calls:
             call.open.close()
         assert not self.health._probes, "a probe outlived its call"
-        for account_name, credential in self.signed.items():
-            for model in ("m", "n"):
-                assert not self.health.is_probed(account_name, model)
-                later = self.now + LONGEST_SECONDS
-                assert self.health.seconds_left(account_name, model, later, credential) == 0
 
 
 HealthMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

@@ -219,11 +219,11 @@ def test_the_interval_is_counted_from_the_start_and_not_from_the_wait_before_it(
 def test_a_call_that_did_not_start_costs_its_key_nothing() -> None:
     clock = StartClock()
     clock.admit("a", 1000, 0.0)
-    clock.withdraw("a")
+    clock.withdraw("a", 0.0)
     assert clock.admit("a", 1000, 0.0) == 0
     clock.start("a", 0.0)
-    clock.withdraw("a")
-    clock.withdraw("never seen")
+    clock.withdraw("a", 0.0)
+    clock.withdraw("never seen", 0.0)
     assert clock.admit("a", 1000, 0.25) == 0.75, "a start is never taken back"
 
 
@@ -231,7 +231,7 @@ def test_a_call_that_gives_up_takes_nothing_from_the_one_let_in_after_it() -> No
     clock = StartClock()
     assert clock.admit("a", 1000, 0.0) == 0
     assert clock.admit("a", 1000, 1.5) == 0
-    clock.withdraw("a")
+    clock.withdraw("a", 0.0)
     assert clock.admit("a", 1000, 1.75) == 0.75
 
 
@@ -511,6 +511,7 @@ class RoomMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        self.admitted: dict[Turn, float] = {}
         self.now = 0.0
         self.table = SlotTable()
         self.clock = StartClock()
@@ -540,7 +541,7 @@ class RoomMachine(RuleBasedStateMachine):
                 self.clock.start(turn.key_id, self.now)
         for turn in self.line.settle():
             self.waiting.remove(turn)
-            self.clock.withdraw(turn.key_id)
+            self.clock.withdraw(turn.key_id, self.admitted.pop(turn, float("nan")))
         self._check_that_nothing_is_idle(full)
 
     def _begun(self, turn: Turn, place: Place, slot: Slot) -> None:
@@ -600,6 +601,7 @@ class RoomMachine(RuleBasedStateMachine):
             return
         places = [Place(each, self.limits[each]) for each in accounts]
         turn = Turn(key_id, places, interval)
+        self.admitted[turn] = self.now
         self.line.join(turn)
         self.waiting.append(turn)
         self._hand_out()
@@ -624,7 +626,7 @@ class RoomMachine(RuleBasedStateMachine):
         turn = data.draw(st.sampled_from(self.waiting))
         self.waiting.remove(turn)
         self.line.leave(turn)
-        self.clock.withdraw(turn.key_id)
+        self.clock.withdraw(turn.key_id, self.admitted.pop(turn, float("nan")))
         self._hand_out()
 
     @precondition(lambda self: self.running)

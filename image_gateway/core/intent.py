@@ -9,6 +9,7 @@ conversation and is never held, and a body that was parsed and rewritten (``of``
 Only what is an intent is parsed (``parse``), and only the fields that say where it goes.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -83,6 +84,8 @@ def of(body: object) -> Signs:
     def walk(path: scan.Path, value: object) -> None:
         if isinstance(value, str):
             signs.note(path, value)
+        elif len(path) >= _DEEPEST:
+            return
         elif isinstance(value, dict):
             for name, inner in value.items():
                 walk((*path, name), inner)
@@ -91,13 +94,14 @@ def of(body: object) -> Signs:
                 walk((*path, index), inner)
 
     if isinstance(body, dict):
-        for name in ("model", "tools", "tool_choice"):
+        for name in _ROOTS:
             walk((name,), body.get(name))
     return signs
 
 
 _ROOTS: Final = frozenset({"model", "tools", "tool_choice"})
 _DEEPEST: Final = 3
+"""Keys and indices on the way to a sign; below stand a tool's schemas, which may be large."""
 
 
 class SignReader:
@@ -109,7 +113,7 @@ class SignReader:
 
     def __init__(self) -> None:
         self.signs = Signs()
-        self._scanner = scan.Scanner(self, scan.CONVERSATION)
+        self._scanner = scan.Scanner(self, scan.TEXT)
         self._path: scan.Path | None = None
         self._text = bytearray()
 
@@ -137,10 +141,9 @@ class SignReader:
 
     def text_stop(self) -> None:
         if self._path is not None and len(self._text) <= _LONGEST_SIGN:
-            try:
+            # A text that nobody can read names nothing, and hides nothing behind it.
+            with contextlib.suppress(orjson.JSONDecodeError):
                 self.signs.note(self._path, orjson.loads(b'"' + self._text + b'"'))
-            except orjson.JSONDecodeError:
-                raise scan.ScanError("A string in the JSON is broken.") from None
         self._path = None
         self._text.clear()
 
@@ -220,6 +223,8 @@ def parse(
     """An intent from the skeleton of its body; raises ``Refusal``."""
     if not isinstance(body, dict):
         raise Refusal("invalid_body", "The body must be a JSON object.")
+    if not of(body).show_intent(model_map):
+        raise Refusal("invalid_body", "A name stands twice in the body, with different values.")
     model = _name(body, "model", "model") or default_model
     stream = body.get("stream")
     if stream is not None and not isinstance(stream, bool):

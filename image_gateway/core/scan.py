@@ -16,8 +16,8 @@ which turns ``b64_json`` into ``url`` while an answer streams.
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol
 
 import orjson
 
@@ -46,8 +46,12 @@ class Limits:
 IMAGES: Final = Limits(64, 1024, 20_000, 1024 * 1024)
 """A legal body of the Images API has a depth of 5, keys of 21 bytes, some hundreds of tokens."""
 
-CONVERSATION: Final = Limits(512, 64 * 1024, 1_000_000, 8 * 1024 * 1024)
-"""A body of the Responses API: a million tokens of a model are about 5 MB of text."""
+CONVERSATION: Final = Limits(250, 64 * 1024, 1_000_000, 8 * 1024 * 1024)
+"""A body of the Responses API: a million tokens of a model are about 5 MB of text.  Deeper than 254
+levels orjson writes nothing."""
+
+TEXT: Final = replace(CONVERSATION, depth=10_000)
+"""One that is only looked through and goes on as it is."""
 
 Path = tuple[str | int, ...]
 
@@ -181,7 +185,7 @@ class Scanner:
         raw = bytes(self._key)
         self._key.clear()
         try:
-            key = orjson.loads(raw)
+            key = _loads(raw)
         except orjson.JSONDecodeError:
             raise ScanError("A key in the JSON is broken.") from None
         self._stack[-1] = key
@@ -213,6 +217,14 @@ class Scanner:
         stop = match.end() if match else len(chunk)
         self._escape = stop == len(chunk) - 1 and chunk[stop] != _QUOTE
         return len(chunk) if self._escape else stop
+
+
+def _loads(text: bytes | bytearray) -> Any:
+    """Parsed JSON in which half a surrogate pair is read as U+FFFD, as JavaScript lets it pass."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return orjson.loads(_HALF_PAIR.sub(rb"\\ufffd", text))
 
 
 # -- reading a body without its pictures -----------------------------------------------------------
@@ -311,11 +323,7 @@ class Skeleton:
         as U+FFFD; for what has been paid for and must not be lost to it.
         """
         try:
-            return orjson.loads(self._out)
-        except orjson.JSONDecodeError:
-            mended = _HALF_PAIR.sub(rb"\\ufffd", self._out) if mend else self._out
-        try:
-            return orjson.loads(mended)
+            return _loads(self._out) if mend else orjson.loads(self._out)
         except orjson.JSONDecodeError:
             raise ScanError("The body is not valid JSON.") from None
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from image_gateway.core import capability
 from image_gateway.core.capability import NEEDS, Gap, Need, Route, choose, gap, routes
-from image_gateway.core.dialects import ENCODE, Call, Context
+from image_gateway.core.dialects import Call, Context, encode
 from image_gateway.core.errors import Refusal
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account
@@ -235,7 +235,7 @@ def test_what_a_route_can_do_it_says_all_of(request: ImageRequest, route: Route)
     """Every parameter that the client sent stands in the call, under its own name."""
     if gap(request, route) is not None:
         return
-    call = ENCODE[route](request, _one(route), Headers([]), _CONTEXT)
+    call = encode(request, route, _one(route), Headers([]), _CONTEXT)
     said = _said(call, route)
     for name, value in request.parameters.items():
         if route is RESPONSES and name == "n":

@@ -720,7 +720,7 @@ def _any_account(route: Route) -> Account:
 @pytest.mark.parametrize("route", Route)
 def test_a_call_does_not_show_what_it_carries(route: Route) -> None:
     request = _json({"prompt": "hush", "images": [PNG]}, E)
-    shown = repr(dialects.ENCODE[route](request, _any_account(route), _CLIENT, CONTEXT))
+    shown = repr(dialects.encode(request, route, _any_account(route), _CLIENT, CONTEXT))
     for hidden in ("hush", TOKEN, ACCOUNT_ID, BOUNDARY, "base64"):
         assert hidden not in shown
 
@@ -731,14 +731,14 @@ def test_an_account_without_a_credential_signs_no_call(route: Route) -> None:
         dialect=route.value.partition("_")[0], base_url="https://up.example", credential=None
     )
     with pytest.raises(ValueError, match="credential"):
-        dialects.ENCODE[route](_json({}), one, NOBODY, CONTEXT)
+        dialects.encode(_json({}), route, one, NOBODY, CONTEXT)
 
 
 @given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=20), st.sampled_from(Route))
 def test_a_prompt_arrives_as_it_was_written(words: str, route: Route) -> None:
     prompt = "x" + words
     for request in (_json({"prompt": prompt}), _json({"prompt": prompt, "images": [PNG]}, E)):
-        call = dialects.ENCODE[route](request, _any_account(route), NOBODY, CONTEXT)
+        call = dialects.encode(request, route, _any_account(route), NOBODY, CONTEXT)
         if call.headers["content-type"] != "application/json":
             assert _fields(call)["prompt"] == prompt
         elif route is Route.CODEX_RESPONSES:
@@ -758,7 +758,7 @@ def test_a_prompt_arrives_as_it_was_written(words: str, route: Route) -> None:
 )
 def test_no_header_of_the_client_replaces_one_of_ours(client: dict[str, str], route: Route) -> None:
     found = Headers((name.encode(), value.encode()) for name, value in client.items())
-    sent = dialects.ENCODE[route](_json({}), _any_account(route), found, CONTEXT).headers
-    plain = dialects.ENCODE[route](_json({}), _any_account(route), NOBODY, CONTEXT).headers
+    sent = dialects.encode(_json({}), route, _any_account(route), found, CONTEXT).headers
+    plain = dialects.encode(_json({}), route, _any_account(route), NOBODY, CONTEXT).headers
     trace = {name: value for name, value in client.items() if name == "traceparent"}
     assert sent == {**plain, **trace}

@@ -48,13 +48,11 @@ def _tools(request: IntentRequest, account: Account) -> list[object]:
     """The client's tools, image models by the names that the account has for them."""
     given = request.body.get("tools")
     tools: list[object] = list(given) if isinstance(given, list) else []
-    image_tools = intent.image_tools(request.body)
-    if request.is_for_image_model and not image_tools:
-        image_tools = [{"type": intent.TOOL}]
-        tools += image_tools
+    if request.is_for_image_model and not intent.image_tools(request.body):
+        tools.append({"type": intent.TOOL})
     own = request.upstream_model if intent.is_image_model(request.upstream_model) else None
     for index, tool in enumerate(tools):
-        if not isinstance(tool, dict) or tool not in image_tools:
+        if not isinstance(tool, dict) or tool.get("type") != intent.TOOL:
             continue
         asked = tool.get("model")
         model = request.mapped(asked) if isinstance(asked, str) else own

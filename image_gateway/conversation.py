@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 
-from image_gateway.core import events, headers
+from image_gateway.core import events, headers, scan
 from image_gateway.core.events import Happening, Kind
 from image_gateway.core.failover import Outcome
 from image_gateway.core.model import Dialect
@@ -177,7 +177,14 @@ class WholeResponse:
 
 def _reader(answer: Answer, desk: Desk, keep: Keep, until: float) -> EventReader:
     return EventReader(
-        answer, desk.spools, keep, until, desk.idle_seconds, most_events=MOST_EVENTS_OF_TEXT
+        answer,
+        desk.spools,
+        keep,
+        until,
+        desk.idle_seconds,
+        most_events=MOST_EVENTS_OF_TEXT,
+        # A response repeats what it was asked with, its tools above all.
+        limits=scan.CONVERSATION,
     )
 
 
@@ -192,6 +199,8 @@ class _Tally:
     def note(self, found: Happening) -> None:
         if found.kind is Kind.PICTURE:
             self.pictures += 1
-            self._first = self._first or found.picture
+        elif found.kind is Kind.END and not self.pictures:
+            self.pictures = found.pictures
+        self._first = self._first or found.picture
         if found.kind in {Kind.PICTURE, Kind.END}:
             self._draft.note_answer(self.pictures, found.usage, self._first)

@@ -146,8 +146,6 @@ class Exchange:
     async def _is_intent(self, key: Key | None, spool: Spool) -> bool:
         """Whether the body asks for a picture; it lies in the spool then, whatever it is."""
         signs = await self._reception.signs(spool)
-        if self._reception.is_encoded:
-            return False  # nobody here can read it
         return signs.show_intent({} if key is None else key.model_map)
 
     async def _find_key(self) -> Key:

@@ -61,7 +61,7 @@ class Reception:
 
     async def signs(self, spool: Spool) -> Signs:
         """The signs of a body on a Responses path."""
-        sink = SignIntake(spool)
+        sink = SignIntake(spool, encoded=self.is_encoded)
         self._draft.body_form = "json"
         await self._read(sink)
         models = sink.signs.models
@@ -70,6 +70,7 @@ class Reception:
 
     async def intent(self, key: Key, spool: Spool) -> IntentRequest:
         """What an image intent asks for, once its body is here."""
+        self._check_encoding()
         body, lifted = await intake.reread(spool)
         default_model = self._house.settings.default_model
         parsed = intent.parse(body, lifted, key.model_map, default_model)
@@ -92,10 +93,13 @@ class Reception:
         finally:
             self._draft.body_ms = round((time.monotonic() - began) * 1000)
 
-    def _intake(self, spool: Spool) -> Intake:
-        settings = self._house.settings
+    def _check_encoding(self) -> None:
         if self.is_encoded:
             raise Refusal("unsupported_media_type", "Send the body without a `content-encoding`.")
+
+    def _intake(self, spool: Spool) -> Intake:
+        settings = self._house.settings
+        self._check_encoding()
         content_type = self._downstream.headers.get("content-type")
         match headers.media_type(content_type):
             case "application/json":

@@ -66,8 +66,8 @@ class Kind(Enum):
 class Happening:
     """An event's meaning.
 
-    ``picture`` holds what is known of a picture, by the names of the Images API; ``status`` and
-    ``error`` belong to a failure.
+    ``picture`` holds what is known of a picture, by the names of the Images API, ``pictures`` how
+    many an end holds; ``status`` and ``error`` belong to a failure.
     """
 
     kind: Kind
@@ -75,6 +75,7 @@ class Happening:
     usage: Mapping[str, object] | None = None
     status: int = 0
     error: UpstreamError = field(default_factory=UpstreamError)
+    pictures: int = 0
 
 
 def text(value: object) -> str | None:
@@ -232,15 +233,16 @@ def read_conversation_event(event: Event) -> Happening:
     if kind in _OPENING:
         return Happening(Kind.OPENING)
     if kind == "response.output_item.done":
-        item = _object(fields.get("item"))
-        if item.get("type") == "image_generation_call" and _is_picture(item.get("result")):
-            return Happening(Kind.PICTURE, _picture(item))
+        found = _pictures([fields.get("item")])
+        if found:
+            return Happening(Kind.PICTURE, found[0])
     if kind in {"response.completed", "response.incomplete"}:
         response = _object(fields.get("response"))
-        tools = _object(response.get("tool_usage"))
-        return Happening(
-            Kind.END, usage=usage(tools.get("image_gen")) or usage(response.get("usage"))
-        )
+        counts = usage(_object(response.get("tool_usage")).get("image_gen"))
+        made = _pictures(response.get("output"))
+        first = made[0] if made else {}
+        counts = counts or usage(response.get("usage"))
+        return Happening(Kind.END, first, counts, pictures=len(made))
     if kind == "response.failed":
         return failure(_object(fields.get("response")))
     return failure(fields) if kind == "error" else Happening(Kind.OTHER)
@@ -257,6 +259,15 @@ def _is_picture(value: object) -> bool:
 
 def _object(value: object) -> Mapping[str, object]:
     return value if isinstance(value, dict) else {}
+
+
+def _pictures(items: object) -> list[dict[str, object]]:
+    found = [_object(item) for item in (items if isinstance(items, list) else [])]
+    return [
+        _picture(item)
+        for item in found
+        if item.get("type") == "image_generation_call" and _is_picture(item.get("result"))
+    ]
 
 
 def _partial(fields: Mapping[str, object]) -> dict[str, object]:

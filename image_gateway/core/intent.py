@@ -25,7 +25,7 @@ TOOL: Final = "image_generation"
 _IMAGE_MODELS: Final = "gpt-image-"
 _NAMING_TYPES: Final = frozenset({"tool", "function"})
 _LONGEST_SIGN: Final = 1024
-"""Bytes; a longer text is no name of a model, type or tool."""
+"""Bytes; of a longer text these are looked at."""
 
 
 def is_image_model(model: str) -> bool:
@@ -54,9 +54,9 @@ class Signs:
                 self.models.append(text)
             case ("tools", int(), "type"):
                 self._has_tool |= text == TOOL
-            case ("tool_choice",) | ("tool_choice", "tool" | "function", "type"):
+            case ("tool_choice",):
                 self._chooses |= text == TOOL
-            case ("tool_choice", "type"):
+            case ("tool_choice", "type") | ("tool_choice", "tool" | "function", "type"):
                 self._chooses |= text == TOOL
                 self._choice_types.add(text)
             case ("tool_choice", "name") | ("tool_choice", "tool" | "function", "name"):
@@ -136,11 +136,11 @@ class SignReader:
             self._path = path if path and path[0] in _ROOTS else None
 
     def text(self, chunk: bytes, start: int, stop: int) -> None:
-        if self._path is not None and len(self._text) <= _LONGEST_SIGN:
-            self._text += chunk[start : min(stop, start + _LONGEST_SIGN + 1)]
+        if self._path is not None:
+            self._text += chunk[start : min(stop, start + _LONGEST_SIGN - len(self._text))]
 
     def text_stop(self) -> None:
-        if self._path is not None and len(self._text) <= _LONGEST_SIGN:
+        if self._path is not None:
             # A text that nobody can read names nothing, and hides nothing behind it.
             with contextlib.suppress(orjson.JSONDecodeError):
                 self.signs.note(self._path, orjson.loads(b'"' + self._text + b'"'))

@@ -151,15 +151,21 @@ class Turn:
     """One call in the line.
 
     ``places`` are the accounts it takes, best first; ``interval_ms`` is its key's start interval,
-    None for a call that is no start.  One that is ``hasty`` takes what nobody waits for, or
-    nothing.  ``waits`` turns true once it has found everything taken.
+    None for a call that is no start.  It waits for up to ``patience`` seconds; without any it is
+    hasty, and takes what nobody waits for, or nothing.  ``waits`` turns true once it has found
+    everything taken.
     """
 
     key_id: str
     places: Sequence[Place]
     interval_ms: int | None = None
-    hasty: bool = False
+    patience: float = float("inf")
     waits: bool = False
+
+    @property
+    def hasty(self) -> bool:
+        """Whether it does not wait."""
+        return self.patience <= 0
 
 
 class Line:
@@ -227,9 +233,14 @@ class Line:
         )
         return None if first is None else found[first]
 
-    def wanted(self) -> set[str]:
-        """Accounts that somebody waits for."""
-        return {place.account_name for turn in self._turns if turn.waits for place in turn.places}
+    def wanted(self, is_due: Callable[[Turn], bool]) -> set[str]:
+        """Accounts that somebody waits for who could have them."""
+        return {
+            place.account_name
+            for turn in self._turns
+            if turn.waits and is_due(turn)
+            for place in turn.places
+        }
 
     def ahead(self, turn: Turn) -> int:
         """How many other calls wait for accounts that this one takes, too."""
@@ -284,8 +295,12 @@ class Pace:
         mean = self._means.get(account_name, FIRST_PACE_SECONDS)
         self._means[account_name] = mean + (seconds - mean) * _WEIGHT
 
-    def seconds_until_free(self, place: Place, ages: Sequence[float], ahead: int) -> float:
+    def seconds_until_free(
+        self, place: Place, ages: Sequence[float], ahead: int, patience: float = float("inf")
+    ) -> float:
         """When one of an account's slots is likely to be free, for a call with ``ahead`` before it.
+
+        Those ahead wait for ``patience`` seconds, so what is free after that is not theirs.
 
         ``ages`` are the seconds for which this process's own calls have held theirs; of those that
         other processes hold it is only known that they are there.
@@ -295,5 +310,8 @@ class Pace:
         left = [max(mean - age, _LEAST_PACE_SECONDS) for age in ages]
         left += [mean * (at + 1) / (others + 1) for at in range(others)]
         left.sort()
-        seconds = left[ahead % len(left)] + mean * (ahead // len(left))
+        for number in range(ahead + 1):
+            seconds = left[number % len(left)] + mean * (number // len(left))
+            if seconds >= patience:
+                break
         return max(seconds, _LEAST_PACE_SECONDS)

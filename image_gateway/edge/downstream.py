@@ -9,6 +9,7 @@ import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from email.utils import formatdate
 from types import TracebackType
 from typing import Final, Protocol, Self
 
@@ -140,7 +141,9 @@ class Downstream:
         pairs = [
             (name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()
         ]
-        await self.pass_on(status, [*pairs, (b"x-request-id", self._request_id.encode())])
+        pairs.append((b"x-request-id", self._request_id.encode()))
+        pairs.append((b"date", formatdate(usegmt=True).encode()))
+        await self.pass_on(status, pairs)
 
     async def pass_on(self, status: int, pairs: Sequence[tuple[bytes, bytes]]) -> None:
         """Status and headers that somebody else has given."""

@@ -76,7 +76,7 @@ class EventReader:
     ``idle_seconds`` is the longest silence.  What holds no data, comments above all, is no event.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a reader is made of
         self,
         answer: Answer,
         spools: Spools,
@@ -85,6 +85,7 @@ class EventReader:
         idle_seconds: float,
         *,
         most_events: int = _MOST_EVENTS,
+        limits: scan.Limits = scan.IMAGES,
     ) -> None:
         self._answer = answer
         self._spools = spools
@@ -97,6 +98,7 @@ class EventReader:
         self._has_data = False
         self._events = 0
         self._most_events = most_events
+        self._limits = limits
         self._arriving: Arrived | None = None
 
     def __repr__(self) -> str:
@@ -156,7 +158,7 @@ class EventReader:
         if self._arriving is None:
             self._begin_event()
             self._arriving = Arrived(self._spools.open(paid=True))
-            self._skeleton = scan.Skeleton(strict=self._keep is Keep.DATA)
+            self._skeleton = scan.Skeleton(limits=self._limits, strict=self._keep is Keep.DATA)
             self._has_data = False
         arriving = self._arriving
         await arriving.spool.write(piece.raw if self._keep is Keep.FRAME else piece.data)

@@ -72,10 +72,12 @@ class SignIntake:
     """A body on a Responses path: into the spool as it is, its signs noted on the way.
 
     One that is no JSON shows no more signs from there on: whose it is says what is wrong with it.
+    So does one that is ``encoded``, in whatever way: only what can be read all the same counts.
     """
 
-    def __init__(self, spool: Spool) -> None:
+    def __init__(self, spool: Spool, *, encoded: bool) -> None:
         self._spool = spool
+        self._encoded = encoded
         self._reader: SignReader | None = SignReader()
         self.signs = self._reader.signs
 
@@ -87,9 +89,9 @@ class SignIntake:
         if self._reader is not None:
             try:
                 self._reader.feed(chunk)
-            except scan.ScanLimitError as error:
-                raise _broken(error) from None
-            except scan.ScanError:
+            except scan.ScanError as error:
+                if isinstance(error, scan.ScanLimitError) and not self._encoded:
+                    raise _broken(error) from None
                 self._reader = None
         await self._spool.write(chunk)
 

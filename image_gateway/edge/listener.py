@@ -13,6 +13,7 @@ a client is about to use again.
 """
 
 import asyncio
+import contextlib
 import logging
 import socket
 import struct
@@ -169,6 +170,20 @@ class _Server(TCPServer):
         )
         self._protocol = made
 
+    async def _close(self) -> None:
+        """Hypercorn's own, but what was aborted gets no orderly end on top.
+
+        uvloop would send it, and a client of HTTP/1.0 takes that for the end of its answer.
+        """
+        if not self.writer.transport.is_closing():
+            await super()._close()
+            return
+        try:
+            with contextlib.suppress(OSError, RuntimeError, asyncio.CancelledError):
+                await self.writer.wait_closed()
+        finally:
+            await self.idle_task.stop()
+
 
 class Listener:
     """Accepts on ``sockets`` and runs ``app`` for every request, until ``stop``."""
@@ -290,6 +305,8 @@ class Listener:
 def _config() -> Config:
     config = Config()
     config.include_server_header = False
+    # ``edge.downstream`` gives a date to answers of ours; one that is passed on has its own.
+    config.include_date_header = False
     config.keep_alive_timeout = HEAD_SECONDS
     config.max_app_queue_size = _QUEUED_CHUNKS
     config.h11_max_incomplete_size = _LONGEST_HEAD

@@ -78,7 +78,7 @@ class SlotSession:
 
     async def take(self, account_name: str, limit: int) -> int | None:
         """The number of a slot that is ours now, None where ``limit`` are taken."""
-        held = self._held.setdefault(account_name, set())
+        held = self._held.get(account_name, set())
         free = [slot for slot in range(limit) if slot not in held]
         if not free or len(held) >= limit:
             return None
@@ -86,7 +86,7 @@ class SlotSession:
         if found is None:
             return None
         slot: int = found["slot"]
-        held.add(slot)
+        self._held.setdefault(account_name, set()).add(slot)
         if found["in_use"] > limit:
             await self.give_back(account_name, slot)
             return None
@@ -106,12 +106,27 @@ class SlotSession:
     async def _ask(
         self, name: str, values: Mapping[str, object] | None = None
     ) -> dict[str, Any] | None:
+        work = asyncio.create_task(self._execute(name, values))
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                cursor = await self._connection.execute(sql.text(name).encode(), values)
-                return await cursor.fetchone() if cursor.description else None
-        except (psycopg.Error, OSError, TimeoutError) as error:
+            done, _ = await asyncio.wait([work], timeout=ANSWER_SECONDS)
+            if not done:
+                raise LostSessionError("TimeoutError")
+            return work.result()
+        except (psycopg.Error, OSError) as error:
             raise LostSessionError(type(error).__name__) from error
+        finally:
+            if not work.done():
+                # To cancel psycopg is to wait for the server, for up to 10 s (3.3.9), and it is the
+                # server that does not answer.
+                self._connection.pgconn.finish()
+                work.cancel()
+                await asyncio.wait([work])
+
+    async def _execute(
+        self, name: str, values: Mapping[str, object] | None
+    ) -> dict[str, Any] | None:
+        cursor = await self._connection.execute(sql.text(name).encode(), values)
+        return await cursor.fetchone() if cursor.description else None
 
 
 def lock_key(account_name: str) -> int:

@@ -77,7 +77,7 @@ class TextApi:
         if self._session is None:
             raise RuntimeError("the session with the text API is not open")
         sent = CIMultiDict(
-            (name.decode("latin-1"), value.decode("latin-1"))
+            (name.decode("latin-1"), _text(value))
             for name, value in passed(headers)
             if name != b"content-length"  # that of the body as it lies here, were it chunked before
         )
@@ -116,6 +116,14 @@ class TextAnswer:
                 yield chunk
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise LostError(type(error).__name__) from error
+
+
+def _text(value: bytes) -> str:
+    """A header's value as aiohttp takes it: it writes UTF-8, so other bytes beyond ASCII change."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 def passed(pairs: Iterable[tuple[bytes, bytes]]) -> Pairs:

@@ -23,7 +23,7 @@ from operator import attrgetter
 from types import TracebackType
 from typing import Final, Self
 
-from image_gateway.core.model import Account, Key, Secret
+from image_gateway.core.model import MOST_SLOTS, Account, Key, Secret
 from image_gateway.core.slots import Line, Pace, Place, Slot, SlotTable, StartClock, Turn
 from image_gateway.edge.slot_locks import LostSessionError, SlotSession
 
@@ -34,6 +34,9 @@ RETRY_SECONDS: Final = 1.0
 """Between two tries to reach Postgres again."""
 SETTLE_SECONDS: Final = 2 * RETRY_SECONDS
 """How long nobody is admitted after a lost session was replaced: other processes come back too."""
+ALONE_SECONDS: Final = 0.5
+"""How long a lost session may be tried again before the process goes by its own count: a session
+may be lost while Postgres is there, and other processes hold slots in it."""
 HEARTBEAT_SECONDS: Final = 2.0
 """How often a session whose locks are in use is asked whether it is still there."""
 IDLE_SECONDS: Final = 10.0
@@ -125,6 +128,7 @@ class Waiting:
         self._retry_at = float("-inf")
         self._was_lost = False
         self._settled_at = float("-inf")
+        self._alone_at = float("-inf")
         self._heartbeat_at = float("inf")
         self._returned: list[tuple[str, int]] = []
 
@@ -185,7 +189,7 @@ class Waiting:
             key.key_id,
             [Place(each.account_name, each.image_max_concurrency) for each in accounts],
             key.min_start_interval_ms if starts else None,
-            hasty=seconds <= 0,
+            seconds,
         )
         future = self._futures[turn] = asyncio.get_running_loop().create_future()
         self._line.join(turn)
@@ -226,6 +230,7 @@ class Waiting:
                     if each.account_name == place.account_name
                 ],
                 ahead,
+                turn.patience,
             )
             for place in turn.places
         )
@@ -239,7 +244,9 @@ class Waiting:
                 await self._tend()
                 is_round = time.monotonic() >= self._round_at
                 # Others wait for these already, and found them taken in the last round.
-                full = self._line.wanted() if self.is_shared and not is_round else set()
+                full = (
+                    self._line.wanted(self._may_start) if self.is_shared and not is_round else set()
+                )
                 await self._hand_out(full)
                 if is_round or self._round_at == float("inf"):
                     self._round_at = self._next_round()
@@ -293,6 +300,8 @@ class Waiting:
         )
 
     async def _take(self, turn: Turn, place: Place) -> Lease | None:
+        if self._database is not None and time.monotonic() < self._alone_at:
+            return None
         slot = self._table.take(place.account_name, self._limit(place))
         if slot is None:
             return None
@@ -302,11 +311,12 @@ class Waiting:
                 is_ours = self._admits(place) and await self._lock(self._session, lease)
             except LostSessionError as error:
                 await self._lose(error)
-                is_ours = True
+                is_ours = False
             if not is_ours:
                 slot.release()
                 return None
         self._leases[lease] = None
+        self._heartbeat_at = min(self._heartbeat_at, time.monotonic() + HEARTBEAT_SECONDS)
         return lease
 
     async def _undo(self, lease: Lease) -> None:
@@ -343,8 +353,8 @@ class Waiting:
         try:
             await self._return_locks()
             for lease in [each for each in self._leases if each.lock is None]:
-                if not await self._lock(session, lease):
-                    continue
+                # It runs, so it is counted, were it beyond the limit.
+                lease.lock = await session.take(lease.account_name, MOST_SLOTS)
                 if not lease.is_held and lease.lock is not None:
                     self._returned.append((lease.account_name, lease.lock))
             seconds = HEARTBEAT_SECONDS if self._leases else IDLE_SECONDS
@@ -369,6 +379,7 @@ class Waiting:
         self._returned.clear()
         self._was_lost = True
         self._retry_at = time.monotonic()
+        self._alone_at = time.monotonic() + ALONE_SECONDS
         _log.warning("slots are not shared: %s; each process goes by its own count", error)
 
     async def _reopen(self, database: Secret) -> None:
@@ -387,12 +398,14 @@ class Waiting:
         try:
             self._session = opening.result()
         except LostSessionError as error:
+            self._alone_at = float("-inf")
             # Spread out, so that many instances do not come back in one moment.
             self._retry_at = time.monotonic() + RETRY_SECONDS * random.uniform(0.5, 1.0)  # noqa: S311
             if not self._was_lost:
                 self._was_lost = True
                 _log.warning("slots are not shared: %s; each process goes by its own count", error)
             return
+        self._alone_at = float("-inf")
         if self._was_lost:
             self._settled_at = time.monotonic() + SETTLE_SECONDS
             _log.info("slots are shared again")

@@ -399,7 +399,7 @@ class LineMachine(RuleBasedStateMachine):
         waiting = [turn for turn in self.turns if turn.waits]
         names = {turn: {each.account_name for each in turn.places} for turn in self.turns}
         assert self.line.waiting == len(waiting)
-        assert self.line.wanted() == set().union(*(names[turn] for turn in waiting))
+        assert self.line.wanted(lambda _: True) == set().union(*(names[turn] for turn in waiting))
         for turn in self.turns:
             others = [each for each in waiting if each is not turn]
             assert self.line.ahead(turn) == sum(bool(names[turn] & names[each]) for each in others)

@@ -1,0 +1,507 @@
+"""Slots as advisory locks: whose they are, what they are called, when they are free again."""
+
+import asyncio
+import hashlib
+import os
+import random
+import secrets
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, closing
+from typing import Any, Final
+
+import psycopg
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from image_gateway.core.model import Secret
+from image_gateway.demo import postgres
+from image_gateway.edge import postgres as connections
+from image_gateway.edge import slot_locks
+from image_gateway.edge.slot_locks import LostSessionError, SlotSession, lock_key
+from tests.edge.relay import Relay
+from tests.edge.server import Server
+from tests.parts.eventually import eventually
+from tests.parts.plane import Plane
+
+GRACE_SECONDS: Final = 1.0
+"""What a busy machine may add to a bound."""
+
+Open = Callable[..., Awaitable[SlotSession]]
+
+
+class Watcher:
+    """Somebody who looks at ``pg_locks``, as an operator does."""
+
+    def __init__(self, url: str) -> None:
+        self._connection = psycopg.connect(url, autocommit=True)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def ask(self, statement: str, *values: Any) -> list[Any]:
+        return self._connection.execute(statement.encode(), values).fetchall()
+
+    def locks(self) -> list[int]:
+        """The advisory locks of this database, as the signed numbers that were asked for."""
+        found = self.ask(
+            "SELECT (classid::bigint << 32) | objid::bigint FROM pg_locks"
+            " WHERE locktype = 'advisory' AND objsubid = 1 AND granted AND database ="
+            " (SELECT oid FROM pg_database WHERE datname = current_database()) ORDER BY 1"
+        )
+        return [number for (number,) in found]
+
+    def slots(self, account_name: str) -> list[int]:
+        """The taken slots of one account."""
+        base = lock_key(account_name)
+        return [lock - base for lock in self.locks() if 0 <= lock - base < 1024]
+
+    def sessions(self) -> list[int]:
+        """The server's processes that serve a gateway."""
+        found = self.ask(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'image-gateway'"
+            " AND datname = current_database()"
+        )
+        return [pid for (pid,) in found]
+
+    def end_sessions(self) -> None:
+        for pid in self.sessions():
+            self.ask("SELECT pg_terminate_backend(%s)", pid)
+
+
+@pytest.fixture
+def database(postgres_url: str) -> Iterator[str]:
+    """An empty database: the locks need nothing in it."""
+    plane = Plane(postgres_url)
+    plane.create("")
+    yield plane.url
+    plane.drop()
+
+
+@pytest.fixture
+def watcher(database: str) -> Iterator[Watcher]:
+    with closing(Watcher(database)) as made:
+        yield made
+
+
+@pytest.fixture
+async def open_session(database: str) -> AsyncIterator[Open]:
+    """Opens sessions on the database."""
+    async with AsyncExitStack() as stack:
+
+        async def opened(url: str = database) -> SlotSession:
+            return await stack.enter_async_context(await SlotSession.open(Secret(url)))
+
+        yield opened
+
+
+# -- what a lock is called -------------------------------------------------------------------------
+
+
+def expected_key(account_name: str) -> int:
+    """From the words of the promise: 54 bits and ten noughts, read as a signed number."""
+    digest = hashlib.sha256(b"image-gateway:" + account_name.encode("utf-8", "surrogatepass"))
+    bits = f"{int(digest.hexdigest(), 16):0256b}"[:54] + "0" * 10
+    return int(bits[1:], 2) - (int(bits[0]) << 63)
+
+
+@given(st.text())
+@example("")
+@example("\ud800")
+def test_a_lock_key_is_54_bits_of_the_names_hash_as_a_signed_bigint(account_name: str) -> None:
+    key = lock_key(account_name)
+    assert key == expected_key(account_name)
+    assert key % 1024 == 0
+    assert -(2**63) <= key <= 2**63 - 1024
+
+
+@pytest.mark.parametrize(
+    ("account_name", "key"),
+    [
+        ("alpha", -5729135293836412928),
+        ("beta", -9219018809624531968),
+        ("Zürich #1", 2405563729380653056),
+    ],
+)
+def test_a_lock_key_never_changes(account_name: str, key: int) -> None:
+    """Another version of the program beside this one has to find the same locks."""
+    assert lock_key(account_name) == key
+
+
+@pytest.mark.parametrize("is_negative", [False, True])
+async def test_postgres_shows_the_key_in_classid_and_objid(
+    open_session: Open, watcher: Watcher, *, is_negative: bool
+) -> None:
+    """For ten names, so that of each sign some have a high bit in their lower half, too."""
+    session = await open_session()
+    names = [name for name in map(str, range(60)) if (lock_key(name) < 0) is is_negative][:10]
+    assert {lock_key(name) >> 31 & 1 for name in names} == {0, 1}
+    for name in names:
+        assert [await session.take(name, 2), await session.take(name, 2)] == [0, 1]
+        shown = watcher.ask(
+            "SELECT classid::bigint, objid::bigint, objsubid, mode FROM pg_locks"
+            " WHERE locktype = 'advisory' ORDER BY objid::bigint"
+        )
+        unsigned = expected_key(name) % 2**64
+        assert shown == [
+            (unsigned >> 32, unsigned % 2**32 + slot, 1, "ExclusiveLock") for slot in (0, 1)
+        ]
+        assert await session.take(name, 2) is None
+        for slot in (0, 1):
+            await session.give_back(name, slot)
+        assert watcher.locks() == []
+
+
+async def test_the_largest_limit_is_1024_and_touches_no_neighbour(
+    open_session: Open, watcher: Watcher
+) -> None:
+    session = await open_session()
+    base = lock_key("alpha")
+    watcher.ask("SELECT pg_advisory_lock(%s::bigint + n) FROM generate_series(0, 1022) n", base)
+    assert await session.take("alpha", 1023) is None
+    assert await session.take("alpha", 1024) == 1023
+    assert await session.take("alpha", 1024) is None
+    assert watcher.slots("alpha") == list(range(1024))
+    assert len(watcher.locks()) == 1024
+
+
+# -- never over the limit --------------------------------------------------------------------------
+
+
+async def test_sessions_that_take_at_random_never_hold_more_than_the_limit(
+    open_session: Open, watcher: Watcher
+) -> None:
+    """Six sessions in one storm; what each holds is counted here, not asked of the server."""
+    chance = random.Random(20261121)
+    limits = {"alpha": 3, "beta": 1}
+    sessions = [await open_session() for _ in range(6)]
+    holders: Counter[str] = Counter()
+    most: Counter[str] = Counter()
+    slots: set[tuple[str, int]] = set()
+    served = [0] * len(sessions)
+
+    async def storm(number: int, session: SlotSession) -> None:
+        mine: list[tuple[str, int]] = []
+        for _ in range(120):
+            if mine and chance.random() < 0.5:
+                name, slot = mine.pop(chance.randrange(len(mine)))
+                holders[name] -= 1
+                slots.remove((name, slot))
+                await session.give_back(name, slot)
+                continue
+            name = chance.choice(list(limits))
+            taken = await session.take(name, limits[name])
+            if taken is None:
+                continue
+            assert (name, taken) not in slots, "one slot, two holders"
+            holders[name] += 1
+            most[name] = max(most[name], holders[name])
+            slots.add((name, taken))
+            mine.append((name, taken))
+            served[number] += 1
+        for name, slot in mine:
+            holders[name] -= 1
+            slots.remove((name, slot))
+            await session.give_back(name, slot)
+
+    await asyncio.gather(*(storm(number, each) for number, each in enumerate(sessions)))
+    assert dict(most) == limits
+    assert all(served)
+    assert watcher.locks() == []
+
+
+async def test_one_session_never_counts_a_slot_twice(open_session: Open, watcher: Watcher) -> None:
+    """Postgres lets a session take its own lock again, and wants it back as many times."""
+    session = await open_session()
+    assert [await session.take("alpha", 3) for _ in range(5)] == [0, 1, 2, None, None]
+    assert repr(session) == "<SlotSession 3 locks>"
+    await session.give_back("alpha", 1)
+    assert watcher.slots("alpha") == [0, 2]
+    assert await session.take("alpha", 3) == 1
+    for slot in (2, 0, 1):
+        await session.give_back("alpha", slot)
+    assert watcher.locks() == []
+    assert repr(session) == "<SlotSession 0 locks>"
+
+
+async def test_a_lowered_limit_counts_the_slots_beyond_it(
+    open_session: Open, watcher: Watcher
+) -> None:
+    first, second = await open_session(), await open_session()
+    assert [await first.take("alpha", 3) for _ in range(3)] == [0, 1, 2]
+    for slot in (0, 1):
+        assert await second.take("alpha", 1) is None
+        await first.give_back("alpha", slot)
+    # Slot 0 is free, and yet as many are held as may be.
+    assert await second.take("alpha", 1) is None
+    assert watcher.slots("alpha") == [2], "a try that failed left a lock behind"
+    assert await first.take("alpha", 1) is None
+    await first.give_back("alpha", 2)
+    assert await second.take("alpha", 1) == 0
+
+
+async def test_a_lowered_limit_holds_when_many_ask_at_once(
+    open_session: Open, watcher: Watcher
+) -> None:
+    """One slot beyond the limit of two is held: of five that ask at once one may be admitted."""
+    holder = await open_session()
+    for _ in range(4):
+        await holder.take("alpha", 4)
+    for slot in (0, 1, 2):
+        await holder.give_back("alpha", slot)
+    others = [await open_session() for _ in range(5)]
+    admitted = 0
+    for _ in range(60):
+        taken = await asyncio.gather(*(each.take("alpha", 2) for each in others))
+        found = [(each, slot) for each, slot in zip(others, taken, strict=True) if slot is not None]
+        assert len(found) <= 1
+        assert len(watcher.slots("alpha")) == 1 + len(found)
+        admitted += len(found)
+        for each, slot in found:
+            await each.give_back("alpha", slot)
+    # None at all in one try or another is right: each saw the others' tries.
+    assert admitted
+    assert await others[0].take("alpha", 2) == 0
+
+
+async def test_a_limit_that_moves_under_load_is_never_passed_by_who_knows_it(
+    open_session: Open, watcher: Watcher
+) -> None:
+    chance = random.Random(7)
+    sessions = [await open_session() for _ in range(4)]
+    limit, version, holders = 4, 0, 0
+    admitted: Counter[int] = Counter()
+
+    async def load(session: SlotSession) -> None:
+        nonlocal holders, limit, version
+        for _ in range(150):
+            if chance.random() < 0.05:
+                limit, version = chance.randrange(1, 6), version + 1
+            asked, began = limit, version
+            slot = await session.take("alpha", asked)
+            if slot is None:
+                continue
+            if version == began:
+                assert holders < asked, "admitted while too many are held"
+            holders += 1
+            admitted[asked] += 1
+            await asyncio.sleep(chance.random() * 0.004)
+            holders -= 1
+            await session.give_back("alpha", slot)
+
+    await asyncio.gather(*(load(each) for each in sessions))
+    assert len(admitted) == 5
+    assert watcher.locks() == []
+
+
+async def test_a_raised_limit_admits_more_at_once(open_session: Open) -> None:
+    first, second = await open_session(), await open_session()
+    assert await first.take("alpha", 1) == 0
+    assert await second.take("alpha", 1) is None
+    assert await second.take("alpha", 3) == 1
+    assert await first.take("alpha", 3) == 2
+    assert await second.take("alpha", 3) is None
+
+
+async def test_accounts_do_not_share_slots(open_session: Open) -> None:
+    first, second = await open_session(), await open_session()
+    assert await first.take("alpha", 1) == 0
+    assert await second.take("beta", 1) == 0
+    assert await second.take("alpha", 1) is None
+
+
+async def test_locks_of_others_do_not_count(
+    open_session: Open, watcher: Watcher, database: str, postgres_url: str
+) -> None:
+    """Of another form, of another database, of another program: none is one of our slots."""
+    session = await open_session()
+    base = lock_key("alpha")
+    unsigned = base % 2**64
+    halves = [
+        number - 2**32 if number >= 2**31 else number
+        for number in (unsigned >> 32, unsigned % 2**32)
+    ]
+    for offset in range(3):
+        # Two keys of 32 bits stand in the same columns, and differ by objsubid alone.
+        watcher.ask("SELECT pg_advisory_lock(%s::int, %s::int)", halves[0], halves[1] + offset)
+    for number in (*range(10), base - 1, base + 1024):
+        watcher.ask("SELECT pg_advisory_lock(%s::bigint)", number)
+    elsewhere = Plane(postgres_url)
+    elsewhere.create("")
+    try:
+        other = await open_session(elsewhere.url)
+        assert [await other.take("alpha", 3) for _ in range(4)] == [0, 1, 2, None]
+        assert [await session.take("alpha", 2) for _ in range(3)] == [0, 1, None]
+        await other.close()
+    finally:
+        elsewhere.drop()
+
+
+async def test_who_only_waits_for_a_lock_does_not_count(
+    open_session: Open, watcher: Watcher, database: str
+) -> None:
+    """A curious operator's blocked pg_advisory_lock takes no slot away."""
+    session = await open_session()
+    assert await session.take("alpha", 2) == 0
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as other:
+        blocked = asyncio.create_task(
+            other.execute("SELECT pg_advisory_lock(%s::bigint)", [lock_key("alpha")])
+        )
+        await eventually(lambda: watcher.ask("SELECT 1 FROM pg_locks WHERE NOT granted"))
+        assert await session.take("alpha", 2) == 1
+        await session.give_back("alpha", 0)
+        await blocked
+
+
+async def test_a_role_without_privileges_may(plane: Plane) -> None:
+    """The control plane's reader, which may not write; nor could its session if it might."""
+    async with (
+        await SlotSession.open(Secret(plane.reader_url)) as first,
+        await SlotSession.open(Secret(plane.reader_url)) as second,
+    ):
+        assert await first.take("alpha", 1) == 0
+        assert await second.take("alpha", 1) is None
+        await first.give_back("alpha", 0)
+        assert await second.take("alpha", 1) == 0
+        await second.check()
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+            await second._connection.execute("CREATE TABLE image_gateway.mine ()")
+
+
+# -- when they are free again ----------------------------------------------------------------------
+
+
+async def test_a_closed_session_holds_nothing(open_session: Open, watcher: Watcher) -> None:
+    first, second = await open_session(), await open_session()
+    for _ in range(3):
+        await first.take("alpha", 3)
+    assert await second.take("alpha", 3) is None
+    await first.close()
+    await eventually(lambda: not watcher.locks())
+    assert await second.take("alpha", 3) == 0
+
+
+async def test_a_session_that_the_server_ended_holds_nothing_and_says_so(
+    open_session: Open, watcher: Watcher
+) -> None:
+    first = await open_session()
+    for _ in range(3):
+        await first.take("alpha", 3)
+    watcher.end_sessions()
+    await eventually(lambda: not watcher.locks())
+    second = await open_session()
+    assert [await second.take("alpha", 3) for _ in range(4)] == [0, 1, 2, None]
+    with pytest.raises(LostSessionError):
+        await first.take("alpha", 4)
+
+
+Ask = Callable[[SlotSession], Awaitable[Any]]
+ASKS: Final[dict[str, Ask]] = {
+    "take": lambda session: session.take("alpha", 2),
+    "give back": lambda session: session.give_back("alpha", 0),
+    "check": lambda session: session.check(),
+}
+
+
+@pytest.mark.parametrize("ask", ASKS.values(), ids=ASKS.keys())
+async def test_a_lost_session_is_told_by_whatever_is_asked(
+    open_session: Open, watcher: Watcher, ask: Ask
+) -> None:
+    session = await open_session()
+    await session.take("alpha", 2)
+    watcher.end_sessions()
+    with pytest.raises(LostSessionError) as lost:
+        await ask(session)
+    assert str(lost.value).isidentifier(), "one word for the log"
+    with pytest.raises(LostSessionError):
+        await session.check()
+
+
+async def test_a_killed_server_is_told_and_a_new_one_knows_no_locks() -> None:
+    with Server(postgres.VERSION) as server:
+        async with await SlotSession.open(Secret(server.url)) as session:
+            assert await session.take("alpha", 1) == 0
+            server.kill()
+            with pytest.raises(LostSessionError):
+                await session.take("alpha", 2)
+            with pytest.raises(LostSessionError):
+                await SlotSession.open(Secret(server.url))
+            server.start()
+            with pytest.raises(LostSessionError):
+                await session.check()
+            async with await SlotSession.open(Secret(server.url)) as other:
+                assert await other.take("alpha", 1) == 0
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bounds on a silent server in small."""
+    monkeypatch.setattr(slot_locks, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(connections, "CONNECT_SECONDS", 0.5)
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_server_that_falls_silent_is_lost_within_the_bound(database: str) -> None:
+    """Whoever wants a slot waits for this answer, whatever lies on the way to Postgres."""
+    async with Relay(database) as relay, await SlotSession.open(Secret(relay.url)) as session:
+        assert await session.take("alpha", 2) == 0
+        relay.stall()
+        began = time.monotonic()
+        with pytest.raises(LostSessionError):
+            await session.take("alpha", 2)
+        assert time.monotonic() - began < slot_locks.ANSWER_SECONDS + GRACE_SECONDS
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_stopped_server_process_is_lost_within_the_bound(
+    open_session: Open, watcher: Watcher
+) -> None:
+    """The server itself is well, and takes the request to cancel the statement."""
+    session = await open_session()
+    assert await session.take("alpha", 2) == 0
+    [pid] = watcher.sessions()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        with pytest.raises(LostSessionError):
+            await session.take("alpha", 2)
+        assert time.monotonic() - began < slot_locks.ANSWER_SECONDS + GRACE_SECONDS
+        await session.close()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    # It wakes up, finds nobody there, and lets go of all, the lock of the late statement too.
+    await eventually(lambda: not watcher.locks())
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_silent_server_cannot_be_opened_and_that_is_told_within_the_bound(
+    database: str,
+) -> None:
+    async with Relay(database) as relay:
+        relay.stall()
+        began = time.monotonic()
+        with pytest.raises(LostSessionError):
+            await SlotSession.open(Secret(relay.url))
+        assert time.monotonic() - began < connections.CONNECT_SECONDS + GRACE_SECONDS
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://nobody@/none?host=/nowhere",
+        "postgresql://nobody@127.0.0.1:1/none",
+        "postgresql://nobody@nowhere.invalid/none",
+        "no url at all",
+    ],
+)
+async def test_a_server_that_is_not_there_is_told_as_lost(url: str) -> None:
+    with pytest.raises(LostSessionError):
+        await SlotSession.open(Secret(url))
+
+
+async def test_a_database_that_is_not_there_is_told_as_lost(database: str) -> None:
+    with pytest.raises(LostSessionError):
+        await SlotSession.open(Secret(f"{database}?{secrets.token_hex(4)}=1"))

@@ -281,9 +281,7 @@ async def test_of_a_target_that_is_a_whole_url_the_path_and_query_go_on(
     assert (await door.record())["path"] == PATH
 
 
-async def test_a_header_in_utf_8_arrives_as_it_was_sent(
-    door: Door, text_api: TextApi
-) -> None:
+async def test_a_header_in_utf_8_arrives_as_it_was_sent(door: Door, text_api: TextApi) -> None:
     odd = (b"X-Name", b"caf\xc3\xa9")
     length = (b"Content-Length", b"%d" % len(TEXT))
     request = request_of(door, [(b"Host", b"h"), odd, length], TEXT)

@@ -38,7 +38,7 @@ class Gateway:
             # A test that changed the control plane wants the next request to see it, with no race
             # between the notification and the request.
             "GRANT_TTL_SECONDS": "0.000001",
-            # A test that fills an account wants to be told so at once; one of waiting says how long.
+            # A test that fills an account wants to be told so; one of waiting says how long.
             "SLOT_WAIT_SECONDS": "0",
             **{name.upper(): str(value) for name, value in settings.items()},
         }

@@ -242,14 +242,16 @@ class Line:
             for place in turn.places
         }
 
-    def ahead(self, turn: Turn) -> int:
-        """How many other calls wait for accounts that this one takes, too."""
+    def ahead(self, turn: Turn) -> list[Turn]:
+        """The other calls that wait for accounts which this one takes, too."""
         names = {place.account_name for place in turn.places}
-        return sum(
-            other.waits and any(place.account_name in names for place in other.places)
+        return [
+            other
             for other in self._turns
             if other is not turn
-        )
+            and other.waits
+            and any(place.account_name in names for place in other.places)
+        ]
 
     def settle(self) -> list[Turn]:
         """Everybody here has found everything taken; gives those for whom there is no room.

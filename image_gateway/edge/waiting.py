@@ -220,7 +220,7 @@ class Waiting:
 
     def _seconds_until_free(self, turn: Turn) -> float:
         now = time.monotonic()
-        ahead = self._line.ahead(turn) // max(len(turn.places), 1)
+        ahead = self._line.ahead(turn)
         return min(
             self._pace.seconds_until_free(
                 Place(place.account_name, self._limit(place)),
@@ -229,8 +229,8 @@ class Waiting:
                     for each in self._leases
                     if each.account_name == place.account_name
                 ],
-                ahead,
-                turn.patience,
+                len(ahead) // len(turn.places),
+                max((other.patience for other in ahead), default=0.0),
             )
             for place in turn.places
         )

@@ -402,7 +402,7 @@ class LineMachine(RuleBasedStateMachine):
         assert self.line.wanted(lambda _: True) == set().union(*(names[turn] for turn in waiting))
         for turn in self.turns:
             others = [each for each in waiting if each is not turn]
-            assert self.line.ahead(turn) == sum(bool(names[turn] & names[each]) for each in others)
+            assert self.line.ahead(turn) == [each for each in others if names[turn] & names[each]]
 
     @invariant()
     def keeps_nothing_of_who_neither_holds_nor_waits(self) -> None:

@@ -361,8 +361,9 @@ async def test_who_is_refused_is_told_when_a_slot_is_likely_to_be_free(
             await room.slot(GREEDY, [two], 0)
         told.append(busy.value.seconds)
         await held.put(str(number), THIRD, two)
-    # The elder ends in 10 s, the other in 25; then each is held for half a minute again.
-    assert told == pytest.approx([10, 25, 40, 55], abs=3)
+    # The elder ends in 10 s, the other in 25; by then who waits here has given up.
+    assert PATIENCE < 25
+    assert told == pytest.approx([10, 25, 25, 25], abs=3)
     await held.end()
     first.release()
     second.release()

@@ -4,12 +4,13 @@ import asyncio
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import aiohttp.connector
+import psycopg
 import pytest
 import uvloop
 
@@ -17,10 +18,12 @@ from image_gateway.core.model import Secret
 from image_gateway.edge import cache, control_plane
 from image_gateway.edge.cache import Freshness
 from image_gateway.edge.control_plane import ControlPlane
+from image_gateway.edge.slot_locks import lock_key
 from image_gateway.edge.spool import Spool, Spools
 from image_gateway.edge.upstream import Upstream
 from tests.edge.peer import anonymous
 from tests.parts.eventually import BOUND_SECONDS, eventually
+from tests.parts.plane import Plane
 
 ROOM = 64 * 1024 * 1024
 TTL_SECONDS = 60.0
@@ -128,3 +131,60 @@ def anonymous_tls(monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
         aiohttp.connector, "_SSL_CONTEXT_VERIFIED", anonymous(ssl.PROTOCOL_TLS_CLIENT)
     )
     return anonymous(ssl.PROTOCOL_TLS_SERVER)
+
+
+# -- locks in Postgres -----------------------------------------------------------------------------
+
+
+class Watcher:
+    """Somebody who looks at ``pg_locks``, as an operator does."""
+
+    def __init__(self, url: str) -> None:
+        self._connection = psycopg.connect(url, autocommit=True)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def ask(self, statement: str, *values: Any) -> list[Any]:
+        return self._connection.execute(statement.encode(), values).fetchall()
+
+    def locks(self) -> list[int]:
+        """The advisory locks of this database, as the signed numbers that were asked for."""
+        found = self.ask(
+            "SELECT (classid::bigint << 32) | objid::bigint FROM pg_locks"
+            " WHERE locktype = 'advisory' AND objsubid = 1 AND granted AND database ="
+            " (SELECT oid FROM pg_database WHERE datname = current_database()) ORDER BY 1"
+        )
+        return [number for (number,) in found]
+
+    def slots(self, account_name: str) -> list[int]:
+        """The taken slots of one account."""
+        base = lock_key(account_name)
+        return [lock - base for lock in self.locks() if 0 <= lock - base < 1024]
+
+    def sessions(self) -> list[int]:
+        """The server's processes that serve a gateway."""
+        found = self.ask(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'image-gateway'"
+            " AND datname = current_database()"
+        )
+        return [pid for (pid,) in found]
+
+    def end_sessions(self) -> None:
+        for pid in self.sessions():
+            self.ask("SELECT pg_terminate_backend(%s)", pid)
+
+
+@pytest.fixture
+def database(postgres_url: str) -> Iterator[str]:
+    """An empty database: the locks need nothing in it."""
+    plane = Plane(postgres_url)
+    plane.create("")
+    yield plane.url
+    plane.drop()
+
+
+@pytest.fixture
+def watcher(database: str) -> Iterator[Watcher]:
+    with closing(Watcher(database)) as made:
+        yield made

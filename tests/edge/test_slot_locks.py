@@ -8,8 +8,8 @@ import secrets
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, closing
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any, Final
 
 import psycopg
@@ -22,6 +22,7 @@ from image_gateway.demo import postgres
 from image_gateway.edge import postgres as connections
 from image_gateway.edge import slot_locks
 from image_gateway.edge.slot_locks import LostSessionError, SlotSession, lock_key
+from tests.edge.conftest import Watcher
 from tests.edge.relay import Relay
 from tests.edge.server import Server
 from tests.parts.eventually import eventually
@@ -31,60 +32,6 @@ GRACE_SECONDS: Final = 1.0
 """What a busy machine may add to a bound."""
 
 Open = Callable[..., Awaitable[SlotSession]]
-
-
-class Watcher:
-    """Somebody who looks at ``pg_locks``, as an operator does."""
-
-    def __init__(self, url: str) -> None:
-        self._connection = psycopg.connect(url, autocommit=True)
-
-    def close(self) -> None:
-        self._connection.close()
-
-    def ask(self, statement: str, *values: Any) -> list[Any]:
-        return self._connection.execute(statement.encode(), values).fetchall()
-
-    def locks(self) -> list[int]:
-        """The advisory locks of this database, as the signed numbers that were asked for."""
-        found = self.ask(
-            "SELECT (classid::bigint << 32) | objid::bigint FROM pg_locks"
-            " WHERE locktype = 'advisory' AND objsubid = 1 AND granted AND database ="
-            " (SELECT oid FROM pg_database WHERE datname = current_database()) ORDER BY 1"
-        )
-        return [number for (number,) in found]
-
-    def slots(self, account_name: str) -> list[int]:
-        """The taken slots of one account."""
-        base = lock_key(account_name)
-        return [lock - base for lock in self.locks() if 0 <= lock - base < 1024]
-
-    def sessions(self) -> list[int]:
-        """The server's processes that serve a gateway."""
-        found = self.ask(
-            "SELECT pid FROM pg_stat_activity WHERE application_name = 'image-gateway'"
-            " AND datname = current_database()"
-        )
-        return [pid for (pid,) in found]
-
-    def end_sessions(self) -> None:
-        for pid in self.sessions():
-            self.ask("SELECT pg_terminate_backend(%s)", pid)
-
-
-@pytest.fixture
-def database(postgres_url: str) -> Iterator[str]:
-    """An empty database: the locks need nothing in it."""
-    plane = Plane(postgres_url)
-    plane.create("")
-    yield plane.url
-    plane.drop()
-
-
-@pytest.fixture
-def watcher(database: str) -> Iterator[Watcher]:
-    with closing(Watcher(database)) as made:
-        yield made
 
 
 @pytest.fixture

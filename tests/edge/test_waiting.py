@@ -5,7 +5,7 @@ import contextlib
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, closing
 from itertools import pairwise
 from types import SimpleNamespace
@@ -24,11 +24,10 @@ from image_gateway.edge import postgres as connections
 from image_gateway.edge import slot_locks, waiting
 from image_gateway.edge.waiting import BusyError, Lease, Waiting
 from tests.core import builders
+from tests.edge.conftest import Watcher
 from tests.edge.relay import Relay
 from tests.edge.server import Server
-from tests.edge.test_slot_locks import Watcher
 from tests.parts.eventually import BOUND_SECONDS, eventually
-from tests.parts.plane import Plane
 
 PATIENCE: Final = BOUND_SECONDS
 """How long a call waits that is to be served."""
@@ -51,21 +50,6 @@ def account(name: str, limit: int) -> Account:
 
 GREEDY, LONE, THIRD = key("greedy"), key("lone"), key("third")
 ALPHA, BETA = account("alpha", 1), account("beta", 1)
-
-
-@pytest.fixture
-def database(postgres_url: str) -> Iterator[str]:
-    """An empty database: the locks need nothing in it."""
-    plane = Plane(postgres_url)
-    plane.create("")
-    yield plane.url
-    plane.drop()
-
-
-@pytest.fixture
-def watcher(database: str) -> Iterator[Watcher]:
-    with closing(Watcher(database)) as made:
-        yield made
 
 
 @pytest.fixture

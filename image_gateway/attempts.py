@@ -101,7 +101,11 @@ class Attempts:
         for again in reversed(range(account.same_account_retries + 1)):
             self._is_last = again == 0
             ending = await self._ask_signed(account)
-            if self._is_last or ending.step.action is not Action.NEXT or not self.time_is_left:
+            if self._is_last or ending.step.action is not Action.NEXT:
+                break
+            if not self.time_is_left:
+                self._is_last = True
+                self._cool(ending, time.monotonic())
                 break
             # An upstream that is a pool itself: its next member may do better.
             ending.note.action = Action.RETRY

@@ -15,9 +15,11 @@ from image_gateway.core.failover import Action, Stage
 from image_gateway.core.intent import IntentRequest
 from image_gateway.core.model import Account
 from image_gateway.delivery import Desk
-from image_gateway.edge.waiting import BusyError, Lease
+from image_gateway.edge.waiting import BusyError, EarlyError, Lease
 from image_gateway.house import House
 
+_PASSING: Final = frozenset({"account_concurrency", "key_start_interval"})
+"""What keeps a call from an account that would serve it."""
 _UNREACHABLE_RETRY_SECONDS: Final = 5.0
 
 
@@ -31,9 +33,9 @@ class Dispatch:
         self._grant = order.grant
         own = order.request.session if isinstance(order.request, IntentRequest) else None
         self._session = headers.session(order.client) or own
-        self._began = time.monotonic()
         self._has_started = False
-        self._deadline = self._began + house.settings.total_seconds
+        self._waited = 0.0
+        self._deadline = time.monotonic() + house.settings.total_seconds
         self.attempts = Attempts(house, desk, order, self._deadline)
 
     def __repr__(self) -> str:
@@ -57,12 +59,15 @@ class Dispatch:
         key, now = self._grant.key, time.monotonic()
         wait = self._house.starts.admit(key.key_id, key.min_start_interval_ms, now)
         if wait > 0:
-            raise Refusal(
-                "key_start_interval",
-                f"This key may start an image call every {key.min_start_interval_ms} ms.",
-                retry_after=wait,
-            )
+            raise self._too_early(wait)
         return now
+
+    def _too_early(self, seconds: float) -> Refusal:
+        return Refusal(
+            "key_start_interval",
+            f"This key may start an image call every {self._grant.key.min_start_interval_ms} ms.",
+            retry_after=seconds,
+        )
 
     async def _search(self, left: Sequence[Account]) -> Ending:
         failed: list[Ending] = []
@@ -76,7 +81,10 @@ class Dispatch:
             with lease:
                 account = self._grant.accounts[lease.account_name]
                 if not self._is_usable(account):
-                    continue  # it began to cool down while we waited
+                    # It began to cool down while we waited: nothing was started.
+                    lease.undo_start(self._house.starts)
+                    self._has_started = bool(failed)
+                    continue
                 ending = await self.attempts.ask(account)
             if ending.step.action is not Action.NEXT:
                 return ending
@@ -100,21 +108,22 @@ class Dispatch:
     async def _slot(self, ranked: Sequence[Account]) -> Lease:
         """A slot of the best account that has one; raises ``Refusal`` when the wait is over."""
         began = time.monotonic()
-        patience = self._began + self._house.settings.slot_wait_seconds
-        until = min(patience, self._deadline - LEAST_SECONDS)
-        draft = self._desk.draft
+        patience = self._house.settings.slot_wait_seconds - self._waited
+        seconds = min(patience, self._deadline - LEAST_SECONDS - began)
         try:
             lease = await self._house.slots.slot(
-                self._grant.key, ranked, until - began, starts=not self._has_started
+                self._grant.key, ranked, seconds, starts=not self._has_started
             )
+        except EarlyError as early:
+            raise self._too_early(early.seconds) from None
         except BusyError as busy:
             raise routing.all_busy(busy.seconds) from None
         else:
             self._has_started = True
             return lease
         finally:
-            waited = round((time.monotonic() - began) * 1000)
-            draft.wait_ms = (draft.wait_ms or 0) + waited
+            self._waited += time.monotonic() - began
+            self._desk.draft.wait_ms = round(self._waited * 1000)
 
     def _most_telling(self, failed: Sequence[Ending], hindrance: Refusal | None) -> Ending:
         """No account is left: the most telling upstream answer, else what kept us from one."""
@@ -125,7 +134,7 @@ class Dispatch:
             draft.account_name, draft.dialect = account.account_name, account.dialect
             return failed[best]
         draft.account_name = draft.dialect = None
-        if hindrance is not None and hindrance.code == "account_concurrency":
+        if hindrance is not None and hindrance.code in _PASSING:
             raise hindrance
         if any(ending.outcome.stage is Stage.CONNECT for ending in failed):
             raise Refusal(

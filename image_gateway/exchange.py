@@ -68,6 +68,7 @@ class Exchange:
         self._dispatch: Dispatch | None = None
         self._stream: EventStream | None = None
         self._rest: Rest | None = None
+        self._is_text = False
         self._kept = ExitStack()
 
     def __repr__(self) -> str:
@@ -215,6 +216,7 @@ class Exchange:
         text_api, downstream, began = self._house.text_api, self._downstream, time.monotonic()
         if text_api is None:
             raise _not_an_image_request(is_encoded=self._reception.is_encoded)
+        self._is_text = True
         try:
             async with (
                 downstream.watch(),
@@ -290,6 +292,14 @@ class Exchange:
         rest = None if self._dispatch is None else self._dispatch.attempts.salvage()
         if rest is not None:
             await rest()
+        elif self._is_text:
+            await self._refuse(
+                Refusal(
+                    "outcome_unknown",
+                    "The call was sent to the text API, and this instance stops before its answer "
+                    "has come.",
+                )
+            )
         elif self._draft.may_be_billed:
             self._draft.note_failure("outcome_unknown", Source.GATEWAY)
             await self._refuse(failover.replacement("outcome_unknown"))

@@ -24,6 +24,8 @@ DIALECTS: Final[frozenset[str]] = frozenset({"codex", "azure", "openai"})
 DEFAULT_SLOTS: Final = 3
 """Image calls in flight for an account that names no number."""
 MOST_SLOTS: Final = 1024
+MOST_RETRIES: Final = 10
+"""Of one account for one request; a larger number counts as this one."""
 HTTP_SCHEMES: Final = frozenset({"http", "https"})
 _LONGEST_SOCKS_TEXT: Final = 255
 """RFC 1929, 2."""
@@ -218,7 +220,9 @@ def account_from_row(row: Row) -> Account:
         routing_weight=weight,
         used_percent_primary=_optional_number(row, "used_percent_primary"),
         used_percent_secondary=_optional_number(row, "used_percent_secondary"),
-        same_account_retries=max(0, _optional_integer(row, "same_account_retries") or 0),
+        same_account_retries=min(
+            max(0, _optional_integer(row, "same_account_retries") or 0), MOST_RETRIES
+        ),
         blocked_until=blocked,
         last_error=_optional_text(row, "last_error"),
     )

@@ -115,13 +115,22 @@ class StartClock:
         if _at(self._admitted, key_id) == admitted:
             del self._admitted[key_id]
 
-    def is_due(self, key_id: str, interval_ms: int | None, now: float) -> bool:
-        """Whether a call that was let in may start now."""
-        return not interval_ms or _at(self._starts, key_id) + interval_ms / 1000 <= now
+    def seconds_until_due(self, key_id: str, interval_ms: int | None, now: float) -> float:
+        """When a call that was let in may start; 0 when it may now."""
+        if not interval_ms:
+            return 0.0
+        return max(_at(self._starts, key_id) + interval_ms / 1000 - now, 0.0)
 
-    def start(self, key_id: str, now: float) -> None:
-        """A call of this key got its slot."""
+    def start(self, key_id: str, now: float) -> float:
+        """A call of this key got its slot; gives the start before it, for ``undo``."""
+        before = _at(self._starts, key_id)
         _mark(self._starts, key_id, now)
+        return before
+
+    def undo(self, key_id: str, start: float, before: float) -> None:
+        """The call that got its slot at ``start`` was not made after all."""
+        if _at(self._starts, key_id) == start:
+            _mark(self._starts, key_id, before)
 
 
 def _at(times: OrderedDict[str, float], key_id: str) -> float:

@@ -71,8 +71,9 @@ class JsonIntake:
 class SignIntake:
     """A body on a Responses path: into the spool as it is, its signs noted on the way.
 
-    One that is no JSON shows no more signs from there on: whose it is says what is wrong with it.
-    So does one that is ``encoded``, in whatever way: only what can be read all the same counts.
+    What cannot be read is refused: a text API may read more than we do (UTF-16, bytes that are no
+    UTF-8), and must not be shown what would have been refused here.  One that is ``encoded``, in
+    whatever way, goes on; of it only what can be read all the same counts.
     """
 
     def __init__(self, spool: Spool, *, encoded: bool) -> None:
@@ -90,7 +91,7 @@ class SignIntake:
             try:
                 self._reader.feed(chunk)
             except scan.ScanError as error:
-                if isinstance(error, scan.ScanLimitError) and not self._encoded:
+                if not self._encoded:
                     raise _broken(error) from None
                 self._reader = None
         await self._spool.write(chunk)

@@ -32,6 +32,7 @@ _OF_CONNECTION: Final = frozenset(
         b"upgrade",
     }
 )
+_NEVER_LEFT_OUT: Final = frozenset({b"authorization", b"content-type", b"cookie", b"host"})
 _AUTOMATIC: Final = ("accept", "accept-encoding", "content-type", "user-agent")
 
 
@@ -135,4 +136,10 @@ def passed(pairs: Iterable[tuple[bytes, bytes]]) -> Pairs:
         if name == b"connection"
         for word in value.split(b",")
     }
+    # Whoever names them so would take from the text API what a proxy has told it.
+    named = {name for name in named if name not in _NEVER_LEFT_OUT and not _is_forwarded(name)}
     return [(name, value) for name, value in found if name not in _OF_CONNECTION | named]
+
+
+def _is_forwarded(name: bytes) -> bool:
+    return name == b"forwarded" or name.startswith(b"x-forwarded-")

@@ -53,6 +53,10 @@ class BusyError(Exception):
         self.seconds = seconds
 
 
+class EarlyError(BusyError):
+    """A slot may be free, but the key may not start a call before ``seconds`` are over."""
+
+
 class Lease:
     """One account's slot, held until ``release``; a context manager."""
 
@@ -64,6 +68,7 @@ class Lease:
         self.lock: int | None = None
         """The number of its lock, None where it is counted in this process alone."""
         self.since = time.monotonic()
+        self._start_before: float | None = None
 
     def __repr__(self) -> str:
         state = "held" if self.is_held else "released"
@@ -78,6 +83,15 @@ class Lease:
     def is_held(self) -> bool:
         """Whether it was not given back yet."""
         return self._room is not None
+
+    def start(self, starts: StartClock) -> None:
+        """It is for a start of its key."""
+        self._start_before = starts.start(self.key_id, self.since)
+
+    def undo_start(self, starts: StartClock) -> None:
+        """No call was made with it."""
+        if self._start_before is not None:
+            starts.undo(self.key_id, self.since, self._start_before)
 
     def release(self) -> None:
         """Give the slot back; the second time does nothing."""
@@ -200,12 +214,13 @@ class Waiting:
                 lease = await future
                 return lease
         except TimeoutError:
-            raise BusyError(self._seconds_until_free(turn)) from None
+            raise self._busy(turn) from None
         finally:
             self._line.leave(turn)
             del self._futures[turn]
             if lease is None and future.done() and not (future.cancelled() or future.exception()):
                 # It came in the moment in which its caller gave up.
+                future.result().undo_start(self._starts)
                 future.result().release()
 
     def give_back(self, lease: Lease) -> None:
@@ -217,6 +232,13 @@ class Waiting:
         if lease.lock is not None:
             self._returned.append((lease.account_name, lease.lock))
         self._woken.set()
+
+    def _busy(self, turn: Turn) -> BusyError:
+        early = self._seconds_until_due(turn)
+        return EarlyError(early) if early else BusyError(self._seconds_until_free(turn))
+
+    def _seconds_until_due(self, turn: Turn) -> float:
+        return self._starts.seconds_until_due(turn.key_id, turn.interval_ms, time.monotonic())
 
     def _seconds_until_free(self, turn: Turn) -> float:
         now = time.monotonic()
@@ -284,20 +306,16 @@ class Waiting:
                 continue
             self._line.serve(turn)
             if turn.interval_ms is not None:
-                self._starts.start(turn.key_id, time.monotonic())
+                lease.start(self._starts)
             future.set_result(lease)
         for turn in self._line.settle():
             future = self._futures.get(turn)
             if future is not None and not future.done():
-                future.set_exception(BusyError(self._seconds_until_free(turn)))
+                future.set_exception(self._busy(turn))
 
     def _may_start(self, turn: Turn) -> bool:
         future = self._futures.get(turn)
-        return (
-            future is not None
-            and not future.done()
-            and self._starts.is_due(turn.key_id, turn.interval_ms, time.monotonic())
-        )
+        return future is not None and not future.done() and not self._seconds_until_due(turn)
 
     async def _take(self, turn: Turn, place: Place) -> Lease | None:
         if self._database is not None and time.monotonic() < self._alone_at:
@@ -395,12 +413,12 @@ class Waiting:
         opening, self._opening = self._opening, None
         if opening is None:
             return
+        # Spread out, so that many instances do not come back in one moment.
+        self._retry_at = time.monotonic() + RETRY_SECONDS * random.uniform(0.5, 1.0)  # noqa: S311
         try:
             self._session = opening.result()
         except LostSessionError as error:
             self._alone_at = float("-inf")
-            # Spread out, so that many instances do not come back in one moment.
-            self._retry_at = time.monotonic() + RETRY_SECONDS * random.uniform(0.5, 1.0)  # noqa: S311
             if not self._was_lost:
                 self._was_lost = True
                 _log.warning("slots are not shared: %s; each process goes by its own count", error)

@@ -120,9 +120,12 @@ def test_it_always_streams_and_never_stores(stream: Any, store: Any) -> None:
 
 @pytest.mark.parametrize("instructions", [{}, {"instructions": None}])
 def test_a_call_without_instructions_gets_some(instructions: dict[str, Any]) -> None:
-    sent = _sent({"model": "gpt-5", "input": [], "tools": [TOOL], **instructions})
-    assert isinstance(sent["instructions"], str)
+    """Those for an image model ask for a picture; a text model that has the tool may choose."""
+    sent = _sent({"model": "gpt-image-2", "input": [], **instructions})
     assert "image" in sent["instructions"]
+    sent = _sent({"model": "gpt-5", "input": [], "tools": [TOOL], **instructions})
+    assert sent["instructions"]
+    assert "image" not in sent["instructions"]
 
 
 @pytest.mark.parametrize("said", ["draw", "", "x" * 9000])

@@ -180,7 +180,7 @@ def test_calls_that_come_as_told_are_let_in_and_never_too_close(
         if wait:
             now += wait
             assert clock.admit(key_id, interval, now) == 0
-        assert clock.is_due(key_id, interval, now)
+        assert clock.seconds_until_due(key_id, interval, now) == 0
         clock.start(key_id, now)
         last[key_id] = now
 
@@ -200,13 +200,13 @@ def test_calls_that_were_let_in_apart_do_not_start_together() -> None:
     """They may all have waited for one slot."""
     clock = StartClock()
     assert [clock.admit("a", 1000, now) for now in (0.0, 1.0, 2.0)] == [0, 0, 0]
-    assert clock.is_due("a", 1000, 9.0)
+    assert clock.seconds_until_due("a", 1000, 9.0) == 0
     clock.start("a", 9.0)
-    assert not clock.is_due("a", 1000, 9.75)
-    assert clock.is_due("a", None, 9.75)
-    assert clock.is_due("a", 0, 9.75)
-    assert clock.is_due("b", 1000, 9.75)
-    assert clock.is_due("a", 1000, 10.0)
+    assert clock.seconds_until_due("a", 1000, 9.75) > 0
+    assert clock.seconds_until_due("a", None, 9.75) == 0
+    assert clock.seconds_until_due("a", 0, 9.75) == 0
+    assert clock.seconds_until_due("b", 1000, 9.75) == 0
+    assert clock.seconds_until_due("a", 1000, 10.0) == 0
 
 
 def test_the_interval_is_counted_from_the_start_and_not_from_the_wait_before_it() -> None:
@@ -243,11 +243,11 @@ def test_the_oldest_starts_are_forgotten_first_and_a_new_start_makes_young() -> 
     for number in range(slots._MOST_CLOCKS - 2):
         clock.start(f"key-{number}", 1.0)
     assert repr(clock) == "<StartClock of 100000 keys>"
-    assert not clock.is_due("second", 60_000, 1.0)
+    assert clock.seconds_until_due("second", 60_000, 1.0) > 0
     clock.start("one more", 1.0)
     assert repr(clock) == "<StartClock of 100000 keys>"
-    assert clock.is_due("second", 60_000, 1.0)
-    assert not clock.is_due("first", 60_000, 1.0)
+    assert clock.seconds_until_due("second", 60_000, 1.0) == 0
+    assert clock.seconds_until_due("first", 60_000, 1.0) > 0
 
 
 def test_those_who_were_let_in_are_forgotten_as_well() -> None:
@@ -524,7 +524,7 @@ class RoomMachine(RuleBasedStateMachine):
     # What the room does.
 
     def _may_start(self, turn: Turn) -> bool:
-        return self.clock.is_due(turn.key_id, turn.interval_ms, self.now)
+        return not self.clock.seconds_until_due(turn.key_id, turn.interval_ms, self.now)
 
     def _hand_out(self) -> None:
         # With the limit that was met: calls that came before a change have another one.

@@ -14,7 +14,8 @@ from image_gateway.core.headers import Headers
 from image_gateway.core.intent import IntentRequest
 from image_gateway.core.model import Account
 
-_INSTRUCTIONS: Final = "Make the picture that the user asks for with the image generation tool."
+_FOR_IMAGE_MODELS: Final = "Make the picture the user asks for with the image generation tool."
+_FOR_OTHERS: Final = "You are a helpful assistant."
 
 
 def encode(request: IntentRequest, account: Account, client: Headers, context: Context) -> Call:
@@ -24,7 +25,7 @@ def encode(request: IntentRequest, account: Account, client: Headers, context: C
         account.responses_model if request.is_for_image_model else request.upstream_model
     )
     if payload.get("instructions") is None:
-        payload["instructions"] = _INSTRUCTIONS
+        payload["instructions"] = _FOR_IMAGE_MODELS if request.is_for_image_model else _FOR_OTHERS
     text = payload.get("input")
     if isinstance(text, str):
         content = [{"type": "input_text", "text": text}]

@@ -219,22 +219,31 @@ async def test_a_limit_that_moves_under_load_is_never_passed_by_who_knows_it(
 ) -> None:
     chance = random.Random(7)
     sessions = [await open_session() for _ in range(4)]
-    limit, version, holders = 4, 0, 0
+    limit = 4
+    holders = asking = 0
+    is_known = asyncio.Event()
+    is_known.set()
     admitted: Counter[int] = Counter()
 
     async def load(session: SlotSession) -> None:
-        nonlocal holders, limit, version
+        nonlocal holders, asking, limit
         for _ in range(150):
-            if chance.random() < 0.05:
-                limit, version = chance.randrange(1, 6), version + 1
-            asked, began = limit, version
-            slot = await session.take("alpha", asked)
+            if chance.random() < 0.05 and is_known.is_set():
+                # Whoever asks by the old limit is not who knows the new one.
+                is_known.clear()
+                while asking:
+                    await asyncio.sleep(0)
+                limit = chance.randrange(1, 6)
+                is_known.set()
+            await is_known.wait()
+            asking += 1
+            slot = await session.take("alpha", limit)
+            asking -= 1
             if slot is None:
                 continue
-            if version == began:
-                assert holders < asked, "admitted while too many are held"
+            assert holders < limit, "admitted while too many are held"
             holders += 1
-            admitted[asked] += 1
+            admitted[limit] += 1
             await asyncio.sleep(chance.random() * 0.004)
             holders -= 1
             await session.give_back("alpha", slot)

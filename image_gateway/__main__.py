@@ -14,9 +14,9 @@ from typing import Final, NoReturn
 import uvloop
 
 from image_gateway import __version__, app, config, sql
-from image_gateway.edge import control_plane, logs
+from image_gateway.edge import contract, logs
 from image_gateway.edge.cache import UnavailableError
-from image_gateway.edge.control_plane import ContractError, Findings
+from image_gateway.edge.contract import ContractError, Findings
 
 OK: Final = 0
 FAILED: Final = 1
@@ -69,6 +69,9 @@ def _serve(_: argparse.Namespace) -> int:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(app.serve(settings))
+    except config.SettingsError as error:
+        _complain(str(error))
+        return BAD_SETTINGS
     except app.StartError as error:
         _complain(str(error))
         return FAILED
@@ -91,7 +94,7 @@ def _check(_: argparse.Namespace) -> int:
     except (ContractError, UnavailableError) as error:
         _complain(f"the control plane cannot be used: {error}")
         return CONTROL_PLANE_UNUSABLE
-    _say(f"ok: the control plane holds contract version {control_plane.CONTRACT_VERSION}")
+    _say(f"ok: the control plane holds contract version {contract.CONTRACT_VERSION}")
     for finding in findings.writable:
         _say(
             f"warning: the role could write: {finding}. `image-gateway schema reader` prints a "
@@ -103,22 +106,20 @@ def _check(_: argparse.Namespace) -> int:
         _say(f"warning: left out of service: {finding}")
     for finding in findings.doubtful_accounts:
         _say(f"warning: {finding}")
-    usable = findings.accounts - len(findings.broken_accounts)
-    _say(f"{'ok' if usable else 'warning'}: {usable} of {findings.accounts} accounts are readable")
+    for finding in findings.idle_accounts:
+        _say(f"warning: {finding}")
+    usable = findings.accounts - len(findings.broken_accounts) - len(findings.idle_accounts)
+    _say(f"{'ok' if usable else 'warning'}: {usable} of {findings.accounts} accounts are usable")
     if is_pooled:
-        _complain(
-            "DIRECT_DATABASE_URL leads through a transaction pooler, where LISTEN hears nothing "
-            "and slots cannot be shared. Set IMAGE_GATEWAY_DIRECT_DATABASE_URL to Postgres itself, "
-            "or to a pooler in session mode; CONTROL_DATABASE_URL may stay as it is"
-        )
+        _complain(contract.POOLED)
         return BAD_SETTINGS
     _say("ok: DIRECT_DATABASE_URL is no transaction pooler")
     return OK
 
 
 async def _ask_control_plane(settings: config.Settings) -> tuple[Findings, bool]:
-    findings = await control_plane.check(settings.control_database_url)
-    return findings, await control_plane.is_pooled(settings.direct_database_url)
+    findings = await contract.check(settings.control_database_url)
+    return findings, await contract.is_pooled(settings.direct_database_url)
 
 
 def _schema(given: argparse.Namespace) -> int:

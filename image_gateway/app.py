@@ -25,12 +25,12 @@ from urllib.parse import unquote, urlsplit
 from starlette.routing import Route, Router
 
 from image_gateway import ops
-from image_gateway.config import Address, Settings
+from image_gateway.config import Address, Settings, SettingsError
 from image_gateway.core import headers, models, record
 from image_gateway.core.errors import Refusal
 from image_gateway.core.models import Endpoint
 from image_gateway.core.slots import Place, StartClock
-from image_gateway.edge import control_plane, listener, logs, supervisor
+from image_gateway.edge import contract, listener, logs, supervisor
 from image_gateway.edge.cache import Freshness, UnavailableError
 from image_gateway.edge.control_plane import ControlPlane
 from image_gateway.edge.downstream import ClientLeftError, Downstream, Limits
@@ -192,8 +192,8 @@ def _unknown_path(path: str) -> Refusal:
         )
     return Refusal(
         "unknown_path",
-        "This gateway serves images only: POST to /v1/images/generations or /v1/images/edits. "
-        "Paths are exact, without a slash at their end.",
+        "This gateway serves images only: POST to /v1/images/generations or /v1/images/edits, or "
+        "to /v1/responses. Paths are exact, without a slash at their end.",
     )
 
 
@@ -216,8 +216,8 @@ def _unsupported_protocol() -> Refusal:
 async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT.
 
-    Raises ``StartError``, ``ContractError`` and ``UnavailableError``.  A second signal ends the
-    process at once.
+    Raises ``StartError``, ``SettingsError``, ``ContractError`` and ``UnavailableError``.  A second
+    signal ends the process at once.
     """
     asyncio.get_running_loop().set_exception_handler(logs.report_loop_error)
     stop = asyncio.Event()
@@ -225,6 +225,7 @@ async def serve(settings: Settings) -> None:
         await _wait_for_control_plane(settings, stop)
         if stop.is_set():
             return
+        await _refuse_pooler(settings)
         async with AsyncExitStack() as stack:
             house = await _open_house(settings, stack)
             on_hangup(house.logs.reopen)
@@ -311,7 +312,7 @@ async def _wait_for_control_plane(settings: Settings, stop: asyncio.Event) -> No
     deadline = time.monotonic() + settings.start_wait_seconds
     while True:
         try:
-            await control_plane.check(settings.control_database_url)
+            await contract.check(settings.control_database_url)
         except UnavailableError as error:
             if time.monotonic() >= deadline:
                 raise
@@ -322,6 +323,17 @@ async def _wait_for_control_plane(settings: Settings, stop: asyncio.Event) -> No
             async with asyncio.timeout(_RETRY_POSTGRES_SECONDS):
                 await stop.wait()
                 return
+
+
+async def _refuse_pooler(settings: Settings) -> None:
+    """Through a pooler locks would be taken and never given back, by nobody to be seen."""
+    try:
+        is_pooled = await contract.is_pooled(settings.direct_database_url)
+    except UnavailableError as error:
+        _log.warning("DIRECT_DATABASE_URL cannot be reached: %s", error)
+        return
+    if is_pooled:
+        raise SettingsError([contract.POOLED])
 
 
 def _sockets(settings: Settings) -> list[socket.socket]:

@@ -170,8 +170,12 @@ def _seconds(value: object) -> float:
 
 
 def _wait(value: object) -> float:
-    is_none = isinstance(value, int | str) and str(value) == "0"
-    return 0.0 if is_none else _seconds(value)
+    if isinstance(value, int | str) and str(value) == "0":
+        return 0.0
+    try:
+        return _seconds(value)
+    except ValueError:
+        raise ValueError("must be a number of seconds, or 0") from None
 
 
 def _count(value: object) -> int:

@@ -35,7 +35,7 @@ def look(house: House) -> Now:
         accounts=tuple(
             AccountNow(
                 name,
-                routing.condition(account, state),
+                _condition(house, account, state),
                 house.slots.in_use(name),
                 account.image_max_concurrency,
             )
@@ -47,6 +47,15 @@ def look(house: House) -> Now:
         grant_age_seconds=age,
         log_records_lost=house.logs.lost,
     )
+
+
+def _condition(house: House, account: Account, state: routing.State) -> routing.Condition:
+    found = routing.condition(account, state)
+    is_usable = found in {routing.Condition.USABLE, routing.Condition.OVER_BUDGET}
+    # Other processes may hold what this one was refused.
+    if is_usable and house.slots.is_taken(account.account_name):
+        return routing.Condition.FULL
+    return found
 
 
 class Ops:
@@ -88,19 +97,24 @@ class Ops:
             "instance": f"{host}:{port}",
             "accepting": self._is_accepting(),
             "notify": house.control_plane.listening,
-            "changes_act_within_seconds": 1.0
-            if house.control_plane.listening
-            else house.settings.grant_ttl_seconds,
+            "changes_act_within_seconds": self._change_seconds(),
             "slots_shared": house.slots.is_shared,
             "grant_age_seconds": None if age is None else round(age, 3),
         }
         return 503 if reasons else 200, _JSON, orjson.dumps(body)
 
+    def _change_seconds(self) -> float | None:
+        """None: not before Postgres can be read."""
+        if self._house.control_plane.is_away:
+            return None
+        is_told = self._house.control_plane.listening
+        return 1.0 if is_told else self._house.settings.grant_ttl_seconds
+
     async def _accounts_missing(self) -> list[str]:
         try:
             accounts = await self._house.control_plane.accounts()
         except UnavailableError:
-            return ["the control plane cannot be read, and what was known is too old"]
+            return ["the control plane cannot be read, and nothing is known that still counts"]
         state = self._house.now()
 
         def serves(account: Account) -> bool:

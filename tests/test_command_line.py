@@ -70,7 +70,7 @@ def test_schema_prints_the_llm_access_adapter(postgres_url: str) -> None:
     checked = command("check", control_database_url=llm.reader_url)
     assert checked.returncode == 0, checked.stderr
     assert "ok: the role can only read" in checked.stdout
-    assert "ok: 1 of 1 accounts are readable" in checked.stdout
+    assert "ok: 1 of 1 accounts are usable" in checked.stdout
     llm.drop()
 
 
@@ -80,7 +80,7 @@ def test_check_is_content_with_the_reader_and_the_standalone_schema(plane: Plane
     assert done.returncode == 0, done.stderr
     assert "ok: the control plane holds contract version 1" in done.stdout
     assert "ok: the role can only read" in done.stdout
-    assert "ok: 1 of 1 accounts are readable" in done.stdout
+    assert "ok: 1 of 1 accounts are usable" in done.stdout
     assert "warning" not in done.stdout
 
 

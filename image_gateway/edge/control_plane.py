@@ -6,23 +6,21 @@ nobody knows what was said meanwhile.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Final, Self, cast
+from typing import Final, Self
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool, TooManyRequests
 
 from image_gateway import sql
-from image_gateway.core.dialects import azure
 from image_gateway.core.model import (
     Account,
     Grant,
@@ -33,10 +31,9 @@ from image_gateway.core.model import (
     account_from_row,
     key_from_row,
 )
-from image_gateway.edge import pooler, postgres
+from image_gateway.edge import postgres
 from image_gateway.edge.cache import LOAD_SECONDS, Entry, Freshness, Outage, UnavailableError
 
-CONTRACT_VERSION: Final = 1
 CHANNEL: Final = "image_gateway_changed"
 
 POOL_SECONDS: Final = 3.0
@@ -51,11 +48,12 @@ _MOST_WAITING: Final = 1000
 _LISTEN_RETRY_SECONDS: Final = 2.0
 _LISTEN_CHECK_SECONDS: Final = 30.0
 
+REFRESH_SECONDS: Final = 0.2
+"""After a change was told, before what was dropped is read anew: changes come in bursts."""
+_MOST_REFRESHED: Final = 100
+"""Keys that are read anew by themselves; who used them last comes first."""
+
 _log = logging.getLogger(__name__)
-
-
-class ContractError(Exception):
-    """Postgres answers but does not hold the contract; the message names the cure."""
 
 
 class ControlPlane:
@@ -88,7 +86,10 @@ class ControlPlane:
             self._load_accounts, freshness, self._outage
         )
         self._broken: frozenset[str] = frozenset()
-        self._listener: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stale = asyncio.Event()
+        self._recent: list[str] = []
+        """Keys that were dropped and are to be read anew."""
         self.listening = False
         """Whether changes are told at once (NOTIFY) rather than seen within the time to live."""
 
@@ -97,7 +98,10 @@ class ControlPlane:
 
     async def __aenter__(self) -> Self:
         await self._pool.open()
-        self._listener = asyncio.create_task(self._listen())
+        self._tasks = [
+            asyncio.create_task(self._listen()),
+            asyncio.create_task(self._refresh()),
+        ]
         return self
 
     async def __aexit__(
@@ -106,9 +110,10 @@ class ControlPlane:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._listener is not None:
-            self._listener.cancel()
-            await asyncio.wait([self._listener])
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
         await self._pool.close()
 
     # -- asking ----------------------------------------------------------------------------------
@@ -118,7 +123,9 @@ class ControlPlane:
 
         ``secret`` is as the header gave it, bytes read as latin-1; so its bytes are what is hashed.
         """
-        key_hash = hashlib.sha256(secret.encode("latin-1", "replace")).hexdigest()
+        return await self._key(hashlib.sha256(secret.encode("latin-1", "replace")).hexdigest())
+
+    async def _key(self, key_hash: str) -> Key | None:
         unknown_since = self._unknown.get(key_hash)
         if unknown_since is not None and time.monotonic() - unknown_since < UNKNOWN_SECONDS:
             return None
@@ -156,6 +163,11 @@ class ControlPlane:
     async def accounts(self) -> Mapping[str, Account]:
         """The accounts as they are now; raises ``UnavailableError``."""
         return await self._accounts.get()
+
+    @property
+    def is_away(self) -> bool:
+        """Whether Postgres could not be asked the last time."""
+        return self._outage.is_on
 
     def known_accounts(self) -> tuple[Mapping[str, Account], float | None]:
         """The accounts as they were read last, and how many seconds ago; asks nobody."""
@@ -205,16 +217,22 @@ class ControlPlane:
         try:
             async with self._pool.connection() as connection:
                 cursor = await connection.execute(sql.text(name).encode(), values)
-                rows = _mappings(await cursor.fetchall())
+                rows = postgres.rows(await cursor.fetchall())
         except TooManyRequests as error:
             # A flood of look-ups is no outage: those who wait already are served.
             raise UnavailableError from error
         except Exception as error:
             # Whatever it is (psycopg reads values, too), nobody may be served a half-read answer.
             if not self._outage.is_on:
-                _log.warning("the control plane cannot be read: %s", type(error).__name__)
+                _log.warning(
+                    "the control plane cannot be read: %s; what is known serves for up to %.0f s",
+                    type(error).__name__,
+                    self._freshness.max_stale_seconds,
+                )
             self._outage.note()
             raise UnavailableError from error
+        if self._outage.is_on:
+            _log.info("the control plane can be read again")
         self._outage.end()
         return rows
 
@@ -247,7 +265,10 @@ class ControlPlane:
     def changed(self, payload: str) -> None:
         """Forget what a notification names: ``key:<key_hash>``, ``keys``, ``accounts``, or all."""
         kind, _, key_hash = payload.partition(":")
+        self._stale.set()
         if kind == "key" and key_hash:
+            if key_hash in self._keys:
+                self._recent.append(key_hash)
             self._unknown.pop(key_hash, None)
             for entries in (self._keys, self._asked):
                 entry = entries.pop(key_hash, None)
@@ -261,10 +282,26 @@ class ControlPlane:
 
     def _drop_keys(self) -> None:
         self._unknown.clear()
+        self._recent += list(self._keys)[-_MOST_REFRESHED:]
         for entries in (self._keys, self._asked):
             for entry in entries.values():
                 entry.drop()
             entries.clear()
+
+    async def _refresh(self) -> None:
+        """Read anew what a change has dropped, before somebody asks for it.
+
+        Else an outage that begins after a change would find nothing known to go on with.
+        """
+        while True:
+            await self._stale.wait()
+            await asyncio.sleep(REFRESH_SECONDS)
+            self._stale.clear()
+            recent, self._recent = self._recent[-_MOST_REFRESHED:], []
+            with contextlib.suppress(UnavailableError):
+                await self._accounts.get()
+                for key_hash in dict.fromkeys(reversed(recent)):
+                    await self._key(key_hash)
 
     def _expire_all(self) -> None:
         self._outage.end()
@@ -278,112 +315,3 @@ class ControlPlane:
 async def _read_only(connection: postgres.Connection) -> None:
     # By transaction, not by SET: a transaction pooler would keep a SET for its other clients.
     await connection.set_read_only(True)
-
-
-# -- before anything listens -----------------------------------------------------------------------
-
-
-async def is_pooled(direct: Secret) -> bool:
-    """Whether DIRECT_DATABASE_URL leads through a transaction pooler; raises
-    ``UnavailableError``.
-    """
-    try:
-        return await pooler.is_pooled(direct)
-    except (psycopg.Error, OSError, TimeoutError) as error:
-        raise UnavailableError(_first_line(error, direct)) from error
-
-
-@dataclass(frozen=True, slots=True)
-class Findings:
-    """What ``check`` found in a usable control plane: sentences for a person."""
-
-    accounts: int
-    broken_accounts: tuple[str, ...]
-    doubtful_accounts: tuple[str, ...]
-    writable: tuple[str, ...]
-
-
-async def check(database: Secret) -> Findings:
-    """Hold the contract against what is there.
-
-    Raises ``ContractError`` where it is missing and ``UnavailableError`` where nobody answers.
-    """
-    try:
-        async with (
-            asyncio.timeout(LOAD_SECONDS),
-            postgres.connected(database, autocommit=False) as connection,
-        ):
-            await _check_contract(connection)
-            rows = await _rows(connection, "accounts")
-            writable = tuple(str(row["finding"]) for row in await _rows(connection, "writable"))
-    except (psycopg.Error, OSError, TimeoutError) as error:
-        raise UnavailableError(_first_line(error, database)) from error
-    broken, doubtful = [], []
-    for row in rows:
-        try:
-            account = account_from_row(row)
-        except RowError as error:
-            broken.append(f"account {row.get('account_name')}: {error}")
-        else:
-            if account.dialect == "azure":
-                found = azure.doubts(account)
-                doubtful += [f"account {account.account_name}: {doubt}" for doubt in found]
-    return Findings(len(rows), tuple(broken), tuple(doubtful), writable)
-
-
-def _first_line(error: BaseException, database: Secret) -> str:
-    """What libpq or Postgres says, without the password should it quote one."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    password = conninfo_to_dict(database.reveal()).get("password")
-    return line.replace(str(password), "[redacted]") if password else line
-
-
-async def _check_contract(connection: postgres.Connection) -> None:
-    cure = (
-        "Print the SQL with `image-gateway schema standalone`, or `llm_access` for that control "
-        "plane, and run it on the control plane's database; `image-gateway schema reader` prints "
-        "the daemon's role."
-    )
-    try:
-        cursor = await connection.execute(b"SELECT image_gateway.contract_version() AS version")
-        row = await cursor.fetchone()
-        version = row["version"] if isinstance(row, dict) else None
-        if not isinstance(version, int) or version < CONTRACT_VERSION:
-            raise ContractError(
-                f"The control plane has contract version {version}, and this gateway needs "
-                f"{CONTRACT_VERSION}. {cure}"
-            )
-        await _rows(connection, "key", {"key_hash": ""})
-        await _rows(connection, "accounts")
-    except psycopg.errors.InsufficientPrivilege:
-        raise ContractError(
-            "The role may not read the control plane's contract (schema image_gateway). "
-            "`image-gateway schema reader` prints the role and its grants."
-        ) from None
-    except (
-        psycopg.errors.UndefinedFunction,
-        psycopg.errors.InvalidSchemaName,
-        psycopg.errors.UndefinedTable,
-    ):
-        raise ContractError(
-            f"The database holds no image gateway contract (schema image_gateway). {cure}"
-        ) from None
-    except psycopg.errors.UndefinedColumn as error:
-        # "column x does not exist": the name is the contract's own, nothing secret.
-        raise ContractError(
-            f"The control plane's contract is incomplete: {error.diag.message_primary}. {cure}"
-        ) from None
-
-
-async def _rows(
-    connection: postgres.Connection,
-    name: str,
-    values: Mapping[str, object] | None = None,
-) -> list[Row]:
-    cursor = await connection.execute(sql.text(name).encode(), values)
-    return _mappings(await cursor.fetchall())
-
-
-def _mappings(rows: Sequence[object]) -> list[Row]:
-    """What ``dict_row`` makes, for a type checker that cannot see it."""
-    return cast("list[Row]", rows)

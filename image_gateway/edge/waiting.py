@@ -136,6 +136,7 @@ class Waiting:
         self._woken = asyncio.Event()
         self._server: asyncio.Task[None] | None = None
         self._round_at = float("inf")
+        self._taken: frozenset[str] = frozenset()
         # What concerns the shared locks.
         self._session: SlotSession | None = None
         self._opening: asyncio.Task[SlotSession] | None = None
@@ -186,6 +187,10 @@ class Waiting:
     def waiting(self) -> int:
         """Calls that wait."""
         return self._line.waiting
+
+    def is_taken(self, account_name: str) -> bool:
+        """Whether somebody waits, and found all slots of an account taken when he last tried."""
+        return account_name in self._taken
 
     def in_use(self, account_name: str) -> int:
         """Slots that this process holds."""
@@ -308,7 +313,9 @@ class Waiting:
             if turn.interval_ms is not None:
                 lease.start(self._starts)
             future.set_result(lease)
-        for turn in self._line.settle():
+        left = self._line.settle()
+        self._taken = frozenset(full) if self._line.waiting else frozenset()
+        for turn in left:
             future = self._futures.get(turn)
             if future is not None and not future.done():
                 future.set_exception(self._busy(turn))

@@ -15,12 +15,8 @@ from image_gateway.core.model import Credential, Key, Secret
 from image_gateway.demo import postgres
 from image_gateway.edge import cache, control_plane
 from image_gateway.edge.cache import AWAY_SECONDS, Freshness, UnavailableError
-from image_gateway.edge.control_plane import (
-    UNKNOWN_SECONDS,
-    ContractError,
-    ControlPlane,
-    check,
-)
+from image_gateway.edge.contract import ContractError, check
+from image_gateway.edge.control_plane import UNKNOWN_SECONDS, ControlPlane
 from tests.edge.conftest import (
     MAX_STALE_SECONDS,
     TTL_SECONDS,
@@ -527,8 +523,10 @@ TOLD: list[tuple[str, set[str]]] = [
 
 
 async def test_a_notification_drops_what_it_names_and_nothing_else(
-    plane: Plane, toll: Toll, open_control: OpenControl
+    plane: Plane, toll: Toll, open_control: OpenControl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # What is asked here must not have been asked by itself already.
+    monkeypatch.setattr(control_plane, "REFRESH_SECONDS", 3600)
     first, second, guess = plane.add_key(), plane.add_key(), a_secret()
     async with open_control(plane.reader_url) as control:
         key = await known(control, first)
@@ -1049,6 +1047,35 @@ async def test_closing_ends_every_session_and_waits_for_nobody(
 def own_server() -> Iterator[Server]:
     with Server(postgres.VERSION) as made:
         yield made
+
+
+@pytest.mark.parametrize("payload", ["", "keys", "accounts", "key"])
+async def test_what_a_change_has_dropped_is_read_anew_before_somebody_asks(
+    own_server: Server, open_control: OpenControl, clock: Clock, payload: str
+) -> None:
+    """An outage that begins after a change finds what was used before to go on with."""
+    plane = Plane(own_server.url)
+    plane.create()
+    secret = plane.add_key(key_id="k", key_name="old")
+    plane.add_account("a", None)
+    async with open_control(plane.reader_url) as control:
+        await control.grant(await known(control, secret))
+        plane.execute(NO_TRIGGERS)
+        plane.update("keys", {"key_id": "k"}, key_name="new")
+        plane.add_account("b", None)
+        told = f"key:{hash_of(secret)}" if payload == "key" else payload
+        plane.execute("SELECT pg_notify('image_gateway_changed', %(it)s)", {"it": told})
+        await eventually(lambda: told in control.heard)
+        names = {"a"} if payload in {"keys", "key"} else {"a", "b"}
+        await eventually(lambda: set(control.known_accounts()[0]) == names)
+        await eventually(lambda: hash_of(secret) in control._keys)
+        await asyncio.to_thread(own_server.kill)
+        await eventually(lambda: not control.listening)
+        clock.turn_on(TTL_SECONDS)
+        key = await known(control, secret)
+        assert key.key_name == ("old" if payload == "accounts" else "new")
+        assert set((await control.grant(key)).accounts) == names
+        await asyncio.to_thread(own_server.start)
 
 
 @pytest.mark.parametrize("way", ["stop", "kill"])

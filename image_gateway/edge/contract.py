@@ -1,0 +1,145 @@
+"""The contract, held against what is there before anything listens.
+
+``check`` looks at the database that the control plane is read from: the version, the views and
+their columns, what the role could write, each account's row.  ``is_pooled`` looks at the way that
+carries LISTEN and the slots' locks.  Both are asked by ``image-gateway check`` and by ``serve``.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from image_gateway import sql
+from image_gateway.core import routing
+from image_gateway.core.budget import Budgets
+from image_gateway.core.dialects import azure
+from image_gateway.core.health import Health
+from image_gateway.core.model import Row, RowError, Secret, account_from_row
+from image_gateway.edge import pooler, postgres
+from image_gateway.edge.cache import LOAD_SECONDS, UnavailableError
+
+CONTRACT_VERSION: Final = 1
+POOLED: Final = (
+    "DIRECT_DATABASE_URL leads through a transaction pooler, where LISTEN hears nothing and locks "
+    "are never given back. Set IMAGE_GATEWAY_DIRECT_DATABASE_URL to Postgres itself, or to a "
+    "pooler in session mode; CONTROL_DATABASE_URL may stay as it is"
+)
+
+
+class ContractError(Exception):
+    """Postgres answers but does not hold the contract; the message names the cure."""
+
+
+async def is_pooled(direct: Secret) -> bool:
+    """Whether DIRECT_DATABASE_URL leads through a transaction pooler; raises
+    ``UnavailableError``.
+    """
+    try:
+        return await pooler.is_pooled(direct)
+    except (psycopg.Error, OSError, TimeoutError) as error:
+        raise UnavailableError(_first_line(error, direct)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What ``check`` found in a usable control plane: sentences for a person."""
+
+    accounts: int
+    broken_accounts: tuple[str, ...]
+    idle_accounts: tuple[str, ...]
+    doubtful_accounts: tuple[str, ...]
+    writable: tuple[str, ...]
+
+
+async def check(database: Secret) -> Findings:
+    """Hold the contract against what is there.
+
+    Raises ``ContractError`` where it is missing and ``UnavailableError`` where nobody answers.
+    """
+    try:
+        async with (
+            asyncio.timeout(LOAD_SECONDS),
+            postgres.connected(database, autocommit=False) as connection,
+        ):
+            await _check_contract(connection)
+            rows = await _rows(connection, "accounts")
+            writable = tuple(str(row["finding"]) for row in await _rows(connection, "writable"))
+    except (psycopg.Error, OSError, TimeoutError) as error:
+        raise UnavailableError(_first_line(error, database)) from error
+    broken, idle, doubtful = [], [], []
+    for row in rows:
+        try:
+            account = account_from_row(row)
+        except RowError as error:
+            broken.append(f"account {row.get('account_name')}: {error}")
+        else:
+            name, condition = account.account_name, routing.condition(account, _untouched())
+            if condition not in routing.SERVING:
+                idle.append(f"account {name} serves no call: {condition}")
+            if account.dialect == "azure":
+                found = azure.doubts(account)
+                doubtful += [f"account {account.account_name}: {doubt}" for doubt in found]
+    return Findings(len(rows), tuple(broken), tuple(idle), tuple(doubtful), writable)
+
+
+def _untouched() -> routing.State:
+    """A moment in which no call was made yet."""
+    return routing.State(lambda _: 0, Health(), Budgets(), 100.0, 0.0, datetime.now(UTC))
+
+
+def _first_line(error: BaseException, database: Secret) -> str:
+    """What libpq or Postgres says, without the password should it quote one."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    password = conninfo_to_dict(database.reveal()).get("password")
+    return line.replace(str(password), "[redacted]") if password else line
+
+
+async def _check_contract(connection: postgres.Connection) -> None:
+    cure = (
+        "Print the SQL with `image-gateway schema standalone`, or `llm_access` for that control "
+        "plane, and run it on the control plane's database; `image-gateway schema reader` prints "
+        "the daemon's role."
+    )
+    try:
+        cursor = await connection.execute(b"SELECT image_gateway.contract_version() AS version")
+        row = await cursor.fetchone()
+        version = row["version"] if isinstance(row, dict) else None
+        if not isinstance(version, int) or version < CONTRACT_VERSION:
+            raise ContractError(
+                f"The control plane has contract version {version}, and this gateway needs "
+                f"{CONTRACT_VERSION}. {cure}"
+            )
+        await _rows(connection, "key", {"key_hash": ""})
+        await _rows(connection, "accounts")
+    except psycopg.errors.InsufficientPrivilege:
+        raise ContractError(
+            "The role may not read the control plane's contract (schema image_gateway). "
+            "`image-gateway schema reader` prints the role and its grants."
+        ) from None
+    except (
+        psycopg.errors.UndefinedFunction,
+        psycopg.errors.InvalidSchemaName,
+        psycopg.errors.UndefinedTable,
+    ):
+        raise ContractError(
+            f"The database holds no image gateway contract (schema image_gateway). {cure}"
+        ) from None
+    except psycopg.errors.UndefinedColumn as error:
+        # "column x does not exist": the name is the contract's own, nothing secret.
+        raise ContractError(
+            f"The control plane's contract is incomplete: {error.diag.message_primary}. {cure}"
+        ) from None
+
+
+async def _rows(
+    connection: postgres.Connection,
+    name: str,
+    values: Mapping[str, object] | None = None,
+) -> list[Row]:
+    cursor = await connection.execute(sql.text(name).encode(), values)
+    return postgres.rows(await cursor.fetchall())

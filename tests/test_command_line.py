@@ -105,9 +105,23 @@ def test_check_of_a_database_without_the_contract_exits_with_69(plane: Plane) ->
     assert "image-gateway schema standalone" in done.stderr
 
 
+def test_check_tells_of_each_account_that_serves_no_call(plane: Plane) -> None:
+    plane.add_account("off", None, status="disabled")
+    plane.add_account("bare", None, credential=None)
+    plane.add_account("one", None)
+    done = command("check", control_database_url=plane.reader_url)
+    assert done.returncode == 0, done.stderr
+    assert "warning: account off serves no call: off" in done.stdout
+    assert "warning: account bare serves no call: no_credential" in done.stdout
+    assert "ok: 1 of 3 accounts are usable" in done.stdout
+
+
 def test_check_finds_a_transaction_pooler_and_says_what_to_do(plane: Plane) -> None:
     plane.add_account("one", None)
     with pgbouncer(plane.url) as pooled:
+        served = command("serve", control_database_url=pooled)
+        assert served.returncode == 64
+        assert "DIRECT_DATABASE_URL leads through a transaction pooler" in served.stderr
         done = command("check", control_database_url=pooled)
         assert done.returncode == 64
         assert "DIRECT_DATABASE_URL leads through a transaction pooler" in done.stderr

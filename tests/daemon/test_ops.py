@@ -184,6 +184,29 @@ async def test_metrics_count_what_happened_with_labels_of_few_values(
     assert gateway.stop() == 0
 
 
+async def test_an_account_that_another_process_fills_is_shown_as_full(
+    make_gateway: Callable[..., Gateway], plane: Plane, upstream: ScriptedUpstream
+) -> None:
+    upstream.script = held = Held()
+    one, other = (make_gateway(plane.reader_url, slot_wait_seconds=20).start() for _ in "ab")
+    door = make_door(one, plane, upstream)
+    plane.update("accounts", {"account_name": door.account}, image_max_concurrency=1)
+    beside = Door(other, plane, door.key_id, door.secret, door.account)
+    running = asyncio.create_task(door.post(PROMPT))
+    await asyncio.wait_for(held.arrived.acquire(), 10)
+    waiting = asyncio.create_task(beside.post(PROMPT))
+    full = f'image_gateway_account_state{{account="{door.account}",state="full"}}'
+    while await metric(other, full) != 1:
+        await asyncio.sleep(0.02)
+    assert await metric(other, "image_gateway_waiting") == 1
+    held.let_go.set()
+    assert (await running)[0] == (await waiting)[0] == 200
+    while await metric(other, full) != 0:
+        await asyncio.sleep(0.02)
+    assert (await other.record())["wait_ms"] > 0
+    assert one.stop() == other.stop() == 0
+
+
 async def test_each_port_knows_its_own_paths_only(door: Door, gateway: Gateway) -> None:
     for path in ("/metrics", "/readyz", "/status"):
         status, _, body = await door.post(b"", path)

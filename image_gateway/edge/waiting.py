@@ -4,13 +4,12 @@ Who is next is ``core.slots.Line``; this room holds the futures.  One task takes
 them back, for all, in rounds: a caller that is cancelled meanwhile leaves its turn, and a slot that
 comes too late for it goes on to somebody else.
 
-Slots count in this process, and, where a database is given, as locks in its Postgres for all
-processes (``edge.slot_locks``).  While Postgres is away each process goes by its own count.  When
-it is back, running calls take their locks before new ones are admitted, and new ones wait for a
-moment, in which other processes come back with theirs.
+Slots count in this process, and, where they are shared (``edge.shared_slots``), as locks for all
+processes.  A running call that has no lock, because it began while there was no session, takes one
+before others of its account are let in, were it beyond the limit: it runs, so it counts.
 
-A slot that is free again is not taken at once by those who wait here, but in their next round:
-rounds come at random moments, so that of several processes each has its chance.
+A shared slot that is free again is not taken at once by those who wait here, but in their next
+round: rounds come at random moments, so that of several processes each has its chance.
 """
 
 import asyncio
@@ -25,23 +24,12 @@ from typing import Final, Self
 
 from image_gateway.core.model import MOST_SLOTS, Account, Key, Secret
 from image_gateway.core.slots import Line, Pace, Place, Slot, SlotTable, StartClock, Turn
-from image_gateway.edge.slot_locks import LostSessionError, SlotSession
+from image_gateway.edge.shared_slots import SharedSlots
+from image_gateway.edge.slot_locks import LostSessionError
 
 ROUND_SECONDS: Final = 0.25
 """The mean time between two rounds while somebody waits; each is from half of it to one and a
 half."""
-RETRY_SECONDS: Final = 1.0
-"""Between two tries to reach Postgres again."""
-SETTLE_SECONDS: Final = 2 * RETRY_SECONDS
-"""How long nobody is admitted after a lost session was replaced: other processes come back too."""
-ALONE_SECONDS: Final = 0.5
-"""How long a lost session may be tried again before the process goes by its own count: a session
-may be lost while Postgres is there, and other processes hold slots in it."""
-HEARTBEAT_SECONDS: Final = 2.0
-"""How often a session whose locks are in use is asked whether it is still there."""
-IDLE_SECONDS: Final = 10.0
-"""The same for one that holds none, so that the metrics tell the truth in quiet times, too."""
-
 _log = logging.getLogger(__name__)
 
 
@@ -125,7 +113,8 @@ class Waiting:
         starts: StartClock,
         limit: Callable[[Place], int] = attrgetter("limit"),
     ) -> None:
-        self._database = database
+        self._woken = asyncio.Event()
+        self._shared = None if database is None else SharedSlots(database, self._woken.set)
         self._starts = starts
         self._limit = limit
         self._table = SlotTable()
@@ -133,29 +122,19 @@ class Waiting:
         self._pace = Pace()
         self._futures: dict[Turn, asyncio.Future[Lease]] = {}
         self._leases: dict[Lease, None] = {}
-        self._woken = asyncio.Event()
         self._server: asyncio.Task[None] | None = None
         self._round_at = float("inf")
         self._taken: frozenset[str] = frozenset()
-        # What concerns the shared locks.
-        self._session: SlotSession | None = None
-        self._opening: asyncio.Task[SlotSession] | None = None
-        self._retry_at = float("-inf")
-        self._was_lost = False
-        self._settled_at = float("-inf")
-        self._alone_at = float("-inf")
-        self._heartbeat_at = float("inf")
         self._returned: list[tuple[str, int]] = []
+        """Locks of slots that were given back."""
 
     def __repr__(self) -> str:
         shared = "shared" if self.is_shared else "process"
         return f"<Waiting {shared} {len(self._leases)} held, {self._line!r}>"
 
     async def __aenter__(self) -> Self:
-        if self._database is not None:
-            self._opening = asyncio.create_task(SlotSession.open(self._database))
-            await asyncio.wait([self._opening])
-            await self._adopt()
+        if self._shared is not None:
+            await self._shared.open()
         self._server = asyncio.create_task(self._serve())
         return self
 
@@ -165,23 +144,18 @@ class Waiting:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        tasks = [task for task in (self._server, self._opening) if task is not None]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-        if self._opening is not None and not self._opening.cancelled():
-            with contextlib.suppress(LostSessionError):
-                await self._opening.result().close()
-        if self._session is not None:
-            await self._session.close()
+        if self._server is not None:
+            self._server.cancel()
+            await asyncio.wait([self._server])
+        if self._shared is not None:
+            await self._shared.close()
 
     # -- asking ----------------------------------------------------------------------------------
 
     @property
     def is_shared(self) -> bool:
         """Whether other processes see the slots that this one takes."""
-        return self._session is not None
+        return self._shared is not None and self._shared.is_open
 
     @property
     def waiting(self) -> int:
@@ -289,8 +263,8 @@ class Waiting:
 
     async def _wake(self) -> None:
         until = self._round_at
-        if self._database is not None:
-            until = min(until, self._retry_at if self._session is None else self._heartbeat_at)
+        if self._shared is not None:
+            until = min(until, self._shared.due)
         seconds = max(until - time.monotonic(), 0)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(None if seconds == float("inf") else seconds):
@@ -325,24 +299,30 @@ class Waiting:
         return future is not None and not future.done() and not self._seconds_until_due(turn)
 
     async def _take(self, turn: Turn, place: Place) -> Lease | None:
-        if self._database is not None and time.monotonic() < self._alone_at:
+        shared = self._shared
+        if shared is not None and not shared.admits:
             return None
         slot = self._table.take(place.account_name, self._limit(place))
         if slot is None:
             return None
         lease = Lease(self, turn, place, slot)
-        if self._session is not None:
-            try:
-                is_ours = self._admits(place) and await self._lock(self._session, lease)
-            except LostSessionError as error:
-                await self._lose(error)
-                is_ours = False
-            if not is_ours:
+        if shared is not None and shared.is_open:
+            lease.lock = await self._take_lock(shared, place)
+            if lease.lock is None:
                 slot.release()
                 return None
         self._leases[lease] = None
-        self._heartbeat_at = min(self._heartbeat_at, time.monotonic() + HEARTBEAT_SECONDS)
         return lease
+
+    async def _take_lock(self, shared: SharedSlots, place: Place) -> int | None:
+        name = place.account_name
+        if any(each.lock is None for each in self._leases if each.account_name == name):
+            return None
+        try:
+            return await shared.take(name, self._limit(place))
+        except LostSessionError:
+            self._forget_locks()
+            return None
 
     async def _undo(self, lease: Lease) -> None:
         """Nobody is there any more to take it."""
@@ -352,87 +332,25 @@ class Waiting:
             self._returned.append((lease.account_name, lease.lock))
             await self._tend()
 
-    def _admits(self, place: Place) -> bool:
-        """Whether every running call has its lock again, here and, most likely, elsewhere."""
-        return time.monotonic() >= self._settled_at and all(
-            lease.lock is not None
-            for lease in self._leases
-            if lease.account_name == place.account_name
-        )
-
-    async def _lock(self, session: SlotSession, lease: Lease) -> bool:
-        lease.lock = await session.take(lease.account_name, self._limit(lease.place))
-        return lease.lock is not None
-
-    # -- the shared locks ------------------------------------------------------------------------
-
     async def _tend(self) -> None:
-        """Give back, reconnect, and take the locks of running calls that have none."""
-        if self._database is None:
-            return
-        if self._session is None:
-            await self._reopen(self._database)
-        session = self._session
-        if session is None:
+        """Give back what was released, and take the locks of running calls that have none."""
+        shared = self._shared
+        if shared is None:
             return
         try:
-            await self._return_locks()
+            await shared.tend(in_use=bool(self._leases))
+            while shared.is_open and self._returned:
+                await shared.give_back(*self._returned.pop())
             for lease in [each for each in self._leases if each.lock is None]:
-                # It runs, so it is counted, were it beyond the limit.
-                lease.lock = await session.take(lease.account_name, MOST_SLOTS)
+                if not shared.is_open:
+                    break
+                lease.lock = await shared.take(lease.account_name, MOST_SLOTS)
                 if not lease.is_held and lease.lock is not None:
                     self._returned.append((lease.account_name, lease.lock))
-            seconds = HEARTBEAT_SECONDS if self._leases else IDLE_SECONDS
-            if time.monotonic() >= self._heartbeat_at:
-                await session.check()
-                self._heartbeat_at = float("inf")
-            self._heartbeat_at = min(self._heartbeat_at, time.monotonic() + seconds)
-        except LostSessionError as error:
-            await self._lose(error)
+        except LostSessionError:
+            self._forget_locks()
 
-    async def _return_locks(self) -> None:
-        while self._session is not None and self._returned:
-            account_name, lock = self._returned.pop()
-            await self._session.give_back(account_name, lock)
-
-    async def _lose(self, error: LostSessionError) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+    def _forget_locks(self) -> None:
         for lease in self._leases:
             lease.lock = None
         self._returned.clear()
-        self._was_lost = True
-        self._retry_at = time.monotonic()
-        self._alone_at = time.monotonic() + ALONE_SECONDS
-        _log.warning("slots are not shared: %s; each process goes by its own count", error)
-
-    async def _reopen(self, database: Secret) -> None:
-        # In a task of its own: nobody waits for a Postgres that does not answer.
-        if self._opening is None and time.monotonic() >= self._retry_at:
-            self._retry_at = float("inf")
-            self._opening = asyncio.create_task(SlotSession.open(database))
-            self._opening.add_done_callback(lambda _: self._woken.set())
-        if self._opening is not None and self._opening.done():
-            await self._adopt()
-
-    async def _adopt(self) -> None:
-        opening, self._opening = self._opening, None
-        if opening is None:
-            return
-        # Spread out, so that many instances do not come back in one moment.
-        self._retry_at = time.monotonic() + RETRY_SECONDS * random.uniform(0.5, 1.0)  # noqa: S311
-        try:
-            self._session = opening.result()
-        except LostSessionError as error:
-            self._alone_at = float("-inf")
-            if not self._was_lost:
-                self._was_lost = True
-                _log.warning("slots are not shared: %s; each process goes by its own count", error)
-            return
-        self._alone_at = float("-inf")
-        if self._was_lost:
-            self._settled_at = time.monotonic() + SETTLE_SECONDS
-            _log.info("slots are shared again")
-        self._was_lost = False
-        self._heartbeat_at = time.monotonic()

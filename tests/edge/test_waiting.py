@@ -21,7 +21,7 @@ from image_gateway.core.model import Account, Key, Secret
 from image_gateway.core.slots import StartClock
 from image_gateway.demo import postgres
 from image_gateway.edge import postgres as connections
-from image_gateway.edge import slot_locks, waiting
+from image_gateway.edge import shared_slots, slot_locks, waiting
 from image_gateway.edge.waiting import BusyError, Lease, Waiting
 from tests.core import builders
 from tests.edge.conftest import Watcher
@@ -76,9 +76,9 @@ async def room(request: pytest.FixtureRequest, open_room: Open, database: str) -
 @pytest.fixture
 def in_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The times of an outage in small, in their own proportions."""
-    monkeypatch.setattr(waiting, "RETRY_SECONDS", 0.3)
-    monkeypatch.setattr(waiting, "SETTLE_SECONDS", 0.6)
-    monkeypatch.setattr(waiting, "HEARTBEAT_SECONDS", 0.2)
+    monkeypatch.setattr(shared_slots, "RETRY_SECONDS", 0.3)
+    monkeypatch.setattr(shared_slots, "SETTLE_SECONDS", 0.6)
+    monkeypatch.setattr(shared_slots, "HEARTBEAT_SECONDS", 0.2)
     monkeypatch.setattr(slot_locks, "ANSWER_SECONDS", 0.3)
     monkeypatch.setattr(connections, "CONNECT_SECONDS", 0.5)
 
@@ -528,11 +528,11 @@ async def test_a_lost_session_is_soon_found_by_one_call_that_runs_alone(
 ) -> None:
     """It came after a quiet time, and nothing else happens here until it ends."""
     room = await open_room()
-    await asyncio.sleep(2 * waiting.HEARTBEAT_SECONDS)
+    await asyncio.sleep(2 * shared_slots.HEARTBEAT_SECONDS)
     with await room.slot(LONE, [ALPHA], 0) as lease:
         watcher.end_sessions()
         await eventually(lambda: not watcher.locks())
-        await eventually(watcher.locks, waiting.HEARTBEAT_SECONDS + 1)
+        await eventually(watcher.locks, shared_slots.HEARTBEAT_SECONDS + 1)
         assert lease.lock == 0
 
 
@@ -587,8 +587,8 @@ async def test_when_postgres_is_back_nobody_is_admitted_until_others_came_back_t
         lease, seconds = await timed(room.slot(LONE, [account("alpha", 3)], PATIENCE))
         assert isinstance(lease, Lease)
         # ``is_shared`` was seen a moment after it became true.
-        assert time.monotonic() - began > waiting.SETTLE_SECONDS - 0.1
-        assert seconds < waiting.SETTLE_SECONDS + 2 * waiting.ROUND_SECONDS + 0.5
+        assert time.monotonic() - began > shared_slots.SETTLE_SECONDS - 0.1
+        assert seconds < shared_slots.SETTLE_SECONDS + 2 * waiting.ROUND_SECONDS + 0.5
         assert {running.lock, lease.lock} == {0, 1}
         assert len(watcher.locks()) == 2
         running.release()
@@ -603,7 +603,7 @@ async def test_calls_admitted_in_an_outage_count_when_it_is_over(
     """Each of two rooms admitted a call to the one slot of an account, and both still run.  While
     either does nobody is admitted anew, though the one that has the lock ends first.
     """
-    monkeypatch.setattr(waiting, "HEARTBEAT_SECONDS", 2.0)
+    monkeypatch.setattr(shared_slots, "HEARTBEAT_SECONDS", 2.0)
     accounts = [account(f"account-{number}", 1) for number in range(3)]
     async with Relay(database) as way, Relay(database) as other_way:
         room, other = await open_room(way.url), await open_room(other_way.url)
@@ -623,7 +623,7 @@ async def test_calls_admitted_in_an_outage_count_when_it_is_over(
         for lease in ours:
             lease.release()
         # Much more than the moment in which nobody is admitted, and many rounds.
-        await asyncio.sleep(waiting.SETTLE_SECONDS + 6 * waiting.ROUND_SECONDS)
+        await asyncio.sleep(shared_slots.SETTLE_SECONDS + 6 * waiting.ROUND_SECONDS)
         assert queue.served == [], "over the limit after the outage"
         for lease in theirs:
             lease.release()
@@ -653,7 +653,9 @@ async def test_a_killed_server_that_comes_back_heals_both_rooms(open_room: Open)
         with closing(Watcher(server.url)) as watcher:
             await eventually(lambda: len(watcher.locks()) == 2)
             with pytest.raises(BusyError):
-                await rooms[0].slot(LONE, [two], waiting.SETTLE_SECONDS + waiting.ROUND_SECONDS * 2)
+                await rooms[0].slot(
+                    LONE, [two], shared_slots.SETTLE_SECONDS + waiting.ROUND_SECONDS * 2
+                )
             for lease in within:
                 lease.release()
             for room in rooms:

@@ -127,6 +127,8 @@ class Waiting:
         self._taken: frozenset[str] = frozenset()
         self._returned: list[tuple[str, int]] = []
         """Locks of slots that were given back."""
+        self._freed: set[str] = set()
+        """Accounts of which a slot was given back."""
 
     def __repr__(self) -> str:
         shared = "shared" if self.is_shared else "process"
@@ -207,6 +209,7 @@ class Waiting:
         lease.slot.release()
         del self._leases[lease]
         self._line.give_back(lease.key_id)
+        self._freed.add(lease.account_name)
         self._pace.note(lease.account_name, time.monotonic() - lease.since)
         if lease.lock is not None:
             self._returned.append((lease.account_name, lease.lock))
@@ -242,13 +245,12 @@ class Waiting:
         while True:
             try:
                 await self._wake()
+                await self._return_locks()
                 await self._tend()
                 is_round = time.monotonic() >= self._round_at
                 # Others wait for these already, and found them taken in the last round.
-                full = (
-                    self._line.wanted(self._may_start) if self.is_shared and not is_round else set()
-                )
-                await self._hand_out(full)
+                is_known = self.is_shared and not is_round
+                await self._hand_out(self._line.wanted(self._may_start) if is_known else set())
                 if is_round or self._round_at == float("inf"):
                     self._round_at = self._next_round()
             except Exception:  # noqa: BLE001 - were this task to end, nobody got a slot any more
@@ -271,9 +273,20 @@ class Waiting:
                 await self._woken.wait()
         self._woken.clear()
 
-    async def _hand_out(self, full: set[str]) -> None:
-        """Serve whoever can be; the others have found everything taken."""
-        while (found := self._line.next(full, self._may_start)) is not None:
+    async def _hand_out(self, known: set[str]) -> None:
+        """Serve whoever can be; the others have found everything taken, what is ``known`` unasked.
+
+        Calls come and go meanwhile, so under load this may go on for long: what they give back is
+        free for whoever comes next.
+        """
+        full = set(known)
+        while True:
+            await self._return_locks()
+            full -= self._freed - known
+            self._freed.clear()
+            found = self._line.next(full, self._may_start)
+            if found is None:
+                break
             turn, place = found
             lease = await self._take(turn, place)
             if lease is None:
@@ -281,7 +294,7 @@ class Waiting:
                 continue
             future = self._futures.get(turn)
             if future is None or future.done():
-                await self._undo(lease)
+                self._undo(lease)
                 continue
             self._line.serve(turn)
             if turn.interval_ms is not None:
@@ -324,29 +337,34 @@ class Waiting:
             self._forget_locks()
             return None
 
-    async def _undo(self, lease: Lease) -> None:
+    def _undo(self, lease: Lease) -> None:
         """Nobody is there any more to take it."""
         lease.slot.release()
         del self._leases[lease]
         if lease.lock is not None:
             self._returned.append((lease.account_name, lease.lock))
-            await self._tend()
 
     async def _tend(self) -> None:
-        """Give back what was released, and take the locks of running calls that have none."""
+        """See to the session, and take the locks of running calls that have none."""
         shared = self._shared
         if shared is None:
             return
         try:
             await shared.tend(in_use=bool(self._leases))
-            while shared.is_open and self._returned:
-                await shared.give_back(*self._returned.pop())
             for lease in [each for each in self._leases if each.lock is None]:
                 if not shared.is_open:
                     break
                 lease.lock = await shared.take(lease.account_name, MOST_SLOTS)
                 if not lease.is_held and lease.lock is not None:
                     self._returned.append((lease.account_name, lease.lock))
+        except LostSessionError:
+            self._forget_locks()
+
+    async def _return_locks(self) -> None:
+        shared = self._shared
+        try:
+            while shared is not None and shared.is_open and self._returned:
+                await shared.give_back(*self._returned.pop())
         except LostSessionError:
             self._forget_locks()
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 import pytest
 
 from image_gateway.demo import postgres
-from tests.daemon.conftest import Door
+from tests.daemon.conftest import Door, make_door
 from tests.daemon.test_ops import metric
 from tests.daemon.test_refusals import PROMPT, Held, check_error, check_refused
 from tests.edge.server import Server
@@ -635,3 +635,21 @@ async def test_a_line_of_a_hundred_still_names_a_time_within_ten_minutes(
     await eventually(lambda: len(street.records({door.key_id})) == 102)
     await check_refused(door, refused, 429, "account_concurrency")
     check_busy(refused)
+
+
+async def test_calls_without_a_pause_find_the_slots_of_those_before_them(
+    make_gateway: Callable[..., Gateway], plane: Plane, upstream: ScriptedUpstream
+) -> None:
+    """There is always somebody to serve, and what the others gave back is free all the same."""
+    gateway = make_gateway(plane.reader_url, slot_wait_seconds=0).start()
+    door = make_door(gateway, plane, upstream)
+    plane.update("accounts", {"account_name": door.account}, image_max_concurrency=24)
+
+    async def one_after_the_other() -> None:
+        for _ in range(40):
+            assert (await door.post(PROMPT))[0] == 200
+
+    await asyncio.gather(*(one_after_the_other() for _ in range(24)))
+    await eventually(lambda: len(gateway.records()) == 24 * 40)
+    assert {record["status"] for record in gateway.records()} == {200}
+    assert gateway.stop() == 0

@@ -79,10 +79,10 @@ class SlotSession:
     async def take(self, account_name: str, limit: int) -> int | None:
         """The number of a slot that is ours now, None where ``limit`` are taken."""
         held = self._held.get(account_name, set())
-        free = [slot for slot in range(limit) if slot not in held]
-        if not free or len(held) >= limit:
+        if len(held) >= limit:
             return None
-        found = await self._ask("take_slot", {"base": lock_key(account_name), "slots": free})
+        values = {"base": lock_key(account_name), "most": limit, "held": list(held)}
+        found = await self._ask("take_slot", values)
         if found is None:
             return None
         slot: int = found["slot"]

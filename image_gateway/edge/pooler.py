@@ -33,7 +33,6 @@ would be left to a stranger.
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Final, TypeAlias
@@ -199,7 +198,7 @@ class _Session:
     async def close(self) -> None:
         try:
             if self._work is not None:
-                self._hang_up()
+                postgres.hang_up(self._connection)
                 await asyncio.wait([self._work])
                 if not self._work.cancelled():
                     self._work.exception()  # expected: nobody waits for the answer any more
@@ -226,15 +225,6 @@ class _Session:
         ended, self._work = self._work, None
         ended.result()
         return True
-
-    def _hang_up(self) -> None:
-        """End the connection under libpq, which takes it for the server's doing and gives up."""
-        with contextlib.suppress(psycopg.Error, OSError):
-            wire = socket.socket(fileno=self._connection.fileno())
-            try:
-                wire.shutdown(socket.SHUT_RDWR)
-            finally:
-                wire.detach()
 
 
 @asynccontextmanager

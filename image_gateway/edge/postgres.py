@@ -1,7 +1,8 @@
 """Connections to Postgres: how each is made, and that it can only read."""
 
+import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, cast
 
 import psycopg
@@ -50,6 +51,20 @@ async def connected(database: Secret, *, autocommit: bool) -> AsyncIterator[Conn
         yield connection
     finally:
         await connection.close()
+
+
+def hang_up(connection: Connection) -> None:
+    """End the connection under libpq, which takes it for the server's doing and gives up.
+
+    To cancel psycopg in the midst of a statement is to wait for the server, for up to 10 s (3.3.9);
+    and to close the socket while the event loop watches it makes libuv abort the process.
+    """
+    with suppress(psycopg.Error, OSError):
+        wire = socket.socket(fileno=connection.fileno())
+        try:
+            wire.shutdown(socket.SHUT_RDWR)
+        finally:
+            wire.detach()
 
 
 def rows(found: Sequence[object]) -> list[Row]:

@@ -116,11 +116,9 @@ class SlotSession:
             raise LostSessionError(type(error).__name__) from error
         finally:
             if not work.done():
-                # To cancel psycopg is to wait for the server, for up to 10 s (3.3.9), and it is the
-                # server that does not answer.
-                self._connection.pgconn.finish()
-                work.cancel()
+                postgres.hang_up(self._connection)
                 await asyncio.wait([work])
+                work.exception()  # expected: nobody waits for the answer any more
 
     async def _execute(
         self, name: str, values: Mapping[str, object] | None

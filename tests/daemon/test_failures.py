@@ -11,6 +11,7 @@ from tests.daemon.conftest import Door, make_door, open_door
 from tests.daemon.test_failover import error, make_pair
 from tests.daemon.test_ops import metric, ready
 from tests.daemon.test_refusals import PROMPT, Held, check_error
+from tests.edge.relay import Relay
 from tests.edge.server import Server
 from tests.parts.eventually import eventually
 from tests.parts.gateway import Gateway, post
@@ -66,6 +67,28 @@ async def test_postgres_is_away(make_gateway: Maker, upstream: ScriptedUpstream)
         assert (await ready(gateway))[0] == 200
         assert gateway.stop() == 0
         assert [r["status"] for r in gateway.records()].count(200) == 2
+
+
+async def test_postgres_falls_silent(
+    make_gateway: Maker, plane: Plane, upstream: ScriptedUpstream
+) -> None:
+    """It hangs, or its host is gone, and nobody says so: the same, after seconds of waiting."""
+    async with Relay(plane.reader_url) as relay:
+        gateway = make_gateway(relay.url, grant_ttl_seconds=0.2, slot_wait_seconds=20)
+        await asyncio.to_thread(gateway.start)
+        door = make_door(gateway, plane, upstream)
+        plane.update("accounts", {"account_name": door.account}, image_max_concurrency=2)
+        upstream.script = held = Held()
+        running = await held_call(door, held)
+        relay.stall()
+        second = asyncio.create_task(door.post(PROMPT))
+        await asyncio.wait_for(held.arrived.acquire(), 15)
+        held.let_go.set()
+        assert (await running)[0] == (await second)[0] == 200
+        assert await metric(gateway, "image_gateway_slots_shared") == 0
+        assert gateway.process is not None
+        assert await asyncio.to_thread(gateway.stop) == 0
+    assert [record["status"] for record in gateway.records()] == [200, 200]
 
 
 async def test_postgres_is_away_for_too_long(

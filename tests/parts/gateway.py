@@ -144,6 +144,14 @@ class Gateway:
     def descriptors(self) -> int:
         return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
 
+    def files(self) -> list[str]:
+        """What its descriptors lead to; one may be closed while they are read."""
+        found = []
+        for link in Path(f"/proc/{self.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                found.append(str(link.readlink()))
+        return found
+
     def memory(self, field: str = "VmRSS") -> int:
         """Bytes of ``VmRSS`` (now) or ``VmHWM`` (peak)."""
         for line in Path(f"/proc/{self.pid}/status").read_text("utf-8").splitlines():

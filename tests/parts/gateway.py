@@ -16,6 +16,8 @@ import openai
 from tests.parts.eventually import BOUND_SECONDS, eventually
 
 START_SECONDS = 30.0
+POOLED = 4
+"""Connections to Postgres that a daemon may open, and keep, while a test counts descriptors."""
 
 
 class Gateway:

@@ -140,7 +140,9 @@ class WholeResponse:
         return False
 
     def conclude(self) -> None:
-        """The end did not come: what is here has to do."""
+        """No more will come: where the end did not, what is here has to do."""
+        if self.rest is not None:
+            return
         broken = {"status": "incomplete", "incomplete_details": {"reason": "upstream_cut"}}
         if self._response is not None:
             known = {**self._response.fields, **broken}

@@ -80,7 +80,7 @@ class Dispatch:
                 break
             with lease:
                 account = self._grant.accounts[lease.account_name]
-                if not self._is_usable(account):
+                if not routing.is_usable(account, self._request.upstream_model, self._house.now()):
                     # It began to cool down while we waited: nothing was started.
                     lease.undo_start(self._house.starts)
                     self._has_started = bool(failed)
@@ -97,13 +97,6 @@ class Dispatch:
         model, state = self._request.upstream_model, self._house.now()
         usable = routing.usable(accounts, model, state)
         return routing.order(usable, self._grant.key, model, state, self._session)
-
-    def _is_usable(self, account: Account) -> bool:
-        try:
-            routing.usable([account], self._request.upstream_model, self._house.now())
-        except Refusal:
-            return False
-        return True
 
     async def _slot(self, ranked: Sequence[Account]) -> Lease:
         """A slot of the best account that has one; raises ``Refusal`` when the wait is over."""

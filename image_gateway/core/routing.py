@@ -185,22 +185,19 @@ def _able(request: AnyRequest, accounts: Sequence[Account]) -> tuple[Account, ..
     return found
 
 
+def is_usable(account: Account, model: str, state: State) -> bool:
+    """Whether an account could be asked at this moment."""
+    return _wait(account, model, state) is None and has_credential(account, state.wall)
+
+
 def usable(accounts: Sequence[Account], model: str, state: State) -> tuple[Account, ...]:
     """Those that could be asked at this moment; never empty.  Raises ``Refusal``."""
-    found: list[Account] = []
-    waits: list[float] = []
-    bad_credentials = 0
-    for account in accounts:
-        wait = _wait(account, model, state)
-        if wait is not None:
-            waits.append(wait)
-        elif not has_credential(account, state.wall):
-            bad_credentials += 1
-        else:
-            found.append(account)
+    found = tuple(account for account in accounts if is_usable(account, model, state))
     if found:
-        return tuple(found)
-    if bad_credentials and not waits:
+        return found
+    all_waits = [_wait(account, model, state) for account in accounts]
+    waits = [wait for wait in all_waits if wait is not None]
+    if accounts and not waits:
         raise no_credentials()
     raise Refusal(
         "no_account_available",

@@ -92,7 +92,7 @@ class SharedSlots:
     async def take(self, account_name: str, limit: int) -> int | None:
         """The number of a lock that is ours now, None where ``limit`` are taken."""
         session = self._held()
-        self.watch()
+        self._watch()
         try:
             return await session.take(account_name, limit)
         except LostSessionError as error:
@@ -106,10 +106,6 @@ class SharedSlots:
         except LostSessionError as error:
             await self._lose(error)
             raise
-
-    def watch(self) -> None:
-        """From now on a loss matters: see to it that it is soon found."""
-        self._heartbeat_at = min(self._heartbeat_at, time.monotonic() + HEARTBEAT_SECONDS)
 
     async def tend(self, *, in_use: bool) -> None:
         """Open the session again where it is lost, else see whether it is still there."""
@@ -126,6 +122,10 @@ class SharedSlots:
                 raise
             pause = HEARTBEAT_SECONDS if in_use else IDLE_SECONDS
             self._heartbeat_at = time.monotonic() + pause
+
+    def _watch(self) -> None:
+        """From now on a loss matters: see to it that it is soon found."""
+        self._heartbeat_at = min(self._heartbeat_at, time.monotonic() + HEARTBEAT_SECONDS)
 
     def _held(self) -> SlotSession:
         if self._session is None:

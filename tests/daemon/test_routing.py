@@ -11,7 +11,8 @@ import pytest
 
 from tests.daemon.conftest import Door, make_door
 from tests.daemon.test_failover import error, make_pair
-from tests.daemon.test_refusals import PROMPT, check_error
+from tests.daemon.test_ops import metric
+from tests.daemon.test_refusals import PROMPT, Held, check_error
 from tests.parts.eventually import BOUND_SECONDS
 from tests.parts.gateway import Gateway, parse, post
 from tests.parts.plane import Plane
@@ -130,6 +131,73 @@ async def test_what_may_have_been_made_is_not_asked_for_again_by_a_pool_either(
         check_error(body, "outcome_unknown")
         assert pair.counts == (1, 0)
         assert (await pair.record())["may_be_billed"] is True
+
+
+# -- waiting, as the search for an account sees it -------------------------------------------------
+
+
+async def test_only_waiting_uses_up_the_time_for_waiting(
+    make_gateway: Callable[..., Gateway], plane: Plane
+) -> None:
+    """An attempt that took longer than a call may wait leaves it all its patience."""
+    gateway = make_gateway(plane.reader_url, slot_wait_seconds=1.5).start()
+    async with ScriptedUpstream() as first, ScriptedUpstream() as second:
+        pair = make_pair(gateway, plane, first, second)
+        other = make_door(gateway, plane, second, account_names=[pair.second_account])
+        plane.update("accounts", {"account_name": pair.second_account}, image_max_concurrency=1)
+        second.script = held = Held()
+        holds = asyncio.create_task(other.post(PROMPT))
+        await asyncio.wait_for(held.arrived.acquire(), 10)
+
+        async def slowly(call: Call) -> None:
+            await asyncio.sleep(2)
+            asyncio.get_running_loop().call_later(0.5, held.let_go.set)
+            await call.answer(429, error("rate_limit"))
+
+        first.script = slowly
+        assert (await pair.post(PROMPT))[0] == 200
+        record = await pair.record()
+        assert [each["action"] for each in record["attempts"]] == ["next", "deliver"]
+        assert 0 < record["wait_ms"] <= 1500
+        assert (await holds)[0] == 200
+    assert gateway.stop() == 0
+
+
+async def test_a_call_whose_account_cooled_while_it_waited_was_no_start(
+    make_gateway: Callable[..., Gateway], plane: Plane, upstream: ScriptedUpstream
+) -> None:
+    """It got its slot and was not made, so the key's next call need not keep its distance."""
+    gateway = make_gateway(plane.reader_url, slot_wait_seconds=10).start()
+    first = make_door(gateway, plane, upstream)
+    where = {"account_name": first.account}
+    plane.update("accounts", where, image_max_concurrency=1)
+    slow = {"account_names": [first.account], "min_start_interval_ms": 600_000, "key_id": "slow"}
+    second = Door(gateway, plane, "slow", plane.add_key(**slow), first.account)
+    let_go = asyncio.Event()
+
+    async def refuses(call: Call) -> None:
+        await let_go.wait()
+        await call.answer(403, error("forbidden"))
+
+    upstream.script = refuses
+    running = asyncio.create_task(first.post(PROMPT))
+    waiting = asyncio.create_task(second.post(PROMPT))
+    while await metric(gateway, "image_gateway_waiting") != 1:
+        await asyncio.sleep(0.02)
+    let_go.set()
+    await running
+    status, _, body = await waiting
+    assert status == 503
+    check_error(body, "no_account_available")
+    upstream.script = draws
+    plane.update("accounts", where, credential={"access_token": "renewed"})
+    assert (await second.post(PROMPT))[0] == 200
+    status, _, body = await second.post(PROMPT)
+    assert status == 429
+    check_error(body, "key_start_interval")
+    assert len(upstream.calls) == 2
+    assert (await second.record(status=503))["attempts"] == []
+    assert gateway.stop() == 0
 
 
 # -- switches --------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from image_gateway.core.slots import StartClock
 from image_gateway.demo import postgres
 from image_gateway.edge import postgres as connections
 from image_gateway.edge import shared_slots, slot_locks, waiting
-from image_gateway.edge.waiting import BusyError, Lease, Waiting
+from image_gateway.edge.waiting import BusyError, EarlyError, Lease, Waiting
 from tests.core import builders
 from tests.edge.conftest import Watcher
 from tests.edge.relay import Relay
@@ -390,6 +390,43 @@ async def test_a_key_that_waits_for_its_start_keeps_no_slot_from_others(room: Wa
     answer.release()
     early.cancel()
     await asyncio.gather(early, return_exceptions=True)
+
+
+@pytest.mark.parametrize("seconds", [0, 0.3])
+async def test_who_waited_for_his_keys_interval_alone_is_told_so(
+    room: Waiting, seconds: float
+) -> None:
+    """The slots are free, so to speak of full accounts would send an operator the wrong way."""
+    slow = key("slow", min_start_interval_ms=60_000)
+    (await room.slot(slow, [ALPHA], PATIENCE, starts=True)).release()
+    with pytest.raises(EarlyError) as early:
+        await room.slot(slow, [ALPHA], seconds, starts=True)
+    assert 58 < early.value.seconds <= 60
+    with await room.slot(LONE, [ALPHA], PATIENCE), pytest.raises(BusyError) as busy:
+        await room.slot(THIRD, [ALPHA], seconds, starts=True)
+    assert not isinstance(busy.value, EarlyError)
+
+
+async def test_a_start_that_nobody_took_up_costs_its_key_nothing(room: Waiting) -> None:
+    """The call was given up in any moment up to the one in which it was served."""
+    starts = room._starts
+    slow = key("slow", min_start_interval_ms=60_000)
+    answer: Lease | BaseException | None = None
+    for turns in (*range(80), *(100 * 4**each for each in range(7))):
+        call = asyncio.create_task(room.slot(slow, [ALPHA], PATIENCE, starts=True))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        call.cancel()
+        [answer] = await asyncio.gather(call, return_exceptions=True)
+        if isinstance(answer, Lease):
+            break
+        await eventually(lambda: room.in_use("alpha") == 0)
+        assert starts.seconds_until_due("slow", 60_000, time.monotonic()) == 0
+    assert isinstance(answer, Lease)
+    assert starts.seconds_until_due("slow", 60_000, time.monotonic()) > 58
+    answer.undo_start(starts)
+    assert starts.seconds_until_due("slow", 60_000, time.monotonic()) == 0
+    answer.release()
 
 
 # -- who gives up ----------------------------------------------------------------------------------

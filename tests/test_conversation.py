@@ -1,0 +1,75 @@
+"""A whole response of the Responses API, concluded in moments that no socket brings for certain."""
+
+import json
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from image_gateway.conversation import WholeResponse
+from image_gateway.core.record import Draft
+from image_gateway.delivery import Desk
+from image_gateway.edge.downstream import Downstream
+from image_gateway.edge.spool import Spools
+from image_gateway.edge.upstream import Answer
+from tests.parts.upstream import drawn, frame, picture
+
+ROOM = 2**20
+
+
+class Said:
+    """An upstream's answer that is all here."""
+
+    status = 200
+
+    def __init__(self, *events: dict[str, Any]) -> None:
+        self.headers: dict[str, str] = {}
+        self._chunks = [frame(event) for event in events]
+
+    async def chunk(self, seconds: float) -> bytes:  # noqa: ARG002 - the answer's own
+        return self._chunks.pop(0) if self._chunks else b""
+
+
+class Client:
+    """Takes an answer's bytes."""
+
+    def __init__(self) -> None:
+        self.body = b""
+
+    async def start(self, status: int, headers: dict[str, str]) -> None:  # noqa: ARG002
+        assert status == 200
+
+    async def send(self, chunk: bytes) -> None:
+        self.body += chunk
+
+    async def finish(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("holds_output", [False, True], ids=["items before", "items at the end"])
+async def test_a_process_that_ends_after_a_response_has_come_delivers_it_as_complete(
+    tmp_path: Path, *, holds_output: bool
+) -> None:
+    """The drain deadline may fall between the last event and the end of its connection."""
+    client = Client()
+    *before, item, completed = drawn()
+    completed["response"]["status"] = "completed"
+    events = [*before, item, completed]
+    if holds_output:
+        completed["response"]["output"] = [item["item"]]
+        events = [*before, completed]
+    with Spools(tmp_path, ROOM, ROOM) as spools, ExitStack() as kept:
+        draft = Draft(datetime.now(UTC), "req_1")
+        desk = Desk(cast("Downstream", client), None, draft, spools, kept, 5.0)
+        whole = WholeResponse(desk)
+        outcome = await whole.take(cast("Answer", Said(*events)), "codex", float("inf"))
+        assert outcome.usable
+        assert whole.pictures == 1
+        whole.conclude()
+        assert whole.rest is not None
+        await whole.rest()
+    answer = json.loads(client.body)
+    assert answer["status"] == "completed"
+    assert [each["result"] for each in answer["output"]] == [picture()]

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from image_gateway.core import events, headers, record, scan
+from image_gateway.core import data_urls, events, headers, lifting, record, scan
 from image_gateway.core.events import Happening, Kind
 from image_gateway.core.failover import Outcome, Stage
 from image_gateway.core.model import Dialect
@@ -133,7 +133,7 @@ class Whole:
     async def take(self, answer: Answer, dialect: Dialect, until: float) -> Outcome:
         desk, downstream = self._desk, self._desk.downstream
         meter, clock = record.Meter(), Clock(desk.draft)
-        urls = scan.DataUrls() if self._request.answer_as_url else None
+        urls = data_urls.DataUrls() if self._request.answer_as_url else None
         left = headers.whole(answer.headers.get("content-length"))
         sent = headers.to_client(answer.headers)
         if urls is not None:
@@ -231,7 +231,7 @@ class Drawn:
         desk, stream = self._desk, self._stream
         stream.name_headers(headers.to_client(answer.headers))
         spool = desk.kept.enter_context(desk.spools.open(paid=True))
-        skeleton, clock = scan.Skeleton(), Clock(desk.draft)
+        skeleton, clock = lifting.Skeleton(), Clock(desk.draft)
         try:
             async for chunk in answer.chunks(_first_seconds(until, desk), desk.idle_seconds):
                 clock.tick()

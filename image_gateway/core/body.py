@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from image_gateway.core import scan
+from image_gateway.core import lifting
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +56,12 @@ def length(body: Body) -> int:
 
 
 def from_json(value: object, texts: Sequence[Body]) -> Body:
-    """JSON text of ``value``, in which a mark (``scan.mark``) becomes the body of that number.
+    """JSON text of ``value``, in which a mark (``lifting.mark``) becomes the body of that number.
 
     Such a body stands between quotes, so it holds base64, an address, or JSON text with its
     escapes as it was received.
     """
-    parts = scan.split_marks(orjson.dumps(value))
+    parts = lifting.split_marks(orjson.dumps(value))
     segments: list[Segment] = []
     for index, part in enumerate(parts):
         if index % 2:

@@ -13,7 +13,7 @@ from typing import Final
 
 import orjson
 
-from image_gateway.core import encoding, errors, scan
+from image_gateway.core import encoding, errors, lifting
 from image_gateway.core.body import Body, Span, from_json
 from image_gateway.core.errors import UpstreamError
 from image_gateway.core.models import Endpoint
@@ -39,7 +39,7 @@ class Event:
 
     name: str | None
     value: object = field(default=None, repr=False)
-    lifted: Sequence[scan.Lifted] = ()
+    lifted: Sequence[lifting.Lifted] = ()
 
     def fields(self) -> Mapping[str, object]:
         """The data's names; none where it is no object."""
@@ -80,7 +80,7 @@ class Happening:
 
 def text(value: object) -> str | None:
     """A text that is really here; None for anything else, a lifted one included."""
-    return value if isinstance(value, str) and not scan.is_marked(value) else None
+    return value if isinstance(value, str) and not lifting.is_marked(value) else None
 
 
 def usage(value: object) -> dict[str, object] | None:
@@ -118,7 +118,7 @@ def failure(fields: Mapping[str, object]) -> Happening:
     """An error as an event tells it: nested as ``error``, or flat."""
     nested = fields.get("error")
     found = nested if isinstance(nested, dict) else fields
-    plain = {name: value for name, value in found.items() if not scan.holds_mark(value)}
+    plain = {name: value for name, value in found.items() if not lifting.holds_mark(value)}
     error = errors.from_fields(plain)
     if isinstance(nested, str):
         error = errors.from_fields({"message": text(nested)})
@@ -312,7 +312,7 @@ def _incomplete(response: Mapping[str, object]) -> Happening:
 # -- what the client gets --------------------------------------------------------------------------
 
 
-def texts(lifted: Sequence[scan.Lifted]) -> tuple[Body, ...]:
+def texts(lifted: Sequence[lifting.Lifted]) -> tuple[Body, ...]:
     """What the marks of a skeleton stand for."""
     return tuple((Span(each.start, each.stop),) for each in lifted)
 
@@ -321,7 +321,7 @@ def frame(
     endpoint: Endpoint,
     kind: str,
     fields: Mapping[str, object],
-    lifted: Sequence[scan.Lifted],
+    lifted: Sequence[lifting.Lifted],
 ) -> Body:
     """One event of the Images API; ``kind`` is ``partial_image`` or ``completed``."""
     name = f"{_PREFIXES[endpoint]}.{kind}"
@@ -339,13 +339,13 @@ def error_frame(body: bytes) -> bytes:
     return b"data: " + orjson.dumps({"type": "error", "error": nested}) + b"\n\n"
 
 
-def entry(picture: Mapping[str, object], lifted: Sequence[scan.Lifted], *, as_url: bool) -> Body:
+def entry(picture: Mapping[str, object], lifted: Sequence[lifting.Lifted], *, as_url: bool) -> Body:
     """A picture as an entry of ``data`` in an Images answer."""
     fields = {name: value for name, value in picture.items() if name == "revised_prompt"}
     bodies = list(texts(lifted))
     made = picture.get("b64_json")
     if as_url and isinstance(made, str):
-        number = scan.lifted_number(made)
+        number = lifting.lifted_number(made)
         head = made.encode() if number is None else lifted[number].head
         prefix = f"data:{encoding.image_type_of_base64(head) or 'image/png'};base64,"
         if number is None:
@@ -371,13 +371,13 @@ def answer_ends(
     )
 
 
-def as_json(fields: Mapping[str, object], lifted: Sequence[scan.Lifted]) -> Body:
+def as_json(fields: Mapping[str, object], lifted: Sequence[lifting.Lifted]) -> Body:
     """A part of an event as it came, as JSON text."""
     return from_json(fields, texts(lifted))
 
 
 def response_ends(
-    response: Mapping[str, object], lifted: Sequence[scan.Lifted]
+    response: Mapping[str, object], lifted: Sequence[lifting.Lifted]
 ) -> tuple[Body, Body]:
     """What stands before and behind the items of a response's output, as JSON text."""
     rest = {name: value for name, value in response.items() if name != "output"}

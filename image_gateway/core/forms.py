@@ -13,7 +13,7 @@ from typing import Final
 
 import orjson
 
-from image_gateway.core import multipart, pictures, scan
+from image_gateway.core import lifting, multipart, pictures, scan
 from image_gateway.core.body import Body, Span
 from image_gateway.core.errors import Refusal, wrong_type, wrong_value
 from image_gateway.core.models import Catalogue
@@ -48,7 +48,7 @@ def keep_prompt(path: scan.Path) -> bool:
     return path == ("prompt",)
 
 
-def from_json(body: object, lifted: Sequence[scan.Lifted], *, takes_pictures: bool) -> Given:
+def from_json(body: object, lifted: Sequence[lifting.Lifted], *, takes_pictures: bool) -> Given:
     """What a JSON body gives, from its skeleton; null means absent.  Raises ``Refusal``.
 
     Where the endpoint takes no pictures their names stay among the values, to be refused there.
@@ -136,7 +136,7 @@ def _decode(name: str, text: bytes) -> str:
             f"`{multipart.shown(name)}` is not valid UTF-8.",
             param=multipart.shown(name),
         ) from None
-    if scan.is_marked(value):
+    if lifting.is_marked(value):
         # It could pass for the mark of a picture.
         raise wrong_value(multipart.shown(name), "begins with a NUL character")
     return value

@@ -16,7 +16,7 @@ from typing import Final
 
 import orjson
 
-from image_gateway.core import scan
+from image_gateway.core import lifting, scan
 from image_gateway.core.body import Body, Span
 from image_gateway.core.errors import Refusal, wrong_type
 from image_gateway.core.request import ImageRequest
@@ -199,7 +199,7 @@ class IntentRequest:
     def session(self) -> str | None:
         """What the body itself says of the session it belongs to."""
         key = self.body.get("prompt_cache_key")
-        return key if isinstance(key, str) and not scan.is_marked(key) else None
+        return key if isinstance(key, str) and not lifting.is_marked(key) else None
 
     @property
     def input_image_count(self) -> int:
@@ -216,7 +216,7 @@ AnyRequest = ImageRequest | IntentRequest
 
 def parse(
     body: object,
-    lifted: Sequence[scan.Lifted],
+    lifted: Sequence[lifting.Lifted],
     model_map: Mapping[str, str],
     default_model: str,
 ) -> IntentRequest:
@@ -254,7 +254,7 @@ def _name(table: Mapping[str, object], name: str, param: str) -> str | None:
     value = table.get(name)
     if value is None:
         return None
-    if not isinstance(value, str) or not value or scan.is_marked(value):
+    if not isinstance(value, str) or not value or lifting.is_marked(value):
         raise wrong_type(param, "the name of a model")
     return value
 
@@ -265,11 +265,11 @@ def _objects(value: object) -> list[dict[str, object]]:
 
 def _prompt(value: object) -> str | None:
     if isinstance(value, str):
-        return None if scan.is_marked(value) else value
+        return None if lifting.is_marked(value) else value
     messages = [item for item in _objects(value) if item.get("role") == "user"]
     content = messages[-1].get("content") if messages else None
     if isinstance(content, str):
-        return None if scan.is_marked(content) else content
+        return None if lifting.is_marked(content) else content
     texts = [part.get("text") for part in _objects(content) if part.get("type") == "input_text"]
-    whole = [text for text in texts if isinstance(text, str) and not scan.is_marked(text)]
+    whole = [text for text in texts if isinstance(text, str) and not lifting.is_marked(text)]
     return "\n".join(whole) if whole and len(whole) == len(texts) else None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
-from image_gateway.core import encoding, multipart, scan
+from image_gateway.core import encoding, lifting, multipart
 from image_gateway.core.body import Body, Decoded, Encoded, Span
 from image_gateway.core.errors import Refusal, wrong_type, wrong_value
 
@@ -32,8 +32,8 @@ _MOST_PADDING: Final = 2
 class Image:
     """One picture.
 
-    ``text`` is its JSON string or a mark of one (``scan.mark``); ``data`` its bytes, ``type`` their
-    MIME type and ``size`` their number, all None for an address.  ``name`` is the part's name in a
+    ``text`` is its JSON string or a mark of one (``lifting.mark``); ``data`` its bytes, ``type``
+    their MIME type and ``size`` their number, all None for an address.  ``name`` is the part's name in a
     multipart body.
     """
 
@@ -44,7 +44,7 @@ class Image:
     size: int | None = None
 
 
-def from_json(name: str, param: str, value: object, lifted: Sequence[scan.Lifted]) -> Image:
+def from_json(name: str, param: str, value: object, lifted: Sequence[lifting.Lifted]) -> Image:
     """A picture from a value of a JSON body: a text, or an object with ``image_url``.
 
     ``name`` is what its part would be called, ``param`` what a message calls it.  Raises
@@ -66,7 +66,7 @@ def from_json(name: str, param: str, value: object, lifted: Sequence[scan.Lifted
             raise Refusal("missing_required_parameter", f"`{param}` is missing.", param=param)
     if not isinstance(value, str):
         raise wrong_type(param, "a data URL, an https URL or an object with `image_url`")
-    number = scan.lifted_number(value)
+    number = lifting.lifted_number(value)
     found = _lifted(value) if number is None else lifted[number]
     if found.characters > LONGEST_IMAGE_URL:
         raise wrong_value(param, f"is longer than {LONGEST_IMAGE_URL} characters")
@@ -81,18 +81,18 @@ def from_json(name: str, param: str, value: object, lifted: Sequence[scan.Lifted
     raise wrong_value(param, "must begin with data:image/ or https://")
 
 
-def _lifted(text: str) -> scan.Lifted:
+def _lifted(text: str) -> lifting.Lifted:
     """A short text, described like a lifted one; it has no escapes any more."""
     raw = text.encode()
     odd = len(raw.translate(None, encoding.ALPHABET))
-    return scan.Lifted(0, len(raw), raw, raw[-_MOST_PADDING:], len(text), odd)
+    return lifting.Lifted(0, len(raw), raw, raw[-_MOST_PADDING:], len(text), odd)
 
 
 def _from_data_url(
     name: str,
     param: str,
     value: str,
-    found: scan.Lifted,
+    found: lifting.Lifted,
     prefix: re.Match[bytes],
     *,
     lifted: bool,
@@ -137,7 +137,7 @@ def from_part(name: str, part: multipart.Part, number: int) -> tuple[Image, Body
         # A picture that shows nothing is believed its headers, but not that it is just bytes.
         kind = part.declared if part.declared in TYPES else "application/octet-stream"
     kind = _allowed(part.name, part.name, kind)
-    image = Image(name, scan.mark(number), (part.data,), kind, part.data.length)
+    image = Image(name, lifting.mark(number), (part.data,), kind, part.data.length)
     return image, (f"data:{kind};base64,".encode(), Encoded(part.data))
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Final
 
-from image_gateway.core import scan
+from image_gateway.core import lifting, scan
 from image_gateway.core.errors import Source, UpstreamError
 from image_gateway.core.intent import IntentRequest
 from image_gateway.core.model import Key
@@ -172,7 +172,7 @@ class Meter:
     """Counts an answer's pictures and usage; an answer it cannot read it lets pass unread."""
 
     def __init__(self) -> None:
-        self._skeleton: scan.Skeleton | None = scan.Skeleton(strict=False)
+        self._skeleton: lifting.Skeleton | None = lifting.Skeleton(strict=False)
 
     def feed(self, chunk: bytes) -> None:
         if self._skeleton is not None:
@@ -202,7 +202,7 @@ class Meter:
 
 def _answered(answer: Mapping[str, object], name: str) -> str | None:
     value = answer.get(name)
-    return value if isinstance(value, str) and scan.lifted_number(value) is None else None
+    return value if isinstance(value, str) and lifting.lifted_number(value) is None else None
 
 
 _CODE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")

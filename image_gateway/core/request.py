@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from image_gateway.core import models, scan
+from image_gateway.core import lifting, models
 from image_gateway.core.body import Body
 from image_gateway.core.errors import Refusal, wrong_type, wrong_value
 from image_gateway.core.forms import Given
@@ -150,8 +150,8 @@ def _check_parameters(
             raise Refusal(
                 "unknown_parameter", f"`{shown}` is not known here. {advice}", param=shown
             )
-        elif scan.holds_mark(value):
-            raise wrong_value(name, f"holds a text longer than {scan.LIFT_BYTES} bytes")
+        elif lifting.holds_mark(value):
+            raise wrong_value(name, f"holds a text longer than {lifting.LIFT_BYTES} bytes")
         checked[name] = value
     for name in checked:
         parameter = rules.catalogue.parameters.get(name)
@@ -166,7 +166,7 @@ def _check_parameter(parameter: Parameter, value: object) -> None:
         if not isinstance(value, str):
             raise wrong_type(name, _EXPECTED["string"])
         too_long = parameter.longest is not None and len(value) > parameter.longest
-        if too_long or scan.lifted_number(value) is not None:
+        if too_long or lifting.lifted_number(value) is not None:
             raise wrong_value(name, f"is longer than {parameter.longest or 64} characters")
     elif parameter.type == "integer":
         if isinstance(value, bool) or not isinstance(value, int):
@@ -205,7 +205,7 @@ def _check_svg(name: str, value: object) -> None:
                 continue
             if not isinstance(text, str):
                 raise wrong_type(f"{inner}.{key}", _EXPECTED["string"])
-            if len(text) > _LONGEST_NAME or scan.lifted_number(text) is not None:
+            if len(text) > _LONGEST_NAME or lifting.lifted_number(text) is not None:
                 raise wrong_value(f"{inner}.{key}", f"is longer than {_LONGEST_NAME} characters")
 
 

@@ -11,7 +11,7 @@ from enum import Enum, auto
 from types import TracebackType
 from typing import Final, Self
 
-from image_gateway.core import scan
+from image_gateway.core import lifting, scan
 from image_gateway.core.body import Span
 from image_gateway.core.events import Event
 from image_gateway.core.sse import Piece, Splitter
@@ -94,7 +94,7 @@ class EventReader:
         self._idle_seconds = idle_seconds
         self._splitter = Splitter()
         self._pieces: Iterator[Piece] = iter(())
-        self._skeleton: scan.Skeleton | None = None
+        self._skeleton: lifting.Skeleton | None = None
         self._has_data = False
         self._events = 0
         self._most_events = most_events
@@ -158,7 +158,7 @@ class EventReader:
         if self._arriving is None:
             self._begin_event()
             self._arriving = Arrived(self._spools.open(paid=True))
-            self._skeleton = scan.Skeleton(limits=self._limits, strict=self._keep is Keep.DATA)
+            self._skeleton = lifting.Skeleton(limits=self._limits, strict=self._keep is Keep.DATA)
             self._has_data = False
         arriving = self._arriving
         await arriving.spool.write(piece.raw if self._keep is Keep.FRAME else piece.data)

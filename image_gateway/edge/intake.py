@@ -8,7 +8,7 @@ import codecs
 from collections.abc import Sequence
 from typing import Protocol
 
-from image_gateway.core import forms, multipart, scan
+from image_gateway.core import forms, lifting, multipart, scan
 from image_gateway.core.body import Span
 from image_gateway.core.errors import Refusal
 from image_gateway.core.forms import Given
@@ -30,7 +30,7 @@ class Intake(Protocol):
 class _Json:
     """JSON text through the UTF-8 check and the scanner.  Both methods raise ``Refusal``."""
 
-    def __init__(self, skeleton: scan.Skeleton) -> None:
+    def __init__(self, skeleton: lifting.Skeleton) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._skeleton = skeleton
 
@@ -41,7 +41,7 @@ class _Json:
         except (UnicodeDecodeError, scan.ScanError) as error:
             raise _broken(error) from None
 
-    def close(self) -> tuple[object, Sequence[scan.Lifted]]:
+    def close(self) -> tuple[object, Sequence[lifting.Lifted]]:
         try:
             self._decoder.decode(b"", final=True)
             return self._skeleton.close(), self._skeleton.lifted
@@ -54,7 +54,7 @@ class JsonIntake:
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
-        self._json = _Json(scan.Skeleton(forms.keep_prompt, forms.LONGEST_PROMPT_BYTES))
+        self._json = _Json(lifting.Skeleton(forms.keep_prompt, forms.LONGEST_PROMPT_BYTES))
 
     def __repr__(self) -> str:
         return f"<JsonIntake {self._spool!r}>"
@@ -97,9 +97,9 @@ class SignIntake:
         await self._spool.write(chunk)
 
 
-async def reread(spool: Spool) -> tuple[object, Sequence[scan.Lifted]]:
+async def reread(spool: Spool) -> tuple[object, Sequence[lifting.Lifted]]:
     """A spooled body's skeleton and its long texts; raises ``Refusal``."""
-    json = _Json(scan.Skeleton(limits=scan.CONVERSATION))
+    json = _Json(lifting.Skeleton(limits=scan.CONVERSATION))
     async for piece in spool.play((Span(0, spool.size),)):
         json.feed(piece)
     return json.close()

@@ -10,7 +10,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from image_gateway.core import body, encoding, forms, models, multipart, request, scan
+from image_gateway.core import body, encoding, forms, lifting, models, multipart, request
 from image_gateway.core.errors import Refusal
 from image_gateway.core.model import Account, Credential, Grant, Key, Secret
 from image_gateway.core.models import Endpoint
@@ -91,9 +91,9 @@ def rules(**changes: Any) -> request.Rules:
     return replace(plain, **changes)
 
 
-def read(text: bytes, chunks: Iterable[bytes] | None = None) -> tuple[object, list[scan.Lifted]]:
+def read(text: bytes, chunks: Iterable[bytes] | None = None) -> tuple[object, list[lifting.Lifted]]:
     """A body's skeleton and its lifted strings, as the exchange reads them."""
-    skeleton = scan.Skeleton(forms.keep_prompt, forms.LONGEST_PROMPT_BYTES)
+    skeleton = lifting.Skeleton(forms.keep_prompt, forms.LONGEST_PROMPT_BYTES)
     for chunk in [text] if chunks is None else chunks:
         skeleton.feed(chunk)
     return skeleton.close(), skeleton.lifted

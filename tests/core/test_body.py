@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from image_gateway.core import body, events, scan
+from image_gateway.core import body, events, lifting
 from tests.core.builders import play
 
 _SPOOL = bytes(range(250)) * 2 + b"YQ==YWIYWJjYWJjZA"
@@ -71,7 +71,7 @@ def test_a_body_without_long_strings_is_one_literal() -> None:
 
 def test_lifted_text_is_sent_with_the_escapes_it_came_with() -> None:
     text = b'["' + b"\\/\\u002b" * 1000 + b'"]'
-    skeleton = scan.Skeleton()
+    skeleton = lifting.Skeleton()
     skeleton.feed(text)
     value = skeleton.close()
     made = body.from_json({"image": value}, events.texts(skeleton.lifted))

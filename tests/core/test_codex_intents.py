@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from image_gateway.core import body, dialects, intent, scan
+from image_gateway.core import body, dialects, intent, lifting, scan
 from image_gateway.core.capability import Gap, Route, choose
 from image_gateway.core.dialects import Answers, Call, Context, codex_intents
 from image_gateway.core.errors import Refusal
@@ -30,7 +30,7 @@ def _account(**changes: Any) -> Account:
 
 def _parse(value: Any, model_map: dict[str, str] | None = None) -> tuple[IntentRequest, bytes]:
     text = value if isinstance(value, bytes) else json.dumps(value).encode()
-    skeleton = scan.Skeleton(limits=scan.CONVERSATION)
+    skeleton = lifting.Skeleton(limits=scan.CONVERSATION)
     skeleton.feed(text)
     found = intent.parse(skeleton.close(), skeleton.lifted, model_map or {}, "gpt-image-2")
     return found, text

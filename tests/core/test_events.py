@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from image_gateway.core import body, errors, events, scan
+from image_gateway.core import body, errors, events, lifting, scan
 from image_gateway.core.errors import UpstreamError
 from image_gateway.core.events import Event, Happening, Kind, ResponseReader
 from image_gateway.core.models import Endpoint
@@ -27,7 +27,7 @@ _SHARED = {"background": "opaque", "output_format": "png", "quality": "low", "si
 def _event(value: object, name: str | None = None) -> tuple[Event, bytes]:
     """An event as it comes, and the spool that its long strings lie in."""
     text = json.dumps(value).encode()
-    skeleton = scan.Skeleton()
+    skeleton = lifting.Skeleton()
     skeleton.feed(text)
     return Event(name, skeleton.close(), skeleton.lifted), text
 
@@ -74,7 +74,7 @@ def test_an_event_does_not_show_what_it_holds() -> None:
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [("x", "x"), ("", ""), (scan.mark(0), None), (5, None), (None, None), ([], None)],
+    [("x", "x"), ("", ""), (lifting.mark(0), None), (5, None), (None, None), ([], None)],
 )
 def test_a_text_is_one_that_is_really_here(value: object, expected: str | None) -> None:
     assert events.text(value) == expected
@@ -280,7 +280,7 @@ def test_any_failure_has_a_status_of_an_error_and_plain_words(fields: dict[str, 
     found = events.failure(event.fields())
     assert 400 <= found.status < 600
     for words in (found.error.message, found.error.code, found.error.type, found.error.param):
-        assert words is None or not scan.is_marked(words)
+        assert words is None or not lifting.is_marked(words)
 
 
 # -- the Images API's own events -------------------------------------------------------------
@@ -381,7 +381,7 @@ def test_what_a_picture_does_not_say_is_null_or_absent(missing: str, value: obje
     assert found.picture["b64_json"] == _PNG
     if missing == "revised_prompt":
         # It may be as long as it likes: it goes on with the picture.
-        expected = scan.mark(0) if isinstance(value, str) else None
+        expected = lifting.mark(0) if isinstance(value, str) else None
         assert found.picture.get(missing) == expected
     else:
         assert found.picture[missing] is None
@@ -461,7 +461,7 @@ def test_a_refusal_s_words_are_cut_and_never_a_mark() -> None:
     [_, found] = _reads({"type": "response.refusal.done", "refusal": "x" * 3000}, _completed())
     assert found.error.message == "x" * 2000
     [_, found] = _reads({"type": "response.refusal.done", "refusal": "x" * 5000}, _completed())
-    assert not scan.is_marked(found.error.message or "")
+    assert not lifting.is_marked(found.error.message or "")
 
 
 def test_an_end_without_a_picture_and_without_words_is_an_end() -> None:

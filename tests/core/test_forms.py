@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from image_gateway.core import forms, multipart, request, scan
+from image_gateway.core import forms, lifting, multipart, request
 from image_gateway.core.errors import Refusal
 from image_gateway.core.forms import Given
 from image_gateway.core.models import Endpoint
@@ -219,7 +219,7 @@ def test_image_and_image_with_brackets_keep_their_order_and_their_names(
     assert [play(image.data or (), laid_down) for image in made.images] == pictures
     assert (made.prompt, made.model, made.parameters) == ("a cat", _NEWEST, {"n": 2})
     for image, picture in zip(made.images, pictures, strict=True):
-        number = scan.lifted_number(image.text)
+        number = lifting.lifted_number(image.text)
         assert number is not None
         url = b"data:image/png;base64," + base64.b64encode(picture)
         assert play(made.texts[number], laid_down) == url

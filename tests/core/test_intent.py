@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from image_gateway.core import intent, scan
+from image_gateway.core import intent, lifting, scan
 from image_gateway.core.errors import Refusal
 from image_gateway.core.intent import IntentRequest, SignReader
 from tests.core.builders import PNG, play, split
@@ -469,7 +469,7 @@ def parse(
 ) -> tuple[IntentRequest, bytes]:
     """An intent, the whole way from its bytes, and these."""
     text = value if isinstance(value, bytes) else json.dumps(value).encode()
-    skeleton = scan.Skeleton(limits=scan.CONVERSATION)
+    skeleton = lifting.Skeleton(limits=scan.CONVERSATION)
     skeleton.feed(text)
     body = skeleton.close()
     return intent.parse(body, skeleton.lifted, model_map or {}, default), text

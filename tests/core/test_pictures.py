@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from image_gateway.core import body, multipart, pictures, scan
+from image_gateway.core import body, lifting, multipart, pictures
 from image_gateway.core.body import Decoded, Encoded, Span
 from image_gateway.core.errors import Refusal
 from image_gateway.core.pictures import Image
@@ -178,7 +178,7 @@ def test_a_lifted_picture_is_a_span_that_is_decoded_on_its_way(pad: str) -> None
     image = _from_json(text)
     place = Span(2 + 22, 2 + 22 + 8000)
     assert image.data == (Decoded(place, 6000 - len(pad)),)
-    assert image.text == scan.mark(0)
+    assert image.text == lifting.mark(0)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_a_part_is_its_data_url_of_exactly_the_announced_length(
     assert play(text, spool) == url
     assert body.length(text) == len(url)
     assert text[1] == Encoded(Span(7, 7 + len(data)))
-    assert image == Image("image", scan.mark(3), (Span(7, 7 + len(data)),), kind, len(data))
+    assert image == Image("image", lifting.mark(3), (Span(7, 7 + len(data)),), kind, len(data))
     assert image.data is not None
     assert play(image.data, spool) == data
 

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from image_gateway.core import body as bodies
-from image_gateway.core import forms, request, scan
+from image_gateway.core import forms, lifting, request, scan
 from image_gateway.core.errors import Refusal
 from image_gateway.core.models import Endpoint
 from image_gateway.core.pictures import Image
@@ -870,9 +870,9 @@ def test_pictures_are_no_parameters() -> None:
     assert made.parameters == {"n": 2}
 
 
-def _lifted(length: int) -> tuple[str, list[scan.Lifted]]:
+def _lifted(length: int) -> tuple[str, list[lifting.Lifted]]:
     head, tail = b"data:image/png;base64,".ljust(64, b"A"), b"A" * 24
-    return "\x000", [scan.Lifted(10, 10 + length, head, tail, length, odd=3)]
+    return "\x000", [lifting.Lifted(10, 10 + length, head, tail, length, odd=3)]
 
 
 def test_a_picture_may_have_20971520_characters_and_no_more() -> None:

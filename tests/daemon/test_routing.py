@@ -173,14 +173,16 @@ async def test_a_call_whose_account_cooled_while_it_waited_was_no_start(
     plane.update("accounts", where, image_max_concurrency=1)
     slow = {"account_names": [first.account], "min_start_interval_ms": 600_000, "key_id": "slow"}
     second = Door(gateway, plane, "slow", plane.add_key(**slow), first.account)
-    let_go = asyncio.Event()
+    arrived, let_go = asyncio.Event(), asyncio.Event()
 
     async def refuses(call: Call) -> None:
+        arrived.set()
         await let_go.wait()
         await call.answer(403, error("forbidden"))
 
     upstream.script = refuses
     running = asyncio.create_task(first.post(PROMPT))
+    await asyncio.wait_for(arrived.wait(), 10)
     waiting = asyncio.create_task(second.post(PROMPT))
     while await metric(gateway, "image_gateway_waiting") != 1:
         await asyncio.sleep(0.02)

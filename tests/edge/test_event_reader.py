@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from image_gateway.core import scan
+from image_gateway.core import lifting
 from image_gateway.core.body import Span
 from image_gateway.core.events import Event
 from image_gateway.edge import event_reader as event_reader_module
@@ -219,7 +219,7 @@ async def test_events_arrive_the_same_however_the_bytes_come(
     ]
     assert found[0].event.fields()["b"] == "ä🐈"
     assert found[4].event.value is None
-    assert found[5].event.fields()["b64_json"] == scan.mark(0)
+    assert found[5].event.fields()["b64_json"] == lifting.mark(0)
     for read in (found[2], found[5]):
         [lifted] = read.event.lifted
         text_of_data = expected[found.index(read)].text()
@@ -567,7 +567,7 @@ async def test_a_large_event_lies_on_disk_and_memory_stays_small(
             assert memory.most <= MEMORY_BYTES + MIB // 2
             assert arrived.event.fields() == {
                 "type": "large",
-                "b64_json": scan.mark(0),
+                "b64_json": lifting.mark(0),
                 "n": 1,
             }
             [lifted] = arrived.event.lifted

@@ -1,0 +1,70 @@
+"""Pictures of an answer as data URLs, while the answer streams."""
+
+from image_gateway.core import encoding, scan
+
+
+class DataUrls:
+    """Rewrites ``data[].b64_json`` to ``data[].url`` with a data URL while the answer streams.
+
+    In an entry the text is called ``url`` and what is null ``b64_json``, whichever was which, so
+    that a null of the one never hides the text of the other.  The type comes from the first bytes
+    of each picture, because the format in an answer is what was asked for, not what was made.
+    """
+
+    def __init__(self) -> None:
+        self._scanner = scan.Scanner(self)
+        self._out: list[bytes] = []
+        self._after_key = False
+        self._held = b""
+        self._sniffing = False
+        self._head = bytearray()
+
+    def feed(self, chunk: bytes) -> bytes:
+        """The bytes to send for ``chunk``; raises ``ScanError`` where the answer is no JSON."""
+        self._scanner.feed(chunk)
+        out = b"".join(self._out)
+        self._out.clear()
+        return out
+
+    def structure(self, data: bytes) -> None:
+        if not self._after_key:
+            self._out.append(data)
+            return
+        self._held += data
+        value = self._held.lstrip(b" \t\r\n:")
+        if value:
+            self._out += [b'"url"' if value.startswith(b'"') else b'"b64_json"', self._held]
+            self._after_key = False
+            self._held = b""
+
+    def key(self, data: bytes) -> None:
+        match self._scanner.path():
+            case ("data", int(), "b64_json" | "url"):
+                self._after_key = True
+            case _:
+                self._out.append(data)
+
+    def text_start(self, offset: int) -> None:  # noqa: ARG002 - the protocol's
+        match self._scanner.path():
+            case ("data", int(), "b64_json"):
+                self._sniffing = True
+
+    def text(self, chunk: bytes, start: int, stop: int) -> None:
+        if not self._sniffing:
+            self._out.append(chunk[start:stop])
+            return
+        self._head += chunk[start:stop]
+        if encoding.shows_type(bytes(self._head)):
+            self._start_url()
+
+    def text_stop(self) -> None:
+        if self._sniffing:
+            self._start_url()
+
+    def _start_url(self) -> None:
+        head = bytes(self._head)
+        # What shows no type is called a PNG, the format an answer has unless asked.
+        kind = encoding.image_type_of_base64(head) or "image/png"
+        self._out += [f"data:{kind};base64,".encode(), head]
+        self._head.clear()
+        self._sniffing = False

@@ -33,8 +33,8 @@ class Image:
     """One picture.
 
     ``text`` is its JSON string or a mark of one (``lifting.mark``); ``data`` its bytes, ``type``
-    their MIME type and ``size`` their number, all None for an address.  ``name`` is the part's name in a
-    multipart body.
+    their MIME type and ``size`` their number, all None for an address.  ``name`` is the part's
+    name in a multipart body.
     """
 
     name: str

@@ -1,27 +1,27 @@
-"""The command line.
-
-Exit codes follow sysexits(3): 0 done, 1 failed, 64 bad settings or usage, 69 the control plane
-cannot be used.  Mistakes are told in plain words on stderr, one line each.
-"""
+"""The command line.  Mistakes are told in plain words on stderr, one line each."""
 
 import argparse
 import asyncio
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Final, NoReturn
+from typing import NoReturn
 
 import uvloop
 
-from image_gateway import __version__, app, config, sql
+from image_gateway import __version__, app, config, control, reports, sql
 from image_gateway.edge import contract, logs
 from image_gateway.edge.cache import UnavailableError
 from image_gateway.edge.contract import ContractError, Findings
-
-OK: Final = 0
-FAILED: Final = 1
-BAD_SETTINGS: Final = 64
-CONTROL_PLANE_UNUSABLE: Final = 69
+from image_gateway.terminal import (
+    BAD_SETTINGS,
+    CONTROL_PLANE_UNUSABLE,
+    FAILED,
+    OK,
+    complain,
+    read,
+    say,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo = commands.add_parser("demo", help="show the gateway at work, everything embedded")
     demo.add_argument("--once", action="store_true", help="end after the calls")
     demo.set_defaults(run=_demo)
+    control.add_command(commands)
+    reports.add_command(commands)
     commands.add_parser("version", help="print the version").set_defaults(run=_version)
     given = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = given.run
@@ -54,10 +56,10 @@ class _Parser(argparse.ArgumentParser):
 
 def _settings() -> config.Settings | None:
     try:
-        return config.parse(os.environ, lambda path: path.read_text("utf-8").strip())
+        return config.parse(os.environ, read)
     except config.SettingsError as error:
         for mistake in error.mistakes:
-            _complain(mistake)
+            complain(mistake)
         return None
 
 
@@ -70,16 +72,16 @@ def _serve(_: argparse.Namespace) -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(app.serve(settings))
     except config.SettingsError as error:
-        _complain(str(error))
+        complain(str(error))
         return BAD_SETTINGS
     except app.StartError as error:
-        _complain(str(error))
+        complain(str(error))
         return FAILED
     except ContractError as error:
-        _complain(str(error))
+        complain(str(error))
         return CONTROL_PLANE_UNUSABLE
     except UnavailableError as error:
-        _complain(f"the control plane cannot be reached: {error}")
+        complain(f"the control plane cannot be reached: {error}")
         return CONTROL_PLANE_UNUSABLE
     return OK
 
@@ -88,32 +90,32 @@ def _check(_: argparse.Namespace) -> int:
     settings = _settings()
     if settings is None:
         return BAD_SETTINGS
-    _say("ok: settings")
+    say("ok: settings")
     try:
         findings, is_pooled = asyncio.run(_ask_control_plane(settings))
     except (ContractError, UnavailableError) as error:
-        _complain(f"the control plane cannot be used: {error}")
+        complain(f"the control plane cannot be used: {error}")
         return CONTROL_PLANE_UNUSABLE
-    _say(f"ok: the control plane holds contract version {contract.CONTRACT_VERSION}")
+    say(f"ok: the control plane holds contract version {contract.CONTRACT_VERSION}")
     for finding in findings.writable:
-        _say(
+        say(
             f"warning: the role could write: {finding}. `image-gateway schema reader` prints a "
             "role that cannot"
         )
     if not findings.writable:
-        _say("ok: the role can only read")
+        say("ok: the role can only read")
     for finding in findings.broken_accounts:
-        _say(f"warning: left out of service: {finding}")
+        say(f"warning: left out of service: {finding}")
     for finding in findings.doubtful_accounts:
-        _say(f"warning: {finding}")
+        say(f"warning: {finding}")
     for finding in findings.idle_accounts:
-        _say(f"warning: {finding}")
+        say(f"warning: {finding}")
     usable = findings.accounts - len(findings.broken_accounts) - len(findings.idle_accounts)
-    _say(f"{'ok' if usable else 'warning'}: {usable} of {findings.accounts} accounts are usable")
+    say(f"{'ok' if usable else 'warning'}: {usable} of {findings.accounts} accounts are usable")
     if is_pooled:
-        _complain(contract.POOLED)
+        complain(contract.POOLED)
         return BAD_SETTINGS
-    _say("ok: DIRECT_DATABASE_URL is no transaction pooler")
+    say("ok: DIRECT_DATABASE_URL is no transaction pooler")
     return OK
 
 
@@ -123,7 +125,7 @@ async def _ask_control_plane(settings: config.Settings) -> tuple[Findings, bool]
 
 
 def _schema(given: argparse.Namespace) -> int:
-    _say(sql.text(given.name).rstrip())
+    say(sql.text(given.name).rstrip())
     return OK
 
 
@@ -131,22 +133,14 @@ def _demo(given: argparse.Namespace) -> int:
     try:
         from image_gateway.demo import run  # noqa: PLC0415 - its libraries are an extra
     except ModuleNotFoundError as error:
-        _complain(f"the demo needs {error.name}: pip install '.[demo]' in the project's folder")
+        complain(f"the demo needs {error.name}: pip install '.[demo]' in the project's folder")
         return FAILED
     return run(once=given.once)
 
 
 def _version(_: argparse.Namespace) -> int:
-    _say(__version__)
+    say(__version__)
     return OK
-
-
-def _say(line: str) -> None:
-    print(line)
-
-
-def _complain(line: str) -> None:
-    print(f"image-gateway: {line}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -291,6 +291,13 @@ SETTINGS: Final[Sequence[Setting]] = (
         _database,
         secret=True,
     ),
+    Setting(
+        "ADMIN_DATABASE_URL",
+        None,
+        "The standalone control plane's Postgres, by a role that may write; for `control` only.",
+        _database,
+        secret=True,
+    ),
     Setting("LOG_DIR", None, "Log records. Default: systemd's, else ./logs.", _path),
     Setting("STATE_DIR", None, "What outlives a restart. Default: systemd's, else ./state.", _path),
     Setting("LOG_MAX_FILE_BYTES", "64 MiB", "A log file is sealed at this size.", _size),
@@ -394,13 +401,7 @@ _BY_NAME: Final = {setting.name: setting for setting in SETTINGS}
 def parse(environment: Mapping[str, str], read: Read) -> Settings:
     """Settings from the environment and the TOML file it may name.  Raises ``SettingsError``."""
     mistakes: list[str] = []
-    given = _from_file(environment, read, mistakes)
-    given |= {
-        name.removeprefix(PREFIX): value
-        for name, value in environment.items()
-        if name.startswith(PREFIX) and name != f"{PREFIX}CONFIG"
-    }
-    raw = _resolve_files(given, read, mistakes)
+    raw = _resolve_files(_given(environment, read, mistakes), read, mistakes)
     values: dict[str, Any] = {}
     for setting in SETTINGS:
         value: object = raw.get(setting.name, setting.default)
@@ -414,17 +415,53 @@ def parse(environment: Mapping[str, str], read: Read) -> Settings:
             mistakes.append(f"{PREFIX}{setting.name} {error}")
     if mistakes:
         raise SettingsError(mistakes)
+    values.pop("admin_database_url", None)  # the daemon never holds what could write
     values.setdefault("direct_database_url", values["control_database_url"])
     values.setdefault("prompt_hash_key", None)
     values.setdefault("text_api_url", None)
     values.setdefault("models", {})
-    for name, variable, fallback in (
-        ("log_dir", "LOGS_DIRECTORY", "logs"),
-        ("state_dir", "STATE_DIRECTORY", "state"),
-    ):
-        # systemd may name several folders, separated by colons; the first is the unit's own.
-        values.setdefault(name, Path(environment.get(variable, fallback).split(":")[0]))
+    for name in _FOLDERS:
+        values.setdefault(name.lower(), _folder(environment, name))
     return Settings(**values)
+
+
+def parse_one(environment: Mapping[str, str], read: Read, name: str) -> Any:
+    """One setting alone, for a command that needs no more; None where nothing gives it.
+
+    Whatever else is wrong is none of its business.  Raises ``SettingsError``.
+    """
+    mistakes: list[str] = []
+    given = _given(environment, read, mistakes)
+    own = {key: given[key] for key in (name, f"{name}_FILE") if key in given}
+    setting = _BY_NAME[name]
+    value: object = _resolve_files(own, read, mistakes).get(name, setting.default)
+    found = None
+    if value is not None:
+        try:
+            found = setting.parse(value)
+        except ValueError as error:
+            mistakes.append(f"{PREFIX}{name} {error}")
+    if mistakes:
+        raise SettingsError(mistakes)
+    return _folder(environment, name) if found is None and name in _FOLDERS else found
+
+
+_FOLDERS: Final = {"LOG_DIR": ("LOGS_DIRECTORY", "logs"), "STATE_DIR": ("STATE_DIRECTORY", "state")}
+
+
+def _folder(environment: Mapping[str, str], name: str) -> Path:
+    variable, fallback = _FOLDERS[name]
+    # systemd may name several folders, separated by colons; the first is the unit's own.
+    return Path(environment.get(variable, fallback).split(":")[0])
+
+
+def _given(environment: Mapping[str, str], read: Read, mistakes: list[str]) -> dict[str, object]:
+    """What stands in the file and, before it, in the environment; by names in upper case."""
+    return _from_file(environment, read, mistakes) | {
+        name.removeprefix(PREFIX): value
+        for name, value in environment.items()
+        if name.startswith(PREFIX) and name != f"{PREFIX}CONFIG"
+    }
 
 
 def _from_file(

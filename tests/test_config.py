@@ -123,13 +123,15 @@ def test_one_setting_is_enough_and_the_others_have_the_promised_defaults() -> No
 
 def test_the_table_and_the_settings_are_the_same_names() -> None:
     names = [setting.name.lower() for setting in SETTINGS]
-    assert sorted(names) == sorted(Settings.__dataclass_fields__)
+    # What could write is for ``control`` alone: the daemon does not hold it.
+    assert sorted(names) == sorted([*Settings.__dataclass_fields__, "admin_database_url"])
     assert all(setting.purpose for setting in SETTINGS)
 
 
 def test_exactly_the_promised_settings_are_secrets_or_required() -> None:
     assert {each.name for each in SETTINGS if each.required} == {"CONTROL_DATABASE_URL"}
     assert {each.name for each in SETTINGS if each.secret} == {
+        "ADMIN_DATABASE_URL",
         "CONTROL_DATABASE_URL",
         "DIRECT_DATABASE_URL",
         "PROMPT_HASH_KEY",
@@ -594,3 +596,16 @@ def test_a_secret_where_the_path_of_its_file_belongs_is_not_repeated() -> None:
         config.parse({variable: "postgresql://me:hush@host/db"}, Path.read_text)
     assert "hush" not in str(found.value)
     assert variable in str(found.value)
+
+
+def test_one_setting_alone_needs_no_other() -> None:
+    read = _reader({"/dsn": DSN, "/etc/gateway.toml": 'log_dir = "/logs"\ngrant_ttl_seconds = -1'})
+    given = {f"{P}CONFIG": "/etc/gateway.toml", f"{P}ADMIN_DATABASE_URL_FILE": "/dsn"}
+    found = config.parse_one(given, read, "ADMIN_DATABASE_URL")
+    assert found.reveal() == DSN
+    assert config.parse_one(given, read, "LOG_DIR") == Path("/logs")
+    assert config.parse_one({"LOGS_DIRECTORY": "/a:/b"}, read, "LOG_DIR") == Path("/a")
+    assert config.parse_one({}, read, "ADMIN_DATABASE_URL") is None
+    assert config.parse_one({}, read, "DRAIN_SECONDS") == 630
+    with pytest.raises(SettingsError, match="IMAGE_GATEWAY_ADMIN_DATABASE_URL must be"):
+        config.parse_one({f"{P}ADMIN_DATABASE_URL": "nonsense"}, read, "ADMIN_DATABASE_URL")

@@ -357,6 +357,7 @@ async def test_pictures_sent_to_be_generated_are_refused(
 async def test_no_end_of_a_call_leaves_a_file_or_a_descriptor(
     narrow: Gateway, narrow_door: Door, upstream: ScriptedUpstream
 ) -> None:
+    earlier = len(narrow.records())
     large = forms.body(Piece("image", PNG + bytes(1_150_000)), Piece("image[]", PNG), PROMPT)
     request = post(narrow_door.secret, large, EDITS, {"content-type": forms.FORM})
 
@@ -379,11 +380,11 @@ async def test_no_end_of_a_call_leaves_a_file_or_a_descriptor(
         await asyncio.gather(*(leave_at(at) for at in (500, 600_000, 1_100_000)))
 
     await round_of_ends()
-    await eventually(lambda: len(narrow.records()) == 6)
+    await eventually(lambda: len(narrow.records()) >= earlier + 6)
     before = narrow.descriptors()
     for _ in range(5):
         await round_of_ends()
-    await eventually(lambda: len(narrow.records()) == 36)
+    await eventually(lambda: len(narrow.records()) >= earlier + 36)
     await eventually(lambda: narrow.descriptors() <= before + POOLED)
     assert list(Path(narrow.settings["SPOOL_DIR"]).iterdir()) == []
     assert not [path for path in narrow.files() if narrow.settings["SPOOL_DIR"] in path]

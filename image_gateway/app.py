@@ -240,10 +240,18 @@ async def serve(settings: Settings) -> None:
             await port.start()
             is_up = True
             supervisor.notify(os.environ, "READY=1")
+            watchdog = asyncio.create_task(
+                supervisor.keep_watchdog(os.environ, partial(_in_a_line, port))
+            )
+            stack.callback(watchdog.cancel)
             _log.info("accepting on %s:%d", *settings.bind)
             await stop.wait()
             supervisor.notify(os.environ, "STOPPING=1")
-            _log.info("stopping: calls in flight have %.0f s", settings.drain_seconds)
+            _log.info(
+                "stopping: %d calls in flight have %.0f s",
+                port.connections,
+                settings.drain_seconds,
+            )
             await port.stop(settings.drain_seconds)
     _log.info("stopped")
 
@@ -299,6 +307,10 @@ async def _open_house(settings: Settings, stack: AsyncExitStack) -> House:
         prompt_key=prompt_key,
     )
     return house
+
+
+def _in_a_line(port: Listener) -> str:
+    return f"{'draining' if port.draining else 'accepting'}, {port.connections} in flight"
 
 
 def _slots_now(plane: ControlPlane, place: Place) -> int:

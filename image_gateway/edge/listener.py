@@ -201,6 +201,11 @@ class Listener:
         state = "draining" if self.draining else "accepting" if self._servers else "closed"
         return f"<Listener {state}, {len(self._open)} connections>"
 
+    @property
+    def connections(self) -> int:
+        """How many are open now."""
+        return len(self._open)
+
     async def start(self) -> None:
         """Accept from now on; once this returns a client can connect and is answered."""
         for item in self._sockets:

@@ -1,11 +1,12 @@
-"""What systemd gives and wants: inherited sockets, and word of our state (sd_listen_fds(3),
-sd_notify(3)).  Without systemd both do nothing.
+"""What systemd gives and wants: inherited sockets, word of our state, and a sign of life
+(sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3)).  Without systemd they do nothing.
 """
 
+import asyncio
 import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 _FIRST_SOCKET: Final = 3
@@ -38,3 +39,19 @@ def notify(environment: Mapping[str, str], state: str) -> None:
             channel.sendto(state.encode(), address)
         except OSError as error:
             _log.warning("the supervisor cannot be told %s: %s", state, error.strerror)
+
+
+async def keep_watchdog(environment: Mapping[str, str], status: Callable[[], str]) -> None:
+    """Say that the event loop turns, three times in the supervisor's interval; until cancelled.
+
+    Each time with ``status``, a line for ``systemctl status``.  Returns at once where nobody
+    watches this very process.
+    """
+    if environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return
+    microseconds = int(environment.get("WATCHDOG_USEC", "0"))
+    if microseconds <= 0:
+        return
+    while True:
+        notify(environment, f"WATCHDOG=1\nSTATUS={status()}")
+        await asyncio.sleep(microseconds / 1e6 / 3)

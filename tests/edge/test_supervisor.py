@@ -1,11 +1,13 @@
 """What passes between the gateway and its supervisor, over real sockets and a real exec."""
 
+import asyncio
 import os
 import secrets
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 
@@ -66,6 +68,40 @@ def test_a_supervisor_that_is_gone_is_no_reason_to_fail(
     [said] = caplog.records
     assert said.levelname == "WARNING"
     assert said.getMessage().startswith("the supervisor cannot be told READY=1")
+
+
+async def test_a_supervisor_that_watches_hears_three_times_in_its_interval(path: str) -> None:
+    environment = {
+        "NOTIFY_SOCKET": path,
+        "WATCHDOG_USEC": "300000",
+        "WATCHDOG_PID": str(os.getpid()),
+    }
+    with listening(path) as channel:
+        numbers = iter(range(100))
+        task = asyncio.create_task(
+            supervisor.keep_watchdog(environment, lambda: f"{next(numbers)} calls")
+        )
+        started = time.monotonic()
+        for number in range(4):
+            said = await asyncio.to_thread(channel.recv, 100)
+            assert said == b"WATCHDOG=1\nSTATUS=%d calls" % number
+        assert time.monotonic() - started >= 0.3
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1"}],
+)
+async def test_where_nobody_watches_there_is_no_sign_of_life(
+    environment: dict[str, str], path: str
+) -> None:
+    with listening(path) as channel:
+        channel.setblocking(False)
+        await supervisor.keep_watchdog({**environment, "NOTIFY_SOCKET": path}, lambda: "")
+        with pytest.raises(BlockingIOError):
+            channel.recv(100)
 
 
 # -- inheriting ------------------------------------------------------------------------------------

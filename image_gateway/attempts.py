@@ -21,6 +21,7 @@ from image_gateway.core import capability, dialects, errors, failover, headers, 
 from image_gateway.core.dialects import Answers, Call
 from image_gateway.core.failover import Action, Outcome, Stage, Step
 from image_gateway.core.headers import Headers
+from image_gateway.core.health import Cause
 from image_gateway.core.intent import AnyRequest, IntentRequest
 from image_gateway.core.model import Account, Grant
 from image_gateway.core.request import ImageRequest
@@ -352,13 +353,24 @@ class Attempts:
             health.succeed(account.account_name, model, began)
         elif step.cooling is not None and self._is_last:
             now = time.monotonic()
+            cause = Cause(ending.note.status, ending.note.error_code)
             seconds = health.cool(
-                account.account_name, model, step.cooling, now, account.credential
+                account.account_name, model, step.cooling, now, account.credential, cause
             )
             _log.warning(
                 "account %s cools down for %.0f s: status %s, code %s, request %s",
                 account.account_name,
                 seconds,
+                ending.note.status,
+                ending.note.error_code,
+                self._desk.draft.request_id,
+            )
+        elif step.action is Action.NEXT and self._is_last:
+            # An overload, a 5xx, or no connection: the next call may ask it again.
+            _log.warning(
+                "account %s failed at %s: status %s, code %s, request %s",
+                account.account_name,
+                ending.note.stage,
                 ending.note.status,
                 ending.note.error_code,
                 self._desk.draft.request_id,

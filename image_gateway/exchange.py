@@ -17,6 +17,7 @@ import logging
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from functools import partial
 from typing import Final, Literal
 
@@ -68,7 +69,7 @@ class Exchange:
         self._dispatch: Dispatch | None = None
         self._stream: EventStream | None = None
         self._rest: Rest | None = None
-        self._is_text = False
+        self._flight = house.board.begin(draft, self._began)
         self._kept = ExitStack()
 
     def __repr__(self) -> str:
@@ -216,7 +217,7 @@ class Exchange:
         text_api, downstream, began = self._house.text_api, self._downstream, time.monotonic()
         if text_api is None:
             raise _not_an_image_request(is_encoded=self._reception.is_encoded)
-        self._is_text = True
+        self._flight.is_text = True
         try:
             async with (
                 downstream.watch(),
@@ -292,7 +293,7 @@ class Exchange:
         rest = None if self._dispatch is None else self._dispatch.attempts.salvage()
         if rest is not None:
             await rest()
-        elif self._is_text:
+        elif self._flight.is_text:
             await self._refuse(
                 Refusal(
                     "outcome_unknown",
@@ -333,6 +334,7 @@ class Exchange:
         draft.request_bytes = self._downstream.request_bytes
         draft.response_bytes = self._downstream.response_bytes
         draft.total_ms = _ms(self._began)
+        self._house.board.end(self._flight, datetime.now(UTC))
         self._house.metrics.observe(draft)
         self._house.logs.put(record.build(draft))
 

@@ -10,6 +10,7 @@ from image_gateway.core.budget import Budgets
 from image_gateway.core.health import Health
 from image_gateway.core.models import Catalogue
 from image_gateway.core.slots import SlotTable, StartClock
+from image_gateway.core.status import Board
 from image_gateway.edge.control_plane import ControlPlane
 from image_gateway.edge.logs import RequestLog
 from image_gateway.edge.metrics import Metrics
@@ -39,6 +40,10 @@ class House:
     key_slots: SlotTable = field(default_factory=SlotTable)
     health: Health = field(default_factory=Health)
     budgets: Budgets = field(default_factory=Budgets)
+    board: Board = field(default_factory=Board)
+    """The calls in flight and those of the last hour."""
+    since: datetime = field(default_factory=lambda: datetime.now(UTC))
+    """When it was built."""
 
     def now(self) -> routing.State:
         """The moment as routing sees it."""

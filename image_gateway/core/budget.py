@@ -58,14 +58,19 @@ class Budgets:
 
     def spent(self, account: Account, now: float) -> float:
         """The fuller of an account's two windows, in per cent: 0 to 100."""
+        return max(percent or 0.0 for percent in self.windows(account, now).values())
+
+    def windows(self, account: Account, now: float) -> dict[str, float | None]:
+        """Both windows by name, in per cent; None where nobody has told."""
         learned = self._learned.get(account.account_name, {})
         for window, said in _said(account).items():
             if window in learned and learned[window].said != said:
                 # Overruled once and for all: should the old figure come back, it is a new one.
                 del learned[window]
-        return max(
-            _percent(learned.get(window), said, now) for window, said in _said(account).items()
-        )
+        return {
+            window: _percent(learned.get(window), said, now)
+            for window, said in _said(account).items()
+        }
 
 
 def _said(account: Account) -> dict[str, float | None]:
@@ -73,12 +78,12 @@ def _said(account: Account) -> dict[str, float | None]:
     return dict(zip(_WINDOWS, figures, strict=True))
 
 
-def _percent(learned: _Learned | None, said: float | None, now: float) -> float:
+def _percent(learned: _Learned | None, said: float | None, now: float) -> float | None:
     if learned is not None and now < learned.ends:
         return learned.percent
     if learned is not None and learned.is_named:
         return 0.0
-    return min(max(said or 0.0, 0.0), 100.0)
+    return None if said is None else min(max(said, 0.0), 100.0)
 
 
 def _seconds_left(window: str, headers: Mapping[str, str], wall: float) -> float | None:

@@ -8,7 +8,7 @@ a clock that only goes forward; the caller brings them.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -39,6 +39,22 @@ class Cooling:
     model_only: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """The answer that began a cooldown: its status and its code, never its words."""
+
+    status: int | None
+    code: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cooldown:
+    """What is left of a cooldown, in seconds, and the answer that it goes back to."""
+
+    seconds_left: float
+    cause: Cause | None
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class _Cooldown:
     """One cooldown: when it began, when it is over, and the failures in a row that led to it."""
@@ -46,6 +62,7 @@ class _Cooldown:
     begun: float
     until: float
     failures: int
+    cause: Cause | None = None
 
 
 class Health:
@@ -67,6 +84,7 @@ class Health:
         cooling: Cooling,
         now: float,
         credential: Credential | None = None,
+        cause: Cause | None = None,
     ) -> float:
         """Begin or lengthen a cooldown; gives its length in seconds.
 
@@ -80,7 +98,10 @@ class Health:
             seconds = FIRST_BACKOFF_SECONDS * 2.0**last.failures
         seconds = min(max(seconds, 0.0), LONGEST_SECONDS)
         failures = min(last.failures + 1, _MOST_DOUBLINGS)
-        known[credential] = _Cooldown(now, max(last.until, now + seconds), failures)
+        until = now + seconds
+        if until < last.until:
+            until, cause = last.until, last.cause
+        known[credential] = _Cooldown(now, until, failures, cause)
         if len(self._cooldowns) > _MOST_PLACES or len(known) > _MOST_CREDENTIALS:
             self._forget_past(now)
         return seconds
@@ -114,6 +135,28 @@ class Health:
         return max(
             (cooldown.until - now for cooldown in found if cooldown.until > now), default=0.0
         )
+
+    def cooldown(
+        self, account_name: str, now: float, credential: Credential | None = None
+    ) -> Cooldown | None:
+        """The cooldown of a whole account, None where there is none."""
+        known = self._cooldowns.get((account_name, None), {})
+        found = [known[each] for each in {None, credential} if each in known]
+        longest = max(found, key=lambda each: each.until, default=None)
+        if longest is None or longest.until <= now:
+            return None
+        return Cooldown(longest.until - now, longest.cause)
+
+    def models_cooling(
+        self, credentials: Mapping[str, Credential | None], now: float
+    ) -> Counter[str]:
+        """For how many models each account is left alone; accounts come with their credentials."""
+        found = Counter[str]()
+        for (name, model), known in self._cooldowns.items():
+            if model is not None and name in credentials:
+                meant = [known[each] for each in {None, credentials[name]} if each in known]
+                found[name] += any(each.until > now for each in meant)
+        return found
 
     @contextmanager
     def call(

@@ -2,11 +2,12 @@
 
 What happened is observed when a request's record is built; what is (slots, accounts, budgets) is
 looked at when somebody asks.  Every label has few values: accounts are the operator's, codes are
-ours, and whatever an upstream calls its errors is one of them.
+ours, whatever an upstream calls its errors is one of them, and its statuses are those of HTTP.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -16,12 +17,14 @@ from prometheus_client.registry import Collector
 from image_gateway.core import errors
 from image_gateway.core.record import Draft
 from image_gateway.core.routing import Condition
+from image_gateway.core.status import Phase
 
 CONTENT_TYPE: Final = "text/plain; version=1.0.0; charset=utf-8"
 BUCKETS: Final = (0.1, 0.5, 1, 2.5, 5, 10, 20, 30, 45, 60, 90, 120, 180, 240, 300, 420, 600)
 """Seconds; a picture takes 25 on good days and 400 on bad ones."""
 
 _UPSTREAM: Final = "upstream_error"
+_STATUSES: Final = frozenset(int(status) for status in HTTPStatus)
 _PREFIX: Final = "image_gateway_"
 
 
@@ -37,12 +40,21 @@ class AccountNow:
 
 @dataclass(frozen=True, slots=True)
 class Now:
-    """What is at this moment; ``grant_age_seconds`` None: nothing was read yet."""
+    """What is at this moment; ``grant_age_seconds`` None: nothing was read yet.
 
+    ``since`` is when the process began, in seconds since 1970; ``phases`` counts the calls in
+    flight by what they are at.
+    """
+
+    version: str
+    since: float
     accounts: tuple[AccountNow, ...]
     waiting: int
+    phases: Mapping[Phase, int]
     slots_shared: bool
     bytes_in_flight: int
+    control_plane_up: bool
+    notify: bool
     grant_age_seconds: float | None
     log_records_lost: int
 
@@ -88,7 +100,7 @@ class Metrics:
         if code and code not in errors.KINDS and code != errors.CLIENT_LEFT:
             code = _UPSTREAM
         self._requests.labels(
-            draft.endpoint or "", draft.dialect or "", draft.status or "", code
+            draft.endpoint or "", draft.dialect or "", _status(draft.status), code
         ).inc()
         self._seconds.observe((draft.total_ms or 0) / 1000)
         for phase, milliseconds in (
@@ -128,12 +140,20 @@ class _Gauges(Collector):
                 state.add_metric([each.account_name, condition], condition is each.condition)
         yield from (in_use, limit, state)
         yield _single("waiting", "Calls that wait for a slot.", now.waiting)
+        phases = _gauge("in_flight", "Calls in flight, by what they are at.", "phase")
+        for phase in Phase:
+            phases.add_metric([phase], now.phases.get(phase, 0))
+        yield phases
         yield _single(
             "slots_shared",
             "1 while slots are counted with the other processes, 0 while by this one alone.",
             now.slots_shared,
         )
         yield _single("bytes_in_flight", "Bytes of requests and answers held.", now.bytes_in_flight)
+        yield _single(
+            "control_plane_up", "0 once Postgres could not be asked.", now.control_plane_up
+        )
+        yield _single("notify", "1 while changes are told at once.", now.notify)
         if now.grant_age_seconds is not None:
             yield _single(
                 "grant_age_seconds", "Age of what is known of accounts.", now.grant_age_seconds
@@ -143,6 +163,17 @@ class _Gauges(Collector):
         )
         lost.add_metric([], now.log_records_lost)
         yield lost
+        yield _single("start_time_seconds", "When the process began, since 1970.", now.since)
+        build = _gauge("build_info", "1 for the version that runs.", "version")
+        build.add_metric([now.version], 1)
+        yield build
+
+
+def _status(status: int | None) -> str:
+    """As it is; what HTTP does not know, an upstream has made up, is told by its class."""
+    if status is None:
+        return ""
+    return str(status) if status in _STATUSES else f"{status // 100}xx"
 
 
 def _gauge(name: str, help_text: str, *labels: str) -> GaugeMetricFamily:

@@ -2,23 +2,46 @@
 
 import asyncio
 import json
+import re
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
+
+import pytest
 
 from image_gateway import __version__
 from image_gateway.demo import postgres
 from tests.daemon.conftest import Door, make_door
 from tests.daemon.test_refusals import PROMPT, Held, check_error
 from tests.edge.server import Server
-from tests.parts.eventually import eventually
+from tests.parts.eventually import BOUND_SECONDS, eventually
 from tests.parts.gateway import Gateway, parse, post
 from tests.parts.plane import Plane
-from tests.parts.upstream import ScriptedUpstream, answers
+from tests.parts.upstream import Call, ScriptedUpstream, answers, images
 
 
 async def ready(gateway: Gateway) -> tuple[int, dict[str, Any]]:
     status, _, body = await gateway.ops("/readyz")
     return status, json.loads(body)
+
+
+async def status(gateway: Gateway) -> dict[str, Any]:
+    """What /status.json tells."""
+    code, headers, body = await gateway.ops("/status.json")
+    assert code == 200
+    assert headers["content-type"] == "application/json"
+    found: dict[str, Any] = json.loads(body)
+    return found
+
+
+async def until(gateway: Gateway, look: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    """What /status.json tells, once ``look`` finds in it what must come."""
+    deadline = time.monotonic() + BOUND_SECONDS
+    while not look(found := await status(gateway)):
+        assert time.monotonic() < deadline, found
+        await asyncio.sleep(0.02)
+    return found
 
 
 async def metric(gateway: Gateway, line: str) -> float | None:
@@ -208,14 +231,16 @@ async def test_an_account_that_another_process_fills_is_shown_as_full(
 
 
 async def test_each_port_knows_its_own_paths_only(door: Door, gateway: Gateway) -> None:
-    for path in ("/metrics", "/readyz", "/status"):
+    pages = ("/metrics", "/readyz", "/status", "/status.json")
+    for path in pages:
         status, _, body = await door.post(b"", path)
         assert status == 404
         check_error(body, "unknown_path")
-    for path in ("/v1/images/generations", "/healthz", "/", "/metrics/"):
+    for path in ("/v1/images/generations", "/healthz", "/", "/metrics/", "/status/"):
         status, _, body = await gateway.ops(path)
         assert status == 404
-        check_error(body, "unknown_path")
+        message = check_error(body, "unknown_path")["message"]
+        assert [page for page in pages if page not in message] == []
 
 
 async def test_the_ops_port_is_read_with_get(gateway: Gateway) -> None:
@@ -226,3 +251,328 @@ async def test_the_ops_port_is_read_with_get(gateway: Gateway) -> None:
     assert status == 405
     assert headers["allow"] == "GET"
     check_error(body, "method_not_allowed")
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/readyz", "/status", "/status.json"])
+async def test_every_page_may_be_asked_for_its_head(gateway: Gateway, path: str) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.ops_port)
+    writer.write(f"HEAD {path} HTTP/1.1\r\nhost: ops\r\n\r\n".encode())
+    code, headers, body = parse(await asyncio.wait_for(reader.read(), 10))
+    writer.close()
+    assert code in {200, 503}
+    assert int(headers["content-length"]) > 0
+    assert headers["cache-control"] == "no-store"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert body == b""
+
+
+async def test_the_page_lets_no_other_script_or_style_in(gateway: Gateway) -> None:
+    _, headers, body = await gateway.ops("/status")
+    policy = dict(
+        each.strip().split(" ", 1) for each in headers["content-security-policy"].split(";")
+    )
+    assert policy["default-src"] == policy["frame-ancestors"] == "'none'"
+    assert policy["script-src"].startswith("'sha256-")
+    assert policy["style-src"].startswith("'sha256-")
+    assert re.findall(rb"<[^>]* (?:style|on\w+|src|href=.h)", body) == []
+
+
+# -- /status.json ----------------------------------------------------------------------------------
+
+
+async def test_status_tells_who_runs_who_waits_and_what_has_ended(
+    make_gateway: Callable[..., Gateway], plane: Plane, upstream: ScriptedUpstream
+) -> None:
+    upstream.script = held = Held()
+    gateway = make_gateway(plane.reader_url, slot_wait_seconds=20).start()
+    door = make_door(gateway, plane, upstream)
+    plane.update("accounts", {"account_name": door.account}, image_max_concurrency=1)
+    before = datetime.now(UTC)
+    running = asyncio.create_task(door.post(PROMPT))
+    await asyncio.wait_for(held.arrived.acquire(), 10)
+    waiting = asyncio.create_task(door.post(PROMPT))
+    found = await until(gateway, lambda it: it["waiting"]["calls"] == 1)
+    assert found["waiting"]["longest_seconds"] >= 0
+    assert found["in_flight"]["total"] == 2
+    first, second = found["in_flight"]["oldest"]
+    assert (first["phase"], first["account_name"]) == ("upstream", door.account)
+    assert (second["phase"], second["account_name"]) == ("waiting", None)
+    for each in (first, second):
+        assert (each["key_id"], each["endpoint"]) == (door.key_id, "generations")
+        assert each["model"] == "gpt-image-2"
+        assert 0 <= each["age_seconds"] < BOUND_SECONDS
+    assert first["request_id"] != second["request_id"]
+    [account] = found["accounts"]
+    assert account == {
+        "account_name": door.account,
+        "dialect": "codex",
+        "condition": "full",
+        "slots_in_use": 1,
+        "slots_limit": 1,
+        "taken_elsewhere": False,
+        "budget_primary_percent": None,
+        "budget_secondary_percent": None,
+        "cooldown": None,
+        "models_cooling": 0,
+        "blocked_until": None,
+    }
+    for phase in ("upstream", "waiting"):
+        assert await metric(gateway, f'image_gateway_in_flight{{phase="{phase}"}}') == 1
+    held.let_go.set()
+    assert (await running)[0] == (await waiting)[0] == 200
+    assert (await door.post(b"{"))[0] == 400
+    found = await until(gateway, lambda it: it["in_flight"]["total"] == 0)
+    outcomes = found["last_hour"]["whole"]["outcomes"]
+    assert (outcomes["ok"], outcomes["client_error"]) == (2, 1)
+    assert found["last_hour"]["whole"]["latency"]["calls"] == 2
+    assert found["last_hour"]["whole"]["latency"]["p50"] > 0
+    assert len(found["last_hour"]["blocks"]) == 12
+    assert 56 <= len(found["last_hour"]["minutes"]) <= 60
+    assert found["last_errors"] == []
+    [error] = found["last_client_errors"]
+    refused = await door.record(status=400)
+    assert {name: error[name] for name in ("request_id", "status", "error_code")} == {
+        "request_id": refused["request_id"],
+        "status": 400,
+        "error_code": "invalid_body",
+    }
+    assert before < datetime.fromisoformat(error["time"]) <= datetime.now(UTC)
+    assert datetime.fromisoformat(found["since"]) < before
+    assert found["readiness"] == {
+        **(await ready(gateway))[1],
+        "grant_age_seconds": found["readiness"]["grant_age_seconds"],
+    }
+    _, _, body = await gateway.ops("/status.json")
+    for hidden in (door.secret, f"token-of-{door.account}", f"id-of-{door.account}", "a cat"):
+        assert hidden.encode() not in body
+    assert gateway.stop() == 0
+
+
+async def test_status_tells_that_an_answer_is_coming(
+    door: Door, gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    let_go = asyncio.Event()
+
+    async def slowly(call: Call) -> None:
+        body = json.dumps(images()).encode()
+        await call.head(200, {"content-length": str(len(body))})
+        await call.send(body[:20])
+        await let_go.wait()
+        await call.send(body[20:])
+
+    def own(found: dict[str, Any]) -> list[str]:
+        calls = found["in_flight"]["oldest"]
+        return [each["phase"] for each in calls if each["key_id"] == door.key_id]
+
+    upstream.script = slowly
+    call = asyncio.create_task(door.post(PROMPT))
+    await until(gateway, lambda it: own(it) == ["stream"])
+    let_go.set()
+    assert (await call)[0] == 200
+    await until(gateway, lambda it: own(it) == [])
+
+
+async def test_status_tells_a_call_whose_body_is_on_its_way(door: Door, gateway: Gateway) -> None:
+    _, writer = await gateway.connect()
+    writer.write(post(door.secret, PROMPT)[:-1])
+
+    def own(found: dict[str, Any]) -> list[str]:
+        calls = found["in_flight"]["oldest"]
+        return [each["phase"] for each in calls if each["key_id"] == door.key_id]
+
+    await until(gateway, lambda it: own(it) == ["body"])
+    writer.close()
+    found = await until(gateway, lambda it: own(it) == [])
+    left = await door.record()
+    assert left["error_code"] == "client_left"
+    assert left["request_id"] in {each["request_id"] for each in found["last_client_errors"]}
+
+
+async def test_status_tells_until_when_an_account_cools_down_and_after_what(
+    door: Door, gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    """Status and code of the answer; never what it said."""
+    sentence = "Your plan of the cat shelter is exhausted."
+    told = {"error": {"message": sentence, "type": "odd", "code": "usage_limit_reached"}}
+    upstream.script = answers(429, told, {"retry-after": "60"})
+    assert (await door.post(PROMPT))[0] == 429
+
+    def own(found: dict[str, Any]) -> dict[str, Any]:
+        [account] = [it for it in found["accounts"] if it["account_name"] == door.account]
+        return dict(account)
+
+    found = await status(gateway)
+    account = own(found)
+    assert account["condition"] == "cooling"
+    assert (account["cooldown"]["status"], account["cooldown"]["code"]) == (
+        429,
+        "usage_limit_reached",
+    )
+    left = datetime.fromisoformat(account["cooldown"]["until"]) - datetime.now(UTC)
+    assert 40 < left.total_seconds() <= 60
+    record = await door.record()
+    [error] = [it for it in found["last_errors"] if it["request_id"] == record["request_id"]]
+    assert (error["status"], error["error_source"]) == (429, "upstream")
+    assert error["error_code"] == "usage_limit_reached"
+    assert error["account_name"] == door.account
+    assert "cat shelter" not in json.dumps(found)
+
+
+async def test_status_tells_models_that_cool_down_and_the_account_stays_usable(
+    door: Door, gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    missing = {"error": {"message": "no such model", "code": "model_not_found"}}
+    upstream.script = answers(404, missing)
+    assert (await door.post(PROMPT))[0] == 404
+    found = await status(gateway)
+    [account] = [it for it in found["accounts"] if it["account_name"] == door.account]
+    assert (account["condition"], account["models_cooling"]) == ("usable", 1)
+    assert account["cooldown"] is None
+
+
+async def test_status_tells_a_budget_as_the_last_answer_told_it(
+    door: Door, gateway: Gateway, shared_plane: Plane, upstream: ScriptedUpstream
+) -> None:
+    where = {"account_name": door.account}
+    shared_plane.update("accounts", where, used_percent_primary=10, used_percent_secondary=20)
+    upstream.script = answers(
+        200,
+        images(),
+        {"x-codex-primary-used-percent": "97.5", "x-codex-primary-reset-after-seconds": "600"},
+    )
+    assert (await door.post(PROMPT))[0] == 200
+    found = await status(gateway)
+    [account] = [it for it in found["accounts"] if it["account_name"] == door.account]
+    assert account["budget_primary_percent"] == 97.5
+    assert account["budget_secondary_percent"] == 20
+    assert account["condition"] == "over_budget"
+
+
+async def test_status_tells_that_other_processes_hold_an_accounts_slots(
+    make_gateway: Callable[..., Gateway], plane: Plane, upstream: ScriptedUpstream
+) -> None:
+    upstream.script = held = Held()
+    one, other = (make_gateway(plane.reader_url, slot_wait_seconds=20).start() for _ in "ab")
+    door = make_door(one, plane, upstream)
+    plane.update("accounts", {"account_name": door.account}, image_max_concurrency=1)
+    beside = Door(other, plane, door.key_id, door.secret, door.account)
+    running = asyncio.create_task(door.post(PROMPT))
+    await asyncio.wait_for(held.arrived.acquire(), 10)
+    waiting = asyncio.create_task(beside.post(PROMPT))
+    found = await until(other, lambda it: it["accounts"][0]["taken_elsewhere"])
+    assert found["accounts"][0]["condition"] == "full"
+    assert found["accounts"][0]["slots_in_use"] == 0
+    held.let_go.set()
+    assert (await running)[0] == (await waiting)[0] == 200
+    assert one.stop() == other.stop() == 0
+
+
+async def test_status_tells_of_a_drain_and_the_calls_that_are_left(
+    make_gateway: Callable[..., Gateway], plane: Plane, upstream: ScriptedUpstream
+) -> None:
+    upstream.script = held = Held()
+    gateway = make_gateway(plane.reader_url).start()
+    door = make_door(gateway, plane, upstream)
+    last = asyncio.create_task(door.post(PROMPT))
+    await asyncio.wait_for(held.arrived.acquire(), 10)
+    assert (await status(gateway))["readiness"]["accepting"] is True
+    assert gateway.process is not None
+    gateway.process.terminate()
+    found = await until(gateway, lambda it: not it["readiness"]["accepting"])
+    assert found["readiness"]["ready"] is False
+    assert found["in_flight"]["total"] == 1
+    held.let_go.set()
+    assert (await last)[0] == 200
+    assert gateway.wait() == 0
+
+
+# -- more of the metrics ---------------------------------------------------------------------------
+
+
+async def test_no_flood_of_paths_models_codes_or_statuses_makes_new_series(
+    make_gateway: Callable[..., Gateway], plane: Plane, upstream: ScriptedUpstream
+) -> None:
+    gateway = make_gateway(plane.reader_url).start()
+    door = make_door(gateway, plane, upstream)
+
+    async def series() -> set[str]:
+        _, _, body = await gateway.ops("/metrics")
+        lines = body.decode().splitlines()
+        return {line.rpartition(" ")[0] for line in lines if not line.startswith("#")}
+
+    async def flood(first: int) -> None:
+        """One of each kind, by a number that makes it different from every other."""
+        for number in range(first, first + 12):
+            odd = {"error": {"message": "no", "code": f"code_{number}"}}
+            upstream.script = answers(460 + number, odd)
+            assert (await door.post(PROMPT))[0] == 460 + number
+            model = json.dumps({"prompt": "a cat", "model": f"model-{number}"}).encode()
+            assert (await door.post(model))[0] == 404
+            assert (await door.post(PROMPT, f"/v1/images/{number}"))[0] == 404
+
+    await flood(0)
+    await eventually(lambda: len(gateway.records()) == 36)
+    before = await series()
+    await flood(12)
+    await eventually(lambda: len(gateway.records()) == 72)
+    assert await series() == before
+    line = (
+        'image_gateway_requests_total{dialect="codex",endpoint="generations",'
+        'error_code="upstream_error",status="4xx"}'
+    )
+    assert (await metric(gateway, line) or 0) >= 20
+    assert gateway.stop() == 0
+
+
+async def test_metrics_tell_what_runs_and_whether_postgres_can_be_asked(
+    make_gateway: Callable[..., Gateway], upstream: ScriptedUpstream
+) -> None:
+    began = time.time()
+    with Server(postgres.VERSION) as server:
+        plane = Plane(server.url)
+        plane.create()
+        gateway = make_gateway(plane.reader_url, grant_ttl_seconds=0.2).start()
+        door = make_door(gateway, plane, upstream)
+        assert (await door.post(PROMPT))[0] == 200
+        assert await metric(gateway, f'image_gateway_build_info{{version="{__version__}"}}') == 1
+        started = await metric(gateway, "image_gateway_start_time_seconds")
+        assert started is not None
+        assert began <= started <= time.time()
+        assert await metric(gateway, "image_gateway_control_plane_up") == 1
+        while await metric(gateway, "image_gateway_notify") != 1:
+            await asyncio.sleep(0.02)
+        server.kill()
+        while await metric(gateway, "image_gateway_notify") != 0:
+            await asyncio.sleep(0.02)
+        while await metric(gateway, "image_gateway_control_plane_up") != 0:
+            await door.post(PROMPT)
+        assert gateway.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        (answers(500, {"error": {"message": "no"}}), "failed at answer: status 500, code None"),
+        (answers(503, {"error": {"message": "no", "code": "busy"}}), "status 503, code busy"),
+        (None, "failed at connect: status None, code "),
+    ],
+)
+async def test_an_account_that_fails_without_a_cooldown_is_named_on_stderr(
+    door: Door,
+    gateway: Gateway,
+    shared_plane: Plane,
+    upstream: ScriptedUpstream,
+    script: Any,
+    words: str,
+) -> None:
+    if script is None:
+        where = {"account_name": door.account}
+        shared_plane.update("accounts", where, base_url="http://127.0.0.1:9")
+    else:
+        upstream.script = script
+    code, headers, _ = await door.post(PROMPT)
+    assert code >= 500
+    lines = [line for line in gateway.words().splitlines() if headers["x-request-id"] in line]
+    assert len(lines) == 1, lines
+    assert f"account {door.account} " in lines[0]
+    assert words in lines[0]

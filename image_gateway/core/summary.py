@@ -1,0 +1,295 @@
+"""What many records tell: counts, percentiles and sums, in bounded memory and in any order.
+
+A record comes from a file, so it may hold anything: what is not of its field's type counts as not
+known.  Sums are exact.  Latencies fall into buckets that are exact below 128 ms and at most 1/64
+of their value wide above, so a percentile is off by at most 1/128 (0.8 %); up to ten minutes there
+are some 900 buckets, however many calls there were.  A table holds at most ``MOST_NAMES`` names,
+for clients choose some of them; the last ones in the alphabet stay then, which is as good as any
+rule that does not look at the order of the records.
+"""
+
+import heapq
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final, Literal
+
+Dimension = Literal["key", "account", "model", "outcome"]
+DIMENSIONS: Final[Sequence[Dimension]] = ("key", "account", "model", "outcome")
+PERCENTS: Final = (50, 90, 99)
+SUMS: Final = (
+    "request_bytes",
+    "response_bytes",
+    "input_tokens",
+    "output_tokens",
+    "total_tokens",
+    "images",
+)
+"""What is added up, in order."""
+MOST_NAMES: Final = 10_000
+"""Names in one table; beyond it the rest is told together."""
+
+_BUCKET_BITS: Final = 7
+"""A latency keeps so many leading bits, and goes by the middle of what the others could be."""
+_SPAN: Final = re.compile(r"(\d{1,9})([smhd])", re.ASCII)
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+Record = Mapping[str, object]
+
+
+def moment(text: str, now: datetime) -> datetime:
+    """The moment that a person wrote: a span back from ``now`` (``90m``, ``24h``, ``7d``), or an
+    ISO 8601 date or time, in UTC where it has no offset.  Raises ``ValueError``.
+    """
+    span = _SPAN.fullmatch(text)
+    try:
+        if span is not None:
+            return now - timedelta(**{_UNITS[span[2]]: int(span[1])})
+        return _in_utc(datetime.fromisoformat(text))
+    except (ValueError, OverflowError):
+        raise ValueError(
+            "must be a time such as 2026-11-21 or 2026-11-21T08:00:00Z, or a span back from now "
+            "such as 90m, 24h or 7d"
+        ) from None
+
+
+def time_of(record: Record) -> datetime | None:
+    """When the call came; None where the record does not say."""
+    text = record.get("time")
+    if not isinstance(text, str):
+        return None
+    try:
+        return _in_utc(datetime.fromisoformat(text))
+    except (ValueError, OverflowError):
+        return None
+
+
+def outcome_of(record: Record) -> str | None:
+    """``ok``, the error's code, or the status where an error has no code."""
+    code, status = _text(record, "error_code"), _count(record, "status")
+    if code is not None:
+        return code
+    if status is None:
+        return None
+    return "ok" if status < 400 else f"status {status}"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What of one record is counted; ``sums`` are in the order of ``SUMS``."""
+
+    time: datetime
+    names: Mapping[Dimension, str | None]
+    key_name: str | None
+    is_error: bool
+    total_ms: int | None
+    sums: Sequence[int]
+
+    @classmethod
+    def of(cls, record: Record, time: datetime) -> "Facts":
+        """Read a record whose ``time_of`` is known."""
+        usage = record.get("usage")
+        tokens: Record = usage if isinstance(usage, Mapping) else {}
+        outcome = outcome_of(record)
+        return cls(
+            time=time,
+            names={
+                "key": _text(record, "key_id"),
+                "account": _text(record, "account_name"),
+                "model": _text(record, "model"),
+                "outcome": outcome,
+            },
+            key_name=_text(record, "key_name"),
+            is_error=outcome != "ok",
+            total_ms=_count(record, "total_ms"),
+            sums=(
+                _count(record, "request_bytes") or 0,
+                _count(record, "response_bytes") or 0,
+                _count(tokens, "input_tokens") or 0,
+                _count(tokens, "output_tokens") or 0,
+                _count(tokens, "total_tokens") or 0,
+                _count(record, "response_image_count") or 0,
+            ),
+        )
+
+
+class Tally:
+    """Counts, sums and latencies of some calls."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.errors = 0
+        self.sums = [0] * len(SUMS)
+        self.latencies: Counter[int] = Counter()
+        """Calls by the least latency in ms of their bucket."""
+
+    def __repr__(self) -> str:
+        return f"<Tally calls={self.calls} errors={self.errors}>"
+
+    def add(self, facts: Facts) -> None:
+        """Count one more call."""
+        self.calls += 1
+        self.errors += facts.is_error
+        self.sums = [so_far + more for so_far, more in zip(self.sums, facts.sums, strict=True)]
+        if facts.total_ms is not None:
+            self.latencies[_bucket(facts.total_ms)] += 1
+
+    def merge(self, other: "Tally") -> None:
+        """Count the other's calls as well."""
+        self.calls += other.calls
+        self.errors += other.errors
+        self.sums = [so_far + more for so_far, more in zip(self.sums, other.sums, strict=True)]
+        self.latencies.update(other.latencies)
+
+    def percentiles(self) -> list[int | None]:
+        """For each of ``PERCENTS`` the least time in ms within which so many calls were over.
+
+        None where no call says how long it took.
+        """
+        known = self.latencies.total()
+        if not known:
+            return [None] * len(PERCENTS)
+        ranks = [-(-percent * known // 100) for percent in PERCENTS]
+        found: list[int | None] = []
+        passed = 0
+        for start, calls in sorted(self.latencies.items()):
+            passed += calls
+            while len(found) < len(ranks) and ranks[len(found)] <= passed:
+                found.append(_middle(start))
+        return found
+
+
+class Table:
+    """Tallies by name; those of the names that found no place are in ``others``."""
+
+    def __init__(self, dimension: Dimension, most_names: int = MOST_NAMES) -> None:
+        self.dimension = dimension
+        self.others: Tally | None = None
+        self._most_names = most_names
+        self._tallies: dict[str | None, Tally] = {}
+        self._labels: dict[str, tuple[datetime, str]] = {}
+        # A heap, the first in the alphabet on top.  A name that had to go never comes back, because
+        # what stays only moves on in the alphabet; so a tally in the table is always whole.
+        self._names: list[str] = []
+
+    def __repr__(self) -> str:
+        return f"<Table by {self.dimension}: {len(self._tallies)} names>"
+
+    def add(self, facts: Facts) -> None:
+        """Count a call under its name."""
+        name = facts.names[self.dimension]
+        tally = self._tallies.get(name) or self._admit(name)
+        tally.add(facts)
+        if self.dimension == "key" and name in self._tallies and facts.key_name is not None:
+            label = (facts.time, facts.key_name)
+            if name is not None and self._labels.get(name, label) <= label:
+                self._labels[name] = label
+
+    def rows(self) -> list[tuple[str | None, Tally]]:
+        """Names with their tallies, most calls first; None is for calls without the name."""
+        return sorted(
+            self._tallies.items(), key=lambda row: (-row[1].calls, row[0] is None, row[0] or "")
+        )
+
+    def label(self, name: str | None) -> str | None:
+        """What the newest record calls the key with this id."""
+        label = self._labels.get(name) if name is not None else None
+        return None if label is None else label[1]
+
+    def _admit(self, name: str | None) -> Tally:
+        """The tally for a new name: its own, or that of the others."""
+        tally = self._tallies[name] = Tally()
+        if name is None:
+            return tally
+        heapq.heappush(self._names, name)
+        if len(self._names) <= self._most_names:
+            return tally
+        gone = heapq.heappop(self._names)
+        self._labels.pop(gone, None)
+        if self.others is None:
+            self.others = Tally()
+        self.others.merge(self._tallies.pop(gone))
+        return self.others if gone == name else tally
+
+
+class Summary:
+    """All calls together, and by each of the dimensions asked for."""
+
+    def __init__(self, by: Sequence[Dimension], most_names: int = MOST_NAMES) -> None:
+        self.total = Tally()
+        self.tables = [Table(dimension, most_names) for dimension in by]
+        self.first: datetime | None = None
+        self.last: datetime | None = None
+
+    def __repr__(self) -> str:
+        return f"<Summary {self.total!r} {self.tables!r}>"
+
+    def add(self, record: Record, time: datetime) -> None:
+        """Count a record; ``time`` is its ``time_of``."""
+        facts = Facts.of(record, time)
+        self.first = min(self.first or time, time)
+        self.last = max(self.last or time, time)
+        self.total.add(facts)
+        for table in self.tables:
+            table.add(facts)
+
+
+@dataclass(slots=True)
+class KeyUsage:
+    """What one key used; the fields are those of the usage's JSON."""
+
+    requests_with_images: int = 0
+    images: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    total_tokens: int = 0
+    may_be_billed: int = 0
+
+
+def add_usage(totals: dict[str | None, KeyUsage], record: Record) -> None:
+    """Add a record to its key's totals; a call that used nothing leaves no trace in them.
+
+    That is one without pictures, without usage and certain not to be billed: every refused one.
+    """
+    usage = record.get("usage")
+    images = _count(record, "response_image_count") or 0
+    may_be_billed = record.get("may_be_billed") is True
+    if not (images or may_be_billed or isinstance(usage, Mapping)):
+        return
+    tokens: Record = usage if isinstance(usage, Mapping) else {}
+    total = totals.setdefault(_text(record, "key_id"), KeyUsage())
+    total.requests_with_images += images > 0
+    total.images += images
+    total.input_tokens += _count(tokens, "input_tokens") or 0
+    total.output_tokens += _count(tokens, "output_tokens") or 0
+    total.total_tokens += _count(tokens, "total_tokens") or 0
+    total.may_be_billed += may_be_billed
+
+
+def _in_utc(time: datetime) -> datetime:
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+
+
+def _text(record: Record, name: str) -> str | None:
+    value = record.get(name)
+    return value if isinstance(value, str) else None
+
+
+def _count(record: Record, name: str) -> int | None:
+    """A number of something: true is none, and none is below zero."""
+    value = record.get(name)
+    return value if type(value) is int and value >= 0 else None
+
+
+def _bucket(value: int) -> int:
+    """The least value of the bucket that a value falls into."""
+    shift = max(0, value.bit_length() - _BUCKET_BITS)
+    return value >> shift << shift
+
+
+def _middle(start: int) -> int:
+    """What stands for a bucket: the middle of its values."""
+    width = 1 << max(0, start.bit_length() - _BUCKET_BITS)
+    return start + width // 2

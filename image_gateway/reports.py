@@ -93,14 +93,14 @@ def add_command(commands: "argparse._SubParsersAction[Any]") -> None:
         choices=summary.DIMENSIONS,
         help="one table for each; default: all",
     )
-    summed.set_defaults(run=_command(_summary))
+    summed.set_defaults(run=command(_summary))
     found = kinds.add_parser("find", parents=[places], help="the record of one request")
     found.add_argument("request_id", metavar="REQUEST_ID")
-    found.set_defaults(run=_command(_find))
+    found.set_defaults(run=command(_find))
     used = kinds.add_parser(
         "usage", parents=[window, places], help="what each key used, for other control planes"
     )
-    used.set_defaults(run=_command(_usage))
+    used.set_defaults(run=command(_usage))
 
 
 def _moment(text: str) -> datetime:
@@ -110,7 +110,7 @@ def _moment(text: str) -> datetime:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _command(report: Report) -> Callable[[argparse.Namespace], int]:
+def command(report: Report) -> Callable[[argparse.Namespace], int]:
     """The command that gives the report; it has every way to end early."""
 
     def run(given: argparse.Namespace) -> int:
@@ -167,8 +167,8 @@ def _summary(given: argparse.Namespace) -> None:
 def _headline(summed: Summary) -> str:
     if summed.first is None or summed.last is None:
         return "no calls"
-    calls = _counted(summed.total.calls, "call")
-    errors = _counted(summed.total.errors, "error")
+    calls = counted(summed.total.calls, "call")
+    errors = counted(summed.total.errors, "error")
     return (
         f"{calls}, {errors}, from {summed.first:%Y-%m-%d %H:%M:%S} to "
         f"{summed.last:%Y-%m-%d %H:%M:%S} UTC"
@@ -179,8 +179,8 @@ def _table_text(table: Table, total: Tally) -> str:
     is_keys = table.dimension == "key"
     rows = [
         [
-            "(none)" if name is None else _escaped(name),
-            *([_escaped(table.label(name) or "-")] if is_keys else []),
+            "(none)" if name is None else escaped(name),
+            *([escaped(table.label(name) or "-")] if is_keys else []),
             *_cells(tally),
         ]
         for name, tally in table.rows()
@@ -240,12 +240,12 @@ def _usage(given: argparse.Namespace) -> None:
 
 
 def _find(given: argparse.Namespace) -> None:
-    files = _files(given)
+    files = find_files(given)
     reading = Reading()
     found = _look_for(given.request_id, files, reading)
-    _complain_of(reading)
+    complain_of(reading)
     if found is None:
-        raise ReportError(f"no record of {_escaped(given.request_id)} in {_counted(len(files))}")
+        raise ReportError(f"no record of {escaped(given.request_id)} in {counted(len(files))}")
     if given.json:
         _say_json(found)
     else:
@@ -253,7 +253,7 @@ def _find(given: argparse.Namespace) -> None:
 
 
 def _look_for(request_id: str, files: Sequence[RecordFile], reading: Reading) -> Record | None:
-    with _Progress(files) as progress:
+    with Progress(files) as progress:
         for file in reversed(files):  # the newest: whoever asks, asks about a call of today
             for found in record_files.read(file, reading):
                 progress.show(reading.read_bytes)
@@ -266,9 +266,9 @@ def _say_record(found: Record) -> None:
     known = {
         name: value for name, value in found.items() if value is not None and name != "attempts"
     }
-    width = max(len(_escaped(name)) for name in known)
+    width = max(len(escaped(name)) for name in known)
     for name, value in known.items():
-        say(f"{_escaped(name):<{width}}  {_shown(value)}")
+        say(f"{escaped(name):<{width}}  {_shown(value)}")
     attempts = found.get("attempts")
     if isinstance(attempts, list) and attempts:
         rows = [
@@ -296,9 +296,9 @@ def _read_all(given: argparse.Namespace, take: Callable[[Record, datetime], None
     """Hand over each record of the window with its time.  Raises ``ReportError``."""
     if given.since is not None and given.until is not None and given.since >= given.until:
         raise ReportError("--since must be before --until", BAD_SETTINGS)
-    files = [file for file in _files(given) if file.may_hold(given.since)]
+    files = [file for file in find_files(given) if file.may_hold(given.since)]
     reading = Reading()
-    with _Progress(files) as progress:
+    with Progress(files) as progress:
         for file in files:
             for read in record_files.read(file, reading):
                 progress.show(reading.read_bytes)
@@ -309,11 +309,11 @@ def _read_all(given: argparse.Namespace, take: Callable[[Record, datetime], None
                     given.until is None or came < given.until
                 ):
                     take(read, came)
-    _complain_of(reading)
+    complain_of(reading)
     return _Count(len(files) - reading.gone_files, reading.skipped_lines)
 
 
-def _files(given: argparse.Namespace) -> list[RecordFile]:
+def find_files(given: argparse.Namespace) -> list[RecordFile]:
     """The record files, at least one.  Raises ``ReportError``."""
     missing = [str(folder) for folder in given.dir if not folder.is_dir()]
     if missing:
@@ -332,14 +332,15 @@ def _default_folder() -> Path:
     return INSTALLED if is_installed else folder
 
 
-def _complain_of(reading: Reading) -> None:
+def complain_of(reading: Reading) -> None:
+    """What of a reading was no record, or was gone."""
     if reading.skipped_lines:
-        complain(f"{_counted(reading.skipped_lines, 'line')} passed over that held no record")
+        complain(f"{counted(reading.skipped_lines, 'line')} passed over that held no record")
     if reading.gone_files:
-        complain(f"{_counted(reading.gone_files)} not read: pruned since the command began")
+        complain(f"{counted(reading.gone_files)} not read: pruned since the command began")
 
 
-class _Progress:
+class Progress:
     """How far a reading is, on stderr where that is a terminal; gone when it is over."""
 
     def __init__(self, files: Sequence[RecordFile]) -> None:
@@ -389,7 +390,8 @@ def _window_json(given: argparse.Namespace, count: _Count) -> dict[str, object]:
     }
 
 
-def _counted(number: int, what: str = "file") -> str:
+def counted(number: int, what: str = "file") -> str:
+    """A number of things, in words."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
@@ -397,7 +399,7 @@ def _rfc3339(moment: datetime | None) -> str | None:
     return None if moment is None else moment.isoformat().replace("+00:00", "Z")
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Text with whatever is no letter, sign or space as its escape."""
     return "".join(
         sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
@@ -408,9 +410,9 @@ def _shown(value: object) -> str:
     if value is None:
         return "-"
     if isinstance(value, str):
-        return _escaped(value)
+        return escaped(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     if isinstance(value, dict):
-        return ", ".join(f"{_escaped(name)} {_shown(item)}" for name, item in value.items())
-    return _escaped(json.dumps(value))
+        return ", ".join(f"{escaped(name)} {_shown(item)}" for name, item in value.items())
+    return escaped(json.dumps(value))

@@ -1,6 +1,7 @@
 -- A control plane of its own for the image gateway, for someone who has none.
 -- It makes the tables (schema image_control), the contract (schema image_gateway) and the triggers
--- that tell running gateways of every change at once.  It may be run again.
+-- that tell running gateways of every change at once.  It may be run again, also over an older
+-- installation, whose rows stay as they are.
 
 BEGIN;
 
@@ -57,6 +58,30 @@ CREATE TABLE IF NOT EXISTS image_control.accounts (
     created_at              timestamptz NOT NULL DEFAULT now(),
     CHECK (dialect <> 'azure' OR base_url IS NOT NULL)
 );
+
+-- Calls that were charged to their key's quota, each once.  A row outlasts its key.
+CREATE TABLE IF NOT EXISTS image_control.charges (
+    request_id  text PRIMARY KEY,
+    key_id      text NOT NULL,
+    tokens      bigint NOT NULL CHECK (tokens >= 0),
+    images      integer NOT NULL CHECK (images >= 0),
+    called_at   timestamptz NOT NULL,
+    charged_at  timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX IF NOT EXISTS charges_called_at ON image_control.charges (called_at);
+
+-- Sealed log files that were charged to their end, known by what they hold: two instances, or two
+-- machines, may well have files of one name.
+CREATE TABLE IF NOT EXISTS image_control.charged_files (
+    digest      text PRIMARY KEY CHECK (digest ~ '^[0-9a-f]{64}$'),
+    file_name   text NOT NULL,
+    charged_at  timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX IF NOT EXISTS charged_files_charged_at ON image_control.charged_files (charged_at);
+
+-- What `image-gateway control` asks before anything else.  2 brought the charges.
+CREATE OR REPLACE FUNCTION image_control.schema_version() RETURNS integer
+    LANGUAGE sql IMMUTABLE AS 'SELECT 2';
 
 CREATE OR REPLACE FUNCTION image_gateway.contract_version() RETURNS integer
     LANGUAGE sql IMMUTABLE AS 'SELECT 1';

@@ -1,0 +1,52 @@
+"""``image-gateway control``: the standalone control plane's keys, groups, accounts and usage.
+
+Each command does one thing over ADMIN_DATABASE_URL and tells what came of it, for people or with
+``--json`` for programs.  What would break the contract is refused before anything is written, by
+the checks that the daemon itself makes (``core.model``); what is there already, or is not there,
+changes nothing.  A key's secret is shown once and never stored; an account's is read from a file
+or stdin, never from the command line, and never shown again.
+"""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from image_gateway.control import accounts, groups, keys, usage
+from image_gateway.control.telling import MistakeError
+from image_gateway.core.model import RowError
+from image_gateway.edge import standalone
+from image_gateway.edge.standalone import NotThereError, Standalone, TakenError, UnusableError
+from image_gateway.reports import ReportError, command, escaped
+from image_gateway.terminal import BAD_SETTINGS, CONTROL_PLANE_UNUSABLE, FAILED, setting
+
+_MISSING = (
+    "IMAGE_GATEWAY_ADMIN_DATABASE_URL is missing: set it, or IMAGE_GATEWAY_ADMIN_DATABASE_URL_FILE "
+    "to a file that holds it, to the Postgres of the standalone control plane, with a role that "
+    "may write"
+)
+
+
+def add_command(commands: "argparse._SubParsersAction[Any]") -> None:
+    """Put ``control`` on the command line."""
+    control = commands.add_parser("control", help="keep the standalone control plane")
+    control.set_defaults(run=command(_do))
+    kinds = control.add_subparsers(required=True, metavar="KIND")
+    for kind in (keys, groups, accounts, usage):
+        kind.add_commands(kinds)
+
+
+def _do(given: argparse.Namespace) -> None:
+    """Raises ``ReportError``, and ``config.SettingsError``."""
+    act: Callable[[Standalone, argparse.Namespace], None] = given.act
+    database = setting("ADMIN_DATABASE_URL")
+    if database is None:
+        raise ReportError(_MISSING, BAD_SETTINGS)
+    try:
+        with standalone.connected(database) as plane:
+            act(plane, given)
+    except (RowError, MistakeError) as error:
+        raise ReportError(escaped(str(error)), BAD_SETTINGS) from None
+    except (NotThereError, TakenError) as error:
+        raise ReportError(escaped(str(error)), FAILED) from None
+    except UnusableError as error:
+        raise ReportError(escaped(str(error)), CONTROL_PLANE_UNUSABLE) from None

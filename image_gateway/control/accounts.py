@@ -1,0 +1,310 @@
+"""Accounts: who makes the pictures, and what signs the calls."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from image_gateway.control import breach, telling
+from image_gateway.control.telling import MistakeError, cell
+from image_gateway.core.model import DEFAULT_SLOTS, Credential, account_from_row
+from image_gateway.edge.standalone import Row, Standalone
+from image_gateway.terminal import complain
+
+_FOREIGN: Final = {
+    "codex": ("api_version", "api_key_file"),
+    "azure": ("responses_model", "codex_route"),
+    "openai": ("api_version", "responses_model", "codex_route"),
+}
+"""Options that say nothing to a dialect, which are refused rather than dropped."""
+_NEEDED: Final = {
+    "codex": (),
+    "azure": ("base_url", "deployment", "api_key_file"),
+    "openai": ("api_key_file",),
+}
+_TOLD: Final = (
+    "account_name",
+    "dialect",
+    "status",
+    "image_enabled",
+    "image_max_concurrency",
+    "base_url",
+    "api_version",
+    "deployments",
+    "client_version",
+    "responses_model",
+    "codex_route",
+    "proxy_url",
+    "routing_weight",
+    "used_percent_primary",
+    "used_percent_secondary",
+    "same_account_retries",
+    "blocked_until",
+    "created_at",
+)
+
+
+def add_commands(kinds: "argparse._SubParsersAction[Any]") -> None:
+    """Put ``account`` on the command line."""
+    account = kinds.add_parser("account", help="upstream accounts")
+    commands = account.add_subparsers(required=True, metavar="COMMAND")
+    _add_add(commands)
+    credential = _add(commands, "credential", _set_credential, "renew an account's credential")
+    files = credential.add_mutually_exclusive_group(required=True)
+    files.add_argument("--codex-auth", metavar="FILE", help=_CODEX_AUTH)
+    files.add_argument("--api-key-file", metavar="FILE", help=_API_KEY_FILE)
+    telling.add_command(commands, "list", _list, "all accounts")
+    _add(commands, "show", _show, "an account's fields, without its secrets")
+    _add(commands, "enable", _set_status("active"), "use an account")
+    _add(commands, "disable", _set_status("disabled"), "use an account no more")
+    images = _add(commands, "images", _set_images, "switch an account's images")
+    images.add_argument("switch", choices=telling.SWITCH)
+    slots = _add(commands, "slots", _set_slots, "how many calls an account takes at once")
+    slots.add_argument("slots", metavar="N", type=telling.count)
+    deployments = _add(
+        commands, "deployments", _set_deployments, "which models an account serves, and as what"
+    )
+    which = deployments.add_mutually_exclusive_group(required=True)
+    which.add_argument(
+        "deployments", nargs="*", default=[], metavar="MODEL=DEPLOYMENT", type=telling.pair
+    )
+    which.add_argument("--all", action="store_true", help="whatever the catalogue lists")
+
+
+_CODEX_AUTH: Final = "a Codex auth.json, or - for stdin"
+_API_KEY_FILE: Final = "a file with the API key, or - for stdin"
+
+
+def _add(
+    commands: "argparse._SubParsersAction[Any]", word: str, act: Any, purpose: str
+) -> argparse.ArgumentParser:
+    made = telling.add_command(commands, word, act, purpose)
+    made.add_argument("name", metavar="NAME", type=telling.name)
+    return made
+
+
+def _add_add(commands: "argparse._SubParsersAction[Any]") -> None:
+    add = _add(commands, "add", _add_account, "make an account")
+    dialects = add.add_mutually_exclusive_group(required=True)
+    dialects.add_argument("--codex-auth", metavar="FILE", help=f"a Codex account: {_CODEX_AUTH}")
+    dialects.add_argument("--azure", action="store_true", help="an Azure OpenAI resource")
+    dialects.add_argument("--openai", action="store_true", help="OpenAI, or what speaks like it")
+    add.add_argument("--api-key-file", metavar="FILE", help=_API_KEY_FILE)
+    add.add_argument("--base-url", type=telling.name, metavar="URL")
+    add.add_argument("--api-version", type=telling.name, help="Azure: the older path")
+    add.add_argument(
+        "--deployment",
+        nargs="+",
+        action="extend",
+        type=telling.pair,
+        metavar="MODEL=DEPLOYMENT",
+        help="what the account calls a model; it serves no other",
+    )
+    add.add_argument("--responses-model", type=telling.name, help="Codex: the main model")
+    add.add_argument("--codex-route", choices=("direct", "responses"))
+    add.add_argument("--proxy", type=telling.name, metavar="URL", help="http, https, socks5(h)")
+    add.add_argument("--slots", type=telling.count, metavar="N", help="calls at once")
+    add.add_argument("--weight", type=_number, metavar="W", help="share of calls; 1 is usual")
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError("must be a number") from None
+
+
+# -- acts ------------------------------------------------------------------------------------------
+
+
+def _add_account(plane: Standalone, given: argparse.Namespace) -> None:
+    dialect = "azure" if given.azure else "openai" if given.openai else "codex"
+    for option in _FOREIGN[dialect]:
+        if getattr(given, option) is not None:
+            raise MistakeError(f"{_option(option)} is nothing that a {dialect} account has")
+    for option in _NEEDED[dialect]:
+        if getattr(given, option) is None:
+            raise MistakeError(f"a {dialect} account needs {_option(option)}")
+    if given.codex_route == "responses" and given.responses_model is None:
+        raise MistakeError("--codex-route responses needs --responses-model")
+    row = {
+        "account_name": given.name,
+        "dialect": dialect,
+        "status": "active",
+        "image_enabled": True,
+        "image_max_concurrency": given.slots,
+        "base_url": given.base_url,
+        "api_version": given.api_version,
+        "deployments": dict(given.deployment) if given.deployment else None,
+        "credential": None,
+        "responses_model": given.responses_model,
+        "codex_route": given.codex_route,
+        "proxy_url": given.proxy,
+        "routing_weight": given.weight,
+    }
+    account_from_row(row)  # before stdin is read, which may be a person
+    row["credential"] = _credential(given, row)
+    _tell(given, plane.add_account(row))
+
+
+def _set_credential(plane: Standalone, given: argparse.Namespace) -> None:
+    def change(row: Row) -> Row:
+        return {**row, "credential": credential}
+
+    row = plane.account(given.name)
+    if (given.codex_auth is not None) != (row["dialect"] == "codex"):
+        needed = "--codex-auth" if row["dialect"] == "codex" else "--api-key-file"
+        raise MistakeError(f"a {row['dialect']} account needs {needed}")
+    credential = _credential(given, row)
+    _tell(given, plane.change_account(given.name, change))
+
+
+def _set_status(status: str) -> Callable[[Standalone, argparse.Namespace], None]:
+    def act(plane: Standalone, given: argparse.Namespace) -> None:
+        _change(plane, given, {"status": status})
+
+    return act
+
+
+def _set_images(plane: Standalone, given: argparse.Namespace) -> None:
+    _change(plane, given, {"image_enabled": telling.SWITCH[given.switch]})
+
+
+def _set_slots(plane: Standalone, given: argparse.Namespace) -> None:
+    _change(plane, given, {"image_max_concurrency": given.slots})
+
+
+def _set_deployments(plane: Standalone, given: argparse.Namespace) -> None:
+    _change(plane, given, {"deployments": None if given.all else dict(given.deployments)})
+
+
+def _change(plane: Standalone, given: argparse.Namespace, changes: Row) -> None:
+    def change(row: Row) -> Row:
+        changed = {**row, **changes}
+        breach.refuse_new(account_from_row, row, changed)
+        return changed
+
+    _tell(given, plane.change_account(given.name, change))
+
+
+# -- secrets ---------------------------------------------------------------------------------------
+
+
+def _credential(given: argparse.Namespace, row: Row) -> Row:
+    """What a file holds, as it is stored: nothing but what signs a call.
+
+    Raises ``MistakeError``, and ``RowError`` for what no header can carry.
+    """
+    source = given.codex_auth if given.codex_auth is not None else given.api_key_file
+    text = _read(source)
+    if row["dialect"] != "codex":
+        if not text.strip():
+            raise MistakeError(f"{source} holds no API key")
+        account_from_row({**row, "credential": {"api_key": text.strip()}})
+        return {"api_key": text.strip()}
+    try:
+        auth = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        auth = None
+    if not isinstance(auth, dict):
+        raise MistakeError(f"{source} is no Codex auth.json: it holds no JSON object")
+    found = account_from_row({**row, "credential": auth}).credential
+    if found is None or found.kind != "access_token":
+        raise MistakeError(
+            f"{source} holds no access token: log Codex in with ChatGPT. For an API key use "
+            "--openai with --api-key-file"
+        )
+    if found.expires_at is not None and found.expires_at <= datetime.now(UTC).timestamp():
+        complain("the access token is past its own exp: the account serves nothing until renewed")
+    return {
+        "access_token": found.token.reveal(),
+        **({} if found.account_id is None else {"account_id": found.account_id}),
+        **({"is_fedramp": True} if found.is_fedramp else {}),
+    }
+
+
+def _read(source: str) -> str:
+    try:
+        return sys.stdin.read() if source == "-" else Path(source).read_text("utf-8")
+    except UnicodeDecodeError:
+        raise MistakeError(f"{source} is no text in UTF-8") from None
+    except OSError as error:
+        raise MistakeError(f"{source} cannot be read: {error.strerror}") from None
+
+
+# -- how accounts are told -------------------------------------------------------------------------
+
+
+def _list(plane: Standalone, given: argparse.Namespace) -> None:
+    rows = [_public(row) for row in plane.list_accounts()]
+    shown = [
+        [
+            cell(row["account_name"]),
+            cell(row["dialect"]),
+            cell(row["status"]),
+            cell(row["image_enabled"]),
+            cell(row["image_max_concurrency"] or DEFAULT_SLOTS),
+            _credential_word(row),
+            cell(row["problem"]),
+        ]
+        for row in rows
+    ]
+    heads = ("account", "dialect", "status", "images", "slots", "credential", "problem")
+    telling.tell(given, rows, telling.listed(heads, shown))
+
+
+def _show(plane: Standalone, given: argparse.Namespace) -> None:
+    _tell(given, plane.account(given.name))
+
+
+def _tell(given: argparse.Namespace, row: Row) -> None:
+    shown = _public(row)
+    telling.tell(given, shown, telling.fields({**shown, "credential": _credential_word(shown)}))
+
+
+def _public(row: Row) -> Row:
+    """An account's columns without a secret, and what is wrong with it.
+
+    Where a row breaks the contract its addresses may hold a password, so they are not told.
+    """
+    problem = breach.problem(account_from_row, row)
+    addresses = {} if problem is None else {"base_url": None, "proxy_url": None}
+    return {
+        **{column: row[column] for column in _TOLD},
+        **addresses,
+        "credential": None if problem else _credential_shown(account_from_row(row).credential),
+        "problem": problem,
+    }
+
+
+def _credential_shown(credential: Credential | None) -> Row | None:
+    if credential is None:
+        return None
+    expires_at = credential.expires_at
+    return {
+        "kind": credential.kind,
+        "expires_at": None if expires_at is None else _moment(expires_at),
+    }
+
+
+def _moment(seconds: float) -> str | None:
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+    except (OverflowError, ValueError, OSError):  # a token may say anything
+        return None
+
+
+def _credential_word(row: Row) -> str:
+    credential = row["credential"]
+    if credential is None:
+        return "-"
+    until = credential["expires_at"]
+    return credential["kind"] if until is None else f"{credential['kind']} until {until}"
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

@@ -1,0 +1,250 @@
+"""Keys: who may call, and what each may do."""
+
+import argparse
+import hashlib
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from image_gateway.control import breach, telling
+from image_gateway.control.telling import MistakeError, cell
+from image_gateway.core.model import Key, key_from_row
+from image_gateway.edge.standalone import Row, Standalone
+
+SECRET_PREFIX: Final = "sk-ig-"  # noqa: S105 - how a secret begins is none
+SECRET_BYTES: Final = 32
+_LIMITS: Final = {
+    "max_concurrency": telling.count,
+    "min_start_interval_ms": telling.count,
+    "quota": telling.quota,
+}
+
+
+def add_commands(kinds: "argparse._SubParsersAction[Any]") -> None:
+    """Put ``key`` on the command line."""
+    key = kinds.add_parser("key", help="API keys")
+    commands = key.add_subparsers(required=True, metavar="COMMAND")
+    _add_create(commands)
+    telling.add_command(commands, "list", _list, "all keys")
+    _add(commands, "show", _show, "a key's fields")
+    _add(commands, "enable", _set_status("active"), "let a key call")
+    _add(commands, "disable", _set_status("disabled"), "refuse a key's calls")
+    images = _add(commands, "images", _set_images, "switch a key's images")
+    images.add_argument("switch", choices=telling.SWITCH)
+    _add_limits(commands)
+    _add_lists(commands)
+
+
+def _add(
+    commands: "argparse._SubParsersAction[Any]", word: str, act: Any, purpose: str
+) -> argparse.ArgumentParser:
+    made = telling.add_command(commands, word, act, purpose)
+    made.add_argument("key_id", metavar="KEY_ID", type=telling.name)
+    return made
+
+
+def _add_create(commands: "argparse._SubParsersAction[Any]") -> None:
+    create = _add(commands, "create", _create, "make a key and show its secret, once")
+    create.add_argument("--name", type=telling.name, help="what people call it")
+    create.add_argument("--group", type=telling.name, help="the group it belongs to")
+    create.add_argument("--models", type=telling.names, metavar="A,B", help="only these models")
+    create.add_argument("--accounts", type=telling.names, metavar="A,B", help="only these accounts")
+    for limit, parse in _LIMITS.items():
+        create.add_argument(_option(limit), type=parse, metavar="N", help=_PURPOSES[limit])
+
+
+def _add_limits(commands: "argparse._SubParsersAction[Any]") -> None:
+    limits = _add(commands, "limits", _set_limits, "change a key's limits")
+    for limit, parse in _LIMITS.items():
+        limits.add_argument(
+            _option(limit), type=_or_none(parse), metavar="N|none", help=_PURPOSES[limit]
+        )
+
+
+def _add_lists(commands: "argparse._SubParsersAction[Any]") -> None:
+    models = _add(commands, "models", _set_models, "which models a key may ask for")
+    models.add_argument("names", nargs="*", metavar="NAME", type=telling.name)
+    models.add_argument("--all", action="store_true", help="every model")
+    maps = models.add_mutually_exclusive_group()
+    maps.add_argument(
+        "--map",
+        nargs="+",
+        action="extend",
+        type=telling.pair,
+        metavar="PUBLIC=UPSTREAM",
+        help="what a model is called upstream",
+    )
+    maps.add_argument("--no-map", action="store_true", help="every model by its own name")
+
+    group = _add(commands, "group", _set_group, "put a key into a group")
+    groups = group.add_mutually_exclusive_group(required=True)
+    groups.add_argument("group", nargs="?", metavar="GROUP", type=telling.name)
+    groups.add_argument("--none", action="store_true", help="take it out of its group")
+
+    accounts = _add(commands, "accounts", _set_accounts, "which accounts a key may use")
+    accounts.add_argument("names", nargs="*", metavar="NAME", type=telling.name)
+    accounts.add_argument("--all", action="store_true", help="every account")
+    ways = accounts.add_mutually_exclusive_group()
+    for way in ("fixed", "auto"):
+        ways.add_argument(f"--{way}", dest="way", action="store_const", const=way, help=_WAYS[way])
+
+
+_PURPOSES: Final = {
+    "max_concurrency": "calls at once; 0 is no limit",
+    "min_start_interval_ms": "milliseconds between the starts of calls; 0 is no limit",
+    "quota": "tokens in all",
+}
+_WAYS: Final = {"fixed": "in the order given", "auto": "the best one first"}
+
+
+def _option(limit: str) -> str:
+    return f"--{limit.replace('_', '-')}"
+
+
+class _NoLimit:
+    """What ``none`` stands for, where None is an option that was not given."""
+
+
+def _or_none(parse: Callable[[str], int]) -> Callable[[str], int | _NoLimit]:
+    def parsed(text: str) -> int | _NoLimit:
+        return _NoLimit() if text == "none" else parse(text)
+
+    return parsed
+
+
+# -- acts ------------------------------------------------------------------------------------------
+
+
+def _create(plane: Standalone, given: argparse.Namespace) -> None:
+    secret = SECRET_PREFIX + secrets.token_urlsafe(SECRET_BYTES)
+    row = {
+        "key_id": given.key_id,
+        "key_name": given.name or "",
+        "key_hash": hashlib.sha256(secret.encode("ascii")).hexdigest(),
+        "status": "active",
+        "image_enabled": True,
+        "group_id": given.group,
+        "quota_limit": given.quota,
+        "max_concurrency": given.max_concurrency,
+        "min_start_interval_ms": given.min_start_interval_ms,
+        "allowed_models": given.models,
+        "model_map": None,
+        "account_names": given.accounts,
+        "route_strategy": "auto",
+    }
+    _as_read(row)
+    row = plane.add_key(row)
+    telling.tell(
+        given,
+        {**public(row), "secret": secret},
+        f"key {cell(row['key_id'])} is made. Its secret, which is shown only now:",
+        secret,
+    )
+
+
+def _list(plane: Standalone, given: argparse.Namespace) -> None:
+    rows = plane.list_keys()
+    telling.tell(given, [public(row) for row in rows], listed(rows))
+
+
+def _show(plane: Standalone, given: argparse.Namespace) -> None:
+    _tell(given, plane.key(given.key_id))
+
+
+def _set_status(status: str) -> Callable[[Standalone, argparse.Namespace], None]:
+    def act(plane: Standalone, given: argparse.Namespace) -> None:
+        _change(plane, given, {"status": status})
+
+    return act
+
+
+def _set_images(plane: Standalone, given: argparse.Namespace) -> None:
+    _change(plane, given, {"image_enabled": telling.SWITCH[given.switch]})
+
+
+def _set_limits(plane: Standalone, given: argparse.Namespace) -> None:
+    found = {limit: getattr(given, limit) for limit in _LIMITS}
+    changes = {
+        "quota_limit" if limit == "quota" else limit: None if isinstance(value, _NoLimit) else value
+        for limit, value in found.items()
+        if value is not None
+    }
+    if not changes:
+        raise MistakeError(f"say which limit: {', '.join(map(_option, _LIMITS))}")
+    _change(plane, given, changes)
+
+
+def _set_models(plane: Standalone, given: argparse.Namespace) -> None:
+    changes: Row = _chosen(given, "allowed_models")
+    if given.map:
+        changes["model_map"] = dict(given.map)
+    elif given.no_map:
+        changes["model_map"] = None
+    if not changes:
+        raise MistakeError("say which models: NAME..., --all, --map or --no-map")
+    _change(plane, given, changes)
+
+
+def _set_group(plane: Standalone, given: argparse.Namespace) -> None:
+    _change(plane, given, {"group_id": given.group})
+
+
+def _set_accounts(plane: Standalone, given: argparse.Namespace) -> None:
+    changes: Row = _chosen(given, "account_names")
+    if given.way is not None:
+        changes["route_strategy"] = given.way
+    if not changes:
+        raise MistakeError("say which accounts: NAME... or --all, --fixed or --auto")
+    _change(plane, given, changes)
+
+
+def _chosen(given: argparse.Namespace, column: str) -> Row:
+    """What NAME... and ``--all`` make of a column in which null is all."""
+    if given.names and given.all:
+        raise MistakeError("say either NAME... or --all")
+    return {column: given.names or None} if given.names or given.all else {}
+
+
+def _change(plane: Standalone, given: argparse.Namespace, changes: Row) -> None:
+    def change(row: Row) -> Row:
+        changed = {**row, **changes}
+        breach.refuse_new(_as_read, row, changed)
+        return changed
+
+    _tell(given, plane.change_key(given.key_id, change))
+
+
+def _as_read(row: Mapping[str, object]) -> Key:
+    """The key as the daemon reads it, but for what the view works out."""
+    return key_from_row({**row, "group_image_enabled": None, "quota_remaining": None})
+
+
+# -- how keys are told -----------------------------------------------------------------------------
+
+
+def public(row: Row) -> Row:
+    """A key's columns, without the hash of its secret."""
+    return {column: value for column, value in row.items() if column != "key_hash"}
+
+
+def listed(rows: Sequence[Row]) -> str:
+    """Keys as a table."""
+    return telling.listed(
+        ("key", "name", "status", "images", "group", "used", "quota"),
+        [
+            [
+                cell(row["key_id"]),
+                cell(row["key_name"]),
+                cell(row["status"]),
+                cell(row["image_enabled"]),
+                cell(row["group_id"]),
+                cell(row["quota_used"]),
+                cell(row["quota_limit"]),
+            ]
+            for row in rows
+        ],
+    )
+
+
+def _tell(given: argparse.Namespace, row: Row) -> None:
+    telling.tell(given, public(row), telling.fields(public(row)))

@@ -1,0 +1,114 @@
+"""What the commands of ``control`` take and tell, in one way for all of them."""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from image_gateway.reports import escaped
+from image_gateway.terminal import say, table
+
+SWITCH: Final = {"on": True, "off": False}
+LARGEST: Final = 2**31 - 1
+"""What an ``integer`` of Postgres holds."""
+LARGEST_QUOTA: Final = 2**63 - 1
+"""What a ``bigint`` of Postgres holds."""
+
+
+class MistakeError(ValueError):
+    """What was asked for cannot be; the message says why."""
+
+
+# -- what is taken ---------------------------------------------------------------------------------
+
+
+def name(text: str) -> str:
+    """A name or an id: not empty, and text that a database can hold."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError("is no UTF-8") from None
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty")
+    return text
+
+
+def names(text: str) -> list[str]:
+    """Names with commas between them."""
+    return [name(each.strip()) for each in text.split(",")]
+
+
+def pair(text: str) -> tuple[str, str]:
+    """``ONE=OTHER``, where only the other may hold a ``=``."""
+    one, _, other = text.partition("=")
+    if not one.strip() or not other.strip():
+        raise argparse.ArgumentTypeError(f"{escaped(text)} is not of the form ONE=OTHER")
+    return name(one), name(other)
+
+
+def count(text: str) -> int:
+    """A whole number from 0 on."""
+    return _whole(text, LARGEST)
+
+
+def quota(text: str) -> int:
+    """The same, as large as a quota may be."""
+    return _whole(text, LARGEST_QUOTA)
+
+
+def _whole(text: str, largest: int) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= largest):
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {largest}")
+    return int(text)
+
+
+def add_command(
+    commands: "argparse._SubParsersAction[Any]", word: str, act: Any, purpose: str
+) -> argparse.ArgumentParser:
+    """A command that ``act`` does, with ``--json``."""
+    made: argparse.ArgumentParser = commands.add_parser(word, help=purpose, description=purpose)
+    made.add_argument("--json", action="store_true", help="tell it as JSON")
+    made.set_defaults(act=act)
+    return made
+
+
+# -- what is told ----------------------------------------------------------------------------------
+
+
+def tell(given: argparse.Namespace, value: object, *lines: str) -> None:
+    """A result: ``value`` for a program, ``lines`` for a person, who sees no control character."""
+    if given.json:
+        say(json.dumps(value, indent=2, default=_plain))
+    else:
+        for line in lines:
+            say(line)
+
+
+def fields(row: Mapping[str, object]) -> str:
+    """One thing's fields, a line each."""
+    return listed(("field", "value"), [(key, cell(value)) for key, value in row.items()])
+
+
+def listed(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table, or a word where it would have no line."""
+    return table(heads, rows) if rows else "none"
+
+
+def cell(value: object) -> str:
+    """A value as a person reads it, on one line."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{cell(one)}={cell(other)}" for one, other in value.items()) or "-"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(cell, value)) or "-"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return escaped(_plain(value))
+
+
+def _plain(value: object) -> str:
+    return value.isoformat(timespec="seconds") if isinstance(value, datetime) else str(value)

@@ -1,0 +1,81 @@
+"""What a call costs its key's quota: the tokens that its record tells.
+
+The unit is the token, all that the call used: ``usage.total_tokens``, or where an upstream names
+only its parts, their sum.  Pictures without a known usage cost nothing, for no number would be
+true, and are counted apart.  A call that nobody was asked for costs nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+MOST_TOKENS: Final = 1_000_000_000
+"""A call that says more than this cannot be right, and the sum of a batch must fit 64 bits."""
+MOST_IMAGES: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """One call to be charged; ``called_at`` is when it came."""
+
+    request_id: str
+    key_id: str
+    tokens: int
+    images: int
+    called_at: datetime
+
+
+class Uncharged(StrEnum):
+    """Why a record charges nothing."""
+
+    NOTHING_MADE = "nothing_made"
+    WITHOUT_USAGE = "without_usage"
+    UNREADABLE = "unreadable"
+
+
+def of(record: Mapping[str, object]) -> Charge | Uncharged:
+    """What a log record charges; total over whatever a file may hold."""
+    attempts = record.get("attempts")
+    images = _count(record.get("response_image_count"), MOST_IMAGES) or 0
+    tokens = _tokens(record.get("usage"))
+    if not (isinstance(attempts, list) and attempts):
+        return Uncharged.NOTHING_MADE
+    if tokens is None:
+        is_paid = images > 0 or record.get("may_be_billed") is True
+        return Uncharged.WITHOUT_USAGE if is_paid else Uncharged.NOTHING_MADE
+    request_id, key_id = _text(record.get("request_id")), _text(record.get("key_id"))
+    called_at = _moment(record.get("time"))
+    if request_id is None or key_id is None or called_at is None:
+        return Uncharged.UNREADABLE
+    return Charge(request_id, key_id, tokens, images, called_at)
+
+
+def _tokens(usage: object) -> int | None:
+    if not isinstance(usage, Mapping):
+        return None
+    total = _count(usage.get("total_tokens"), MOST_TOKENS)
+    if total is not None:
+        return total
+    parts = [_count(usage.get(name), MOST_TOKENS) for name in ("input_tokens", "output_tokens")]
+    known = [part for part in parts if part is not None]
+    return sum(known) if len(known) == len(parts) else None
+
+
+def _count(value: object, most: int) -> int | None:
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
+    return value if isinstance(value, int) and is_count else None
+
+
+def _text(value: object) -> str | None:
+    # Postgres has no room for a NUL in a text.
+    return value if isinstance(value, str) and value and "\0" not in value else None
+
+
+def _moment(value: object) -> datetime | None:
+    try:
+        found = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+    return found if found is not None and found.tzinfo is not None else None

@@ -1,0 +1,283 @@
+"""The standalone control plane's own tables, read and written for the command line.
+
+It speaks to the schema ``image_control`` over ADMIN_DATABASE_URL, and is no part of the daemon: a
+command may wait, so the connection is a blocking one.  What is changed is changed in one
+transaction, which holds the row from the look to the change.  Running gateways hear of it by the
+triggers of the tables.
+
+It knows no policy: what a row may hold was decided before (``core.model``), and what a call costs
+too (``core.charges``).
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from image_gateway import sql
+from image_gateway.core.charges import Charge
+from image_gateway.core.model import RowError, Secret
+from image_gateway.edge import postgres
+
+SCHEMA_VERSION: Final = 2
+CURE: Final = 'Run `image-gateway schema standalone | psql "$ADMIN_URL"`; it may be run again'
+KEEP_DAYS: Final = 400
+"""How long a charge is kept, to know its call again; an older call is never charged."""
+
+Row = dict[str, Any]
+_LookUp = Callable[[Mapping[str, Any], Row], None]
+"""What holds a row's names, as they were and as they shall be, against what is there."""
+
+
+class UnusableError(Exception):
+    """The standalone control plane cannot be used; the message says what to do."""
+
+
+class NotThereError(LookupError):
+    """Nothing of that name is there; the message names it."""
+
+
+class TakenError(Exception):
+    """Something of that name is there already; nothing was changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Charged:
+    """What a batch charged to one key: calls, tokens, pictures; ``old_calls`` were refused."""
+
+    key_id: str
+    calls: int
+    tokens: int
+    images: int
+    old_calls: int
+
+
+class Standalone:
+    """The tables, over one connection; see ``connected`` for what Postgres may say."""
+
+    def __init__(self, connection: psycopg.Connection[Row]) -> None:
+        self._connection = connection
+
+    def __repr__(self) -> str:
+        return f"<Standalone {self._connection.info.transaction_status.name}>"
+
+    # -- keys ------------------------------------------------------------------------------------
+
+    def list_keys(self, group_id: str | None = None) -> list[Row]:
+        """All keys, or those of a group."""
+        return self._ask("control_keys", {"group_id": group_id})
+
+    def key(self, key_id: str) -> Row:
+        """One key; raises ``NotThereError``."""
+        return self._one("control_key", f"key {key_id}", {"key_id": key_id})
+
+    def add_key(self, row: Row) -> Row:
+        """Make a key; raises ``TakenError``, or ``NotThereError`` for its group and accounts."""
+        return self._add("key", row, self._look_up_names)
+
+    def change_key(self, key_id: str, change: Callable[[Row], Row]) -> Row:
+        """What ``change`` makes of a key's row; raises as ``key`` and ``add_key`` do."""
+        return self._change("key", key_id, change, self._look_up_names)
+
+    def _look_up_names(self, before: Mapping[str, Any], row: Row) -> None:
+        """A key may only be given what is there, or it would serve nothing and nobody would know.
+
+        What it named before may be gone since; that is no reason not to disable it.
+        """
+        if row["group_id"] not in (None, before.get("group_id")):
+            self.group(row["group_id"])
+        known = before.get("account_names") or []
+        names = [name for name in row["account_names"] or [] if name not in known]
+        found = self._ask("control_missing_accounts", {"account_names": names})
+        if found:
+            raise NotThereError(f"there is no account {', '.join(each['name'] for each in found)}")
+
+    # -- groups ----------------------------------------------------------------------------------
+
+    def list_groups(self) -> list[Row]:
+        """All groups, each with the number of its ``keys``."""
+        return self._ask("control_groups")
+
+    def group(self, group_id: str) -> Row:
+        """One group; raises ``NotThereError``."""
+        return self._one("control_group", f"group {group_id}", {"group_id": group_id})
+
+    def add_group(self, row: Row) -> Row:
+        """Make a group; raises ``TakenError``."""
+        return self._add("group", row)
+
+    def change_group(self, group_id: str, change: Callable[[Row], Row]) -> Row:
+        """What ``change`` makes of a group's row; raises ``NotThereError``."""
+        return self._change("group", group_id, change)
+
+    # -- accounts --------------------------------------------------------------------------------
+
+    def list_accounts(self) -> list[Row]:
+        """All accounts, with their secrets."""
+        return self._ask("control_accounts")
+
+    def account(self, name: str) -> Row:
+        """One account, with its secrets; raises ``NotThereError``."""
+        return self._one("control_account", f"account {name}", {"account_name": name})
+
+    def add_account(self, row: Row) -> Row:
+        """Make an account; raises ``TakenError``."""
+        return self._add("account", row)
+
+    def change_account(self, name: str, change: Callable[[Row], Row]) -> Row:
+        """What ``change`` makes of an account's row; raises ``NotThereError``."""
+        return self._change("account", name, change)
+
+    # -- charges ---------------------------------------------------------------------------------
+
+    def is_charged(self, digest: str) -> bool:
+        """Whether a file was charged to its end."""
+        [row] = self._ask("control_is_file_charged", {"digest": digest})
+        return row["is_charged"] is True
+
+    def charge(self, charges: Sequence[Charge]) -> list[Charged]:
+        """Charge calls to their keys, those that were not yet, all or none of them.
+
+        A key that is not there is not among the answers.
+        """
+        with self._transaction():
+            named = sorted({charge.key_id for charge in charges})
+            held = {row["key_id"] for row in self._ask("control_hold_keys", {"key_ids": named})}
+            owed = [charge for charge in charges if charge.key_id in held]
+            rows = self._ask(
+                "control_charge",
+                {
+                    "request_ids": [charge.request_id for charge in owed],
+                    "key_ids": [charge.key_id for charge in owed],
+                    "tokens": [charge.tokens for charge in owed],
+                    "images": [charge.images for charge in owed],
+                    "called_at": [charge.called_at for charge in owed],
+                    "keep_days": KEEP_DAYS,
+                },
+            )
+        return [Charged(**row) for row in rows]
+
+    def note_charged(self, digest: str, file_name: str) -> None:
+        """A file was charged to its end, and is not read again."""
+        self._execute("control_file_charged", {"digest": digest, "file_name": file_name})
+
+    def forget_charges(self) -> None:
+        """Drop the charges of calls that could not be charged again anyway."""
+        self._execute("control_forget_charges", {"keep_days": KEEP_DAYS})
+
+    # -- the wire --------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raises ``UnusableError`` where the tables are missing or older than this program."""
+        lacking = f"the database holds no standalone control plane of this version. {CURE}"
+        try:
+            [row] = self._ask("control_version")
+        except (psycopg.errors.UndefinedFunction, psycopg.errors.InvalidSchemaName):
+            raise UnusableError(lacking) from None
+        if row["version"] < SCHEMA_VERSION:
+            raise UnusableError(lacking)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._connection.transaction():
+            yield
+
+    def _add(self, kind: str, row: Row, look_up: _LookUp | None = None) -> Row:
+        with self._transaction():
+            if look_up is not None:
+                look_up({}, row)
+            if not self._ask(f"control_add_{kind}", row):
+                raise TakenError(f"{kind} {row[_NAMED_BY[kind]]} is there already")
+            return self._of(kind, row[_NAMED_BY[kind]])
+
+    def _change(
+        self,
+        kind: str,
+        name: str,
+        change: Callable[[Row], Row],
+        look_up: _LookUp | None = None,
+    ) -> Row:
+        with self._transaction():
+            before = self._of(kind, name)
+            row = change(before)
+            if look_up is not None:
+                look_up(before, row)
+            self._ask(f"control_change_{kind}", row)
+            return row
+
+    def _of(self, kind: str, name: str) -> Row:
+        return self._one(f"control_{kind}", f"{kind} {name}", {_NAMED_BY[kind]: name})
+
+    def _one(self, statement: str, title: str, values: Mapping[str, object]) -> Row:
+        rows = self._ask(statement, values)
+        if not rows:
+            raise NotThereError(f"there is no {title}")
+        return rows[0]
+
+    def _ask(self, statement: str, values: Mapping[str, object] | None = None) -> list[Row]:
+        return self._execute(statement, values).fetchall()
+
+    def _execute(self, statement: str, values: Mapping[str, object] | None) -> psycopg.Cursor[Row]:
+        plain = {
+            name: Jsonb(value) if isinstance(value, dict) else value
+            for name, value in (values or {}).items()
+        }
+        return self._connection.execute(sql.text(statement).encode(), plain)
+
+
+_NAMED_BY: Final = {"key": "key_id", "group": "group_id", "account": "account_name"}
+
+
+@contextmanager
+def connected(database: Secret) -> Iterator[Standalone]:
+    """The tables for a block; what Postgres says in it comes out as ``UnusableError``, and what a
+    row may not hold as ``RowError``.
+    """
+    try:
+        with _connect(database) as connection:
+            standalone = Standalone(connection)
+            standalone.check()
+            yield standalone
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise UnusableError(
+            f"the role of ADMIN_DATABASE_URL may not do this: {error.diag.message_primary}. It has "
+            "to be one that may write to the schema image_control, such as its owner"
+        ) from None
+    except psycopg.errors.CheckViolation as error:
+        raise RowError(f"the tables refuse it: {error.diag.constraint_name}") from None
+    except psycopg.Error as error:
+        raise UnusableError(
+            f"the database failed: {_first_line(error, database)}. Look with `list` or `show` "
+            "whether it was done; `usage apply` may be run again"
+        ) from None
+
+
+def _connect(database: Secret) -> psycopg.Connection[Row]:
+    options: dict[str, Any] = {**postgres.OPTIONS, "application_name": "image-gateway control"}
+    try:
+        return psycopg.Connection[Row].connect(
+            database.reveal(),
+            autocommit=True,
+            prepare_threshold=None,  # a transaction pooler would not know them again
+            row_factory=dict_row,
+            **options,
+        )
+    except UnicodeError:
+        # What the resolver makes of a host that cannot be a name.
+        raise UnusableError("the host's name in ADMIN_DATABASE_URL is not one") from None
+    except psycopg.Error as error:
+        raise UnusableError(
+            f"the database cannot be reached: {_first_line(error, database)}"
+        ) from None
+
+
+def _first_line(error: BaseException, database: Secret) -> str:
+    """What libpq or Postgres says, without the password should it quote one."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    password = conninfo_to_dict(database.reveal()).get("password")
+    return line.replace(str(password), "[redacted]") if password else line

@@ -1,0 +1,8 @@
+-- All accounts.
+SELECT account_name, dialect, status, image_enabled, image_max_concurrency, base_url, api_version,
+       deployments, credential, client_version, responses_model, codex_route,
+       proxy_url, proxy_username, proxy_password, routing_weight,
+       used_percent_primary, used_percent_secondary, same_account_retries,
+       blocked_until, last_error, created_at
+FROM image_control.accounts
+ORDER BY account_name

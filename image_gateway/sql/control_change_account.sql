@@ -1,0 +1,9 @@
+-- An account as it shall be from now on.  Parameters: the columns.
+UPDATE image_control.accounts
+SET status = %(status)s,
+    image_enabled = %(image_enabled)s,
+    image_max_concurrency = %(image_max_concurrency)s,
+    deployments = %(deployments)s,
+    credential = %(credential)s
+WHERE account_name = %(account_name)s
+RETURNING account_name

@@ -1,0 +1,8 @@
+-- Drop what nobody can need again: control_charge refuses calls older than keep_days, so a row that
+-- is a day older guards nothing, whatever clock a charging neighbour began with.
+WITH calls AS (
+    DELETE FROM image_control.charges
+    WHERE called_at < now() - make_interval(days => %(keep_days)s + 1)
+)
+DELETE FROM image_control.charged_files
+WHERE charged_at < now() - make_interval(days => %(keep_days)s + 1)

@@ -1,0 +1,5 @@
+-- One group, held until the transaction ends.  Parameter: group_id.
+SELECT group_id, group_name, image_enabled, created_at
+FROM image_control.groups
+WHERE group_id = %(group_id)s
+FOR NO KEY UPDATE

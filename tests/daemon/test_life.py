@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -233,28 +232,11 @@ async def test_a_socket_that_the_supervisor_passes_goes_before_bind(
     plane: Plane, make_gateway: Callable[..., Gateway], upstream: ScriptedUpstream
 ) -> None:
     """As systemd does it: descriptor 3, and LISTEN_PID of the process itself."""
-    gateway = make_gateway(plane.reader_url)
     with socket.socket() as passed:
         passed.bind(("127.0.0.1", 0))
         passed.listen()
         port = passed.getsockname()[1]
-        script = 'exec 3<&"$FD"; LISTEN_FDS=1 LISTEN_PID=$$ exec "$PYTHON" -m image_gateway serve'
-        words = gateway.words_path.open("ab")
-        gateway.process = subprocess.Popen(
-            [shutil.which("bash") or "bash", "-c", script],
-            env={
-                **os.environ,
-                **{f"IMAGE_GATEWAY_{name}": value for name, value in gateway.settings.items()},
-                "FD": str(passed.fileno()),
-                "PYTHON": gateway.python,
-            },
-            pass_fds=[passed.fileno()],
-            stdout=words,
-            stderr=words,
-        )
-        words.close()
-        (gateway.folder / "spool").mkdir()
-        gateway.port = port
+        gateway = make_gateway(plane.reader_url).start(passed=passed)
         door = make_door(gateway, plane, upstream)
         assert (await door.post(PROMPT))[0] == 200
         os.kill(gateway.pid, signal.SIGTERM)

@@ -55,8 +55,20 @@ class Gateway:
         assert self.process is not None
         return self.process.pid
 
-    def launch(self, environment: dict[str, str] | None = None, **options: Any) -> None:
-        """Start the process and return at once."""
+    def launch(
+        self,
+        environment: dict[str, str] | None = None,
+        passed: socket.socket | None = None,
+        **options: Any,
+    ) -> None:
+        """Start the process and return at once; ``passed`` is a socket as systemd gives one."""
+        command = [self.python, "-m", "image_gateway", "serve"]
+        if passed is not None:
+            number = passed.fileno()
+            self.port = passed.getsockname()[1]
+            options["pass_fds"] = [number]
+            start = f'exec 3<&{number}; LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"'
+            command = ["bash", "-c", start, "bash", *command]
         (self.folder / "spool").mkdir(parents=True, exist_ok=True)
         inherited = {
             name: value
@@ -65,7 +77,7 @@ class Gateway:
         }
         with self.words_path.open("ab") as words:
             self.process = subprocess.Popen(
-                [self.python, "-m", "image_gateway", "serve"],
+                command,
                 env={
                     **inherited,
                     **{f"IMAGE_GATEWAY_{name}": value for name, value in self.settings.items()},
@@ -79,7 +91,7 @@ class Gateway:
     def start(self, **options: Any) -> "Gateway":
         """Start the process and wait until it tells its supervisor that it is ready.
 
-        ``options`` are ``subprocess.Popen``'s.
+        ``options`` are those of ``launch``.
         """
         address = self.folder / "notify"
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:

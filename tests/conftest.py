@@ -25,6 +25,11 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         report.longrepr = f"skipped, which CI does not allow: {report.longrepr}"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests on a machine of their own first: mostly they wait, while the others work."""
+    items.sort(key=lambda item: item.path.name != "test_machine.py")
+
+
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
     """The session's Postgres, for the superuser."""

@@ -16,7 +16,7 @@ import pytest
 from tests.parts.drill import NARROW, NARROW_SLOTS, Drill
 from tests.parts.eventually import eventually
 from tests.parts.machine import MachineError
-from tests.parts.releases import PROJECT, version
+from tests.parts.releases import version
 from tests.parts.site import OPS, Site, installed, make_keys
 
 pytestmark = pytest.mark.timeout(900)
@@ -261,7 +261,7 @@ def test_two_runs_do_not_meet(site: Site) -> None:
 
 
 def test_a_run_that_was_killed_is_finished_by_the_next(site: Site) -> None:
-    script = PROJECT.joinpath("scripts", "release").read_bytes()
+    script = site.project.joinpath("scripts", "release").read_bytes()
     site.machine.root.joinpath("root/release").write_bytes(script)
     running = site.machine.start(f"exec python3 -u /root/release activate {version(site.better)}")
     with running:
@@ -281,6 +281,23 @@ def test_a_run_that_was_killed_is_finished_by_the_next(site: Site) -> None:
     assert site.ready(OPS["blue"]) is None
     site.release("rollback")
     assert site.serving() == ("blue", version(site.good))
+
+
+def test_changed_settings_come_into_force_without_a_restart(site: Site) -> None:
+    """The other instance takes over with the same release; the way back stays open."""
+    release = version(site.good)
+    site.machine.run("echo 'default_model = \"gpt-image-1.5\"' >> /etc/image-gateway/config.toml")
+    site.release("activate", release)
+    assert site.serving() == ("green", release)
+    assert site.post()[0] == 200
+    assert site.upstream.calls[-1].json()["model"] == "gpt-image-1.5"
+    site.machine.run("sed -i '$d' /etc/image-gateway/config.toml")
+    site.release("rollback")
+    assert site.serving() == ("blue", version(site.better))
+    site.release("rollback")
+    assert site.serving() == ("green", release)
+    site.release("activate", release)
+    assert site.serving() == ("green", release)
 
 
 # -- no call lost ----------------------------------------------------------------------------------
@@ -305,4 +322,4 @@ async def test_no_call_is_lost_in_five_releases_and_rollbacks(site: Site) -> Non
     assert seen.peaks[NARROW] == NARROW_SLOTS
     calls = seen.served + seen.served_narrow + seen.refused_narrow
     await eventually(lambda: len(site.records()) - before == calls)
-    assert site.serving() == ("blue", version(site.good))
+    assert site.serving()[1] == version(site.good)

@@ -39,6 +39,7 @@ class Site:
     """The installed gateway, as its operator and its clients have it."""
 
     machine: Machine
+    project: Path
     upstream: ScriptedUpstream
     url: str
     good: Path
@@ -51,7 +52,7 @@ class Site:
     def release(self, *arguments: str, check: bool = True) -> str:
         """``scripts/release`` over ssh, as the guide has it; gives both streams."""
         done = subprocess.run(
-            [PROJECT / "scripts" / "release", "--host", "gateway", *arguments],
+            [self.project / "scripts" / "release", "--host", "gateway", *arguments],
             env={**os.environ, **self.ssh},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -225,7 +226,9 @@ def installed(folder: Path) -> Iterator[Site]:
     releases = Releases(folder)
     with upstream_in_a_thread() as upstream, booted(folder) as machine:
         url = f"http://127.0.0.1:{free_port()}"
-        site = Site(machine, upstream, url, releases.build(), open_ssh(machine, folder))
+        site = Site(
+            machine, releases.folder, upstream, url, releases.build(), open_ssh(machine, folder)
+        )
         install(site)
         site.better = releases.build()
         app = releases.folder / "image_gateway" / "app.py"

@@ -26,8 +26,15 @@ from image_gateway.terminal import (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; gives the exit code."""
-    parser = _Parser(prog="image-gateway", description=__doc__.partition("\n")[0])
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    given = parser().parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = given.run
+    return run(given)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line with all its commands."""
+    made = _Parser(prog="image-gateway", description=__doc__.partition("\n")[0])
+    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("serve", help="run the gateway").set_defaults(run=_serve)
     commands.add_parser(
         "check", help="hold settings, contract, role and accounts against each other"
@@ -41,9 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     control.add_command(commands)
     reports.add_command(commands)
     commands.add_parser("version", help="print the version").set_defaults(run=_version)
-    given = parser.parse_args(arguments)
-    run: Callable[[argparse.Namespace], int] = given.run
-    return run(given)
+    return made
 
 
 class _Parser(argparse.ArgumentParser):

@@ -272,7 +272,7 @@ SETTINGS: Final[Sequence[Setting]] = (
     Setting(
         "OPS_BIND",
         "127.0.0.1:19083",
-        "Where `/metrics` and `/readyz` are; each instance has its own.",
+        "Where `/status`, `/metrics` and `/readyz` are; each instance has its own.",
         _address,
     ),
     Setting(

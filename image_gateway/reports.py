@@ -6,36 +6,29 @@ move a terminal's cursor escaped.
 """
 
 import argparse
-import io
 import json
-import os
-import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
-from image_gateway import config, terminal
+from image_gateway import terminal
 from image_gateway.core import record, summary
 from image_gateway.core.summary import KeyUsage, Record, Summary, Table, Tally
 from image_gateway.edge import record_files
 from image_gateway.edge.record_files import Reading, RecordFile
-from image_gateway.terminal import BAD_SETTINGS, FAILED, OK, complain, say
+from image_gateway.terminal import (
+    BAD_SETTINGS,
+    CommandError,
+    Progress,
+    command,
+    complain_of,
+    counted,
+    escaped,
+    find_files,
+    say,
+)
 
-INSTALLED: Final = Path("/var/log/image-gateway")
-"""Where systemd keeps the logs of the installed instances, each in its own folder."""
-INTERRUPTED: Final = 130
-PIPE_CLOSED: Final = 141
-"""What a shell makes of a command that SIGINT or SIGPIPE ended."""
-
-_UNSET: Final = config.parse_one({}, terminal.read, "LOG_DIR")
-_MIB: Final = 1024 * 1024
-_QUIET_SECONDS: Final = 0.5
-"""A reading that is done sooner shows no progress."""
-_PROGRESS_SECONDS: Final = 0.25
 _HEADS: Final = (
     "calls",
     "errors",
@@ -49,27 +42,11 @@ _HEADS: Final = (
 )
 _ATTEMPT: Final = tuple(item.name for item in fields(record.Attempt))
 
-Report = Callable[[argparse.Namespace], None]
-
-
-class ReportError(Exception):
-    """There is nothing to report from; says why, and the exit code."""
-
-    def __init__(self, message: str, code: int = FAILED) -> None:
-        super().__init__(message)
-        self.code = code
-
 
 def add_command(commands: "argparse._SubParsersAction[Any]") -> None:
     """Put ``logs`` on the command line."""
     places = argparse.ArgumentParser(add_help=False)
-    places.add_argument(
-        "--dir",
-        action="append",
-        type=Path,
-        default=[],
-        help="a folder with log files, or one above; may be repeated; default: LOG_DIR",
-    )
+    terminal.add_dir(places)
     places.add_argument("--json", action="store_true", help="one JSON document, for programs")
     window = argparse.ArgumentParser(add_help=False)
     for name, which in (("--since", "from then on"), ("--until", "before then")):
@@ -108,37 +85,6 @@ def _moment(text: str) -> datetime:
         return summary.moment(text, datetime.now(UTC))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def command(report: Report) -> Callable[[argparse.Namespace], int]:
-    """The command that gives the report; it has every way to end early."""
-
-    def run(given: argparse.Namespace) -> int:
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="backslashreplace")  # names that its encoding has not
-        try:
-            report(given)
-            sys.stdout.flush()
-        except ReportError as error:
-            complain(str(error))
-            return error.code
-        except config.SettingsError as error:
-            for mistake in error.mistakes:
-                complain(mistake)
-            return BAD_SETTINGS
-        except KeyboardInterrupt:
-            return INTERRUPTED
-        except BrokenPipeError:
-            # The interpreter flushes once more at its end, and would complain.
-            with Path(os.devnull).open("wb") as nowhere:
-                os.dup2(nowhere.fileno(), sys.stdout.fileno())
-            return PIPE_CLOSED
-        except OSError as error:
-            complain(f"{error.filename or 'the result'}: {error.strerror}")
-            return FAILED
-        return OK
-
-    return run
 
 
 # -- summary ---------------------------------------------------------------------------------------
@@ -245,7 +191,7 @@ def _find(given: argparse.Namespace) -> None:
     found = _look_for(given.request_id, files, reading)
     complain_of(reading)
     if found is None:
-        raise ReportError(f"no record of {escaped(given.request_id)} in {counted(len(files))}")
+        raise CommandError(f"no record of {escaped(given.request_id)} in {counted(len(files))}")
     if given.json:
         _say_json(found)
     else:
@@ -253,7 +199,7 @@ def _find(given: argparse.Namespace) -> None:
 
 
 def _look_for(request_id: str, files: Sequence[RecordFile], reading: Reading) -> Record | None:
-    with Progress(files) as progress:
+    with Progress(sum(file.size for file in files)) as progress:
         for file in reversed(files):  # the newest: whoever asks, asks about a call of today
             for found in record_files.read(file, reading):
                 progress.show(reading.read_bytes)
@@ -293,12 +239,12 @@ class _Count:
 
 
 def _read_all(given: argparse.Namespace, take: Callable[[Record, datetime], None]) -> _Count:
-    """Hand over each record of the window with its time.  Raises ``ReportError``."""
+    """Hand over each record of the window with its time.  Raises ``CommandError``."""
     if given.since is not None and given.until is not None and given.since >= given.until:
-        raise ReportError("--since must be before --until", BAD_SETTINGS)
+        raise CommandError("--since must be before --until", BAD_SETTINGS)
     files = [file for file in find_files(given) if file.may_hold(given.since)]
     reading = Reading()
-    with Progress(files) as progress:
+    with Progress(sum(file.size for file in files)) as progress:
         for file in files:
             for read in record_files.read(file, reading):
                 progress.show(reading.read_bytes)
@@ -311,67 +257,6 @@ def _read_all(given: argparse.Namespace, take: Callable[[Record, datetime], None
                     take(read, came)
     complain_of(reading)
     return _Count(len(files) - reading.gone_files, reading.skipped_lines)
-
-
-def find_files(given: argparse.Namespace) -> list[RecordFile]:
-    """The record files, at least one.  Raises ``ReportError``."""
-    missing = [str(folder) for folder in given.dir if not folder.is_dir()]
-    if missing:
-        raise ReportError(f"no such folder: {', '.join(missing)}")
-    folders: list[Path] = given.dir or [_default_folder()]
-    files = record_files.find(folders)
-    if not files:
-        looked_in = ", ".join(map(str, folders))
-        raise ReportError(f"no log files in {looked_in}, nor in a folder in it; see --dir")
-    return files
-
-
-def _default_folder() -> Path:
-    folder: Path = terminal.setting("LOG_DIR")
-    is_installed = folder == _UNSET and not folder.is_dir() and INSTALLED.is_dir()
-    return INSTALLED if is_installed else folder
-
-
-def complain_of(reading: Reading) -> None:
-    """What of a reading was no record, or was gone."""
-    if reading.skipped_lines:
-        complain(f"{counted(reading.skipped_lines, 'line')} passed over that held no record")
-    if reading.gone_files:
-        complain(f"{counted(reading.gone_files)} not read: pruned since the command began")
-
-
-class Progress:
-    """How far a reading is, on stderr where that is a terminal; gone when it is over."""
-
-    def __init__(self, files: Sequence[RecordFile]) -> None:
-        self._total = sum(file.size for file in files)
-        self._is_wanted = sys.stderr.isatty()
-        self._is_shown = False
-        self._next = time.monotonic() + _QUIET_SECONDS
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._is_shown:
-            sys.stderr.write("\r\033[K")
-            sys.stderr.flush()
-
-    def show(self, done: int) -> None:
-        """Tell that so many bytes are read, but not too often."""
-        if not self._is_wanted or time.monotonic() < self._next:
-            return
-        self._next = time.monotonic() + _PROGRESS_SECONDS
-        self._is_shown = True
-        # Files grow while they are read.
-        total = max(self._total, done)
-        sys.stderr.write(f"\rreading: {done / _MIB:,.0f} of {total / _MIB:,.0f} MiB\033[K")
-        sys.stderr.flush()
 
 
 # -- what is shown ---------------------------------------------------------------------------------
@@ -390,20 +275,8 @@ def _window_json(given: argparse.Namespace, count: _Count) -> dict[str, object]:
     }
 
 
-def counted(number: int, what: str = "file") -> str:
-    """A number of things, in words."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
 def _rfc3339(moment: datetime | None) -> str | None:
     return None if moment is None else moment.isoformat().replace("+00:00", "Z")
-
-
-def escaped(text: str) -> str:
-    """Text with whatever is no letter, sign or space as its escape."""
-    return "".join(
-        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
-    )
 
 
 def _shown(value: object) -> str:

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from image_gateway import reports
+from image_gateway import terminal
 from image_gateway.__main__ import main
 from image_gateway.core import record
 from image_gateway.core.record import Attempt, Draft
@@ -337,7 +337,7 @@ def test_the_folder_is_the_settings(logs: Path, ask: Ask, monkeypatch: pytest.Mo
 @pytest.fixture
 def elsewhere(logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder without logs to be in, and an installed gateway with some."""
-    monkeypatch.setattr(reports, "INSTALLED", logs)
+    monkeypatch.setattr(terminal, "INSTALLED", logs)
     monkeypatch.delenv("LOGS_DIRECTORY", raising=False)
     folder = tmp_path / "elsewhere"
     folder.mkdir()
@@ -474,7 +474,10 @@ class Screen:
         """What was written up to now, and is not more than a terminal holds."""
         self.stderr.write("\n")  # or there might be nothing to wait for
         self.stderr.flush()
-        return self._outside.read(4096).decode().removesuffix("\r\n")
+        shown = b""
+        while not shown.endswith(b"\r\n"):  # what is written comes through in pieces
+            shown += self._outside.read(4096)
+        return shown.decode().removesuffix("\r\n")
 
     def close(self) -> None:
         self.stderr.close()
@@ -491,8 +494,8 @@ def screen() -> Iterator[Screen]:
 def test_progress_is_told_to_a_terminal_and_cleared(
     logs: Path, ask: Ask, screen: Screen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reports, "_QUIET_SECONDS", 0.0)
-    monkeypatch.setattr(reports, "_PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(terminal, "_QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(terminal, "_PROGRESS_SECONDS", 0.0)
     ask("summary", "--dir", logs)  # which holds that nothing else is told
     with contextlib.redirect_stderr(screen.stderr):
         ask("summary", "--dir", logs)

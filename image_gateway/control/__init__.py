@@ -16,8 +16,15 @@ from image_gateway.control.telling import MistakeError
 from image_gateway.core.model import RowError
 from image_gateway.edge import standalone
 from image_gateway.edge.standalone import NotThereError, Standalone, TakenError, UnusableError
-from image_gateway.reports import ReportError, command, escaped
-from image_gateway.terminal import BAD_SETTINGS, CONTROL_PLANE_UNUSABLE, FAILED, setting
+from image_gateway.terminal import (
+    BAD_SETTINGS,
+    CONTROL_PLANE_UNUSABLE,
+    FAILED,
+    CommandError,
+    command,
+    escaped,
+    setting,
+)
 
 _MISSING = (
     "IMAGE_GATEWAY_ADMIN_DATABASE_URL is missing: set it, or IMAGE_GATEWAY_ADMIN_DATABASE_URL_FILE "
@@ -36,17 +43,17 @@ def add_command(commands: "argparse._SubParsersAction[Any]") -> None:
 
 
 def _do(given: argparse.Namespace) -> None:
-    """Raises ``ReportError``, and ``config.SettingsError``."""
+    """Raises ``CommandError``, and ``config.SettingsError``."""
     act: Callable[[Standalone, argparse.Namespace], None] = given.act
     database = setting("ADMIN_DATABASE_URL")
     if database is None:
-        raise ReportError(_MISSING, BAD_SETTINGS)
+        raise CommandError(_MISSING, BAD_SETTINGS)
     try:
         with standalone.connected(database) as plane:
             act(plane, given)
     except (RowError, MistakeError) as error:
-        raise ReportError(escaped(str(error)), BAD_SETTINGS) from None
+        raise CommandError(escaped(str(error)), BAD_SETTINGS) from None
     except (NotThereError, TakenError) as error:
-        raise ReportError(escaped(str(error)), FAILED) from None
+        raise CommandError(escaped(str(error)), FAILED) from None
     except UnusableError as error:
-        raise ReportError(escaped(str(error)), CONTROL_PLANE_UNUSABLE) from None
+        raise CommandError(escaped(str(error)), CONTROL_PLANE_UNUSABLE) from None

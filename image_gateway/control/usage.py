@@ -13,9 +13,9 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
+from image_gateway import terminal
 from image_gateway.control import telling
 from image_gateway.control.telling import cell
 from image_gateway.core import charges
@@ -23,7 +23,7 @@ from image_gateway.core.charges import Charge, Uncharged
 from image_gateway.edge import record_files
 from image_gateway.edge.record_files import Reading, RecordFile
 from image_gateway.edge.standalone import Standalone
-from image_gateway.reports import Progress, complain_of, counted, find_files
+from image_gateway.terminal import Progress, complain_of, counted, find_files
 
 _BATCH: Final = 1000
 """Calls of one transaction: it holds their keys' rows for some milliseconds."""
@@ -37,13 +37,7 @@ def add_commands(kinds: "argparse._SubParsersAction[Any]") -> None:
     apply = telling.add_command(
         commands, "apply", _apply, "charge the tokens of the log records to their keys, each once"
     )
-    apply.add_argument(
-        "--dir",
-        action="append",
-        type=Path,
-        default=[],
-        help="a folder with log files, or one above; may be repeated; default: LOG_DIR",
-    )
+    terminal.add_dir(apply)
 
 
 @dataclass(slots=True)
@@ -67,7 +61,7 @@ def _apply(plane: Standalone, given: argparse.Namespace) -> None:
     files = [(file, _digest(file)) for file in find_files(given)]
     new = [(file, digest) for file, digest in files if not (digest and plane.is_charged(digest))]
     applied.known_files = len(files) - len(new)
-    with Progress([file for file, _ in new]) as progress:
+    with Progress(sum(file.size for file, _ in new)) as progress:
         for file, digest in new:
             gone_before = reading.gone_files
             for batch in _batches(file, reading, applied):

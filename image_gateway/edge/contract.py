@@ -42,7 +42,7 @@ async def is_pooled(direct: Secret) -> bool:
     try:
         return await pooler.is_pooled(direct)
     except (psycopg.Error, OSError, TimeoutError) as error:
-        raise UnavailableError(_first_line(error, direct)) from error
+        raise UnavailableError(first_line(error, direct)) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ async def check(database: Secret) -> Findings:
             rows = await _rows(connection, "accounts")
             writable = tuple(str(row["finding"]) for row in await _rows(connection, "writable"))
     except (psycopg.Error, OSError, TimeoutError) as error:
-        raise UnavailableError(_first_line(error, database)) from error
+        raise UnavailableError(first_line(error, database)) from error
     broken, idle, doubtful = [], [], []
     for row in rows:
         try:
@@ -92,7 +92,7 @@ def _untouched() -> routing.State:
     return routing.State(lambda _: 0, Health(), Budgets(), 100.0, 0.0, datetime.now(UTC))
 
 
-def _first_line(error: BaseException, database: Secret) -> str:
+def first_line(error: BaseException, database: Secret) -> str:
     """What libpq or Postgres says, without the password should it quote one."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     password = conninfo_to_dict(database.reveal()).get("password")

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
@@ -23,6 +22,7 @@ from image_gateway import sql
 from image_gateway.core.charges import Charge
 from image_gateway.core.model import RowError, Secret
 from image_gateway.edge import postgres
+from image_gateway.edge.contract import first_line
 
 SCHEMA_VERSION: Final = 2
 CURE: Final = 'Run `image-gateway schema standalone | psql "$ADMIN_URL"`; it may be run again'
@@ -252,7 +252,7 @@ def connected(database: Secret) -> Iterator[Standalone]:
         raise RowError(f"the tables refuse it: {error.diag.constraint_name}") from None
     except psycopg.Error as error:
         raise UnusableError(
-            f"the database failed: {_first_line(error, database)}. Look with `list` or `show` "
+            f"the database failed: {first_line(error, database)}. Look with `list` or `show` "
             "whether it was done; `usage apply` may be run again"
         ) from None
 
@@ -272,12 +272,5 @@ def _connect(database: Secret) -> psycopg.Connection[Row]:
         raise UnusableError("the host's name in ADMIN_DATABASE_URL is not one") from None
     except psycopg.Error as error:
         raise UnusableError(
-            f"the database cannot be reached: {_first_line(error, database)}"
+            f"the database cannot be reached: {first_line(error, database)}"
         ) from None
-
-
-def _first_line(error: BaseException, database: Secret) -> str:
-    """What libpq or Postgres says, without the password should it quote one."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    password = conninfo_to_dict(database.reveal()).get("password")
-    return line.replace(str(password), "[redacted]") if password else line

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
-from image_gateway import app, config
+from image_gateway import app, config, paths
 from image_gateway.edge.listener import Connection
 from image_gateway.edge.logs import RequestLog, Rotation
 from image_gateway.edge.metrics import Metrics
@@ -50,7 +50,7 @@ async def test_a_request_that_comes_after_the_grace_is_told_to_come_again(tmp_pa
             "client": ("127.0.0.1", 1),
             "state": {"connection": cast("Connection", nobody)},
         }
-        await app.Paths(house, lambda: True)(scope, receive, send)
+        await paths.Paths(house, lambda: True)(scope, receive, send)
     start, body = sent[0], b"".join(message.get("body", b"") for message in sent[1:])
     headers = dict(start["headers"])
     assert start["status"] == 503

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from image_gateway import __main__, app, config
+from image_gateway import __main__, config
 from image_gateway.core import capability, errors, record, status, summary
 from image_gateway.core.routing import Condition
 from image_gateway.edge.metrics import AccountNow, Metrics, Now
@@ -170,7 +170,7 @@ def test_every_field_of_the_record_is_told_in_order() -> None:
 
 def test_every_path_is_told() -> None:
     told = re.findall(r"^    (.*)$", section("Paths"), re.MULTILINE)
-    assert sorted(" ".join(told).split()) == sorted((*app.PREFIXES, *app.RESPONSES))
+    assert sorted(" ".join(told).split()) == sorted((*paths.PREFIXES, *paths.RESPONSES))
 
 
 def test_what_each_kind_of_account_can_do_is_told_as_the_code_has_it() -> None:

@@ -16,10 +16,10 @@ from typing import Any, Self
 import openai
 import pytest
 
-from image_gateway import app, config
+from image_gateway import config, paths
 from tests.daemon.conftest import Door, open_door
 from tests.daemon.test_refusals import PROMPT, Held, check_error, check_refused
-from tests.parts import caddy, forms
+from tests.parts import caddy, forms, node
 from tests.parts.caddy import FOLDER, SITE, Caddy
 from tests.parts.eventually import eventually
 from tests.parts.forms import Piece
@@ -209,7 +209,7 @@ def test_the_page_tells_every_file_path_and_code() -> None:
     errors = (FOLDER / "image-errors.caddy").read_text("utf-8")
     codes = re.findall(r'"code": "(\w+)"', errors)
     assert len(codes) == 2
-    for name in (*(path.name for path in FILES), *app.RESPONSES, *codes):
+    for name in (*(path.name for path in FILES), *paths.RESPONSES, *codes):
         assert f"`{name}`" in page
 
 
@@ -237,10 +237,10 @@ def test_the_paths_are_the_gateway_s_own(tmp_path: Path) -> None:
     """Every prefix with all that lies below it, but for ``/images``, which may be a site's own."""
     wanted = {
         f"{prefix.replace('{deployment}', '%*')}/*"
-        for prefix in app.PREFIXES
+        for prefix in paths.PREFIXES
         if prefix != "/images"
     }
-    wanted |= {f"/images/{endpoint}" for endpoint in app.ENDPOINTS}
+    wanted |= {f"/images/{endpoint}" for endpoint in paths.ENDPOINTS}
     found = matched(caddy.adapt(tmp_path, EXAMPLE), "path")
     # One path to a handle, or Caddy would not put it before broader ones.
     assert sorted(found) == sorted([path] for path in wanted)
@@ -249,7 +249,7 @@ def test_the_paths_are_the_gateway_s_own(tmp_path: Path) -> None:
 def test_the_responses_paths_are_the_gateway_s_own(tmp_path: Path) -> None:
     [expression] = matched(caddy.adapt(tmp_path, EXAMPLE), "expression")
     [pattern] = re.findall(r"uri\}\.matches\('(.*?)'\)", expression)
-    for path in app.RESPONSES:
+    for path in paths.RESPONSES:
         assert re.match(pattern, path)
         assert re.match(pattern, f"{path}?a=b")
         for other in (f"{path}/", f"{path}/compact", f"{path}s", f"/v2{path}", path.upper()):
@@ -264,7 +264,7 @@ def test_every_way_to_the_gateway_is_the_same_and_leaves_it_time(tmp_path: Path)
         for way in handlers(caddy.adapt(tmp_path, EXAMPLE), "reverse_proxy")
         if way["upstreams"] != [{"dial": TEXT_ADDRESS}]
     ]
-    assert len(ways) == len(app.PREFIXES) + 2  # /images is two, the intents are one
+    assert len(ways) == len(paths.PREFIXES) + 2  # /images is two, the intents are one
     [way] = {json.dumps(each, sort_keys=True): each for each in ways}.values()
     assert way["upstreams"] == [{"dial": dict(_defaults())["BIND"]}]
     assert "load_balancing" not in way
@@ -293,8 +293,8 @@ def _defaults() -> Iterator[tuple[str, str]]:
 # -- who gets it -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("endpoint", app.ENDPOINTS)
-@pytest.mark.parametrize("prefix", app.PREFIXES)
+@pytest.mark.parametrize("endpoint", paths.ENDPOINTS)
+@pytest.mark.parametrize("prefix", paths.PREFIXES)
 async def test_every_image_path_reaches_the_gateway_as_it_was_sent(
     front: Front, upstream: ScriptedUpstream, prefix: str, endpoint: str
 ) -> None:
@@ -436,7 +436,7 @@ async def check_who_gets_what(front: Front) -> None:
     ],
     ids=str,
 )
-@pytest.mark.parametrize("path", app.RESPONSES)
+@pytest.mark.parametrize("path", paths.RESPONSES)
 async def test_every_intent_reaches_the_gateway(
     talking: Front, upstream: ScriptedUpstream, path: str, fields: dict[str, Any]
 ) -> None:
@@ -499,7 +499,7 @@ async def test_whatever_letter_of_an_intent_is_escaped_the_gateway_gets_it(talki
         assert not re.search(pattern, rf'"\u{code}"')
 
 
-@pytest.mark.parametrize("path", app.RESPONSES)
+@pytest.mark.parametrize("path", paths.RESPONSES)
 async def test_text_on_the_responses_paths_goes_past_the_gateway(front: Front, path: str) -> None:
     call = await front.goes_to_text(TEXT, path)
     assert (call.target, call.body) == (path, TEXT)
@@ -665,11 +665,76 @@ async def test_who_reads_while_it_sends_too_large_a_body_gets_the_gateway_s_own_
 ) -> None:
     reader, writer = await front.proxy.connect()
     writer.write(post(front.door.secret, bytes(80 * MIB), headers={"connection": "close"}))
-    # Caddy hangs up within the body.
     answer = parse(await rest_of(reader))
     writer.transport.abort()
     await check_refused(front.door, answer, 413, "request_too_large")
     assert upstream.calls == []
+
+
+TOO_EARLY = pytest.mark.parametrize(
+    ("secret", "size", "status", "code"),
+    [(None, 80_000_000, 413, "request_too_large"), (NOBODY, 20_000_000, 401, "invalid_api_key")],
+    ids=["too large", "a bad key"],
+)
+"""Refusals that are known before a large body has come; without a secret it is the door's own."""
+
+
+@TOO_EARLY
+async def test_the_python_sdk_is_told_why_its_large_picture_is_refused(
+    front: Front, secret: str | None, size: int, status: int, code: str
+) -> None:
+    async with front.proxy.client(secret or front.door.secret) as client:
+        with pytest.raises(openai.APIStatusError) as raised:
+            await client.images.edit(image=PNG + bytes(size), prompt="a cat")
+    answer = raised.value.response
+    await check_refused(
+        front.door, (answer.status_code, dict(answer.headers), answer.content), status, code
+    )
+    assert raised.value.code == code
+
+
+@TOO_EARLY
+async def test_the_node_sdk_is_told_why_its_large_picture_is_refused(
+    front: Front, tmp_path: Path, secret: str | None, size: int, status: int, code: str
+) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(PNG + bytes(size))
+    picture = {"path": str(path), "by": "buffer", "name": path.name, "type": "image/png"}
+    said = await node.run(
+        "calls.mjs",
+        {
+            "client": {
+                "apiKey": secret or front.door.secret,
+                "baseURL": f"http://127.0.0.1:{front.proxy.port}/v1",
+                "maxRetries": 0,
+            },
+            "calls": [
+                {"method": "edit", "parameters": {"prompt": "a cat", "image": {"file": picture}}}
+            ],
+        },
+    )
+    [error] = [call["error"] for call in said["calls"]]
+    assert (error["status"], error["code"]) == (status, code)
+    record = await front.door.gateway.record(request_id=error["requestID"])
+    assert (record["status"], record["error_code"]) == (status, code)
+
+
+@pytest.mark.parametrize("connection", ["close", "keep-alive"])
+@pytest.mark.parametrize("size", [200_000, 20_000_000])
+async def test_who_sends_slowly_and_then_reads_is_told_why_it_is_refused(
+    front: Front, size: int, connection: str
+) -> None:
+    reader, writer = await front.proxy.connect()
+    whole = post(NOBODY, bytes(size), headers={"connection": connection})
+    step = len(whole) // 10
+    for start in range(0, len(whole), step):
+        writer.write(whole[start : start + step])
+        await writer.drain()
+        await asyncio.sleep(0.1)
+    writer.write_eof()
+    answer = parse(await rest_of(reader))
+    writer.close()
+    await check_refused(front.door, answer, 401, "invalid_api_key")
 
 
 async def test_events_pass_one_by_one(

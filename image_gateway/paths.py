@@ -1,0 +1,165 @@
+"""The paths of the image port: what a request's path and method lead to.
+
+Paths are exact, as they were sent and not as they decode; what leads nowhere is refused in the
+same shape, and recorded, like everything else.
+"""
+
+import contextlib
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from starlette.routing import Route, Router
+
+from image_gateway.core import headers, record
+from image_gateway.core.errors import Refusal
+from image_gateway.core.models import Endpoint
+from image_gateway.edge.downstream import ClientLeftError, Downstream, Limits
+from image_gateway.edge.listener import Receive, Scope, Send
+from image_gateway.exchange import Exchange, Way, draining
+from image_gateway.house import House
+
+PREFIXES: Final = (
+    "/v1/images",
+    "/images",
+    "/api/codex-gateway/images",
+    "/api/codex-gateway/v1/images",
+    "/api/llm-gateway/v1/images",
+    "/backend-api/codex/images",
+    "/openai/v1/images",
+    "/openai/deployments/{deployment}/images",
+)
+"""Where ``generations`` and ``edits`` are served (API_CONTRACT section 1); exact paths only."""
+
+ENDPOINTS: Final[tuple[Endpoint, ...]] = ("generations", "edits")
+
+RESPONSES: Final = ("/v1/responses", "/responses", "/backend-api/codex/responses")
+"""Where image intents are served; ``/responses/compact`` is text's."""
+
+
+class Paths:
+    """The ASGI application of the image port."""
+
+    def __init__(self, house: House, is_draining: Callable[[], bool]) -> None:
+        self._house = house
+        self._is_draining = is_draining
+        settings = house.settings
+        self._limits = Limits(
+            settings.max_request_bytes,
+            settings.body_seconds,
+            settings.body_idle_seconds,
+            settings.send_seconds,
+        )
+        routes = [Route("/healthz", _Health(self._limits))]
+        for endpoint in ENDPOINTS:
+            handler = _Endpoint(self, endpoint)
+            routes += [Route(f"{prefix}/{endpoint}", handler) for prefix in PREFIXES]
+        routes += [Route(path, _Endpoint(self, "responses")) for path in RESPONSES]
+        self._router = Router(routes, redirect_slashes=False, default=self._unknown)
+
+    def __repr__(self) -> str:
+        return f"<Paths {len(self._router.routes)} routes>"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse what is not plain HTTP/1, then find the path as it was sent, not as it decodes."""
+        # Hypercorn decodes ``path``; ``/v1/images/edi%74s`` is no path of ours.  A target may be a
+        # whole URL (RFC 9112, 3.2.2), of which only the path counts here.
+        target = scope["raw_path"].decode("latin-1")
+        scope["path"] = target if target.startswith("/") else urlsplit(target).path or target
+        upgrades = any(name == b"upgrade" for name, _ in scope["headers"])
+        if upgrades or scope["http_version"] not in {"1.0", "1.1"}:
+            await self.exchange(scope, receive, send, _unsupported_protocol())
+            return
+        await self._router(scope, receive, send)
+
+    async def exchange(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        way: Way | Refusal,
+        path_model: str | None = None,
+        endpoint: Way | None = None,
+    ) -> None:
+        """One request, from here to its record; ``way`` is what its path and method lead to."""
+        request_id = _request_id()
+        downstream = Downstream(scope, receive, send, self._limits, request_id)
+        draft = record.Draft(
+            time=datetime.now(UTC),
+            request_id=request_id,
+            client_address=headers.client_address(
+                downstream.peer, downstream.headers, self._house.settings.trusted_proxies
+            ),
+            endpoint=endpoint,
+            path=scope["path"],
+        )
+        if self._is_draining():
+            way = draining()
+        await Exchange(self._house, downstream, draft).run(way, path_model)
+
+    async def _unknown(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.exchange(scope, receive, send, _unknown_path(scope["path"]))
+
+
+class _Health:
+    """``/healthz``: the process answers; leaves no record."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        downstream = Downstream(scope, receive, send, self._limits, _request_id())
+        with contextlib.suppress(ClientLeftError):
+            await downstream.answer(200, {"content-type": "text/plain"}, b"ok\n")
+
+
+class _Endpoint:
+    """One of the image endpoints, under any of its paths."""
+
+    def __init__(self, paths: Paths, endpoint: Way) -> None:
+        self._paths = paths
+        self._endpoint: Way = endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        deployment = scope["path_params"].get("deployment")
+        await self._paths.exchange(
+            scope,
+            receive,
+            send,
+            self._endpoint if scope["method"] == "POST" else _method_not_allowed(),
+            None if deployment is None else unquote(deployment),
+            self._endpoint,
+        )
+
+
+def _request_id() -> str:
+    return f"req_{uuid.uuid4().hex}"
+
+
+def _unknown_path(path: str) -> Refusal:
+    if path.endswith("/images/variations"):
+        return Refusal(
+            "unknown_path",
+            "Image variations are gone: the upstream retired them with dall-e-2. "
+            "Use /v1/images/edits.",
+        )
+    return Refusal(
+        "unknown_path",
+        "This gateway serves images only: POST to /v1/images/generations or /v1/images/edits, or "
+        "to /v1/responses. Paths are exact, without a slash at their end.",
+    )
+
+
+def _method_not_allowed() -> Refusal:
+    return Refusal(
+        "method_not_allowed", "Image calls are made with POST.", headers={"allow": "POST"}
+    )
+
+
+def _unsupported_protocol() -> Refusal:
+    return Refusal(
+        "unsupported_protocol",
+        "Only plain HTTP/1.1 is spoken here: no Upgrade, HTTP/2 or websocket.",
+    )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from image_gateway import __main__, config
+from image_gateway import __main__, config, paths
 from image_gateway.core import capability, errors, record, status, summary
 from image_gateway.core.routing import Condition
 from image_gateway.edge.metrics import AccountNow, Metrics, Now

@@ -84,7 +84,7 @@ class Drill:
         # Not all at once: a second's starts are spread over it.
         await asyncio.sleep(number * self._seconds / 60)
         count = 0
-        while not self._is_over.is_set():
+        while not self._is_over.is_set() and not self.seen.failures:
             count += 1
             await self._call(session, account, f"{account} {number} {count}")
 

@@ -2,6 +2,12 @@
 
 It hides what Hypercorn makes hard: a body that nobody reads keeps its connection for ever, a client
 that leaves before the answer is not reported, a client that does not read blocks for ever.
+
+An answer may come before its request's body has ended: a refusal that needs no body.  Many clients
+first send and then read, the Python SDK among them, so the rest of the body is received, within
+bounds, and meanwhile the answer's last byte is held back.  For a proxy in between that has the
+whole answer takes the call for done: Caddy 2.6.2 then hangs up on a client that is still sending,
+within half a second (Go's ``net/http``, ``rstAvoidanceDelay``).
 """
 
 import asyncio
@@ -17,9 +23,16 @@ from image_gateway.core.errors import Refusal
 from image_gateway.core.headers import Headers, content_length
 from image_gateway.edge.listener import Connection, End, Message, Receive, Scope, Send
 
+HOLD_SECONDS: Final = 30.0
+"""How long an early answer waits for the end of the body, where a body may take as long at all."""
+
+HOLD_IDLE_SECONDS: Final = 2.0
+"""Without a byte for so long, the sender is taken for one that has stopped and reads."""
+
 LINGER_SECONDS: Final = 30.0
-"""After an early answer, how long the rest of the body is still received, so that a client which
-first sends and then reads gets to read (nginx's ``lingering_time`` is the same)."""
+"""After an early answer's end, how long the rest of the body is still received, so that a client
+which first sends and then reads gets to read (nginx's ``lingering_time`` is the same); where a
+body may take as long at all."""
 
 LINGER_IDLE_SECONDS: Final = 5.0
 
@@ -131,8 +144,16 @@ class Downstream:
     # -- answering -------------------------------------------------------------------------------
 
     async def answer(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
-        """A whole answer; what is left of the request's body is received and thrown away."""
+        """A whole answer; what is left of the request's body is received and thrown away.
+
+        Its last byte waits for the end of that body, within bounds.
+        """
         await self.start(status, {**headers, "content-length": str(len(body))})
+        if not self._body_done:
+            await self.send(body[:-1])
+            body = body[-1:]
+            if not await self._hold():
+                return
         await self.send(body)
         await self.finish()
 
@@ -200,24 +221,44 @@ class Downstream:
             while not self._body_done:
                 await self._next_chunk()
 
-    async def _linger(self) -> bool:
-        """Receive the rest of the body, within bounds; whether its end was reached.
-
-        The answer is out already, so a client that leaves now has not been let down.
-        """
+    async def _hold(self) -> bool:
+        """Receive the rest of the body ahead of the answer's end; whether the client is there."""
         # A body that is too large by little is received whole, so that its sender reads why.
-        bound = self.request_bytes + 2 * self._limits.max_request_bytes
+        return await self._receive_rest(
+            min(HOLD_SECONDS, self._limits.body_seconds),
+            HOLD_IDLE_SECONDS,
+            2 * self._limits.max_request_bytes,
+        )
+
+    async def _linger(self) -> bool:
+        """Receive what comes of the body past the answer's end; whether its end was reached."""
+        if not await self._receive_rest(
+            min(LINGER_SECONDS, self._limits.body_seconds),
+            LINGER_IDLE_SECONDS,
+            self._limits.max_request_bytes,
+        ):
+            return False
+        if not self._body_done:
+            await self.drop()
+            return False
+        return True
+
+    async def _receive_rest(self, seconds: float, idle_seconds: float, size: int) -> bool:
+        """Receive and throw away, to the body's end or to one of the bounds; whether the client is
+        still there.
+
+        The answer is out already, all or all but a byte, so a client that leaves now has not been
+        let down.
+        """
+        bound = self.request_bytes + size
         try:
-            async with asyncio.timeout(LINGER_SECONDS):
+            async with asyncio.timeout(seconds):
                 while not self._body_done and self.request_bytes <= bound:
-                    async with asyncio.timeout(LINGER_IDLE_SECONDS):
+                    async with asyncio.timeout(idle_seconds):
                         await self._next_chunk()
         except TimeoutError:
             pass
         except ClientLeftError:
-            return False
-        if not self._body_done:
-            await self.drop()
             return False
         return True
 

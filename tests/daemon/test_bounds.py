@@ -4,6 +4,7 @@ Resident memory is read from /proc; the bounds are the promises of the README, n
 """
 
 import asyncio
+import contextlib
 import json
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from tests.daemon.conftest import Door, make_door
 from tests.daemon.test_refusals import Held, check_error
-from tests.parts.eventually import eventually
+from tests.parts.eventually import BOUND_SECONDS, eventually
 from tests.parts.gateway import POOLED, Gateway, parse, post, rest_of
 from tests.parts.plane import Plane
 from tests.parts.upstream import Call, Script, ScriptedUpstream, images
@@ -116,6 +117,43 @@ async def test_200_posts_of_20_mb_with_a_bad_key_leave_nothing(
     assert gateway.memory() - memory <= 4 * MIB
     await eventually(lambda: len(gateway.records()) == 400)
     assert {record["error_code"] for record in gateway.records()} == {"invalid_api_key"}
+    assert gateway.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "pause"),
+    [({"max_request_bytes": MIB}, 0), ({"body_seconds": 1}, 0.02)],
+    ids=["bytes", "seconds"],
+)
+async def test_who_is_refused_and_sends_without_end_is_told_and_dropped(
+    plane: Plane, make_gateway: Any, settings: dict[str, float], pause: float
+) -> None:
+    """Neither bytes that go on coming nor a trickle of them hold a connection."""
+    gateway = make_gateway(plane.reader_url, **settings).start()
+    reader, writer = await gateway.connect()
+    writer.write(post("sk-nobody", b"", headers={"content-length": str(2**40)}))
+    sent = 0
+
+    async def send() -> None:
+        nonlocal sent
+        with contextlib.suppress(ConnectionError):
+            while not writer.is_closing():
+                writer.write(bytes(65536))
+                await writer.drain()
+                sent += 65536
+                await asyncio.sleep(pause)
+
+    sending = asyncio.create_task(send())
+    answer = await rest_of(reader)
+    await asyncio.wait_for(sending, BOUND_SECONDS)
+    writer.close()
+    status, headers, body = parse(answer)
+    assert (status, len(body)) == (401, int(headers["content-length"]))
+    check_error(body, "invalid_api_key")
+    # Three times the largest body, and what the kernel holds for both sides.
+    assert sent < 20 * MIB
+    assert (await gateway.record())["error_code"] == "invalid_api_key"
+    # It waits for every connection, far longer than this for one that it still had.
     assert gateway.stop() == 0
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import socket
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,7 +12,8 @@ import openai
 import pytest
 
 from tests.daemon.conftest import Door, make_door
-from tests.parts.gateway import Gateway, parse, post
+from tests.parts.eventually import BOUND_SECONDS
+from tests.parts.gateway import Gateway, parse, post, rest_of
 from tests.parts.plane import Plane
 from tests.parts.upstream import Call, ScriptedUpstream, draws
 
@@ -150,18 +152,75 @@ async def test_what_needs_no_body_is_checked_before_one_is_read(
     gateway: Gateway, shared_plane: Plane, upstream: ScriptedUpstream, door: Door
 ) -> None:
     disabled = make_door(gateway, shared_plane, upstream, image_enabled=False)
-    for secret, length, status, code in [
+    told = [
         (None, 1000, 401, "missing_api_key"),
         ("sk-nobody", 1000, 401, "invalid_api_key"),
         (disabled.secret, 1000, 403, "key_image_generation_disabled"),
         (door.secret, 64 * 1024 * 1024 + 1, 413, "request_too_large"),
         # 401 comes before 413.
         ("sk-nobody", 64 * 1024 * 1024 + 1, 401, "invalid_api_key"),
-    ]:
-        got, body = await answer_without_body(door, secret, length)
+    ]
+    answers = await asyncio.gather(
+        *(answer_without_body(door, secret, length) for secret, length, _, _ in told)
+    )
+    for (got, body), (_, _, status, code) in zip(answers, told, strict=True):
         assert got == status
         check_error(body, code)
     assert (await disabled.record())["error_code"] == "key_image_generation_disabled"
+
+
+VERSIONS = [b"HTTP/1.1", b"HTTP/1.0"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_who_sends_all_of_a_body_and_then_reads_is_told_why_it_is_refused(
+    door: Door, version: bytes
+) -> None:
+    for secret, size, status, code in [
+        ("sk-nobody", 20_000_000, 401, "invalid_api_key"),
+        (door.secret, 80_000_000, 413, "request_too_large"),
+    ]:
+        request = post(secret, bytes(size)).replace(b"HTTP/1.1", version, 1)
+        # Nothing is read before all of it was taken.
+        answer = await asyncio.to_thread(sent_then_read, door.gateway.port, request)
+        assert len(answer[2]) == int(answer[1]["content-length"])
+        await check_refused(door, answer, status, code)
+
+
+def sent_then_read(port: int, request: bytes) -> tuple[int, dict[str, str], bytes]:
+    """What a client of the simplest kind sees."""
+    with socket.create_connection(("127.0.0.1", port), BOUND_SECONDS) as line:
+        line.sendall(request)
+        with line.makefile("rb") as answer:
+            return parse(answer.read())
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_who_stops_sending_and_reads_is_told_all_and_then_let_go(
+    door: Door, version: bytes
+) -> None:
+    reader, writer = await door.gateway.connect()
+    whole = post("sk-nobody", bytes(100_000)).replace(b"HTTP/1.1", version, 1)
+    writer.write(whole[:50_000])
+    answer = parse(await rest_of(reader))
+    writer.close()
+    await check_refused(door, answer, 401, "invalid_api_key")
+
+
+async def test_who_leaves_within_its_body_has_been_refused_all_the_same(
+    gateway: Gateway, shared_plane: Plane, upstream: ScriptedUpstream
+) -> None:
+    disabled = make_door(gateway, shared_plane, upstream, image_enabled=False)
+    reader, writer = await gateway.connect()
+    writer.write(post(disabled.secret, bytes(100_000))[:50_000])
+    await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), BOUND_SECONDS)
+    writer.close()
+    record = await disabled.record()
+    assert (record["status"], record["error_code"], record["client_left"]) == (
+        403,
+        "key_image_generation_disabled",
+        False,
+    )
 
 
 # -- paths and methods -----------------------------------------------------------------------------

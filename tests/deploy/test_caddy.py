@@ -9,6 +9,7 @@ import hashlib
 import json
 import random
 import re
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -21,7 +22,7 @@ from tests.daemon.conftest import Door, open_door
 from tests.daemon.test_refusals import PROMPT, Held, check_error, check_refused
 from tests.parts import caddy, forms, node
 from tests.parts.caddy import FOLDER, SITE, Caddy
-from tests.parts.eventually import eventually
+from tests.parts.eventually import BOUND_SECONDS, eventually
 from tests.parts.forms import Piece
 from tests.parts.gateway import Gateway, free_port, parse, post, rest_of
 from tests.parts.plane import Plane
@@ -56,7 +57,8 @@ class TextApi(ScriptedUpstream):
     """A text API on a port that is known before it listens."""
 
     def __init__(self, port: int) -> None:
-        super().__init__(answers(200, b'{"id": "text"}'))
+        # A connection that Caddy kept would lead its next call to a test that is over.
+        super().__init__(answers(200, b'{"id": "text"}', {"connection": "close"}))
         self._port = port
 
     async def __aenter__(self) -> Self:
@@ -102,8 +104,12 @@ def site(*lines: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def text_port() -> int:
-    return free_port()
+def text_port() -> Iterator[int]:
+    """A port that stays the module's: between the tests, while nobody listens, it is bound."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -731,10 +737,11 @@ async def test_who_sends_slowly_and_then_reads_is_told_why_it_is_refused(
         writer.write(whole[start : start + step])
         await writer.drain()
         await asyncio.sleep(0.1)
-    writer.write_eof()
-    answer = parse(await rest_of(reader))
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), BOUND_SECONDS)
+    length = int(parse(head)[1]["content-length"])
+    answer = head + await asyncio.wait_for(reader.readexactly(length), BOUND_SECONDS)
     writer.close()
-    await check_refused(front.door, answer, 401, "invalid_api_key")
+    await check_refused(front.door, parse(answer), 401, "invalid_api_key")
 
 
 async def test_events_pass_one_by_one(

@@ -34,12 +34,12 @@ from image_gateway.edge.text_api import TextApi
 from image_gateway.edge.upstream import Upstream
 from image_gateway.edge.waiting import Waiting
 from image_gateway.house import House
-from image_gateway.ops import Ops
+from image_gateway.ops import Ops, OpsListener
 from image_gateway.paths import Paths
 
 _SHORTEST_PROMPT_KEY: Final = 16
-_OPS_SECONDS: Final = 10.0
-"""The longest that a reader of the ops port may block its answer."""
+_STOP_SECONDS: Final = 30.0
+"""What a stop takes beside the drain, at the most."""
 _RETRY_POSTGRES_SECONDS: Final = 1.0
 _PROMPT_KEY_FILE: Final = "prompt-hash-key"
 
@@ -72,12 +72,15 @@ async def serve(settings: Settings) -> None:
         async with AsyncExitStack() as stack:
             house = await _open_house(settings, stack)
             on_hangup(house.logs.reopen)
+            await _read_accounts(house.control_plane)
             port: Listener | None = None
             is_up = False
             paths = Paths(house, lambda: port is not None and port.draining)
             port = Listener(paths, _sockets(settings), settings.send_seconds)
             ops_page = Ops(house, lambda: is_up and not stop.is_set())
-            ops_port = Listener(ops_page, [_bind("OPS_BIND", settings.ops_bind)], _OPS_SECONDS)
+            ops_port = OpsListener(
+                ops_page, [_bind("OPS_BIND", settings.ops_bind)], ops.SEND_SECONDS
+            )
             await ops_port.start()
             stack.push_async_callback(ops_port.close)
             await port.start()
@@ -89,7 +92,9 @@ async def serve(settings: Settings) -> None:
             stack.callback(watchdog.cancel)
             _log.info("accepting on %s:%d", *settings.bind)
             await stop.wait()
-            supervisor.notify(os.environ, "STOPPING=1")
+            # However the unit's own time was meant: what still draws is not to be killed.
+            seconds = settings.drain_seconds + _STOP_SECONDS
+            supervisor.notify(os.environ, f"STOPPING=1\nEXTEND_TIMEOUT_USEC={seconds * 1e6:.0f}")
             _log.info(
                 "stopping: %d calls in flight have %.0f s",
                 port.connections,
@@ -150,6 +155,14 @@ async def _open_house(settings: Settings, stack: AsyncExitStack) -> House:
         prompt_key=prompt_key,
     )
     return house
+
+
+async def _read_accounts(plane: ControlPlane) -> None:
+    """So that whoever watches sees them before the first call; calls do without it."""
+    with contextlib.suppress(UnavailableError):
+        # A LISTEN connection that comes up meanwhile has what was being read forgotten.
+        while plane.known_accounts()[1] is None:
+            await plane.accounts()
 
 
 def _in_a_line(port: Listener) -> str:

@@ -28,6 +28,7 @@ PACKAGES = (
     "postgresql",
     "caddy",
     "curl",
+    "procps",
     "openssh-server",
 )
 """A Debian server as it is rented, with what the install guide asks for: to install it each time

@@ -74,7 +74,7 @@ def command(
                 os.dup2(nowhere.fileno(), sys.stdout.fileno())
             return PIPE_CLOSED
         except OSError as error:
-            complain(f"{error.filename or 'the result'}: {error.strerror}")
+            complain(f"{escaped(str(error.filename or 'the result'))}: {error.strerror}")
             return FAILED
         return OK
 
@@ -199,13 +199,13 @@ def find_files(given: argparse.Namespace) -> list[RecordFile]:
 
     Raises ``CommandError`` where there is none, ``config.SettingsError``, and ``OSError``.
     """
-    missing = [str(folder) for folder in given.dir if not folder.is_dir()]
+    missing = [escaped(str(folder)) for folder in given.dir if not folder.is_dir()]
     if missing:
         raise CommandError(f"no such folder: {', '.join(missing)}")
     folders: list[Path] = given.dir or [_default_folder()]
     files = record_files.find(folders)
     if not files:
-        looked_in = ", ".join(map(str, folders))
+        looked_in = ", ".join(escaped(str(folder)) for folder in folders)
         raise CommandError(f"no log files in {looked_in}, nor in a folder in it; see --dir")
     return files
 

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -23,6 +24,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from image_gateway import terminal
 from image_gateway.__main__ import main
 from image_gateway.control import usage
 from image_gateway.edge.record_files import RecordFile
@@ -170,6 +172,28 @@ def test_every_secret_is_another_one_and_stands_alone_on_the_last_line(control: 
     assert all(line.startswith("sk-ig-") and " " not in line for line in told)
 
 
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_a_key_gets_a_new_secret_which_is_shown_once_and_nothing_else_changes(
+    control: Control, plane: Plane, form: tuple[str, ...]
+) -> None:
+    old = control("key", "create", "k", "--quota", "9", *form).out
+    plane.update("keys", {"key_id": "k"}, quota_used=5)
+    known = control("key", "show", "k", "--json").json
+    done = control("key", "secret", "k", *form)
+    assert done.code == 0, done.err
+    [secret] = re.findall(r"sk-ig-[\w-]{43}", done.out)
+    assert secret not in old
+    assert ask(plane, "SELECT key_hash FROM image_control.keys") == [
+        (hashlib.sha256(secret.encode()).hexdigest(),)
+    ]
+    assert control("key", "show", "k", "--json").json == known
+    assert all(secret not in str(table) for table in whole(plane))
+    if form:
+        assert done.json == {**known, "secret": secret}
+    else:
+        assert done.out.splitlines()[-1] == secret
+
+
 CHANGES: list[tuple[str, dict[str, Any]]] = [
     ("disable k", {"status": "disabled"}),
     ("enable k", {"status": "active"}),
@@ -218,6 +242,8 @@ def test_each_command_changes_what_it_says_and_nothing_else(control: Control, pl
         ("key create new --accounts one,nobody", 1, "there is no account nobody"),
         ("key show nobody", 1, "there is no key nobody"),
         ("key disable nobody", 1, "there is no key nobody"),
+        ("key secret nobody", 1, "there is no key nobody"),
+        (f"key create {'x' * 65}", 64, "more than 64 characters"),
         ("key limits nobody --quota 1", 1, "there is no key nobody"),
         ("key group k nobody", 1, "there is no group nobody"),
         ("key accounts k nobody", 1, "there is no account nobody"),
@@ -285,6 +311,14 @@ def test_a_key_that_breaks_the_contract_may_still_be_disabled(
     plane.add_key(key_id="k", model_map={"a": 1})
     assert control("key", "disable", "k", "--json").json["status"] == "disabled"
     assert control("key", "models", "k", "--no-map", "--json").json["model_map"] is None
+
+
+def test_a_key_of_a_longer_name_than_is_made_now_may_still_be_changed(
+    control: Control, plane: Plane
+) -> None:
+    plane.add_key(key_id="x" * 100)
+    assert control("key", "disable", "x" * 100, "--json").json["status"] == "disabled"
+    assert control("key", "create", "y" * 64).code == 0
 
 
 def test_a_key_whose_account_is_gone_may_still_be_changed_but_not_given_it_again(
@@ -502,6 +536,35 @@ def test_a_broken_account_is_told_with_its_problem_and_may_be_disabled(
     assert control("account", "disable", "odd", "--json").json["status"] == "disabled"
 
 
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_of_an_address_the_query_is_not_shown_for_it_may_be_a_key(
+    control: Control, plane: Plane, form: tuple[str, ...]
+) -> None:
+    addresses = {
+        "base_url": "https://x.example/v1?code=hush",
+        "proxy_url": "http://proxy.example:1#hush",
+    }
+    plane.add_account("one", addresses["base_url"], proxy_url=addresses["proxy_url"])
+    for words in (("list",), ("show", "one"), ("disable", "one")):
+        done = control("account", *words, *form)
+        assert done.code == 0
+        assert "hush" not in done.out + done.err
+    shown = control("account", "show", "one", "--json").json
+    assert shown["base_url"] == "https://x.example/v1?..."
+    assert shown["proxy_url"] == "http://proxy.example:1?..."
+    assert stored(plane, "base_url") == addresses["base_url"]
+
+
+def test_an_account_that_is_blocked_for_ever_takes_no_command_away(
+    control: Control, plane: Plane
+) -> None:
+    plane.add_account("one", None)
+    plane.update("accounts", {"account_name": "one"}, blocked_until="infinity")
+    assert control("account", "show", "one", "--json").json["blocked_until"].startswith("9000-01-0")
+    assert control("account", "list").code == 0
+    assert control("account", "disable", "one").code == 0
+
+
 # -- usage -----------------------------------------------------------------------------------------
 
 
@@ -573,8 +636,8 @@ def test_the_logs_of_all_instances_are_charged_once_and_told(
         "too_old": 1,
         "unreadable": 0,
         "keys": [
-            {"key_id": "a", "calls": 3, "tokens": 15, "images": 3},
-            {"key_id": "b", "calls": 2, "tokens": 107, "images": 2},
+            {"key_id": "a", "calls": 3, "tokens": 15, "images": 3, "without_usage": 1},
+            {"key_id": "b", "calls": 2, "tokens": 107, "images": 2, "without_usage": 0},
         ],
     }
     assert used(charged) == {"a": 15, "b": 107}
@@ -595,8 +658,8 @@ def test_people_are_told_in_words_and_a_table(
         "1 call charged, 1,500 tokens",
         "1 call without usage, charged nothing",
         "",
-        "key  calls  tokens  images",
-        "a        1   1,500       1",
+        "key  calls  tokens  images  without usage",
+        "a        1   1,500       1              1",
     ]
     assert done.err == ""
 
@@ -623,6 +686,127 @@ def test_a_file_that_was_still_being_copied_is_read_again(
     path.write_text("".join(lines))
     told = apply(control, tmp_path)
     assert (told["charged"], told["charged_before"]) == (400, 600)
+
+
+@pytest.mark.parametrize("lines", [3, 2000])
+def test_a_copy_that_has_its_size_but_not_yet_its_end_is_read_again(
+    control: Control, charged: Plane, tmp_path: Path, lines: int
+) -> None:
+    text = "".join(record(str(number)) for number in range(lines))
+    path = seal(tmp_path, 1, text)
+    early = text[: len(text) // 2].encode()
+    path.write_bytes(early + b"\0" * (len(text) - len(early)))
+    first = apply(control, tmp_path)
+    assert first["skipped_lines"] == 1
+    assert apply(control, tmp_path)["known_files"] == 0
+    path.write_text(text)
+    assert first["charged"] + apply(control, tmp_path)["charged"] == lines
+    assert apply(control, tmp_path)["known_files"] == 1
+
+
+def test_two_files_that_differ_only_at_their_end_are_two(
+    control: Control, charged: Plane, tmp_path: Path
+) -> None:
+    """As a copy does whose last pages are those of another file still."""
+    lines = [record(str(number)) for number in range(2000)]
+    seal(tmp_path, 1, *lines, record("x"))
+    assert apply(control, tmp_path)["charged"] == 2001
+    seal(tmp_path, 1, *lines, record("y"))
+    assert apply(control, tmp_path)["charged"] == 1
+
+
+def test_a_line_that_is_no_record_does_not_keep_its_file_from_being_known(
+    control: Control, charged: Plane, tmp_path: Path
+) -> None:
+    seal(tmp_path, 1, record("1"), "half a rec\n")
+    apply(control, tmp_path)
+    assert apply(control, tmp_path)["known_files"] == 1
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"time": "2026-11-21T00:00:00+23:59"},
+        {"time": "0001-01-01T00:00:00+14:00"},
+        {"request_id": "x" * 12_000},
+        {"key_id": "x" * 12_000},
+    ],
+)
+def test_one_odd_line_keeps_no_other_from_being_charged(
+    control: Control, charged: Plane, tmp_path: Path, odd: dict[str, str]
+) -> None:
+    seal(
+        tmp_path, 1, record("1"), json.dumps({**json.loads(record("2")), **odd}), "\n", record("3")
+    )
+    told = apply(control, tmp_path)
+    assert told["charged"] + told["unreadable"] == 3
+    assert told["charged"] >= 2
+
+
+def test_calls_that_tell_no_usage_show_with_their_key(
+    control: Control, charged: Plane, tmp_path: Path
+) -> None:
+    """A client that leaves early is not charged, and whose it is can be seen."""
+    left: dict[str, Any] = {"response_image_count": None, "client_left": True}
+    seal(
+        tmp_path,
+        1,
+        *(record(f"left{n}", tokens=None, may_be_billed=True, **left) for n in range(3)),
+        record("4", "b", None, attempts=[{"action": "deliver"}], **left),
+        record("5", "b", None, attempts=[{"action": "return"}], **left),
+    )
+    told = apply(control, tmp_path)
+    assert told["without_usage"] == 4
+    assert {row["key_id"]: row["without_usage"] for row in told["keys"]} == {"a": 3, "b": 1}
+
+
+def named(folder: Path, stamp: str, *lines: str) -> Path:
+    return seal(folder, 1, *lines).rename(folder / f"requests-{stamp}Z-0001.jsonl")
+
+
+def test_files_that_were_pruned_before_they_were_charged_are_complained_of_once(
+    control: Control, charged: Plane, tmp_path: Path
+) -> None:
+    """The other instance's files, which are known, do not hide it."""
+    named(tmp_path / "green", "20261120T000000", record("green"))
+    first = named(tmp_path / "blue", "20261121T000000", record("1"))
+    line = ("usage", "apply", "--dir", str(tmp_path))
+    assert control(*line).err == ""
+    first.unlink()
+    named(tmp_path / "blue", "20261123T000000", record("3"))
+    named(tmp_path / "blue", "20261124T000000", record("4"))
+    done = control(*line)
+    assert done.code == 0
+    assert f"{tmp_path}/blue/requests-20261123T000000Z-0001.jsonl is the oldest" in done.err
+    assert done.err.count("pruned before they were charged") == 1
+    assert control(*line).err == ""
+
+
+def test_a_file_that_follows_what_was_charged_is_no_gap(
+    control: Control, charged: Plane, tmp_path: Path
+) -> None:
+    """All that was sealed is gone, but the next one was charged while it was the current one."""
+    first = named(tmp_path, "20261121T000000", record("1"))
+    current = tmp_path / "requests.jsonl"
+    current.write_text(record("2"))
+    apply(control, tmp_path)
+    first.unlink()
+    current.rename(tmp_path / "requests-20261122T000000Z-0001.jsonl")
+    named(tmp_path, "20261123T000000", record("3"))
+    done = control("usage", "apply", "--dir", str(tmp_path))
+    assert (done.code, done.err) == (0, "")
+
+
+def test_progress_shows_where_nothing_is_charged(
+    control: Control, charged: Plane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused calls may be all there is in a file, or very many in a row."""
+    shown: list[int] = []
+    monkeypatch.setattr(terminal.Progress, "show", lambda _, done: shown.append(done))
+    refused: dict[str, Any] = {"attempts": [], "usage": None, "response_image_count": None}
+    seal(tmp_path, 1, *(record(str(n), **refused) for n in range(50)))
+    assert apply(control, tmp_path)["charged"] == 0
+    assert len(set(shown)) >= 10
 
 
 def test_a_file_that_is_pruned_before_it_is_read_counts_as_unread_and_is_told(
@@ -834,6 +1018,10 @@ async def test_a_daemon_serves_what_control_made_refuses_what_it_disabled_and_se
     await until(403, "key_disabled")
     control("key", "enable", "k")
     await until(200)
+    renewed = control("key", "secret", "k", "--json").json
+    await until(401, "invalid_api_key")
+    made["secret"] = renewed["secret"]
+    await until(200)
     made_pictures = len(upstream.calls)
     assert made_pictures >= 2
     await eventually(
@@ -846,6 +1034,7 @@ async def test_a_daemon_serves_what_control_made_refuses_what_it_disabled_and_se
             "calls": made_pictures,
             "tokens": 12 * made_pictures,
             "images": made_pictures,
+            "without_usage": 0,
         }
     ]
     await until(429, "insufficient_quota")

@@ -33,7 +33,7 @@ STATS = {
 }
 USAGE = {
     *("key_id", "requests_with_images", "images", "input_tokens", "output_tokens", "total_tokens"),
-    "may_be_billed",
+    *("may_be_billed", "without_usage"),
 }
 
 
@@ -284,7 +284,18 @@ def test_usage_is_told_for_each_key_and_refused_calls_are_none(logs: Path, ask: 
         for row in told["keys"]
     ] == [("key-1", 2, 8_100, 0), ("key-2", 1, 4_050, 0), ("key-3", 0, 0, 1)]
     text = rows(ask("usage", "--dir", logs))
-    assert text["key-1"] == ["2", "2", "100", "8,000", "8,100", "0"]
+    assert text["key-1"] == ["2", "2", "100", "8,000", "8,100", "0", "0"]
+
+
+def test_a_client_that_leaves_early_shows_with_its_key(logs: Path, ask: Ask) -> None:
+    left = drawn(300, key_id="key-3", usage=None, response_image_count=None, client_left=True)
+    write(logs / "blue" / "requests-20261121T120500Z-0001.jsonl", left)
+    told = {row["key_id"]: row for row in json.loads(ask("usage", "--json", "--dir", logs))["keys"]}
+    assert {key_id: row["without_usage"] for key_id, row in told.items()} == {
+        "key-1": 0,
+        "key-2": 0,
+        "key-3": 1,
+    }
 
 
 # -- find ------------------------------------------------------------------------------------------
@@ -375,12 +386,43 @@ def test_folders_without_log_files_are_named(tmp_path: Path, fail: Fail) -> None
     assert told == (1, f"image-gateway: no such folder: {two}\n")
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, fail: Fail) -> None:
-    (tmp_path / "requests.jsonl").symlink_to("requests.jsonl")
-    code, complaint = fail("summary", "--dir", tmp_path)
+EVIL = "\x1b[2J\nred\u202e"
+HARMLESS = r"\x1b[2J\nred\u202e"
+
+
+def test_what_cannot_be_read_is_named_without_what_a_terminal_would_obey(
+    tmp_path: Path, fail: Fail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / EVIL).write_text("no folder")
+    monkeypatch.setenv("IMAGE_GATEWAY_LOG_DIR", str(tmp_path / EVIL))
+    code, complaint = fail("summary")
     assert code == 1
     [line] = complaint.splitlines()
-    assert line.startswith(f"image-gateway: {tmp_path}/requests.jsonl: ")
+    assert line.startswith(f"image-gateway: {tmp_path}/{HARMLESS}: ")
+
+
+def test_folders_are_named_without_what_a_terminal_would_obey(tmp_path: Path, fail: Fail) -> None:
+    told = fail("usage", "--dir", tmp_path / EVIL)
+    assert told == (1, f"image-gateway: no such folder: {tmp_path}/{HARMLESS}\n")
+    (tmp_path / EVIL).mkdir()
+    code, complaint = fail("usage", "--dir", tmp_path / EVIL)
+    assert code == 1
+    assert complaint.startswith(f"image-gateway: no log files in {tmp_path}/{HARMLESS},")
+
+
+def test_a_link_that_leads_in_a_circle_and_a_deep_line_do_no_harm(
+    logs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (logs / "blue" / "requests-20261121T120200Z-0001.jsonl").symlink_to(
+        "requests-20261121T120200Z-0001.jsonl"
+    )
+    with (logs / "green" / "requests.jsonl").open("a") as file:
+        file.write('{"request_id": "deep", "model": ' + '{"a":' * 900 + "1" + "}" * 901 + "\n")
+    for words in (["find", "deep"], ["find", "deep", "--json"]):
+        assert main(["logs", *words, "--dir", str(logs)]) == 1
+        said = capsys.readouterr()
+        assert "1 line passed over" in said.err
+        assert "no record of deep in 3 files" in said.err
 
 
 @pytest.mark.parametrize(

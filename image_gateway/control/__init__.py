@@ -3,8 +3,8 @@
 Each command does one thing over ADMIN_DATABASE_URL and tells what came of it, for people or with
 ``--json`` for programs.  What would break the contract is refused before anything is written, by
 the checks that the daemon itself makes (``core.model``); what is there already, or is not there,
-changes nothing.  A key's secret is shown once and never stored; an account's is read from a file
-or stdin, never from the command line, and never shown again.
+changes nothing.  A key's secret is shown once and never stored, only made anew; an account's is
+read from a file or stdin, never from the command line, and never shown again.
 """
 
 import argparse

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit, urlunsplit
 
 import orjson
 
@@ -269,16 +270,26 @@ def _tell(given: argparse.Namespace, row: Row) -> None:
 def _public(row: Row) -> Row:
     """An account's columns without a secret, and what is wrong with it.
 
-    Where a row breaks the contract its addresses may hold a password, so they are not told.
+    Where a row breaks the contract its addresses may hold a password, so they are not told; and a
+    query may hold a key, so of one only its ``?`` is.
     """
     problem = breach.problem(account_from_row, row)
-    addresses = {} if problem is None else {"base_url": None, "proxy_url": None}
+    addresses = {
+        column: None if problem or row[column] is None else _without_query(row[column])
+        for column in ("base_url", "proxy_url")
+    }
     return {
         **{column: row[column] for column in _TOLD},
         **addresses,
         "credential": None if problem else _credential_shown(account_from_row(row).credential),
         "problem": problem,
     }
+
+
+def _without_query(address: str) -> str:
+    parts = urlsplit(address)
+    bare = urlunsplit(parts._replace(query="", fragment=""))
+    return f"{bare}?..." if parts.query or parts.fragment else bare
 
 
 def _credential_shown(credential: Credential | None) -> Row | None:

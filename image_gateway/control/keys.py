@@ -27,6 +27,7 @@ def add_commands(kinds: "argparse._SubParsersAction[Any]") -> None:
     _add_create(commands)
     telling.add_command(commands, "list", _list, "all keys")
     _add(commands, "show", _show, "a key's fields")
+    _add(commands, "secret", _renew_secret, "give a key a new secret and show it, once")
     _add(commands, "enable", _set_status("active"), "let a key call")
     _add(commands, "disable", _set_status("disabled"), "refuse a key's calls")
     images = _add(commands, "images", _set_images, "switch a key's images")
@@ -44,7 +45,10 @@ def _add(
 
 
 def _add_create(commands: "argparse._SubParsersAction[Any]") -> None:
-    create = _add(commands, "create", _create, "make a key and show its secret, once")
+    create = telling.add_command(
+        commands, "create", _create, "make a key and show its secret, once"
+    )
+    create.add_argument("key_id", metavar="KEY_ID", type=telling.new_key_id)
     create.add_argument("--name", type=telling.name, help="what people call it")
     create.add_argument("--group", type=telling.name, help="the group it belongs to")
     create.add_argument("--models", type=telling.names, metavar="A,B", help="only these models")
@@ -116,11 +120,11 @@ def _or_none(parse: Callable[[str], int]) -> Callable[[str], int | _NoLimit]:
 
 
 def _create(plane: Standalone, given: argparse.Namespace) -> None:
-    secret = SECRET_PREFIX + secrets.token_urlsafe(SECRET_BYTES)
+    secret = _new_secret()
     row = {
         "key_id": given.key_id,
         "key_name": given.name or "",
-        "key_hash": hashlib.sha256(secret.encode("ascii")).hexdigest(),
+        "key_hash": _hashed(secret),
         "status": "active",
         "image_enabled": True,
         "group_id": given.group,
@@ -133,13 +137,13 @@ def _create(plane: Standalone, given: argparse.Namespace) -> None:
         "route_strategy": "auto",
     }
     _as_read(row)
-    row = plane.add_key(row)
-    telling.tell(
-        given,
-        {**public(row), "secret": secret},
-        f"key {cell(row['key_id'])} is made. Its secret, which is shown only now:",
-        secret,
-    )
+    _tell_secret(given, plane.add_key(row), secret, "is made. Its secret")
+
+
+def _renew_secret(plane: Standalone, given: argparse.Namespace) -> None:
+    secret = _new_secret()
+    row = plane.change_key(given.key_id, lambda row: {**row, "key_hash": _hashed(secret)})
+    _tell_secret(given, row, secret, "knows its old secret no more. The new one")
 
 
 def _list(plane: Standalone, given: argparse.Namespace) -> None:
@@ -219,6 +223,14 @@ def _as_read(row: Mapping[str, object]) -> Key:
     return key_from_row({**row, "group_image_enabled": None, "quota_remaining": None})
 
 
+def _new_secret() -> str:
+    return SECRET_PREFIX + secrets.token_urlsafe(SECRET_BYTES)
+
+
+def _hashed(secret: str) -> str:
+    return hashlib.sha256(secret.encode("ascii")).hexdigest()
+
+
 # -- how keys are told -----------------------------------------------------------------------------
 
 
@@ -244,6 +256,12 @@ def listed(rows: Sequence[Row]) -> str:
             for row in rows
         ],
     )
+
+
+def _tell_secret(given: argparse.Namespace, row: Row, secret: str, what: str) -> None:
+    """The only time that a secret is told, alone on the last line."""
+    told = f"key {cell(row['key_id'])} {what}, which is shown only now:"
+    telling.tell(given, {**public(row), "secret": secret}, told, secret)
 
 
 def _tell(given: argparse.Namespace, row: Row) -> None:

@@ -13,6 +13,8 @@ LARGEST: Final = 2**31 - 1
 """What an ``integer`` of Postgres holds."""
 LARGEST_QUOTA: Final = 2**63 - 1
 """What a ``bigint`` of Postgres holds."""
+LONGEST_KEY_ID: Final = 64
+"""Characters.  Of a longer id than 256 a log record holds but a part, which is never charged."""
 
 
 class MistakeError(ValueError):
@@ -31,6 +33,13 @@ def name(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("is empty")
     return text
+
+
+def new_key_id(text: str) -> str:
+    """A name for a key to come: short enough to stand whole in each of its log records."""
+    if len(text) > LONGEST_KEY_ID:
+        raise argparse.ArgumentTypeError(f"has more than {LONGEST_KEY_ID} characters")
+    return name(text)
 
 
 def names(text: str) -> list[str]:

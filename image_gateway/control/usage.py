@@ -4,7 +4,9 @@ Every call is charged once, whatever happens.  Its ``request_id`` is the primary
 and the quota changes in the statement that inserts it; so a run that ended in the midst, a second
 one at the same time, or a copy of a file charges nothing twice, and what was not charged is charged
 by the next run.  A sealed file that was read to its end is noted, only to save reading it again.
-The current file of an instance is read each time, so that a quota is not a whole file behind.
+The current file of an instance is read each time, so that a quota is not a whole file behind.  A
+file that may not all be there yet is not noted: a copy may have its size and its beginning before
+it has its end.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from image_gateway import terminal
@@ -23,7 +26,14 @@ from image_gateway.core.charges import Charge, Uncharged
 from image_gateway.edge import record_files
 from image_gateway.edge.record_files import Reading, RecordFile
 from image_gateway.edge.standalone import Standalone
-from image_gateway.terminal import Progress, complain_of, counted, find_files
+from image_gateway.terminal import (
+    Progress,
+    complain,
+    complain_of,
+    counted,
+    escaped,
+    find_files,
+)
 
 _BATCH: Final = 1000
 """Calls of one transaction: it holds their keys' rows for some milliseconds."""
@@ -53,7 +63,11 @@ class _Applied:
     unknown_key: int = 0
     too_old: int = 0
     keys: dict[str, list[int]] = field(default_factory=dict)
-    """Of each key that was charged: calls, tokens, pictures."""
+    """Of each key: calls, tokens and pictures charged, and calls without usage that were read."""
+
+    def of_key(self, key_id: str) -> list[int]:
+        """The sums of a key, from now on if not before."""
+        return self.keys.setdefault(key_id, [0, 0, 0, 0])
 
 
 def _apply(plane: Standalone, given: argparse.Namespace) -> None:
@@ -61,29 +75,66 @@ def _apply(plane: Standalone, given: argparse.Namespace) -> None:
     files = [(file, _digest(file)) for file in find_files(given)]
     new = [(file, digest) for file, digest in files if not (digest and plane.is_charged(digest))]
     applied.known_files = len(files) - len(new)
+    newest_before = plane.newest_charged_file()
+    unknown = _unknown_folders(files, new)
     with Progress(sum(file.size for file, _ in new)) as progress:
         for file, digest in new:
-            gone_before = reading.gone_files
-            for batch in _batches(file, reading, applied):
+            gone_before, holes_before = reading.gone_files, reading.holes
+            charged_before = applied.charged_before
+            for batch in _batches(file, reading, applied, progress):
                 _charge(plane, batch, applied)
-                progress.show(reading.read_bytes)
             if reading.gone_files == gone_before:
                 applied.files += 1
-                if digest is not None:
+                if digest is not None and reading.holes == holes_before:
                     plane.note_charged(digest, file.path.name)
+            if unknown.get(file.path.parent) is file and applied.charged_before == charged_before:
+                _complain_of_gap(file.path, newest_before)
     plane.forget_charges()
     complain_of(reading)
     _tell(given, applied, reading)
 
 
-def _batches(file: RecordFile, reading: Reading, applied: _Applied) -> Iterator[list[Charge]]:
+_Files = Sequence[tuple[RecordFile, str | None]]
+
+
+def _unknown_folders(files: _Files, new: _Files) -> dict[Path, RecordFile]:
+    """The folders with sealed files of which none is known, each with its oldest one.
+
+    What lay before that is gone; it leaves a gap unless it was charged, or this one was in part
+    while it was the current one.
+    """
+    unread = {file for file, _ in new}
+    known = {file.path.parent for file, _ in files if file not in unread}
+    oldest: dict[Path, RecordFile] = {}
+    for file, _ in new:
+        if file.is_sealed and file.path.parent not in known:
+            oldest.setdefault(file.path.parent, file)
+    return oldest
+
+
+def _complain_of_gap(oldest: Path, newest_before: str | None) -> None:
+    if newest_before is not None and oldest.name > newest_before:
+        complain(
+            f"{escaped(str(oldest))} is the oldest file left there, and newer than all that were "
+            "charged before: records may have been pruned before they were charged. Run this more "
+            "often, or raise LOG_MAX_FILES"
+        )
+
+
+def _batches(
+    file: RecordFile, reading: Reading, applied: _Applied, progress: Progress
+) -> Iterator[list[Charge]]:
     """The charges of a file; the last batch may be empty."""
     batch: list[Charge] = []
     for record in record_files.read(file, reading):
+        progress.show(reading.read_bytes)
         applied.records += 1
         found = charges.of(record)
         if isinstance(found, Uncharged):
             applied.uncharged[found] += 1
+            key_id = record.get("key_id")
+            if found is Uncharged.WITHOUT_USAGE and isinstance(key_id, str):
+                applied.of_key(key_id)[-1] += 1
         else:
             batch.append(found)
         if len(batch) == _BATCH:
@@ -100,7 +151,7 @@ def _charge(plane: Standalone, batch: Sequence[Charge], applied: _Applied) -> No
         applied.charged += each.calls
         applied.too_old += each.old_calls
         if each.calls:
-            sums = applied.keys.setdefault(each.key_id, [0, 0, 0])
+            sums = applied.of_key(each.key_id)
             for at, number in enumerate((each.calls, each.tokens, each.images)):
                 sums[at] += number
     names = {each.key_id for each in known}
@@ -112,10 +163,11 @@ def _charge(plane: Standalone, batch: Sequence[Charge], applied: _Applied) -> No
 
 
 def _digest(file: RecordFile) -> str | None:
-    """What tells a sealed file from all others: its size and its beginning, full of requests' ids.
+    """What tells a sealed file from all others: its size, its beginning and its end, both full of
+    requests' ids.
 
-    A copy that is still being written has another size later.  None for a file that grows or is
-    gone: it is not to be noted.
+    A copy that is still being written has another size or another end later.  None for a file that
+    grows or is gone: it is not to be noted.
     """
     if not file.is_sealed:
         return None
@@ -124,6 +176,8 @@ def _digest(file: RecordFile) -> str | None:
             size = os.fstat(source.fileno()).st_size
             found = hashlib.sha256(b"%d\n" % size)
             found.update(source.read(_SAMPLE_BYTES))
+            source.seek(max(0, size - _SAMPLE_BYTES))
+            found.update(source.read(_SAMPLE_BYTES))
     except FileNotFoundError:
         return None
     return found.hexdigest()
@@ -131,8 +185,8 @@ def _digest(file: RecordFile) -> str | None:
 
 def _tell(given: argparse.Namespace, applied: _Applied, reading: Reading) -> None:
     keys = [
-        {"key_id": key_id, "calls": calls, "tokens": tokens, "images": images}
-        for key_id, (calls, tokens, images) in sorted(applied.keys.items())
+        {"key_id": key_id, **dict(zip(_SUMS, sums, strict=True))}
+        for key_id, sums in sorted(applied.keys.items())
     ]
     tokens = sum(row[1] for row in applied.keys.values())
     apart = {
@@ -150,7 +204,8 @@ def _tell(given: argparse.Namespace, applied: _Applied, reading: Reading) -> Non
     ]
     if keys:
         shown = [[cell(value) for value in row.values()] for row in keys]
-        lines += ["", telling.listed(("key", "calls", "tokens", "images"), shown)]
+        heads = ("key", *(name.replace("_", " ") for name in _SUMS))
+        lines += ["", telling.listed(heads, shown)]
     telling.tell(
         given,
         {
@@ -168,10 +223,11 @@ def _tell(given: argparse.Namespace, applied: _Applied, reading: Reading) -> Non
     )
 
 
+_SUMS: Final = ("calls", "tokens", "images", "without_usage")
 _WORDS: Final = {
     "charged_before": "charged before",
     "without_usage": "without usage, charged nothing",
     "unknown_key": "of keys that are not there, charged to nobody",
     "too_old": "too old to be charged",
-    "unreadable": "with usage, but without an id, a key or a time",
+    "unreadable": "with usage, but without a sound id, key or time",
 }

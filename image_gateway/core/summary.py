@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 
+from image_gateway.core import charges
+from image_gateway.core.charges import Uncharged
+
 Dimension = Literal["key", "account", "model", "outcome"]
 DIMENSIONS: Final[Sequence[Dimension]] = ("key", "account", "model", "outcome")
 PERCENTS: Final = (50, 90, 99)
@@ -109,7 +112,7 @@ class Facts:
                 _count(record, "response_bytes") or 0,
                 _count(tokens, "input_tokens") or 0,
                 _count(tokens, "output_tokens") or 0,
-                _count(tokens, "total_tokens") or 0,
+                charges.tokens_of(record) or 0,
                 _count(record, "response_image_count") or 0,
             ),
         )
@@ -246,17 +249,20 @@ class KeyUsage:
     output_tokens: int = 0
     total_tokens: int = 0
     may_be_billed: int = 0
+    without_usage: int = 0
 
 
 def add_usage(totals: dict[str | None, KeyUsage], record: Record) -> None:
     """Add a record to its key's totals; a call that used nothing leaves no trace in them.
 
-    That is one without pictures, without usage and certain not to be billed: every refused one.
+    That is one without pictures, without usage and certain not to be paid for: every refused one.
+    ``without_usage`` counts what ``charges.of`` charges nothing though it was paid for.
     """
     usage = record.get("usage")
     images = _count(record, "response_image_count") or 0
     may_be_billed = record.get("may_be_billed") is True
-    if not (images or may_be_billed or isinstance(usage, Mapping)):
+    without_usage = charges.of(record) is Uncharged.WITHOUT_USAGE
+    if not (images or may_be_billed or without_usage or isinstance(usage, Mapping)):
         return
     tokens: Record = usage if isinstance(usage, Mapping) else {}
     total = totals.setdefault(_text(record, "key_id"), KeyUsage())
@@ -264,8 +270,9 @@ def add_usage(totals: dict[str | None, KeyUsage], record: Record) -> None:
     total.images += images
     total.input_tokens += _count(tokens, "input_tokens") or 0
     total.output_tokens += _count(tokens, "output_tokens") or 0
-    total.total_tokens += _count(tokens, "total_tokens") or 0
+    total.total_tokens += charges.tokens_of(record) or 0
     total.may_be_billed += may_be_billed
+    total.without_usage += without_usage
 
 
 def _in_utc(time: datetime) -> datetime:

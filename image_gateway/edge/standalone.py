@@ -1,9 +1,9 @@
 """The standalone control plane's own tables, read and written for the command line.
 
 It speaks to the schema ``image_control`` over ADMIN_DATABASE_URL, and is no part of the daemon: a
-command may wait, so the connection is a blocking one.  What is changed is changed in one
-transaction, which holds the row from the look to the change.  Running gateways hear of it by the
-triggers of the tables.
+command may wait, so the connection is a blocking one, though nothing waits for ever.  What is
+changed is changed in one transaction, which holds the row from the look to the change.  Running
+gateways hear of it by the triggers of the tables.
 
 It knows no policy: what a row may hold was decided before (``core.model``), and what a call costs
 too (``core.charges``).
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import psycopg
+from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
@@ -28,6 +29,10 @@ SCHEMA_VERSION: Final = 2
 CURE: Final = 'Run `image-gateway schema standalone | psql "$ADMIN_URL"`; it may be run again'
 KEEP_DAYS: Final = 400
 """How long a charge is kept, to know its call again; an older call is never charged."""
+LOCK_SECONDS: Final = 30
+"""For a row that somebody else holds; to charge a batch takes milliseconds."""
+STATEMENT_SECONDS: Final = 300
+"""For one statement; the longest drops a year's old charges at once."""
 
 Row = dict[str, Any]
 _LookUp = Callable[[Mapping[str, Any], Row], None]
@@ -166,6 +171,12 @@ class Standalone:
         """A file was charged to its end, and is not read again."""
         self._execute("control_file_charged", {"digest": digest, "file_name": file_name})
 
+    def newest_charged_file(self) -> str | None:
+        """The name of the newest sealed file that was charged to its end, on any machine."""
+        [row] = self._ask("control_newest_charged_file")
+        name: str | None = row["file_name"]
+        return name
+
     def forget_charges(self) -> None:
         """Drop the charges of calls that could not be charged again anyway."""
         self._execute("control_forget_charges", {"keep_days": KEEP_DAYS})
@@ -185,6 +196,8 @@ class Standalone:
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         with self._connection.transaction():
+            patience = {"lock_ms": LOCK_SECONDS * 1000, "statement_ms": STATEMENT_SECONDS * 1000}
+            self._execute("control_patience", patience)
             yield
 
     def _add(self, kind: str, row: Row, look_up: _LookUp | None = None) -> Row:
@@ -223,6 +236,9 @@ class Standalone:
         return self._execute(statement, values).fetchall()
 
     def _execute(self, statement: str, values: Mapping[str, object] | None) -> psycopg.Cursor[Row]:
+        if self._connection.info.transaction_status is TransactionStatus.IDLE:
+            with self._transaction():
+                return self._execute(statement, values)
         plain = {
             name: Jsonb(value) if isinstance(value, dict) else value
             for name, value in (values or {}).items()
@@ -250,6 +266,17 @@ def connected(database: Secret) -> Iterator[Standalone]:
         ) from None
     except psycopg.errors.CheckViolation as error:
         raise RowError(f"the tables refuse it: {error.diag.constraint_name}") from None
+    except psycopg.errors.LockNotAvailable:
+        raise UnusableError(
+            f"somebody else held what this needs for more than {LOCK_SECONDS} s, and the change "
+            "was not made. Look for their transaction in pg_stat_activity and try again; `usage "
+            "apply` may be run again"
+        ) from None
+    except psycopg.errors.QueryCanceled:
+        raise UnusableError(
+            f"the database took more than {STATEMENT_SECONDS} s, or somebody cancelled the "
+            "statement, and the change was not made. Try again; `usage apply` may be run again"
+        ) from None
     except psycopg.Error as error:
         raise UnusableError(
             f"the database failed: {first_line(error, database)}. Look with `list` or `show` "

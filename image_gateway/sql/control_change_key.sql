@@ -1,6 +1,7 @@
 -- A key as it shall be from now on; what it has used is not touched.  Parameters: the columns.
 UPDATE image_control.keys
-SET status = %(status)s,
+SET key_hash = %(key_hash)s,
+    status = %(status)s,
     image_enabled = %(image_enabled)s,
     group_id = %(group_id)s,
     quota_limit = %(quota_limit)s,

@@ -16,7 +16,8 @@ CREATE TABLE IF NOT EXISTS image_control.groups (
 );
 
 CREATE TABLE IF NOT EXISTS image_control.keys (
-    key_id                 text PRIMARY KEY,
+    -- A log record holds so much of it, and what it names is charged.
+    key_id                 text PRIMARY KEY CHECK (length(key_id) <= 256),
     key_name               text NOT NULL DEFAULT '',
     key_hash               text NOT NULL UNIQUE CHECK (key_hash ~ '^[0-9a-f]{64}$'),
     status                 text NOT NULL DEFAULT 'active',
@@ -113,9 +114,21 @@ SELECT account_name, dialect, status, image_enabled, image_max_concurrency, base
 FROM image_control.accounts;
 
 -- A change is told when it is committed.  One key by its hash; a group touches an unknown number of
--- keys, so it tells of all.
+-- keys, so it tells of all.  Of what a key has used a gateway only needs to know whether anything is
+-- left: told of each charge, it would have no key in memory when this database is away.
 CREATE OR REPLACE FUNCTION image_control.tell_key() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    had_left boolean;
 BEGIN
+    IF TG_OP = 'UPDATE' THEN
+        had_left := OLD.quota_limit > OLD.quota_used;
+        OLD.quota_used := NEW.quota_used;
+        IF OLD IS NOT DISTINCT FROM NEW
+            AND had_left IS NOT DISTINCT FROM (NEW.quota_limit > NEW.quota_used)
+        THEN
+            RETURN NULL;
+        END IF;
+    END IF;
     IF TG_OP <> 'INSERT' THEN
         PERFORM pg_notify('image_gateway_changed', 'key:' || OLD.key_hash);
     END IF;

@@ -5,24 +5,10 @@ from typing import Any
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from image_gateway.core import charges
-from image_gateway.core.charges import MOST_TOKENS, Charge, Uncharged
-
-
-def record(**fields: Any) -> dict[str, Any]:
-    """A call that made a picture."""
-    return {
-        "time": "2026-11-21T20:00:00.000Z",
-        "request_id": "req_1",
-        "key_id": "key-1",
-        "attempts": [{"account_name": "one"}],
-        "response_image_count": 2,
-        "usage": {"input_tokens": 5, "output_tokens": 7, "total_tokens": 12},
-        "may_be_billed": False,
-        **fields,
-    }
+from image_gateway.core.charges import LONGEST_TEXT, MOST_TOKENS, Charge, Uncharged
+from tests.parts.charged import odd_records, record
 
 
 def test_a_call_charges_the_tokens_of_its_usage() -> None:
@@ -34,6 +20,9 @@ def test_a_call_charges_the_tokens_of_its_usage() -> None:
     ("usage", "tokens"),
     [
         ({"total_tokens": 0}, 0),
+        ({"total_tokens": 0, "input_tokens": 0, "output_tokens": 0}, 0),
+        ({"total_tokens": 0, "input_tokens": 5, "output_tokens": 7}, 12),
+        ({"input_tokens": 0, "output_tokens": 0}, 0),
         ({"total_tokens": 20, "input_tokens": 1, "output_tokens": 2}, 20),
         ({"input_tokens": 5, "output_tokens": 7}, 12),
         ({"total_tokens": MOST_TOKENS}, MOST_TOKENS),
@@ -49,13 +38,37 @@ def test_the_unit_is_the_token_and_where_only_parts_are_told_their_sum(
 
 
 @pytest.mark.parametrize(
-    "usage", [None, {}, {"input_tokens": 5}, {"total_tokens": True}, {"total_tokens": -1}, [12]]
+    "usage",
+    [
+        None,
+        {},
+        {"input_tokens": 5},
+        {"input_tokens": 0},
+        {"total_tokens": 0, "input_tokens": 5},
+        {"total_tokens": True},
+        {"total_tokens": -1},
+        [12],
+    ],
 )
 def test_pictures_without_a_known_usage_charge_nothing_and_are_told_apart(usage: Any) -> None:
     assert charges.of(record(usage=usage)) is Uncharged.WITHOUT_USAGE
     left = record(usage=usage, response_image_count=None, may_be_billed=True)
     assert charges.of(left) is Uncharged.WITHOUT_USAGE
     failed = record(usage=usage, response_image_count=None)
+    assert charges.of(failed) is Uncharged.NOTHING_MADE
+
+
+@pytest.mark.parametrize("action", ["deliver", "end"])
+def test_an_answer_that_came_is_paid_for_though_nothing_is_known_of_it(action: str) -> None:
+    """A whole answer that could not be read, or one whose client left in the midst of it."""
+    attempts = [{"action": "next"}, {"account_name": "one", "action": action}]
+    unread = record(attempts=attempts, usage=None, response_image_count=None)
+    assert charges.of(unread) is Uncharged.WITHOUT_USAGE
+
+
+@pytest.mark.parametrize("action", ["next", "return", None, [], {}, "delivered"])
+def test_an_attempt_that_made_nothing_is_not_paid_for(action: Any) -> None:
+    failed = record(attempts=[{"action": action}, "odd"], usage=None, response_image_count=None)
     assert charges.of(failed) is Uncharged.NOTHING_MADE
 
 
@@ -70,35 +83,33 @@ def test_a_refused_call_is_never_charged(attempts: Any) -> None:
         {"request_id": None},
         {"request_id": ""},
         {"request_id": "a\0b"},
+        {"request_id": "x" * (LONGEST_TEXT + 1)},
+        {"key_id": "x" * (LONGEST_TEXT + 1)},
         {"key_id": None},
         {"key_id": "\0"},
         {"time": None},
         {"time": "yesterday"},
         {"time": "2026-11-21T20:00:00"},
+        {"time": "0001-01-01T00:00:00+14:00"},
+        {"time": "9999-12-31T23:59:59-14:00"},
     ],
 )
 def test_a_record_that_cannot_be_told_from_others_charges_nothing(fields: dict[str, Any]) -> None:
     assert charges.of(record(**fields)) is Uncharged.UNREADABLE
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=5,
-)
+def test_a_moment_is_told_in_utc_whatever_its_offset() -> None:
+    found = charges.of(record(time="2026-11-21T00:00:00+23:59"))
+    assert isinstance(found, Charge)
+    assert found.called_at.isoformat() == "2026-11-20T00:01:00+00:00"
 
 
-@given(
-    st.fixed_dictionaries(
-        {}, optional={name: JSON | st.just(value) for name, value in record().items()}
-    )
-)
-def test_any_record_gives_a_charge_that_a_database_can_hold_or_says_why_not(
-    odd: dict[str, Any],
-) -> None:
+@given(odd_records())
+def test_any_record_gives_a_charge_or_says_why_not(odd: dict[str, Any]) -> None:
     found = charges.of(odd)
     if isinstance(found, Charge):
         assert 0 <= found.tokens <= 2 * MOST_TOKENS
         assert 0 <= found.images <= charges.MOST_IMAGES
-        assert found.called_at.tzinfo is not None
+        assert found.called_at.tzinfo is UTC
         assert "\0" not in found.request_id + found.key_id
+        assert max(len(found.request_id), len(found.key_id)) <= LONGEST_TEXT

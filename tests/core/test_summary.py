@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from image_gateway.core import summary
+from image_gateway.core import charges, summary
+from image_gateway.core.charges import MOST_TOKENS, Charge, Uncharged
 from image_gateway.core.summary import DIMENSIONS, PERCENTS, SUMS, KeyUsage, Summary, Tally
+from tests.parts.charged import odd_records
 
 NOON = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
 ERROR = Fraction(1, 128)
@@ -33,6 +35,7 @@ def call(**fields: Any) -> dict[str, Any]:
         "response_image_count": 1,
         "usage": {"input_tokens": 5, "output_tokens": 7, "total_tokens": 12},
         "total_ms": 30_000,
+        "attempts": [{"account_name": "account-1", "action": "deliver"}],
         "may_be_billed": False,
         **fields,
     }
@@ -120,7 +123,12 @@ def test_a_table_is_bounded_and_loses_no_call(
         assert numbers(whole) == numbers(made.total)
 
 
-@given(st.lists(st.tuples(*[st.integers(0, 2**53)] * len(SUMS)), max_size=30))
+EXACT = st.tuples(
+    *[st.integers(0, MOST_TOKENS if "tokens" in name else 2**53) for name in SUMS]
+).filter(lambda drawn: drawn[SUMS.index("total_tokens")] > 0)
+
+
+@given(st.lists(EXACT, max_size=30))
 def test_sums_are_exact(given_sums: list[tuple[int, ...]]) -> None:
     made = summed(
         [
@@ -229,6 +237,7 @@ def test_usage_is_counted_for_each_key() -> None:
             "output_tokens": 14,
             "total_tokens": 24,
             "may_be_billed": 0,
+            "without_usage": 0,
         },
         "key-2": {
             "requests_with_images": 1,
@@ -237,23 +246,47 @@ def test_usage_is_counted_for_each_key() -> None:
             "output_tokens": 0,
             "total_tokens": 0,
             "may_be_billed": 0,
+            "without_usage": 1,
         },
     }
 
 
 @pytest.mark.parametrize("count", [None, 0, True, -1, "1"])
 def test_a_refused_call_is_no_usage(count: object) -> None:
-    assert used(call(response_image_count=count, usage=None)) == {}
+    refused = call(response_image_count=count, usage=None, attempts=[])
+    failed = call(response_image_count=count, usage=None, attempts=[{"action": "return"}])
+    assert used(refused, failed) == {}
 
 
 def test_what_may_be_billed_is_counted_though_nothing_came_of_it() -> None:
-    found = used(call(response_image_count=None, usage=None, may_be_billed=True))["key-1"]
-    assert {name: value for name, value in found.items() if value} == {"may_be_billed": 1}
+    lost = call(
+        response_image_count=None, usage=None, may_be_billed=True, attempts=[{"action": "replace"}]
+    )
+    found = {name: value for name, value in used(lost)["key-1"].items() if value}
+    assert found == {"may_be_billed": 1, "without_usage": 1}
+
+
+@given(odd_records())
+def test_a_call_that_is_charged_nothing_though_it_was_paid_for_shows_with_its_key(
+    odd: dict[str, Any],
+) -> None:
+    """The same call and the same tokens as the charges go by."""
+    charge = charges.of(odd)
+    [found] = used(odd).values() or [asdict(KeyUsage())]
+    assert found["without_usage"] == (charge is Uncharged.WITHOUT_USAGE)
+    if isinstance(charge, Charge):
+        assert found["total_tokens"] == charge.tokens
 
 
 def test_tokens_without_a_picture_are_usage() -> None:
     found = used(call(response_image_count=0))["key-1"]
     assert (found["requests_with_images"], found["total_tokens"]) == (0, 12)
+
+
+def test_a_total_that_says_nothing_beside_its_parts_is_their_sum() -> None:
+    tokens = {"input_tokens": 5, "output_tokens": 7, "total_tokens": 0}
+    assert used(call(usage=tokens))["key-1"]["total_tokens"] == 12
+    assert summed([call(usage=tokens)]).total.sums[SUMS.index("total_tokens")] == 12
 
 
 # -- moments ---------------------------------------------------------------------------------------

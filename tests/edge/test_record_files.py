@@ -15,7 +15,7 @@ import pytest
 
 from image_gateway.edge import record_files
 from image_gateway.edge.logs import RequestLog, Rotation
-from image_gateway.edge.record_files import LONGEST_LINE_BYTES, Reading, RecordFile
+from image_gateway.edge.record_files import DEEPEST, LONGEST_LINE_BYTES, Reading, RecordFile
 from tests.parts.eventually import BOUND_SECONDS
 
 SEALED = "requests-20261121T120000Z-0001.jsonl"
@@ -114,6 +114,47 @@ def test_a_sealed_file_is_looked_for_under_its_own_name_only(tmp_path: Path) -> 
     files = record_files.find([tmp_path])
     sealed.rename(tmp_path / LATER)
     assert ids(files) == []
+
+
+def test_a_link_that_leads_in_a_circle_is_no_file_and_no_folder(tmp_path: Path) -> None:
+    write(tmp_path / SEALED, 1)
+    for name in (LATER, "requests.jsonl", "circle"):
+        (tmp_path / name).symlink_to(name)
+    assert ids(record_files.find([tmp_path, tmp_path / "circle"])) == [1]
+
+
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
+def test_what_is_deeper_than_any_record_is_none(tmp_path: Path, opening: str, closing: str) -> None:
+    """Whoever shows or sums it would run out of stack; one with many attempts is not deep."""
+    levels = [DEEPEST - 1, DEEPEST, 1000, 100_000]
+    deep = [
+        f'{{"request_id": {n}, "x": {opening * n}{"1" if "a" in opening else ""}{closing * n}}}\n'
+        for n in levels
+    ]
+    attempts = '{"request_id": 0, "attempts": [' + ", ".join(['{"a": [1]}'] * 500) + "]}\n"
+    (tmp_path / SEALED).write_text("".join([attempts, *deep]))
+    reading = Reading()
+    assert ids(record_files.find([tmp_path]), reading) == [0, DEEPEST - 1]
+    assert (reading.skipped_lines, reading.holes) == (3, 0)
+
+
+@pytest.mark.parametrize(
+    ("line", "holes"),
+    [
+        (b'{"request_id": "a' + b"\0" * 9, 1),
+        (b"\0" * 9, 1),
+        (b"x" * (LONGEST_LINE_BYTES * 2), 1),
+        (b'{"request_id": "a', 0),
+        (b"[]\n", 0),
+    ],
+)
+def test_a_file_that_is_not_all_there_yet_shows_by_its_holes(
+    tmp_path: Path, line: bytes, holes: int
+) -> None:
+    (tmp_path / SEALED).write_bytes(b'{"request_id": 1}\n' + line)
+    reading = Reading()
+    assert ids(record_files.find([tmp_path]), reading) == [1]
+    assert (reading.skipped_lines, reading.holes) == (1, holes)
 
 
 def test_what_is_no_record_is_passed_over_and_counted(tmp_path: Path) -> None:

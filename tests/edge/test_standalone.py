@@ -1,15 +1,19 @@
 """The standalone tables over a real Postgres: what is charged once, and who may see what."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from image_gateway import sql
+from image_gateway.core import charges
 from image_gateway.core.charges import Charge
 from image_gateway.core.model import RowError, Secret
 from image_gateway.edge import standalone
@@ -21,6 +25,7 @@ from image_gateway.edge.standalone import (
     TakenError,
     UnusableError,
 )
+from tests.parts.charged import odd_records
 from tests.parts.eventually import BOUND_SECONDS, eventually
 from tests.parts.plane import Plane
 
@@ -51,7 +56,8 @@ def older(plane: Plane) -> None:
     """As the first release left the database."""
     plane.execute(
         "DROP TABLE image_control.charges, image_control.charged_files;"
-        "DROP FUNCTION image_control.schema_version()"
+        "DROP FUNCTION image_control.schema_version();"
+        "ALTER TABLE image_control.keys DROP CONSTRAINT keys_key_id_check"
     )
 
 
@@ -61,6 +67,7 @@ def older(plane: Plane) -> None:
 def test_an_older_installation_is_told_the_cure_and_cured_by_it(plane: Plane) -> None:
     plane.add_key(key_id="a", quota_used=7)
     older(plane)
+    plane.add_key(key_id="b" * 300)
     with (
         pytest.raises(UnusableError, match=CURE),
         standalone.connected(Secret(plane.url)),
@@ -68,7 +75,8 @@ def test_an_older_installation_is_told_the_cure_and_cured_by_it(plane: Plane) ->
         pass
     plane.execute(sql.text("standalone"))
     with standalone.connected(Secret(plane.url)) as tables:
-        assert [row["quota_used"] for row in tables.list_keys()] == [7]
+        assert [row["quota_used"] for row in tables.list_keys()] == [7, 0]
+        tables.change_key("b" * 300, lambda row: {**row, "status": "disabled"})
         assert tables.charge([call(1)]) == [Charged("a", 1, 10, 1, 0)]
 
 
@@ -188,6 +196,77 @@ def test_what_only_the_tables_refuse_is_a_mistake_and_quotes_no_value(plane: Pla
     assert "hush" not in str(told.value)
 
 
+@pytest.mark.parametrize("moment", ["infinity", "-infinity", "20000-01-01"])
+def test_an_account_that_is_blocked_for_ever_is_told_like_any_other(
+    tables: Standalone, plane: Plane, moment: str
+) -> None:
+    plane.add_account("one", None)
+    plane.update("accounts", {"account_name": "one"}, blocked_until=moment)
+    assert tables.account("one")["blocked_until"].year in {1970, 9000}
+    assert [row["account_name"] for row in tables.list_accounts()] == ["one"]
+    tables.change_account("one", lambda row: {**row, "status": "disabled"})
+    found = ask(plane, "SELECT blocked_until::text, status FROM image_control.accounts")
+    assert found[0][1] == "disabled"
+    assert found[0][0].startswith(moment)
+
+
+def test_a_key_whose_id_no_log_record_can_hold_is_refused(plane: Plane) -> None:
+    with (
+        pytest.raises(RowError, match="key_id"),
+        standalone.connected(Secret(plane.url)) as tables,
+    ):
+        tables.add_key(key_row(key_id="x" * (charges.LONGEST_TEXT + 1)))
+    with standalone.connected(Secret(plane.url)) as tables:
+        tables.add_key(key_row(key_id="\U0001f58c" * charges.LONGEST_TEXT))
+
+
+# -- waiting ---------------------------------------------------------------------------------------
+
+
+def test_nothing_waits_for_ever_for_what_somebody_holds(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a look nor a change nor a charge; nothing is done then."""
+    monkeypatch.setattr(standalone, "LOCK_SECONDS", 0.2)
+    plane.add_key(key_id="a")
+    acts: list[Callable[[Standalone], object]] = [
+        lambda tables: tables.key("a"),
+        lambda tables: tables.change_key("a", lambda row: {**row, "status": "disabled"}),
+        lambda tables: tables.charge([call(1)]),
+    ]
+    with psycopg.connect(plane.url) as holder:
+        holder.execute("SELECT FROM image_control.keys FOR UPDATE")
+        for act in acts:
+            with (
+                pytest.raises(UnusableError, match=r"held .* the change was not made"),
+                standalone.connected(Secret(plane.url)) as tables,
+            ):
+                act(tables)
+    assert ask(plane, "SELECT status, quota_used FROM image_control.keys") == [("active", 0)]
+
+
+def test_no_statement_takes_for_ever(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standalone, "STATEMENT_SECONDS", 0.2)
+    plane.execute(
+        "CREATE FUNCTION pg_temp_wait() RETURNS trigger LANGUAGE plpgsql AS"
+        " 'BEGIN PERFORM pg_sleep(60); RETURN NULL; END';"
+        "CREATE TRIGGER wait BEFORE INSERT ON image_control.keys"
+        " FOR EACH ROW EXECUTE FUNCTION pg_temp_wait()"
+    )
+    with (
+        pytest.raises(UnusableError, match="the change was not made"),
+        standalone.connected(Secret(plane.url)) as tables,
+    ):
+        tables.add_key(key_row())
+
+
+def test_the_bounds_of_waiting_end_with_their_transaction(tables: Standalone) -> None:
+    """Behind a transaction pooler others use the same session next."""
+    tables.list_keys()
+    rows = tables._connection.execute("SHOW lock_timeout").fetchall()
+    assert rows == [{"lock_timeout": "0"}]
+
+
 # -- charges ---------------------------------------------------------------------------------------
 
 
@@ -272,20 +351,103 @@ def test_charges_are_forgotten_only_when_their_calls_could_not_be_charged_again(
     assert used(plane) == {"a": 10}
 
 
-def test_a_charge_is_told_to_running_gateways_by_its_key(tables: Standalone, plane: Plane) -> None:
-    """One that charges nothing is told to nobody."""
-    plane.add_key(key_id="a")
-    tables.charge([call(1)])
-    [(key_hash,)] = ask(plane, "SELECT key_hash FROM image_control.keys")
+@contextmanager
+def listening(plane: Plane) -> Iterator[list[str]]:
+    """What running gateways were told within the block, once it is over."""
+    told: list[str] = []
     with psycopg.connect(plane.url, autocommit=True) as listener:
         listener.execute("LISTEN image_gateway_changed")
-        tables.charge([call(1)])
-        tables.charge([call(2, tokens=0)])
-        tables.charge([call(3)])
+        yield told
         listener.execute("NOTIFY image_gateway_changed, 'the end'")
-        told = []
-        for each in listener.notifies(timeout=20):
+        for each in listener.notifies(timeout=BOUND_SECONDS):
             if each.payload == "the end":
-                break
+                return
             told.append(each.payload)
-    assert told == [f"key:{key_hash}"]
+    pytest.fail("the end was never told")
+
+
+def hash_of(plane: Plane, key_id: str) -> str:
+    hashes = dict(ask(plane, "SELECT key_id, key_hash FROM image_control.keys"))
+    found: str = hashes[key_id]
+    return found
+
+
+def test_charges_that_leave_something_are_told_to_no_running_gateway(
+    tables: Standalone, plane: Plane
+) -> None:
+    """Told of each charge it would forget 200 keys, just before Postgres goes away perhaps."""
+    for number in range(200):
+        plane.add_key(key_id=f"k{number}", quota_limit=None if number % 2 else 100)
+    with listening(plane) as told:
+        charged = tables.charge([call(number, f"k{number}") for number in range(200)])
+    assert sum(each.calls for each in charged) == 200
+    assert set(used(plane).values()) == {10}
+    assert told == []
+
+
+def test_a_quota_that_ends_or_begins_again_is_told_by_its_key(
+    tables: Standalone, plane: Plane
+) -> None:
+    """Used up is what is used to the last token; what is used beyond that changes nothing."""
+    plane.add_key(key_id="a", quota_limit=30)
+    by_key = f"key:{hash_of(plane, 'a')}"
+    for number, heard in ((1, []), (2, []), (3, [by_key]), (4, [])):
+        with listening(plane) as told:
+            tables.charge([call(number)])
+        assert told == heard, number
+    with listening(plane) as told:
+        plane.update("keys", {"key_id": "a"}, quota_used=0)
+    assert set(told) == {by_key}
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"quota_limit": 50},
+        {"quota_limit": None},
+        {"status": "disabled"},
+        {"status": "disabled", "quota_used": 1},
+        {"model_map": {"a": "b"}},
+        {"account_names": ["one"]},
+    ],
+)
+def test_whatever_else_changes_of_a_key_is_told(plane: Plane, columns: dict[str, Any]) -> None:
+    plane.add_key(key_id="a", quota_limit=30)
+    with listening(plane) as told:
+        plane.update("keys", {"key_id": "a"}, **columns)
+    assert set(told) == {f"key:{hash_of(plane, 'a')}"}
+
+
+def test_a_key_that_gets_another_secret_is_told_by_the_old_one_and_the_new(
+    tables: Standalone, plane: Plane
+) -> None:
+    plane.add_key(key_id="a")
+    before = hash_of(plane, "a")
+    with listening(plane) as told:
+        tables.change_key("a", lambda row: {**row, "key_hash": "0" * 64})
+    assert set(told) == {f"key:{before}", f"key:{'0' * 64}"}
+
+
+@given(drawn=st.lists(odd_records(), max_size=5))
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_a_file_may_hold_the_calls_around_it_are_charged(
+    tables: Standalone, plane: Plane, drawn: list[dict[str, Any]]
+) -> None:
+    """What has a charge, the database can hold, whatever its time and its names."""
+    plane.execute("TRUNCATE image_control.keys, image_control.charges")
+    odd = [found for found in map(charges.of, drawn) if isinstance(found, Charge)]
+    for key_id in {"sound", *(charge.key_id for charge in odd)}:
+        plane.add_key(key_id=key_id)
+    sound = Charge("req_sound", "sound", 10, 1, NOW)
+    charged = {each.key_id: each for each in tables.charge([*odd, sound])}
+    assert charged.keys() == {"sound", *(charge.key_id for charge in odd)}
+    assert used(plane)["sound"] >= 10
+    assert sum(each.tokens for each in charged.values()) == sum(used(plane).values())
+
+
+def test_the_newest_charged_file_goes_by_the_daemons_names(tables: Standalone) -> None:
+    assert tables.newest_charged_file() is None
+    for number, day in enumerate(("20261120", "20261122", "20261121")):
+        tables.note_charged(str(number) * 64, f"requests-{day}T000000Z-0001.jsonl")
+    tables.note_charged("9" * 64, "requests-old.jsonl")
+    assert tables.newest_charged_file() == "requests-20261122T000000Z-0001.jsonl"

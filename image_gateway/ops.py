@@ -1,9 +1,11 @@
 """The ops port: how the gateway is, for programs and people who watch it.
 
 It has a listener of its own, so that a proxy which is steered wrongly can never show it to the
-world.  It goes on until the last call has ended: a drain can be watched.
+world.  It goes on until the last call has ended: a drain can be watched.  Who does not read is
+dropped soon, and few can be connected: an answer is whole in memory, and those who watch are few.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -15,10 +17,15 @@ from image_gateway import __version__
 from image_gateway.core.errors import Refusal
 from image_gateway.edge import metrics
 from image_gateway.edge.downstream import ClientLeftError, Downstream, Limits
-from image_gateway.edge.listener import Receive, Scope, Send
+from image_gateway.edge.listener import Listener, Receive, Scope, Send
 from image_gateway.edge.metrics import AccountNow, Now
 from image_gateway.house import House
 from image_gateway.status import page, survey
+
+SEND_SECONDS: Final = 10.0
+"""The longest that a reader may block its answer."""
+MOST_CONNECTIONS: Final = 32
+"""A page for one person and a scrape need one at a time."""
 
 _JSON: Final = "application/json"
 _HTML: Final = "text/html; charset=utf-8"
@@ -62,13 +69,23 @@ def look(house: House) -> Now:
     )
 
 
+class OpsListener(Listener):
+    """The ops port's own: with ``MOST_CONNECTIONS`` open, whoever else comes is closed at once."""
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.connections >= MOST_CONNECTIONS:
+            writer.transport.abort()
+            return
+        super()._accept(reader, writer)
+
+
 class Ops:
     """The ASGI application of the ops port."""
 
     def __init__(self, house: House, is_accepting: Callable[[], bool]) -> None:
         self._house = house
         self._is_accepting = is_accepting
-        self._limits = Limits(1, 1.0, 1.0, house.settings.send_seconds)
+        self._limits = Limits(1, 1.0, 1.0, SEND_SECONDS)
         pages: Mapping[str, Callable[[], Awaitable[_Answer]]] = {
             "/metrics": self._metrics,
             "/readyz": self._ready,

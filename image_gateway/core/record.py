@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import Final
 
@@ -168,11 +168,19 @@ def sums(usage: object) -> dict[str, int] | None:
     return found or None
 
 
+_ANSWERS: Final = replace(scan.IMAGES, tokens=scan.IMAGES.skeleton_bytes)
+"""An upstream's answer may hold more values than a client's body: it is paid for.  What may remain
+of it bounds them all the same."""
+
+
 class Meter:
-    """Counts an answer's pictures and usage; an answer it cannot read it lets pass unread."""
+    """Counts an answer's pictures and usage; an answer it cannot read it lets pass unread.
+
+    The record of one that passed unread says ``may_be_billed``: it holds what nobody has counted.
+    """
 
     def __init__(self) -> None:
-        self._skeleton: lifting.Skeleton | None = lifting.Skeleton(strict=False)
+        self._skeleton: lifting.Skeleton | None = lifting.Skeleton(limits=_ANSWERS, strict=False)
 
     def feed(self, chunk: bytes) -> None:
         if self._skeleton is not None:
@@ -186,18 +194,21 @@ class Meter:
 
         Gives False where it ends too early, or is no JSON at all.
         """
-        if self._skeleton is None:
-            return True
-        try:
-            answer = self._skeleton.close()
-        except scan.ScanError:
-            return False
+        answer = None
+        is_whole = True
+        if self._skeleton is not None:
+            try:
+                answer = self._skeleton.close(mend=True)
+            except scan.ScanError:
+                is_whole = False
         if isinstance(answer, dict):
             data = answer.get("data")
             # The entries count, whatever ``n`` asked for.
             pictures = len(data) if isinstance(data, list) else 0
             draft.note_answer(pictures, answer.get("usage"), answer)
-        return True
+        else:
+            draft.may_be_billed = True
+        return is_whole
 
 
 def _answered(answer: Mapping[str, object], name: str) -> str | None:

@@ -22,7 +22,7 @@ from typing import Final
 
 from image_gateway.core.errors import Source
 from image_gateway.core.failover import Action
-from image_gateway.core.record import Draft
+from image_gateway.core.record import Attempt, Draft
 from image_gateway.core.routing import Condition
 
 MOST_TOLD: Final = 200
@@ -50,8 +50,10 @@ class Phase(StrEnum):
     """What a call is at."""
 
     AUTH = "auth"
+    """Key and accounts are looked up."""
     BODY = "body"
     WAITING = "waiting"
+    """For a slot, and nothing else."""
     UPSTREAM = "upstream"
     """Sent, or being sent; no answer yet."""
     STREAM = "stream"
@@ -94,20 +96,27 @@ class Flight:
             return Phase.UPSTREAM if draft.upstream_ms is None else Phase.STREAM
         if draft.body_ms is None:
             return Phase.BODY
-        running = [each for each in draft.attempts if each.action is None]
-        if running:
-            is_answered = any(each.upstream_ms is not None for each in running)
-            return Phase.STREAM if is_answered else Phase.UPSTREAM
-        last = draft.attempts[-1].action if draft.attempts else Action.NEXT
-        if last == Action.NEXT:
-            return Phase.WAITING
-        return Phase.UPSTREAM if last in {Action.RETRY, Action.REREAD} else Phase.STREAM
+        if draft.error_code is not None:
+            return Phase.STREAM
+        return Phase.AUTH if draft.wait_ms is None else _phase_of(draft.attempts)
 
     def waited(self, now: float) -> float:
         """Seconds for which it has waited for slots: what is left of its age beside the rest."""
         draft = self.draft
         known = (draft.auth_ms, draft.body_ms, draft.upstream_ms, draft.stream_ms)
         return max(now - self.began - sum(each or 0 for each in known) / 1000, 0.0)
+
+
+def _phase_of(attempts: Sequence[Attempt]) -> Phase:
+    """What a call is at that looks for an account, or has found one."""
+    running = [each for each in attempts if each.action is None]
+    if running:
+        is_answered = any(each.upstream_ms is not None for each in running)
+        return Phase.STREAM if is_answered else Phase.UPSTREAM
+    last = attempts[-1].action if attempts else Action.NEXT
+    if last == Action.NEXT:
+        return Phase.WAITING
+    return Phase.UPSTREAM if last in {Action.RETRY, Action.REREAD} else Phase.STREAM
 
 
 def outcome(draft: Draft) -> Outcome:
@@ -310,7 +319,10 @@ class ErrorTold:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Percentiles of the seconds that served image calls took; None where there were none."""
+    """Percentiles of the seconds that served image calls took; None where there were none.
+
+    ``calls`` are these alone; ``ok`` among the outcomes counts text that was passed on, too.
+    """
 
     calls: int
     p50: float | None

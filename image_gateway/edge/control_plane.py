@@ -40,6 +40,8 @@ POOL_SECONDS: Final = 3.0
 """The longest a look-up waits for a connection, new or free."""
 UNKNOWN_SECONDS: Final = 1.0
 """How long it is remembered that a key does not exist; short, because it may be made any moment."""
+_NOBODY: Final = "0" * 64
+"""A hash that no key has; whoever asks for it learns whether keys can be read."""
 _MOST_KEYS: Final = 50_000
 _MOST_UNKNOWN: Final = 10_000
 _MOST_CONNECTIONS: Final = 4
@@ -85,6 +87,9 @@ class ControlPlane:
         self._accounts: Entry[Mapping[str, Account]] = Entry(
             self._load_accounts, freshness, self._outage
         )
+        self._keys_readable: Entry[bool] = Entry(self._try_keys, freshness, self._outage)
+        self._key_read_at = float("-inf")
+        """When a look-up of a key was answered last, by the monotonic clock."""
         self._broken: frozenset[str] = frozenset()
         self._tasks: list[asyncio.Task[None]] = []
         self._stale = asyncio.Event()
@@ -144,6 +149,7 @@ class ControlPlane:
 
     def _settle(self, key_hash: str, key: Key | None) -> None:
         """A look-up has ended, and nothing was said of the key meanwhile."""
+        self._key_read_at = time.monotonic()
         entry = self._asked.pop(key_hash, None) or self._keys.pop(key_hash, None)
         if entry is None:
             return  # pushed out while it was loaded anew; a NOTIFY could not have found it
@@ -163,6 +169,18 @@ class ControlPlane:
     async def accounts(self) -> Mapping[str, Account]:
         """The accounts as they are now; raises ``UnavailableError``."""
         return await self._accounts.get()
+
+    async def keys_can_be_read(self) -> bool:
+        """Whether keys can be looked up, or some that were may still be known.
+
+        Accounts may be readable where keys are not: a right that is missing, a view that fails.
+        Asks at most once within the time to live, and once for all who want to know.
+        """
+        try:
+            return await self._keys_readable.get()
+        except UnavailableError:
+            age = time.monotonic() - self._key_read_at
+            return age <= self._freshness.max_stale_seconds
 
     @property
     def is_away(self) -> bool:
@@ -196,6 +214,20 @@ class ControlPlane:
             _log.error("the control plane's key %s is unusable: %s", rows[0].get("key_id"), error)
             raise UnavailableError from None
 
+    async def _try_keys(self) -> bool:
+        """Look a key up that nobody has: False where Postgres is there and refuses."""
+        try:
+            # In the quiet after a failure, too: where all look-ups fail there is little else.
+            await self._ask("key", {"key_hash": _NOBODY})
+        except UnavailableError as error:
+            cause = error.__cause__
+            if isinstance(cause, psycopg.DatabaseError) and not isinstance(
+                cause, psycopg.OperationalError
+            ):
+                return False
+            raise
+        return True
+
     async def _load_accounts(self) -> Mapping[str, Account]:
         accounts: dict[str, Account] = {}
         broken: set[str] = set()
@@ -214,6 +246,9 @@ class ControlPlane:
     async def _select(self, name: str, values: Mapping[str, object] | None = None) -> list[Row]:
         if self._outage.is_quiet:
             raise UnavailableError
+        return await self._ask(name, values)
+
+    async def _ask(self, name: str, values: Mapping[str, object] | None) -> list[Row]:
         try:
             async with self._pool.connection() as connection:
                 cursor = await connection.execute(sql.text(name).encode(), values)
@@ -310,6 +345,7 @@ class ControlPlane:
             entry.expire()
         self._asked.clear()
         self._accounts.expire()
+        self._keys_readable.expire()
 
 
 async def _read_only(connection: postgres.Connection) -> None:

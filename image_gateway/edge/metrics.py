@@ -90,6 +90,13 @@ class Metrics:
             ("account", "outcome"),
             registry=self._registry,
         )
+        self._attempt_seconds = Histogram(
+            f"{_PREFIX}attempt_seconds",
+            "From a call to an account to the head of its answer.",
+            ("account",),
+            buckets=BUCKETS,
+            registry=self._registry,
+        )
 
     def __repr__(self) -> str:
         return "<Metrics>"
@@ -114,6 +121,9 @@ class Metrics:
                 self._phases.labels(phase).observe(milliseconds / 1000)
         for attempt in draft.attempts:
             self._attempts.labels(attempt.account_name, attempt.action or "unfinished").inc()
+            if attempt.upstream_ms is not None:
+                seconds = self._attempt_seconds.labels(attempt.account_name)
+                seconds.observe(attempt.upstream_ms / 1000)
 
     def text(self) -> bytes:
         """All of it in Prometheus' text format."""

@@ -43,7 +43,7 @@ def latency(hour: LastHour) -> Html:
     top = _round_up(max((each.latency.p99 or 0 for each in hour.blocks), default=0))
     columns = joined(_column(at, each, top) for at, each in enumerate(hour.blocks))
     found = hour.whole.latency
-    told = "no call was served"
+    told = "no picture was served"
     if found.p50 is not None:
         told = f"p50 {found.p50:.3g} s, p90 {found.p90:.3g} s, p99 {found.p99:.3g} s"
     legend = (

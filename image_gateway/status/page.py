@@ -110,6 +110,7 @@ def _head(status: Status) -> Html:
 def _facts(status: Status) -> Html:
     whole, waiting, told = status.last_hour.whole, status.waiting, status.readiness
     p50, longest = whole.latency.p50, waiting.longest_seconds
+    text = whole.outcomes[Outcome.OK] - whole.latency.calls
     failed = whole.outcomes[Outcome.GATEWAY_ERROR] + whole.outcomes[Outcome.UPSTREAM_ERROR]
     facts = (
         ("In flight", status.in_flight.total, f"{_bytes(status.bytes_in_flight)} held"),
@@ -118,9 +119,13 @@ def _facts(status: Status) -> Html:
             waiting.calls,
             "" if longest is None else f"longest {_span(longest)}",
         ),
-        ("Served", whole.outcomes[Outcome.OK], "in the last hour"),
+        (
+            "Served",
+            whole.latency.calls,
+            "image calls in the last hour" + (f", {text} of text passed on" if text else ""),
+        ),
         ("Failed", failed, "by gateway or upstream"),
-        ("Median time", NOTHING if p50 is None else _span(p50), "of served pictures"),
+        ("Median time", NOTHING if p50 is None else _span(p50), "of served image calls"),
         (
             "Slots",
             "shared" if told.slots_shared else "own",

@@ -42,7 +42,7 @@ async def survey(house: House, *, accepting: bool) -> Status:
 async def readiness(house: House, *, accepting: bool) -> Readiness:
     """Whether it would serve a call, or why not."""
     reasons = [] if accepting else ["this instance is stopping, or not up yet"]
-    reasons += await _accounts_missing(house)
+    reasons += await _missing(house)
     _, age = house.control_plane.known_accounts()
     host, port = house.settings.ops_bind
     return Readiness(
@@ -74,19 +74,20 @@ def _change_seconds(house: House) -> float | None:
     return 1.0 if house.control_plane.listening else house.settings.grant_ttl_seconds
 
 
-async def _accounts_missing(house: House) -> list[str]:
+async def _missing(house: House) -> list[str]:
     try:
         accounts = await house.control_plane.accounts()
     except UnavailableError:
         return ["the control plane cannot be read, and nothing is known that still counts"]
+    reasons = [] if await house.control_plane.keys_can_be_read() else ["keys cannot be read"]
     state = house.now()
 
     def serves(account: Account) -> bool:
         return routing.condition(account, state) in routing.SERVING
 
-    if any(map(serves, accounts.values())):
-        return []
-    return ["no account is usable: off, blocked, cooling down or without a credential"]
+    if not any(map(serves, accounts.values())):
+        reasons.append("no account is usable: off, blocked, cooling down or without a credential")
+    return reasons
 
 
 def _accounts(house: House, accounts: Mapping[str, Account]) -> tuple[AccountTold, ...]:

@@ -439,6 +439,8 @@ def test_what_came_back_replaces_what_was_asked_for_only_where_it_says_so(answer
         b"",
         b"<html>",
         b"]",
+        b"[]",
+        b"null",
         b'{"data":[{}]',
         b'{"data":[1]} x',
         b'{"data":["\\u0000"]}',
@@ -446,10 +448,39 @@ def test_what_came_back_replaces_what_was_asked_for_only_where_it_says_so(answer
         b'{"data":[1]}\xff',
     ],
 )
-def test_an_answer_that_cannot_be_read_passes_uncounted(text: bytes) -> None:
+def test_an_answer_that_cannot_be_read_passes_uncounted_and_may_be_billed(text: bytes) -> None:
     for chunks in ([text], [text[at : at + 1] for at in range(len(text))], [text, b"more", b"}"]):
         draft = _metered(chunks, size="auto")
         assert (draft.response_image_count, draft.usage, draft.size) == (None, None, "auto")
+        assert draft.may_be_billed
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        b'"revised_prompt":"cut \\ud83d"',
+        b'"revised_prompt":"\\ude00 cut"',
+        b'"cut \\ud83d":1',
+        b'"values":[' + b"1," * 200_000 + b"1]",
+    ],
+)
+def test_an_odd_answer_is_counted_as_far_as_it_can_be_read(more: bytes) -> None:
+    """Half a surrogate pair, and more values than a client may send: paid for all the same."""
+    text = b'{"data":[{"b64_json":"AA==",%b},{}],"usage":{"total_tokens":7}}' % more
+    draft = _metered([text])
+    assert (draft.response_image_count, draft.usage) == (2, {"total_tokens": 7})
+    assert not draft.may_be_billed
+
+
+def test_an_answer_of_more_than_its_bound_is_not_held() -> None:
+    chunk = b"1," * 8192
+    meter, draft = record.Meter(), _draft()
+    meter.feed(b'{"values":[')
+    for _ in range(1024):
+        meter.feed(chunk)
+    assert meter._skeleton is None
+    assert meter.close(draft)
+    assert draft.may_be_billed
 
 
 @pytest.mark.parametrize("inside", [b"\n", b"\\q", b"\xff", b"\\ud800"])

@@ -59,7 +59,9 @@ LET_IN = {"auth_ms": 1, "body_ms": 1, "wait_ms": 0}
     [
         ({}, [], Phase.AUTH),
         ({"auth_ms": 1}, [], Phase.BODY),
-        ({"auth_ms": 1, "body_ms": 1}, [], Phase.WAITING),
+        ({"auth_ms": 1, "body_ms": 1}, [], Phase.AUTH),
+        ({"auth_ms": 1, "body_ms": 1, "error_code": "invalid_value"}, [], Phase.STREAM),
+        ({**LET_IN, "error_code": "account_concurrency"}, [], Phase.STREAM),
         (LET_IN, [], Phase.WAITING),
         (LET_IN, [{}], Phase.UPSTREAM),
         (LET_IN, [{"stage": "sent"}], Phase.UPSTREAM),
@@ -98,11 +100,24 @@ def test_a_wait_is_what_a_call_was_not_otherwise_busy_with() -> None:
     board = Board()
     assert board.longest_wait(100.0) is None
     board.begin(draft(auth_ms=1000, body_ms=2000, wait_ms=0), 50.0)
-    board.begin(draft(auth_ms=0, body_ms=0, attempts=[attempt()]), 0.0)
+    board.begin(draft(auth_ms=0, body_ms=0, wait_ms=0, attempts=[attempt()]), 0.0)
     assert board.longest_wait(60.0) == 7.0
     failed = [attempt(upstream_ms=20_000, action="next")]
-    board.begin(draft(auth_ms=0, body_ms=0, upstream_ms=20_000, attempts=failed), 30.0)
+    again = draft(auth_ms=0, body_ms=0, wait_ms=0, upstream_ms=20_000, attempts=failed)
+    board.begin(again, 30.0)
     assert board.longest_wait(60.0) == 10.0
+
+
+def test_only_a_wait_for_a_slot_is_one() -> None:
+    """Not one for the control plane, which comes before it."""
+    board = Board()
+    call = draft(auth_ms=0, body_ms=0)
+    board.begin(call, 0.0)
+    assert board.longest_wait(60.0) is None
+    call.auth_ms, call.wait_ms = 50_000, 0
+    assert board.longest_wait(60.0) == 10.0
+    call.error_code = "account_concurrency"
+    assert board.longest_wait(60.0) is None
 
 
 # -- in flight -------------------------------------------------------------------------------------

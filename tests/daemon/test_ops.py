@@ -3,20 +3,25 @@
 import asyncio
 import json
 import re
+import socket
+import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from image_gateway import __version__
 from image_gateway.demo import postgres
+from image_gateway.ops import MOST_CONNECTIONS
 from tests.daemon.conftest import Door, make_door
 from tests.daemon.test_refusals import PROMPT, Held, check_error
 from tests.edge.server import Server
 from tests.parts.eventually import BOUND_SECONDS, eventually
-from tests.parts.gateway import Gateway, parse, post
+from tests.parts.gateway import Gateway, parse, post, rest_of
 from tests.parts.plane import Plane
 from tests.parts.upstream import Call, ScriptedUpstream, answers, images
 
@@ -54,6 +59,18 @@ async def metric(gateway: Gateway, line: str) -> float | None:
         if name == line:
             return float(value)
     return None
+
+
+def changed_program(folder: Path, *lines: str) -> str:
+    """A Python for ``Gateway`` that runs these lines before the daemon."""
+    program = folder / "changed"
+    body = ("import sys", *lines, "from image_gateway import __main__")
+    program.write_text(
+        "\n".join([f"#!{sys.executable}", *body, "sys.exit(__main__.main(sys.argv[3:]))", ""]),
+        "utf-8",
+    )
+    program.chmod(0o700)
+    return str(program)
 
 
 async def test_a_gateway_with_a_usable_account_is_ready_and_says_how_it_is(
@@ -158,6 +175,63 @@ async def test_ready_while_postgres_is_away_for_as_long_as_what_was_known_counts
         assert gateway.stop() == 0
 
 
+@pytest.mark.parametrize(
+    ("breaks", "mends"),
+    [
+        (
+            "REVOKE SELECT ON image_gateway.keys FROM image_gateway_reader",
+            "GRANT SELECT ON image_gateway.keys TO image_gateway_reader",
+        ),
+        (
+            "ALTER VIEW image_gateway.keys RENAME TO keys_away",
+            "ALTER VIEW image_gateway.keys_away RENAME TO keys",
+        ),
+    ],
+    ids=["right", "view"],
+)
+async def test_not_ready_while_keys_cannot_be_read_although_accounts_can(
+    make_gateway: Callable[..., Gateway],
+    plane: Plane,
+    upstream: ScriptedUpstream,
+    breaks: str,
+    mends: str,
+) -> None:
+    gateway = make_gateway(plane.reader_url).start()
+    door = make_door(gateway, plane, upstream)
+    assert (await ready(gateway))[0] == 200
+    plane.execute(breaks)
+    stranger = Door(gateway, plane, "none", "sk-stranger", "none")
+    assert (await stranger.post(PROMPT))[0] == 503
+
+    async def is_told() -> bool:
+        # A call that fails on the way there keeps nobody from finding out.
+        await stranger.post(PROMPT)
+        status, said = await ready(gateway)
+        return status == 503 and said["reasons"] == ["keys cannot be read"]
+
+    while not await is_told():
+        await asyncio.sleep(0.02)
+    plane.execute(mends)
+    while (await ready(gateway))[0] != 200:
+        await asyncio.sleep(0.02)
+    assert (await door.post(PROMPT))[0] == 200
+    assert gateway.stop() == 0
+
+
+async def test_whether_keys_can_be_read_is_asked_once_within_the_time_to_live(
+    make_gateway: Callable[..., Gateway], plane: Plane
+) -> None:
+    plane.add_account("one", "http://127.0.0.1:9")
+    gateway = make_gateway(plane.reader_url, grant_ttl_seconds=500).start()
+    while await metric(gateway, "image_gateway_notify") != 1:
+        await asyncio.sleep(0.02)
+    assert (await ready(gateway))[0] == 200
+    plane.execute("REVOKE SELECT ON image_gateway.keys FROM image_gateway_reader")
+    for _ in range(3):
+        assert (await ready(gateway))[0] == 200
+    assert gateway.stop() == 0
+
+
 async def test_metrics_count_what_happened_with_labels_of_few_values(
     make_gateway: Callable[..., Gateway], plane: Plane, upstream: ScriptedUpstream
 ) -> None:
@@ -188,6 +262,14 @@ async def test_metrics_count_what_happened_with_labels_of_few_values(
     for outcome in ("deliver", "return", "next"):
         line = f'image_gateway_attempts_total{{account="{door.account}",outcome="{outcome}"}}'
         assert await metric(gateway, line) == 1, line
+    seconds = f'{{account="{door.account}"}}'
+    assert await metric(gateway, f"image_gateway_attempt_seconds_count{seconds}") == 3
+    total = await metric(gateway, f"image_gateway_attempt_seconds_sum{seconds}")
+    assert total == sum(
+        attempt["upstream_ms"] / 1000
+        for record in gateway.records()
+        for attempt in record["attempts"]
+    )
     state = "image_gateway_account_state"
     for name, value in (("cooling", 1), ("usable", 0)):
         line = f'{state}{{account="{door.account}",state="{name}"}}'
@@ -230,6 +312,34 @@ async def test_an_account_that_another_process_fills_is_shown_as_full(
     assert one.stop() == other.stop() == 0
 
 
+async def test_an_idle_gateway_shows_its_accounts_before_the_first_call(
+    make_gateway: Callable[..., Gateway], plane: Plane
+) -> None:
+    plane.add_account("one", "http://127.0.0.1:9")
+    gateway = make_gateway(plane.reader_url).start()
+    assert await metric(gateway, 'image_gateway_slots_limit{account="one"}') == 3
+    usable = 'image_gateway_account_state{account="one",state="usable"}'
+    assert await metric(gateway, usable) == 1
+    assert await metric(gateway, "image_gateway_grant_age_seconds") is not None
+    assert gateway.stop() == 0
+
+
+async def test_a_gateway_that_cannot_read_accounts_at_its_start_starts_all_the_same(
+    make_gateway: Callable[..., Gateway], plane: Plane, tmp_path: Path
+) -> None:
+    """They could be read a moment before, when the contract was checked."""
+    program = changed_program(
+        tmp_path,
+        "from image_gateway.edge import cache, control_plane",
+        "async def fails(self): raise cache.UnavailableError",
+        "control_plane.ControlPlane._load_accounts = fails",
+    )
+    gateway = make_gateway(plane.reader_url, python=program).start()
+    code, said = await ready(gateway)
+    assert (code, said["accepting"], said["grant_age_seconds"]) == (503, True, None)
+    assert gateway.stop() == 0
+
+
 async def test_each_port_knows_its_own_paths_only(door: Door, gateway: Gateway) -> None:
     pages = ("/metrics", "/readyz", "/status", "/status.json")
     for path in pages:
@@ -251,6 +361,59 @@ async def test_the_ops_port_is_read_with_get(gateway: Gateway) -> None:
     assert status == 405
     assert headers["allow"] == "GET"
     check_error(body, "method_not_allowed")
+
+
+async def ask(gateway: Gateway) -> bytes:
+    """What the ops port answers; nothing where it closes at once."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.ops_port)
+    writer.write(b"GET /readyz HTTP/1.1\r\nhost: ops\r\n\r\n")
+    try:
+        return await rest_of(reader)
+    finally:
+        writer.close()
+
+
+async def test_few_can_be_connected_to_the_ops_port_and_one_more_is_closed_at_once(
+    make_gateway: Callable[..., Gateway], plane: Plane
+) -> None:
+    gateway = make_gateway(plane.reader_url).start()
+    writers = []
+    for _ in range(MOST_CONNECTIONS):
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.ops_port)
+        writers.append(writer)
+    assert await ask(gateway) == b""
+    writer.write(b"GET /readyz HTTP/1.1\r\nhost: ops\r\n\r\n")
+    assert parse(await rest_of(reader))[0] == 503, "who is connected is served"
+    while not await ask(gateway):
+        await asyncio.sleep(0.02)
+    for writer in writers:
+        writer.close()
+    assert gateway.stop() == 0
+
+
+async def test_who_does_not_read_a_page_keeps_the_ops_port_from_others_for_seconds_only(
+    make_gateway: Callable[..., Gateway], plane: Plane
+) -> None:
+    """Of the image port's own patience, a minute, nothing is seen here."""
+    # More than the kernel holds for a connection: 120 names of 3 kB in nine series each.
+    plane.execute(
+        "INSERT INTO image_control.accounts (account_name, dialect, credential)"
+        """ SELECT repeat('x', 3000) || n, 'openai', '{"api_key": "k"}'"""
+        " FROM generate_series(1, 120) AS n"
+    )
+    gateway = make_gateway(plane.reader_url).start()
+    with ExitStack() as opened:
+        for _ in range(MOST_CONNECTIONS):
+            client = opened.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", gateway.ops_port))
+            client.sendall(b"GET /metrics HTTP/1.1\r\nhost: ops\r\n\r\n")
+        assert await ask(gateway) == b""
+        began = time.monotonic()
+        while not await ask(gateway):
+            assert time.monotonic() - began < BOUND_SECONDS
+            await asyncio.sleep(0.1)
+    assert gateway.stop() == 0
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/readyz", "/status", "/status.json"])
@@ -484,6 +647,68 @@ async def test_status_tells_of_a_drain_and_the_calls_that_are_left(
     held.let_go.set()
     assert (await last)[0] == 200
     assert gateway.wait() == 0
+
+
+# -- the board empties -----------------------------------------------------------------------------
+
+
+async def test_a_client_that_left_is_told_no_longer(
+    make_gateway: Callable[..., Gateway], plane: Plane, upstream: ScriptedUpstream
+) -> None:
+    upstream.script = held = Held()
+    gateway = make_gateway(plane.reader_url).start()
+    door = make_door(gateway, plane, upstream)
+    _, writer = await gateway.connect()
+    writer.write(post(door.secret, PROMPT))
+    await asyncio.wait_for(held.arrived.acquire(), 10)
+    assert (await status(gateway))["in_flight"]["total"] == 1
+    writer.close()
+    found = await until(gateway, lambda it: it["in_flight"]["total"] == 0)
+    assert found["last_hour"]["whole"]["outcomes"]["client_left"] == 1
+    assert found["accounts"][0]["slots_in_use"] == 0
+    assert gateway.stop() == 0
+
+
+async def test_a_call_that_the_drain_deadline_has_ended_is_told_no_longer(
+    make_gateway: Callable[..., Gateway], plane: Plane, upstream: ScriptedUpstream
+) -> None:
+    upstream.script = held = Held()
+    gateway = make_gateway(plane.reader_url, drain_seconds=0.5).start()
+    door = make_door(gateway, plane, upstream)
+    call = asyncio.create_task(door.post(PROMPT))
+    await asyncio.wait_for(held.arrived.acquire(), 10)
+    # Half a request, which is no call, keeps the process past the deadline for a look at it.
+    _, late = await gateway.connect()
+    late.write(b"GET /healthz HTTP/1.1\r\nhost: gateway\r\ncontent-length: 9\r\n\r\n")
+    assert gateway.process is not None
+    gateway.process.terminate()
+    found = await until(gateway, lambda it: it["in_flight"]["total"] == 0)
+    assert found["readiness"]["accepting"] is False
+    assert found["last_hour"]["whole"]["outcomes"]["gateway_error"] == 1
+    assert (await call)[0] == 504
+    late.close()
+    assert await asyncio.to_thread(gateway.wait) == 0
+
+
+async def test_a_call_that_a_mistake_of_ours_has_ended_is_told_no_longer(
+    make_gateway: Callable[..., Gateway], plane: Plane, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    """The daemon with a mistake put into it."""
+    program = changed_program(
+        tmp_path,
+        "from image_gateway import dispatch",
+        "dispatch.Dispatch._admit = lambda self: 1 / 0",
+    )
+    gateway = make_gateway(plane.reader_url, python=program).start()
+    door = make_door(gateway, plane, upstream)
+    code, _, body = await door.post(PROMPT)
+    assert code == 500
+    check_error(body, "internal_error")
+    found = await until(gateway, lambda it: it["in_flight"]["total"] == 0)
+    [error] = found["last_errors"]
+    assert error["error_code"] == "internal_error"
+    assert "ZeroDivisionError" in gateway.words()
+    assert gateway.stop() == 0
 
 
 # -- more of the metrics ---------------------------------------------------------------------------

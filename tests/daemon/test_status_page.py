@@ -283,12 +283,17 @@ def drawn(word: str) -> str:
         word, word, Condition.COOLING, 1, 3, True, 5.0, None, CooldownTold(now, 429, word), 1, now
     )
     told = Readiness(False, (word,), word, word, True, True, 1.0, True, 1.0)
+    return shown(board, now, told, account)
+
+
+def shown(board: Board, now: datetime, told: Readiness, *accounts: AccountTold) -> str:
+    """The page with what a board tells."""
     return status_page.page(
         Status(
             now,
             now,
             told,
-            (account,),
+            accounts,
             WaitingTold(1, 2.0),
             board.in_flight(1.0),
             0,
@@ -298,6 +303,24 @@ def drawn(word: str) -> str:
             board.client_errors(),
         )
     ).decode()
+
+
+@pytest.mark.parametrize(
+    ("texts", "note"),
+    [
+        (0, "<dd>2<small>image calls in the last hour</small>"),
+        (3, "<dd>2<small>image calls in the last hour, 3 of text passed on</small>"),
+    ],
+)
+def test_text_that_was_passed_on_is_no_picture_that_was_served(texts: int, note: str) -> None:
+    now = datetime(2026, 11, 21, 21, 4, tzinfo=UTC)
+    board = Board()
+    for is_text in [False] * 2 + [True] * texts:
+        flight = board.begin(Draft(now, "req_1", status=200, total_ms=1000), 0.0)
+        flight.is_text = is_text
+        board.end(flight, now)
+    told = Readiness(True, (), "1", "one", True, True, 1.0, True, 1.0)
+    assert f"<dt>Served</dt>{note}" in shown(board, now, told)
 
 
 @pytest.mark.parametrize("word", ["<script>x</script>", '" onload="x', "' autofocus '", "{style}"])

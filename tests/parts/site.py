@@ -58,7 +58,7 @@ class Site:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=300,
+            timeout=3600,
             check=False,
         )
         if check and done.returncode != 0:

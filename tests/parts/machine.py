@@ -154,8 +154,12 @@ def booted(folder: Path) -> Iterator[Machine]:
         )
     machine = None
     try:
-        machine = Machine(root, process, _leader(process))
-        _wait_booted(machine)
+        try:
+            machine = Machine(root, process, _leader(process))
+            _wait_booted(machine)
+        except AssertionError as error:
+            said = folder.joinpath("boot.log").read_text("utf-8", "replace")
+            raise AssertionError(f"{error}\n{said[-2000:]}") from None
         yield machine
     finally:
         if machine is not None:

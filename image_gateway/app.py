@@ -87,14 +87,18 @@ async def serve(settings: Settings) -> None:
             is_up = True
             supervisor.notify(os.environ, "READY=1")
             watchdog = asyncio.create_task(
-                supervisor.keep_watchdog(os.environ, partial(_in_a_line, port))
+                supervisor.keep_watchdog(os.environ, partial(_in_a_line, port, stop))
             )
             stack.callback(watchdog.cancel)
             _log.info("accepting on %s:%d", *settings.bind)
             await stop.wait()
             # However the unit's own time was meant: what still draws is not to be killed.
             seconds = settings.drain_seconds + _STOP_SECONDS
-            supervisor.notify(os.environ, f"STOPPING=1\nEXTEND_TIMEOUT_USEC={seconds * 1e6:.0f}")
+            supervisor.notify(
+                os.environ,
+                f"STOPPING=1\nSTATUS=stopping, {port.connections} in flight\n"
+                f"EXTEND_TIMEOUT_USEC={seconds * 1e6:.0f}",
+            )
             _log.info(
                 "stopping: %d calls in flight have %.0f s",
                 port.connections,
@@ -165,8 +169,8 @@ async def _read_accounts(plane: ControlPlane) -> None:
             await plane.accounts()
 
 
-def _in_a_line(port: Listener) -> str:
-    return f"{'draining' if port.draining else 'accepting'}, {port.connections} in flight"
+def _in_a_line(port: Listener, stop: asyncio.Event) -> str:
+    return f"{'stopping' if stop.is_set() else 'accepting'}, {port.connections} in flight"
 
 
 def _slots_now(plane: ControlPlane, place: Place) -> int:

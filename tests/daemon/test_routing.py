@@ -228,10 +228,11 @@ async def test_a_switch_acts_within_its_promised_time_both_ways(  # noqa: PLR091
     options: dict[str, Any] = {"grant_ttl_seconds": 600 if way == "NOTIFY" else 1.0}
     if way != "NOTIFY":
         options["direct_database_url"] = "postgresql://postgres@127.0.0.1:1/none"
-    gateway = make_gateway(plane.reader_url, **options).start()
+    gateway = make_gateway(plane.reader_url, **options)
     plane.add_group("artists", image_enabled=True)
     door = make_door(gateway, plane, upstream, group_id="artists")
     where = {"key_id": door.key_id, "group_id": "artists", "account_name": door.account}
+    gateway.start()
     assert (await door.post(PROMPT))[0] == 200
 
     async def becomes(wanted: bytes) -> float:

@@ -82,7 +82,7 @@ def test_secrets_are_credentials_and_nowhere_else(site: Site) -> None:
     assert f"IMAGE_GATEWAY_CONTROL_DATABASE_URL_FILE={folder}/control-database-url" in told
     with pytest.raises(MachineError, match="Permission denied"):
         site.machine.run(f"runuser -u nobody -- cat {folder}/prompt-hash-key")
-    assert site.machine.run("stat -c %a /etc/image-gateway/*").split() == ["600"] * 3
+    assert site.machine.run("stat -c %a /etc/image-gateway/*").split() == ["600"] * 4
     # One key for both instances, so that equal prompts show across their logs.
     assert not list(site.machine.root.glob("var/lib/private/image-gateway/*/prompt-hash-key"))
 
@@ -142,6 +142,9 @@ def test_each_instance_has_a_log_and_an_ops_port_of_its_own(site: Site) -> None:
 def test_its_commands_find_the_log_records(site: Site) -> None:
     told = site.machine.run("/opt/image-gateway/current/bin/image-gateway logs summary --json")
     assert "app-1" in told
+    charged = site.control("usage apply --dir /var/log/image-gateway")
+    assert [each["key_id"] for each in charged["keys"]] == ["app-1"]
+    assert charged["tokens"] > 0
 
 
 # -- releases --------------------------------------------------------------------------------------
@@ -184,7 +187,11 @@ def test_the_status_tells_what_is_there_and_what_serves(site: Site) -> None:
     assert blue.startswith(f"blue  {version(site.good)}  active  serves  ready  accepting")
     assert green == f"green  {version(site.better)}  inactive"
     releases = {version(each) for each in (site.good, site.better, site.broken)}
-    assert {line.removeprefix("staged  ") for line in staged} == releases
+    assert {line.split()[1] for line in staged} == releases
+    [left] = [line for line in staged if version(site.better) in line]
+    assert "left by a rollback 20" in left
+    # What was left, or has failed, is activated by its name only.
+    assert site.release("--dry-run", "activate").startswith(f"{version(site.broken)}: every file")
 
 
 def test_after_a_reboot_the_instance_that_served_comes_back(site: Site) -> None:

@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -862,7 +861,6 @@ def test_an_older_file_that_was_put_in_place_counts_as_changed(
     path, spare = two.folder / "etc" / "config.toml", two.folder / "etc" / "config.toml.old"
     spare.write_text("as it was", "utf-8")
     os.utime(spare, (1000, 1000))
-    _starts_now(two)
     assert "2.0 serves already, as green" in two.done("activate", "2.0")
     way(path, spare)
     assert path.stat().st_mtime == 1000
@@ -873,25 +871,11 @@ def test_an_older_file_that_was_put_in_place_counts_as_changed(
 def test_a_drop_in_that_was_taken_away_counts_as_changed(two: Place) -> None:
     path = two.drop_in("image-gateway@green.service", "[Service]\nNice=3\n")
     only = two.drop_in(TEMPLATE, "[Service]\nNice=2\n")
-    for each in (path, only):
-        _starts_now(two)
+    assert "2.0 serves, as blue" in two.done("activate", "2.0")
+    for each in (only, path):
         assert "serves already" in two.done("activate", "2.0")
         each.unlink()
         assert "2.0 serves, as" in two.done("activate", "2.0")
-
-
-def _starts_now(two: Place) -> None:
-    """As if the instance that serves had been started after all changes until now.
-
-    The script grants one second, as systemd tells whole ones.
-    """
-    last = max(path.stat().st_ctime for path in two.folder.rglob("*"))
-    probe = two.folder / "probe"
-    deadline = time.monotonic() + 20
-    while not probe.exists() or probe.stat().st_ctime <= last:
-        assert time.monotonic() < deadline
-        probe.touch()
-    two.systemd.started[two.links()["current"]] = probe.stat().st_ctime - 1
 
 
 # -- prune, lock, dry run --------------------------------------------------------------------------
@@ -1028,7 +1012,6 @@ def test_exit_codes_come_back_over_ssh(far: Place) -> None:
 
 
 def test_a_connection_that_is_lost_is_explained(far: Place) -> None:
-    assert far.say("--host", "away", "rollback") == (
-        255,
-        "release: what was begun there goes on by itself; status shows how it stands\n",
-    )
+    code, told = far.say("--host", "away", "rollback")
+    assert code == 255
+    assert "what was begun there goes on to its end" in told

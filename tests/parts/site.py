@@ -86,9 +86,8 @@ class Site:
     def control(self, command: str, redirected: str = "") -> Any:
         """``image-gateway control`` on the server, its answer as JSON."""
         words = self.machine.run(
-            "cd / && export IMAGE_GATEWAY_ADMIN_DATABASE_URL=postgresql:///images && "
-            "runuser -u postgres -- /opt/image-gateway/current/bin/image-gateway "
-            f"control {command} --json {redirected}"
+            f"/opt/image-gateway/current/bin/image-gateway control {command} --json {redirected}",
+            IMAGE_GATEWAY_ADMIN_DATABASE_URL_FILE="/etc/image-gateway/admin-database-url",
         )
         return json.loads(words)
 

@@ -10,6 +10,7 @@ from typing import NoReturn
 import uvloop
 
 from image_gateway import __version__, app, config, control, reports, sql
+from image_gateway.core import routing
 from image_gateway.edge import contract, logs
 from image_gateway.edge.cache import UnavailableError
 from image_gateway.edge.contract import ContractError, Findings
@@ -19,6 +20,7 @@ from image_gateway.terminal import (
     FAILED,
     OK,
     complain,
+    escaped,
     read,
     say,
 )
@@ -115,6 +117,13 @@ def _check(_: argparse.Namespace) -> int:
         say(f"warning: {finding}")
     for finding in findings.idle_accounts:
         say(f"warning: {finding}")
+    model, catalogue = settings.default_model, app.load_catalogue(settings)
+    sound = findings.sound_accounts
+    if sound and not any(routing.knows(account, model, catalogue) for account in sound):
+        say(
+            f"warning: no account serves DEFAULT_MODEL {escaped(model)}: calls that name no model "
+            "get 404"
+        )
     usable = findings.accounts - len(findings.broken_accounts) - len(findings.idle_accounts)
     say(f"{'ok' if usable else 'warning'}: {usable} of {findings.accounts} accounts are usable")
     if is_pooled:

@@ -116,6 +116,23 @@ def test_check_tells_of_each_account_that_serves_no_call(plane: Plane) -> None:
     assert "ok: 1 of 3 accounts are usable" in done.stdout
 
 
+def test_check_warns_where_no_account_serves_the_default_model(plane: Plane) -> None:
+    said = "warning: no account serves DEFAULT_MODEL {}: calls that name no model get 404"
+
+    def checked(model: str) -> str:
+        done = command("check", control_database_url=plane.reader_url, default_model=model)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "DEFAULT_MODEL" not in checked("gpt-image-77")  # no account at all is another matter
+    plane.add_account("one", None)
+    assert said.format("gpt-image-77") in checked("gpt-image-77")
+    assert "DEFAULT_MODEL" not in checked("gpt-image-2")
+    plane.update("accounts", {"account_name": "one"}, deployments={"gpt-image-77": "mine"})
+    assert "DEFAULT_MODEL" not in checked("gpt-image-77")
+    assert said.format("gpt-image-2") in checked("gpt-image-2")
+
+
 def test_check_finds_a_transaction_pooler_and_says_what_to_do(plane: Plane) -> None:
     plane.add_account("one", None)
     with pgbouncer(plane.url) as pooled:

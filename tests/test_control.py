@@ -244,6 +244,12 @@ def test_each_command_changes_what_it_says_and_nothing_else(control: Control, pl
         ("key disable nobody", 1, "there is no key nobody"),
         ("key secret nobody", 1, "there is no key nobody"),
         (f"key create {'x' * 65}", 64, "more than 64 characters"),
+        ("key create a\tb", 64, "white space or a control character"),
+        ("key create a\xa0b", 64, "white space or a control character"),
+        ("key create a\x1b[2J", 64, "white space or a control character"),
+        ("key create a\x9bb", 64, "white space or a control character"),
+        ("key create a\u2028b", 64, "white space or a control character"),
+        ("key remove nobody", 1, "there is no key nobody"),
         ("key limits nobody --quota 1", 1, "there is no key nobody"),
         ("key group k nobody", 1, "there is no group nobody"),
         ("key accounts k nobody", 1, "there is no account nobody"),
@@ -264,10 +270,17 @@ def test_each_command_changes_what_it_says_and_nothing_else(control: Control, pl
         ("group create g", 1, "group g is there already"),
         ("group update nobody --images on", 1, "there is no group nobody"),
         ("group show nobody", 1, "there is no group nobody"),
+        ("group remove nobody", 1, "there is no group nobody"),
         ("group update g", 64, "--images"),
         ("account add one --openai --api-key-file -", 1, "account one is there already"),
         ("account show nobody", 1, "there is no account nobody"),
         ("account slots nobody 3", 1, "there is no account nobody"),
+        ("account remove nobody", 1, "there is no account nobody"),
+        ("account update nobody --base-url none", 1, "there is no account nobody"),
+        ("account update one", 64, "--base-url"),
+        ("account update one --base-url ftp://x", 64, "base_url"),
+        ("account update one --base-url http://u:p@x", 64, "base_url"),
+        ("account update one --base-url HTTP://x", 64, "base_url"),
         ("account credential nobody --api-key-file -", 1, "there is no account nobody"),
         ("account slots one 0", 64, "image_max_concurrency"),
         ("account slots one 1025", 64, "image_max_concurrency"),
@@ -331,14 +344,14 @@ def test_a_key_whose_account_is_gone_may_still_be_changed_but_not_given_it_again
     assert control("key accounts k gone").code == 1
 
 
-def test_names_are_shown_without_what_a_terminal_would_obey(control: Control) -> None:
+def test_names_are_shown_without_what_a_terminal_would_obey(control: Control, plane: Plane) -> None:
     name = "\x1b[2Jred\x9b31m\u202e"
     for made in (
         ("group", "create", name),
-        ("key", "create", name, "--name", name, "--group", name),
         ("account", "add", name, "--openai", "--api-key-file", "-"),
     ):
         control(*made, stdin="some-key")
+    plane.add_key(key_id=name, key_name=name, group_id=name)
     for kind in ("group", "key", "account"):
         for words in (("list",), ("show", name), ("show", f"{name}!"), (name,)):
             for form in ((), ("--json",)):
@@ -346,6 +359,35 @@ def test_names_are_shown_without_what_a_terminal_would_obey(control: Control) ->
                 assert not set("\x1b\x9b\u202e") & set(done.out + done.err)
                 assert r"\x1b[2Jred" in (done.out + done.err).replace("u001b", "x1b")
     assert control("key", "list", "--json").json[0]["key_name"] == name
+    for kind in ("key", "group", "account"):
+        done = control(kind, "remove", name)
+        assert done.code == 0, done.err
+        assert not set("\x1b\x9b\u202e") & set(done.out)
+
+
+def test_the_id_of_a_new_key_may_be_any_other_word(control: Control) -> None:
+    for word in ("a-b_c.d:e@f", "schlüssel", "鍵"):
+        assert control("key", "create", word, "--json").json["key_id"] == word
+    done = control("key", "create", "two words")
+    assert done.code == 64
+    assert "white space" in done.err
+
+
+def test_a_key_that_is_removed_is_gone_alone_and_its_charges_stay(
+    control: Control, plane: Plane, tmp_path: Path
+) -> None:
+    plane.add_group("g", image_enabled=True)
+    for name in ("k", "other"):
+        control("key", "create", name, "--group", "g")
+    seal(tmp_path / "logs", 1, record("req_1", "k"))
+    apply(control, tmp_path / "logs")
+    known = control("key", "show", "k", "--json").json
+    removed = control("key", "remove", "k", "--json")
+    assert removed.json == known
+    assert "key_hash" not in removed.out
+    assert [row["key_id"] for row in control("key", "list", "--json").json] == ["other"]
+    assert ask(plane, "SELECT key_id FROM image_control.charges") == [("k",)]
+    assert control("key", "remove", "k").code == 1
 
 
 # -- groups ----------------------------------------------------------------------------------------
@@ -377,6 +419,20 @@ def test_a_group_is_shown_with_its_keys(control: Control) -> None:
     table = control("group", "show", "g").out
     assert "a " in table
     assert "c " not in table.split("key ")[1]
+
+
+def test_a_group_is_not_removed_while_keys_belong_to_it(control: Control, plane: Plane) -> None:
+    for group in ("g", "h"):
+        control("group", "create", group)
+    control("key", "create", "k", "--group", "g")
+    before = whole(plane)
+    done = control("group", "remove", "g")
+    assert (done.code, done.out) == (1, "")
+    assert "keys belong to group g" in done.err
+    assert whole(plane) == before
+    control("key", "group", "k", "--none")
+    assert control("group", "remove", "g", "--json").json["group_id"] == "g"
+    assert [row["group_id"] for row in control("group", "list", "--json").json] == ["h"]
 
 
 # -- accounts --------------------------------------------------------------------------------------
@@ -509,11 +565,75 @@ def test_each_account_command_changes_what_it_says_and_nothing_else(control: Con
         ("slots o 1024", {"image_max_concurrency": 1024}),
         ("deployments o a=b c=d=e", {"deployments": {"a": "b", "c": "d=e"}}),
         ("deployments o --all", {"deployments": None}),
+        ("update o --base-url https://x.example/v1", {"base_url": "https://x.example/v1"}),
+        ("update o --base-url none", {"base_url": None}),
     ]
     for words, change in changes:
         known |= change
         assert control("account", *words.split(), "--json").json == known, words
         assert control("account", "show", "o", "--json").json == known, words
+
+
+def test_an_account_that_is_removed_is_gone_alone_and_shows_no_secret(
+    control: Control, plane: Plane
+) -> None:
+    for name in ("o", "other"):
+        control("account", "add", name, "--openai", "--api-key-file", "-", stdin=f"hush-{name}")
+    known = control("account", "show", "o", "--json").json
+    removed = control("account", "remove", "o", "--json")
+    assert removed.json == known
+    assert "hush" not in removed.out + removed.err
+    assert ask(plane, "SELECT account_name FROM image_control.accounts") == [("other",)]
+
+
+def test_an_azure_account_keeps_a_base_url(control: Control, plane: Plane) -> None:
+    control(
+        "account add a --azure --base-url https://x.openai.azure.com"
+        " --deployment gpt-image-2=mine --api-key-file -",
+        stdin="some-key",
+    )
+    done = control("account", "update", "a", "--base-url", "none")
+    assert done.code == 64
+    assert "azure" in done.err
+    assert stored(plane, "base_url") == "https://x.openai.azure.com"
+
+
+def test_a_broken_base_url_is_cured_and_not_made_another_one(
+    control: Control, plane: Plane
+) -> None:
+    """Of a row that breaks the contract the same breach is no news to the other commands."""
+    plane.add_account("odd", "https://user:hush@example.com")
+    again = control("account", "update", "odd", "--base-url", "https://user:hush@other.example")
+    assert again.code == 64
+    assert "hush" not in again.err
+    cured = control("account", "update", "odd", "--base-url", "https://example.com", "--json")
+    assert (cured.json["base_url"], cured.json["problem"]) == ("https://example.com", None)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "url", "is_warned"),
+    [
+        ("--openai", "https://x.example", True),
+        ("--openai", "https://x.example/v1/images", True),
+        ("--openai", "https://x.example/hush?code=hush/v1", True),
+        ("--openai", "https://x.example/v1", False),
+        ("--openai", "https://x.example/proxy/v1/", False),
+        ("--codex-auth", "https://x.example", False),
+    ],
+)
+def test_an_openai_base_url_without_v1_is_taken_with_a_warning(
+    control: Control, plane: Plane, dialect: str, url: str, *, is_warned: bool
+) -> None:
+    kind = [dialect, "-"] if dialect == "--codex-auth" else [dialect, "--api-key-file", "-"]
+    secret = codex_auth("token") if dialect == "--codex-auth" else "some-key"
+    added = control("account", "add", "o", *kind, "--base-url", url, stdin=secret)
+    assert control("account", "update", "o", "--base-url", "none").err == ""
+    updated = control("account", "update", "o", "--base-url", url)
+    for done in (added, updated):
+        assert done.code == 0, done.err
+        assert ("/v1" in done.err) is is_warned
+        assert "hush" not in done.err
+    assert stored(plane, "base_url") == url
 
 
 def test_a_credential_is_renewed_alone(control: Control, plane: Plane) -> None:
@@ -986,7 +1106,7 @@ async def test_a_run_that_ends_in_the_midst_is_finished_by_the_next_one(
 # -- the daemon ------------------------------------------------------------------------------------
 
 
-async def test_a_daemon_serves_what_control_made_refuses_what_it_disabled_and_sees_its_quota(
+async def test_a_daemon_serves_what_control_made_and_hears_of_what_it_disabled_used_or_removed(
     control: Control,
     plane: Plane,
     make_gateway: Callable[..., Gateway],
@@ -1038,3 +1158,11 @@ async def test_a_daemon_serves_what_control_made_refuses_what_it_disabled_and_se
         }
     ]
     await until(429, "insufficient_quota")
+    control("key", "limits", "k", "--quota", "none")
+    await until(200)
+    control("account", "update", "one", "--base-url", "http://127.0.0.1:1")
+    await until(502, "upstream_unreachable")
+    control("account", "remove", "one")
+    await until(503, "no_account_available")
+    control("key", "remove", "k")
+    await until(401, "invalid_api_key")

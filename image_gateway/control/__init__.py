@@ -15,7 +15,13 @@ from image_gateway.control import accounts, groups, keys, usage
 from image_gateway.control.telling import MistakeError
 from image_gateway.core.model import RowError
 from image_gateway.edge import standalone
-from image_gateway.edge.standalone import NotThereError, Standalone, TakenError, UnusableError
+from image_gateway.edge.standalone import (
+    InUseError,
+    NotThereError,
+    Standalone,
+    TakenError,
+    UnusableError,
+)
 from image_gateway.terminal import (
     BAD_SETTINGS,
     CONTROL_PLANE_UNUSABLE,
@@ -53,7 +59,7 @@ def _do(given: argparse.Namespace) -> None:
             act(plane, given)
     except (RowError, MistakeError) as error:
         raise CommandError(escaped(str(error)), BAD_SETTINGS) from None
-    except (NotThereError, TakenError) as error:
+    except (NotThereError, TakenError, InUseError) as error:
         raise CommandError(escaped(str(error)), FAILED) from None
     except UnusableError as error:
         raise CommandError(escaped(str(error)), CONTROL_PLANE_UNUSABLE) from None

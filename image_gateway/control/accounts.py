@@ -27,6 +27,10 @@ _NEEDED: Final = {
     "azure": ("base_url", "deployment", "api_key_file"),
     "openai": ("api_key_file",),
 }
+_NOT_V1: Final = (
+    "the base URL's path does not end in /v1, as OpenAI's own does: calls go to it as it stands, "
+    "with /images/... behind it"
+)
 _TOLD: Final = (
     "account_name",
     "dialect",
@@ -60,6 +64,15 @@ def add_commands(kinds: "argparse._SubParsersAction[Any]") -> None:
     files.add_argument("--api-key-file", metavar="FILE", help=_API_KEY_FILE)
     telling.add_command(commands, "list", _list, "all accounts")
     _add(commands, "show", _show, "an account's fields, without its secrets")
+    update = _add(commands, "update", _update, "change where an account's calls go")
+    update.add_argument(
+        "--base-url",
+        required=True,
+        type=telling.name,
+        metavar="URL|none",
+        help="none is the usual one of Codex or OpenAI",
+    )
+    _add(commands, "remove", _remove, "take an account away")
     _add(commands, "enable", _set_status("active"), "use an account")
     _add(commands, "disable", _set_status("disabled"), "use an account no more")
     images = _add(commands, "images", _set_images, "switch an account's images")
@@ -149,7 +162,34 @@ def _add_account(plane: Standalone, given: argparse.Namespace) -> None:
     }
     account_from_row(row)  # before stdin is read, which may be a person
     row["credential"] = _credential(given, row)
-    _tell(given, plane.add_account(row))
+    added = plane.add_account(row)
+    _warn_of_base(added)
+    _tell(given, added)
+
+
+def _update(plane: Standalone, given: argparse.Namespace) -> None:
+    def change(row: Row) -> Row:
+        changed = {**row, "base_url": None if given.base_url == "none" else given.base_url}
+        account_from_row(changed)
+        return changed
+
+    row = plane.change_account(given.name, change)
+    _warn_of_base(row)
+    _tell(given, row)
+
+
+def _warn_of_base(row: Row) -> None:
+    """The address itself is not told: it may hold a key."""
+    base = row["base_url"]
+    if row["dialect"] == "openai" and base is not None:
+        path = urlsplit(base).path
+        if not path.rstrip("/").endswith("/v1"):
+            complain(_NOT_V1)
+
+
+def _remove(plane: Standalone, given: argparse.Namespace) -> None:
+    row = plane.remove_account(given.name)
+    telling.tell(given, _public(row), f"account {cell(row['account_name'])} is removed")
 
 
 def _set_credential(plane: Standalone, given: argparse.Namespace) -> None:

@@ -23,6 +23,9 @@ def add_commands(kinds: "argparse._SubParsersAction[Any]") -> None:
     update.add_argument("--images", choices=telling.SWITCH, help="whether its keys may make images")
     update.add_argument("--name", type=telling.name, help="what people call it")
 
+    remove = telling.add_command(commands, "remove", _remove, "take away a group without keys")
+    remove.add_argument("group_id", metavar="GROUP_ID", type=telling.name)
+
     telling.add_command(commands, "list", _list, "all groups")
     show = telling.add_command(commands, "show", _show, "a group with its keys")
     show.add_argument("group_id", metavar="GROUP_ID", type=telling.name)
@@ -48,6 +51,11 @@ def _update(plane: Standalone, given: argparse.Namespace) -> None:
         return {**row, "image_enabled": images, "group_name": given.name or row["group_name"]}
 
     _tell(given, plane.change_group(given.group_id, change))
+
+
+def _remove(plane: Standalone, given: argparse.Namespace) -> None:
+    row = plane.remove_group(given.group_id)
+    telling.tell(given, row, f"group {cell(row['group_id'])} is removed")
 
 
 def _tell(given: argparse.Namespace, row: Row) -> None:

@@ -30,6 +30,7 @@ def add_commands(kinds: "argparse._SubParsersAction[Any]") -> None:
     _add(commands, "secret", _renew_secret, "give a key a new secret and show it, once")
     _add(commands, "enable", _set_status("active"), "let a key call")
     _add(commands, "disable", _set_status("disabled"), "refuse a key's calls")
+    _add(commands, "remove", _remove, "take a key away")
     images = _add(commands, "images", _set_images, "switch a key's images")
     images.add_argument("switch", choices=telling.SWITCH)
     _add_limits(commands)
@@ -153,6 +154,11 @@ def _list(plane: Standalone, given: argparse.Namespace) -> None:
 
 def _show(plane: Standalone, given: argparse.Namespace) -> None:
     _tell(given, plane.key(given.key_id))
+
+
+def _remove(plane: Standalone, given: argparse.Namespace) -> None:
+    row = plane.remove_key(given.key_id)
+    telling.tell(given, public(row), f"key {cell(row['key_id'])} is removed")
 
 
 def _set_status(status: str) -> Callable[[Standalone, argparse.Namespace], None]:

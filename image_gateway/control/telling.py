@@ -36,10 +36,15 @@ def name(text: str) -> str:
 
 
 def new_key_id(text: str) -> str:
-    """A name for a key to come: short enough to stand whole in each of its log records."""
+    """A name for a key to come: short enough to stand whole in each of its log records, and one
+    word, so that it can be typed and found there.
+    """
     if len(text) > LONGEST_KEY_ID:
         raise argparse.ArgumentTypeError(f"has more than {LONGEST_KEY_ID} characters")
-    return name(text)
+    found = name(text)
+    if not all(sign.isprintable() and not sign.isspace() for sign in found):
+        raise argparse.ArgumentTypeError("holds white space or a control character")
+    return found
 
 
 def names(text: str) -> list[str]:

@@ -130,6 +130,10 @@ def outcome(draft: Draft) -> Outcome:
     return Outcome.CLIENT_ERROR if draft.status < 500 else Outcome.UPSTREAM_ERROR
 
 
+def _tried_last(attempts: Sequence[Attempt]) -> str | None:
+    return attempts[-1].account_name if attempts else None
+
+
 # -- what is kept ----------------------------------------------------------------------------------
 
 
@@ -179,7 +183,7 @@ class Board:
                 draft.status,
                 draft.error_code,
                 draft.error_source,
-                draft.account_name,
+                draft.account_name or _tried_last(draft.attempts),
             )
         )
 
@@ -307,7 +311,10 @@ class InFlight:
 
 @dataclass(frozen=True, slots=True)
 class ErrorTold:
-    """One call that failed, at the end of it; ``status`` None: nobody was there to answer."""
+    """One call that failed, at the end of it; ``status`` None: nobody was there to answer.
+
+    ``account_name`` is the account that answered; where none did, the one that was tried last.
+    """
 
     time: datetime
     request_id: str

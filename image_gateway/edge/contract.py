@@ -19,7 +19,7 @@ from image_gateway.core import routing
 from image_gateway.core.budget import Budgets
 from image_gateway.core.dialects import azure
 from image_gateway.core.health import Health
-from image_gateway.core.model import Row, RowError, Secret, account_from_row
+from image_gateway.core.model import Account, Row, RowError, Secret, account_from_row
 from image_gateway.edge import pooler, postgres
 from image_gateway.edge.cache import LOAD_SECONDS, UnavailableError
 
@@ -47,9 +47,12 @@ async def is_pooled(direct: Secret) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What ``check`` found in a usable control plane: sentences for a person."""
+    """What ``check`` found in a usable control plane: sentences for a person, and the accounts
+    whose rows hold the contract, idle ones too.
+    """
 
     accounts: int
+    sound_accounts: tuple[Account, ...]
     broken_accounts: tuple[str, ...]
     idle_accounts: tuple[str, ...]
     doubtful_accounts: tuple[str, ...]
@@ -71,20 +74,21 @@ async def check(database: Secret) -> Findings:
             writable = tuple(str(row["finding"]) for row in await _rows(connection, "writable"))
     except (psycopg.Error, OSError, TimeoutError) as error:
         raise UnavailableError(first_line(error, database)) from error
-    broken, idle, doubtful = [], [], []
+    sound, broken, idle, doubtful = [], [], [], []
     for row in rows:
         try:
             account = account_from_row(row)
         except RowError as error:
             broken.append(f"account {row.get('account_name')}: {error}")
         else:
+            sound.append(account)
             name, condition = account.account_name, routing.condition(account, _untouched())
             if condition not in routing.SERVING:
                 idle.append(f"account {name} serves no call: {condition}")
             if account.dialect == "azure":
                 found = azure.doubts(account)
                 doubtful += [f"account {account.account_name}: {doubt}" for doubt in found]
-    return Findings(len(rows), tuple(broken), tuple(idle), tuple(doubtful), writable)
+    return Findings(len(rows), tuple(sound), tuple(broken), tuple(idle), tuple(doubtful), writable)
 
 
 def _untouched() -> routing.State:

@@ -51,6 +51,10 @@ class TakenError(Exception):
     """Something of that name is there already; nothing was changed."""
 
 
+class InUseError(Exception):
+    """What was to be removed is needed by something else; nothing was changed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Charged:
     """What a batch charged to one key: calls, tokens, pictures; ``old_calls`` were refused."""
@@ -89,6 +93,10 @@ class Standalone:
         """What ``change`` makes of a key's row; raises as ``key`` and ``add_key`` do."""
         return self._change("key", key_id, change, self._look_up_names)
 
+    def remove_key(self, key_id: str) -> Row:
+        """Remove a key, and give it as it was; raises ``NotThereError``.  Its charges stay."""
+        return self._remove("key", key_id)
+
     def _look_up_names(self, before: Mapping[str, Any], row: Row) -> None:
         """A key may only be given what is there, or it would serve nothing and nobody would know.
 
@@ -120,6 +128,19 @@ class Standalone:
         """What ``change`` makes of a group's row; raises ``NotThereError``."""
         return self._change("group", group_id, change)
 
+    def remove_group(self, group_id: str) -> Row:
+        """Remove a group, and give it as it was; raises ``NotThereError``, and ``InUseError``
+        while keys belong to it.
+        """
+        try:
+            return self._remove("group", group_id)
+        except psycopg.errors.ForeignKeyViolation:
+            # The database's own word: a look before would miss a key that is just being made.
+            raise InUseError(
+                f"keys belong to group {group_id}: `group show` lists them; move them with `key "
+                "group`, or remove them"
+            ) from None
+
     # -- accounts --------------------------------------------------------------------------------
 
     def list_accounts(self) -> list[Row]:
@@ -137,6 +158,10 @@ class Standalone:
     def change_account(self, name: str, change: Callable[[Row], Row]) -> Row:
         """What ``change`` makes of an account's row; raises ``NotThereError``."""
         return self._change("account", name, change)
+
+    def remove_account(self, name: str) -> Row:
+        """Remove an account, and give it as it was; raises ``NotThereError``."""
+        return self._remove("account", name)
 
     # -- charges ---------------------------------------------------------------------------------
 
@@ -221,6 +246,12 @@ class Standalone:
             if look_up is not None:
                 look_up(before, row)
             self._ask(f"control_change_{kind}", row)
+            return row
+
+    def _remove(self, kind: str, name: str) -> Row:
+        with self._transaction():
+            row = self._of(kind, name)
+            self._ask(f"control_remove_{kind}", row)
             return row
 
     def _of(self, kind: str, name: str) -> Row:

@@ -3,6 +3,7 @@ UPDATE image_control.accounts
 SET status = %(status)s,
     image_enabled = %(image_enabled)s,
     image_max_concurrency = %(image_max_concurrency)s,
+    base_url = %(base_url)s,
     deployments = %(deployments)s,
     credential = %(credential)s
 WHERE account_name = %(account_name)s

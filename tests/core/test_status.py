@@ -320,6 +320,16 @@ def test_the_last_errors_are_told_newest_first_with_ids_and_codes_only() -> None
     assert board.client_errors() == ()
 
 
+def test_a_failure_that_no_account_answered_names_the_one_that_was_tried_last() -> None:
+    board = Board()
+    tried = [Attempt("alpha", "codex"), Attempt("beta", "azure")]
+    failed: dict[str, Any] = {"status": 502, "error_code": "upstream_unreachable"}
+    ended(board, attempts=tried, **failed)
+    ended(board, attempts=tried, account_name="alpha", **failed)
+    ended(board, **failed)
+    assert [each.account_name for each in reversed(board.errors())] == ["beta", "alpha", None]
+
+
 def test_a_flood_of_clients_mistakes_pushes_out_no_error_of_others() -> None:
     board = Board()
     ended(board, request_id="req_ours", status=500, error_code="internal_error")

@@ -1214,6 +1214,7 @@ async def test_check_finds_nothing_to_say_of_the_reader(plane: Plane) -> None:
     plane.add_account("b", None, credential={"access_token": "planted\nsecret"})
     findings = await check(Secret(plane.reader_url))
     assert findings.accounts == 2
+    assert [account.account_name for account in findings.sound_accounts] == ["a"]
     assert findings.broken_accounts == (
         "account b: credential holds characters that no header can carry",
     )

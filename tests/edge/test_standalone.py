@@ -20,6 +20,7 @@ from image_gateway.edge import standalone
 from image_gateway.edge.standalone import (
     KEEP_DAYS,
     Charged,
+    InUseError,
     NotThereError,
     Standalone,
     TakenError,
@@ -171,6 +172,43 @@ def test_a_key_names_only_what_is_there(tables: Standalone) -> None:
     with pytest.raises(NotThereError, match="there is no group g"):
         tables.change_key("a", lambda row: {**row, "group_id": "g", "status": "disabled"})
     assert tables.key("a")["status"] == "active"
+
+
+def test_what_is_removed_is_given_as_it_was_and_is_there_no_more(tables: Standalone) -> None:
+    tables.add_key(key_row(key_name="first"))
+    assert tables.remove_key("a")["key_name"] == "first"
+    assert tables.list_keys() == []
+    with pytest.raises(NotThereError, match="there is no key a"):
+        tables.remove_key("a")
+    with pytest.raises(NotThereError, match="there is no group a"):
+        tables.remove_group("a")
+    with pytest.raises(NotThereError, match="there is no account a"):
+        tables.remove_account("a")
+
+
+async def test_a_group_is_kept_for_a_key_that_is_just_being_made(plane: Plane) -> None:
+    """By somebody whose transaction is open when the removal begins, with SQL of their own."""
+    plane.add_group("g", image_enabled=True)
+
+    def remove() -> None:
+        with standalone.connected(Secret(plane.url)) as own:
+            own.remove_group("g")
+
+    waiting = (
+        "SELECT pid FROM pg_stat_activity WHERE application_name = 'image-gateway control'"
+        " AND datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    with psycopg.connect(plane.url) as other, ThreadPoolExecutor(1) as pool:
+        other.execute(
+            "INSERT INTO image_control.keys (key_id, key_hash, group_id)"
+            " VALUES ('k', repeat('0', 64), 'g')"
+        )
+        removal = pool.submit(remove)
+        await eventually(lambda: ask(plane, waiting))
+        other.commit()
+        with pytest.raises(InUseError, match="keys belong to group g"):
+            removal.result(BOUND_SECONDS)
+    assert ask(plane, "SELECT group_id FROM image_control.keys") == [("g",)]
 
 
 def test_a_change_holds_its_row_so_that_none_is_lost(tables: Standalone, plane: Plane) -> None:

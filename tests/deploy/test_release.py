@@ -606,6 +606,33 @@ def _is_full_for(two: Place, name: str) -> None:
     two.script._put = full
 
 
+def test_what_failed_or_was_left_is_activated_by_its_name_only(two: Place) -> None:
+    two.systemd.fates["3.0"] = Fate.ENDS
+    assert two.say("activate")[0] == 1
+    assert "3.0  failed 20" in two.done("status")
+    assert "2.0 serves already" in two.done("activate")
+    # A dry run takes no mark away, and a failure marks what failed and nothing else.
+    before = two.done("status")
+    two.done("--dry-run", "activate", "3.0")
+    assert two.done("status") == before
+    assert before.count("failed 20") == 1
+    two.systemd.fates.clear()
+    two.done("activate", "3.0")
+    assert "failed 20" not in two.done("status")
+    two.done("rollback")
+    assert "3.0  left by a rollback 20" in two.done("status")
+    assert "2.0 serves already" in two.done("activate")
+
+
+def test_settings_that_do_not_come_up_put_no_release_aside(two: Place) -> None:
+    (two.folder / "etc" / "config.toml").write_text("another one", "utf-8")
+    two.systemd.fates["2.0"] = Fate.ENDS
+    code, told = two.say("activate", "2.0")
+    assert (code, "no rollback is needed" in told) == (1, True), told
+    _is_as_before(two)
+    assert "failed" not in two.done("status")
+
+
 def test_a_terminal_that_is_lost_breaks_nothing_off(two: Place) -> None:
     two.systemd.before("start blue", lambda: signal.raise_signal(signal.SIGHUP))
     two.done("activate", "3.0")

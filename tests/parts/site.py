@@ -5,8 +5,10 @@ clients call it, through Caddy.
 """
 
 import asyncio
+import contextlib
 import json
 import os
+import random
 import re
 import socket
 import subprocess
@@ -21,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from tests.parts.drill import NARROW, NARROW_SLOTS, WIDE
-from tests.parts.gateway import free_port
 from tests.parts.machine import Machine, MachineError, booted
 from tests.parts.releases import PROJECT, Releases
 from tests.parts.upstream import ScriptedUpstream
@@ -172,7 +173,7 @@ def guide() -> list[tuple[str, str]]:
 
 def open_ssh(machine: Machine, folder: Path) -> dict[str, str]:
     """A server on the machine that lets root in by key; the environment of who may enter."""
-    port = free_port()
+    port = quiet_port()
     key, config, program = folder / "key", folder / "config", folder / "bin" / "ssh"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
     place = machine.root / "root" / ".ssh"
@@ -188,6 +189,15 @@ def open_ssh(machine: Machine, folder: Path) -> dict[str, str]:
     program.chmod(0o755)
     wait_for_port(port)
     return {"PATH": f"{program.parent}:{os.environ['PATH']}"}
+
+
+def quiet_port() -> int:
+    """A port that is free, and stays so: outgoing connections get theirs above 32767 (ip(7))."""
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", random.randrange(20_000, 32_000)))
+            port: int = probe.getsockname()[1]
+            return port
 
 
 def wait_for_port(port: int) -> None:
@@ -224,7 +234,7 @@ def installed(folder: Path) -> Iterator[Site]:
     """The machine, installed by the guide's own blocks, with two more releases staged."""
     releases = Releases(folder)
     with upstream_in_a_thread() as upstream, booted(folder) as machine:
-        url = f"http://127.0.0.1:{free_port()}"
+        url = f"http://127.0.0.1:{quiet_port()}"
         site = Site(
             machine, releases.folder, upstream, url, releases.build(), open_ssh(machine, folder)
         )

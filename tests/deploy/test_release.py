@@ -491,6 +491,7 @@ def test_every_step_has_its_place(place: Place) -> None:
     [
         (Fate.FAILS_TO_START, "Job for image-gateway@blue.service failed"),
         (Fate.IS_NEVER_READY, "blue is not ready: the control plane cannot be reached"),
+        (Fate.IS_ANOTHER, "blue is not ready: it says that it is 0.9"),
         (Fate.ENDS, "blue has ended"),
         (Fate.RESTARTS, "blue was ready and has ended since"),
     ],

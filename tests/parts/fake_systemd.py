@@ -27,6 +27,7 @@ class Fate(Enum):
     SERVES = auto()
     FAILS_TO_START = auto()
     IS_NEVER_READY = auto()
+    IS_ANOTHER = auto()  # ready, and its ops port names another version
     ENDS = auto()  # once it was ready, and systemd is about to start it again
     RESTARTS = auto()  # once it was ready, and is ready again as another process
 
@@ -95,7 +96,8 @@ class FakeSystemd:
         return self._told(colour)
 
     def _told(self, colour: str, *reasons: str) -> dict[str, Any]:
-        return {"ready": not reasons, "version": self.runs[colour], "reasons": reasons}
+        version = "0.9" if self._fate(colour) is Fate.IS_ANOTHER else self.runs[colour]
+        return {"ready": not reasons, "version": version, "reasons": reasons}
 
     def _fate(self, colour: str) -> Fate:
         return self.fates.get(self.runs.get(colour, ""), Fate.SERVES)

@@ -7,7 +7,7 @@ One request goes through the house in one direction::
       -> downstream.stream -> record.build -> logs.put     (finally: always, exactly once)
 
 A call of the Responses API goes the same way where it asks for a picture, and past the house to the
-text API where it does not (``core.intent``).
+text API where it does not (``core.request.intent``).
 
 Four ideas hold the house together.
 
@@ -19,12 +19,13 @@ randomness, no environment, no logging, no asyncio.  ``edge`` does IO and has no
 
 *A picture costs money, so certainty decides.*  A call may go to another account only while it is
 certain that no picture can exist: before the connection stood, or after an answer that says so.
-``core.failover`` is that rule as one table; everything it does not name is returned to the client
-with ``x-should-retry: false``.
+``core.routing.failover`` is that rule as one table; everything it does not name is returned to the
+client with ``x-should-retry: false``.
 
 *Bodies are not values.*  A request of 60 MB or an answer of 100 MB is never held, parsed or copied
-whole.  ``core.scan`` lifts long strings out of JSON while the bytes go by; ``core.body`` says
-what to send as literal bytes and spans of the spool; ``edge.spool`` plays it.
+whole.  ``core.codec.scan`` lifts long strings out of JSON while the bytes go by;
+``core.codec.body`` says what to send as literal bytes and spans of the spool; ``edge.spool`` plays
+it.
 
 *Every request ends in one record.*  Slots are given back and the record is built synchronously, in
 ``finally``, whatever happened: a refusal, a client that left, a bug of ours.

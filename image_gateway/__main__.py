@@ -9,12 +9,9 @@ from typing import NoReturn
 
 import uvloop
 
-from image_gateway import __version__, app, config, control, reports, sql
-from image_gateway.core import routing
-from image_gateway.edge import contract, logs
-from image_gateway.edge.cache import UnavailableError
-from image_gateway.edge.contract import ContractError, Findings
-from image_gateway.terminal import (
+from image_gateway import __version__, app, config, sql
+from image_gateway.cli import control, reports
+from image_gateway.cli.terminal import (
     BAD_SETTINGS,
     CONTROL_PLANE_UNUSABLE,
     FAILED,
@@ -24,6 +21,11 @@ from image_gateway.terminal import (
     read,
     say,
 )
+from image_gateway.core.routing import routing
+from image_gateway.edge.postgres import contract
+from image_gateway.edge.postgres.cache import UnavailableError
+from image_gateway.edge.postgres.contract import ContractError, Findings
+from image_gateway.edge.records import logs
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

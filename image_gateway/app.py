@@ -19,23 +19,26 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from image_gateway import ops
 from image_gateway.config import Address, Settings, SettingsError
-from image_gateway.core import models
-from image_gateway.core.slots import Place, StartClock
-from image_gateway.edge import contract, listener, logs, supervisor
-from image_gateway.edge.cache import Freshness, UnavailableError
-from image_gateway.edge.control_plane import ControlPlane
-from image_gateway.edge.listener import Listener
-from image_gateway.edge.logs import RequestLog, Rotation
+from image_gateway.context import House
+from image_gateway.core.request import models
+from image_gateway.core.routing.slots import Place, StartClock
+from image_gateway.edge import supervisor
+from image_gateway.edge.client import listener
+from image_gateway.edge.client.listener import Listener
 from image_gateway.edge.metrics import Metrics
+from image_gateway.edge.postgres import contract
+from image_gateway.edge.postgres.cache import Freshness, UnavailableError
+from image_gateway.edge.postgres.control_plane import ControlPlane
+from image_gateway.edge.records import logs
+from image_gateway.edge.records.logs import RequestLog, Rotation
+from image_gateway.edge.slots.waiting import Waiting
 from image_gateway.edge.spool import Spools
-from image_gateway.edge.text_api import TextApi
-from image_gateway.edge.upstream import Upstream
-from image_gateway.edge.waiting import Waiting
-from image_gateway.house import House
-from image_gateway.ops import Ops, OpsListener
-from image_gateway.paths import Paths
+from image_gateway.edge.upstream.text_api import TextApi
+from image_gateway.edge.upstream.upstream import Upstream
+from image_gateway.exchange.paths import Paths
+from image_gateway.ops import server as ops
+from image_gateway.ops.server import Ops, OpsListener
 
 _SHORTEST_PROMPT_KEY: Final = 16
 _STOP_SECONDS: Final = 30.0
@@ -52,7 +55,7 @@ class StartError(Exception):
 
 def load_catalogue(settings: Settings) -> models.Catalogue:
     """The shipped catalogue with the settings' own models."""
-    text = resources.files("image_gateway.core").joinpath("models.toml").read_text("utf-8")
+    text = resources.files("image_gateway.core.request").joinpath("models.toml").read_text("utf-8")
     return models.parse(text, settings.models)
 
 

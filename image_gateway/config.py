@@ -17,9 +17,9 @@ from urllib.parse import urlsplit
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from image_gateway.core import models
 from image_gateway.core.headers import Network, is_sendable
 from image_gateway.core.model import HTTP_SCHEMES, Dialect, Secret, require_url
+from image_gateway.core.request import models
 
 PREFIX: Final = "IMAGE_GATEWAY_"
 MIB: Final = 1024 * 1024

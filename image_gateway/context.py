@@ -5,19 +5,19 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from image_gateway.config import Settings
-from image_gateway.core import routing
-from image_gateway.core.budget import Budgets
-from image_gateway.core.health import Health
-from image_gateway.core.models import Catalogue
-from image_gateway.core.slots import SlotTable, StartClock
-from image_gateway.core.status import Board
-from image_gateway.edge.control_plane import ControlPlane
-from image_gateway.edge.logs import RequestLog
+from image_gateway.core.records.status import Board
+from image_gateway.core.request.models import Catalogue
+from image_gateway.core.routing import routing
+from image_gateway.core.routing.budget import Budgets
+from image_gateway.core.routing.health import Health
+from image_gateway.core.routing.slots import SlotTable, StartClock
 from image_gateway.edge.metrics import Metrics
+from image_gateway.edge.postgres.control_plane import ControlPlane
+from image_gateway.edge.records.logs import RequestLog
+from image_gateway.edge.slots.waiting import Waiting
 from image_gateway.edge.spool import Spools
-from image_gateway.edge.text_api import TextApi
-from image_gateway.edge.upstream import Upstream
-from image_gateway.edge.waiting import Waiting
+from image_gateway.edge.upstream.text_api import TextApi
+from image_gateway.edge.upstream.upstream import Upstream
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,12 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
-from image_gateway import app, config, paths
-from image_gateway.edge.listener import Connection
-from image_gateway.edge.logs import RequestLog, Rotation
+from image_gateway import app, config
+from image_gateway.context import House
+from image_gateway.edge.client.listener import Connection
 from image_gateway.edge.metrics import Metrics
-from image_gateway.house import House
+from image_gateway.edge.records.logs import RequestLog, Rotation
+from image_gateway.exchange import paths
 
 
 async def test_a_request_that_comes_after_the_grace_is_told_to_come_again(tmp_path: Path) -> None:

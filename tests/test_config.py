@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from image_gateway import config
 from image_gateway.config import SETTINGS, Settings, SettingsError
-from image_gateway.core import models
 from image_gateway.core.model import Secret
+from image_gateway.core.request import models
 from tests.core.builders import CATALOGUE
 
 P = "IMAGE_GATEWAY_"

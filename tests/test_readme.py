@@ -14,10 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from image_gateway import __main__, config, paths
-from image_gateway.core import capability, errors, record, status, summary
-from image_gateway.core.routing import Condition
+from image_gateway import __main__, config
+from image_gateway.core import errors
+from image_gateway.core.records import record, status, summary
+from image_gateway.core.routing import capability
+from image_gateway.core.routing.routing import Condition
 from image_gateway.edge.metrics import AccountNow, Metrics, Now
+from image_gateway.exchange import paths
 
 ROOT = Path(__file__).parents[1]
 README = ROOT.joinpath("README.md").read_text("utf-8")

@@ -16,21 +16,23 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
 
-from image_gateway.conversation import RelayedResponse, WholeResponse
-from image_gateway.core import capability, dialects, errors, failover, headers, record, routing
+from image_gateway.calls.conversation import RelayedResponse, WholeResponse
+from image_gateway.calls.delivery import Delivery, Desk, Drawn, Relayed, Rest, Whole
+from image_gateway.calls.gathering import Gathered
+from image_gateway.context import House
+from image_gateway.core import dialects, errors, headers
 from image_gateway.core.dialects import Answers, Call
-from image_gateway.core.failover import Action, Outcome, Stage, Step
 from image_gateway.core.headers import Headers
-from image_gateway.core.health import Cause
-from image_gateway.core.intent import AnyRequest, IntentRequest
 from image_gateway.core.model import Account, Grant
-from image_gateway.core.request import ImageRequest
-from image_gateway.delivery import Delivery, Desk, Drawn, Relayed, Rest, Whole
+from image_gateway.core.records import record
+from image_gateway.core.request.intent import AnyRequest, IntentRequest
+from image_gateway.core.request.request import ImageRequest
+from image_gateway.core.routing import capability, failover, routing
+from image_gateway.core.routing.failover import Action, Outcome, Stage, Step
+from image_gateway.core.routing.health import Cause
+from image_gateway.edge.slots.waiting import BusyError, Lease
 from image_gateway.edge.spool import Spool
-from image_gateway.edge.upstream import Answer, Attempt, LostError, UnsentError
-from image_gateway.edge.waiting import BusyError, Lease
-from image_gateway.gathering import Gathered
-from image_gateway.house import House
+from image_gateway.edge.upstream.upstream import Answer, Attempt, LostError, UnsentError
 
 LEAST_SECONDS: Final = 30.0
 """A further attempt with less time left would buy a picture that comes too late."""

@@ -2,7 +2,7 @@
 
 The upstream always streams.  What opens a stream and says nothing (``response.created``) is kept
 back until something follows, so that an account which fails at once can still be replaced by
-another one.  Events of any size lie in spools of their own (``edge.event_reader``).
+another one.  Events of any size lie in spools of their own (``edge.upstream.event_reader``).
 """
 
 from collections.abc import Mapping
@@ -10,15 +10,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 
-from image_gateway.core import events, headers, scan
-from image_gateway.core.events import Happening, Kind
-from image_gateway.core.failover import Outcome
+from image_gateway.calls.delivery import Clock, Desk, Rest, delivered, failed, invalid, lost
+from image_gateway.core import headers
+from image_gateway.core.codec import scan
+from image_gateway.core.dialects import events
+from image_gateway.core.dialects.events import Happening, Kind
 from image_gateway.core.model import Dialect
-from image_gateway.delivery import Clock, Desk, Rest, delivered, failed, invalid, lost
-from image_gateway.edge.event_reader import MOST_EVENTS_OF_TEXT, Arrived, EventReader, Keep
-from image_gateway.edge.event_stream import EventStream
+from image_gateway.core.routing.failover import Outcome
+from image_gateway.edge.client.event_stream import EventStream
 from image_gateway.edge.spool import Held
-from image_gateway.edge.upstream import Answer, LostError
+from image_gateway.edge.upstream.event_reader import MOST_EVENTS_OF_TEXT, Arrived, EventReader, Keep
+from image_gateway.edge.upstream.upstream import Answer, LostError
 
 
 class RelayedResponse:

@@ -21,16 +21,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from image_gateway.core import data_urls, events, headers, lifting, record, scan
-from image_gateway.core.events import Happening, Kind
-from image_gateway.core.failover import Outcome, Stage
+from image_gateway.core import headers
+from image_gateway.core.codec import data_urls, lifting, scan
+from image_gateway.core.dialects import events
+from image_gateway.core.dialects.events import Happening, Kind
 from image_gateway.core.model import Dialect
-from image_gateway.core.request import ImageRequest
-from image_gateway.edge.downstream import Downstream
-from image_gateway.edge.event_reader import MOST_BYTES, EventReader, Keep
-from image_gateway.edge.event_stream import EventStream
+from image_gateway.core.records import record
+from image_gateway.core.request.request import ImageRequest
+from image_gateway.core.routing.failover import Outcome, Stage
+from image_gateway.edge.client.downstream import Downstream
+from image_gateway.edge.client.event_stream import EventStream
 from image_gateway.edge.spool import Spools
-from image_gateway.edge.upstream import Answer, LostError
+from image_gateway.edge.upstream.event_reader import MOST_BYTES, EventReader, Keep
+from image_gateway.edge.upstream.upstream import Answer, LostError
 
 Rest = Callable[[], Awaitable[None]]
 

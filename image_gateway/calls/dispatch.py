@@ -8,15 +8,16 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from image_gateway.attempts import LEAST_SECONDS, Attempts, Ending, Order
-from image_gateway.core import failover, headers, routing
+from image_gateway.calls.attempts import LEAST_SECONDS, Attempts, Ending, Order
+from image_gateway.calls.delivery import Desk
+from image_gateway.context import House
+from image_gateway.core import headers
 from image_gateway.core.errors import Refusal
-from image_gateway.core.failover import Action, Stage
-from image_gateway.core.intent import IntentRequest
 from image_gateway.core.model import Account
-from image_gateway.delivery import Desk
-from image_gateway.edge.waiting import BusyError, EarlyError, Lease
-from image_gateway.house import House
+from image_gateway.core.request.intent import IntentRequest
+from image_gateway.core.routing import failover, routing
+from image_gateway.core.routing.failover import Action, Stage
+from image_gateway.edge.slots.waiting import BusyError, EarlyError, Lease
 
 _PASSING: Final = frozenset({"account_concurrency", "key_start_interval"})
 """What keeps a call from an account that would serve it."""

@@ -12,16 +12,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
-from image_gateway.core import events
-from image_gateway.core.body import Body
-from image_gateway.core.events import Kind, ResponseReader
-from image_gateway.core.failover import Outcome
+from image_gateway.calls.delivery import Clock, Desk, Rest, delivered, failed, invalid, lost
+from image_gateway.core.codec.body import Body
+from image_gateway.core.dialects import events
+from image_gateway.core.dialects.events import Kind, ResponseReader
 from image_gateway.core.model import Dialect
-from image_gateway.core.request import ImageRequest
-from image_gateway.delivery import Clock, Desk, Rest, delivered, failed, invalid, lost
-from image_gateway.edge.event_reader import Arrived, EventReader, Keep
+from image_gateway.core.request.request import ImageRequest
+from image_gateway.core.routing.failover import Outcome
 from image_gateway.edge.spool import Held
-from image_gateway.edge.upstream import Answer, LostError
+from image_gateway.edge.upstream.event_reader import Arrived, EventReader, Keep
+from image_gateway.edge.upstream.upstream import Answer, LostError
 
 MOST_PER_CALL: Final = 4
 """Pictures taken of one call, which is asked for one."""

@@ -12,12 +12,8 @@ from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from image_gateway import terminal
-from image_gateway.core import record, summary
-from image_gateway.core.summary import KeyUsage, Record, Summary, Table, Tally
-from image_gateway.edge import record_files
-from image_gateway.edge.record_files import Reading, RecordFile
-from image_gateway.terminal import (
+from image_gateway.cli import terminal
+from image_gateway.cli.terminal import (
     BAD_SETTINGS,
     CommandError,
     Progress,
@@ -28,6 +24,10 @@ from image_gateway.terminal import (
     find_files,
     say,
 )
+from image_gateway.core.records import record, summary
+from image_gateway.core.records.summary import KeyUsage, Record, Summary, Table, Tally
+from image_gateway.edge.records import record_files
+from image_gateway.edge.records.record_files import Reading, RecordFile
 
 _HEADS: Final = (
     "calls",

@@ -17,8 +17,8 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from image_gateway import config
-from image_gateway.edge import record_files
-from image_gateway.edge.record_files import Reading, RecordFile
+from image_gateway.edge.records import record_files
+from image_gateway.edge.records.record_files import Reading, RecordFile
 
 OK: Final = 0
 FAILED: Final = 1

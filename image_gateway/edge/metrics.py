@@ -15,9 +15,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from image_gateway.core import errors
-from image_gateway.core.record import Draft
-from image_gateway.core.routing import Condition
-from image_gateway.core.status import Phase
+from image_gateway.core.records.record import Draft
+from image_gateway.core.records.status import Phase
+from image_gateway.core.routing.routing import Condition
 
 CONTENT_TYPE: Final = "text/plain; version=1.0.0; charset=utf-8"
 BUCKETS: Final = (0.1, 0.5, 1, 2.5, 5, 10, 20, 30, 45, 60, 90, 120, 180, 240, 300, 420, 600)

@@ -19,9 +19,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
-from image_gateway.core import body
-from image_gateway.core.body import Body, Decoded, Encoded, Span
-from image_gateway.core.encoding import Decoder
+from image_gateway.core.codec import body
+from image_gateway.core.codec.body import Body, Decoded, Encoded, Span
+from image_gateway.core.codec.encoding import Decoder
 
 MEMORY_BYTES: Final = 1024 * 1024
 """A body up to this size never touches the disk."""

@@ -21,29 +21,25 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Final, Literal
 
-from image_gateway.attempts import Ending, Order
-from image_gateway.core import (
-    access,
-    errors,
-    failover,
-    headers,
-    record,
-)
+from image_gateway.calls.attempts import Ending, Order
+from image_gateway.calls.delivery import Desk, Rest
+from image_gateway.calls.dispatch import Dispatch
+from image_gateway.context import House
+from image_gateway.core import errors, headers
 from image_gateway.core.errors import Refusal, Source
-from image_gateway.core.failover import Action, Stage
-from image_gateway.core.intent import AnyRequest
 from image_gateway.core.model import Grant, Key
-from image_gateway.core.models import Endpoint
-from image_gateway.core.slots import Slot
-from image_gateway.delivery import Desk, Rest
-from image_gateway.dispatch import Dispatch
-from image_gateway.edge.cache import UnavailableError
-from image_gateway.edge.downstream import ClientLeftError, Downstream, DrainedError
-from image_gateway.edge.event_stream import EventStream
+from image_gateway.core.records import record
+from image_gateway.core.request.intent import AnyRequest
+from image_gateway.core.request.models import Endpoint
+from image_gateway.core.routing import access, failover
+from image_gateway.core.routing.failover import Action, Stage
+from image_gateway.core.routing.slots import Slot
+from image_gateway.edge.client.downstream import ClientLeftError, Downstream, DrainedError
+from image_gateway.edge.client.event_stream import EventStream
+from image_gateway.edge.postgres.cache import UnavailableError
 from image_gateway.edge.spool import Spool
-from image_gateway.edge.upstream import LostError, UnsentError
-from image_gateway.house import House
-from image_gateway.reception import Reception
+from image_gateway.edge.upstream.upstream import LostError, UnsentError
+from image_gateway.exchange.reception import Reception
 
 _UNAVAILABLE_RETRY_SECONDS: Final = 5.0
 _OVERLOADED_RETRY_SECONDS: Final = 5.0

@@ -13,13 +13,14 @@ from urllib.parse import unquote, urlsplit
 
 from starlette.routing import Route, Router
 
-from image_gateway.core import headers, record
+from image_gateway.context import House
+from image_gateway.core import headers
 from image_gateway.core.errors import Refusal
-from image_gateway.core.models import Endpoint
-from image_gateway.edge.downstream import ClientLeftError, Downstream, Limits
-from image_gateway.edge.listener import Receive, Scope, Send
-from image_gateway.exchange import Exchange, Way, draining
-from image_gateway.house import House
+from image_gateway.core.records import record
+from image_gateway.core.request.models import Endpoint
+from image_gateway.edge.client.downstream import ClientLeftError, Downstream, Limits
+from image_gateway.edge.client.listener import Receive, Scope, Send
+from image_gateway.exchange.exchange import Exchange, Way, draining
 
 PREFIXES: Final = (
     "/v1/images",

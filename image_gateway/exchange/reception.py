@@ -2,23 +2,27 @@
 
 An image call's body is understood while it comes.  A body on a Responses path is text's until it
 shows otherwise, and may be a long conversation: while it comes only its signs are read
-(``core.intent``), and only an image intent is read again, from the spool, to be understood.
+(``core.request.intent``), and only an image intent is read again, from the spool, to be understood.
 """
 
 import time
 from typing import Final
 
-from image_gateway.core import access, headers, intent, multipart, record, request
+from image_gateway.context import House
+from image_gateway.core import headers
+from image_gateway.core.codec import multipart
 from image_gateway.core.errors import Refusal
-from image_gateway.core.intent import IntentRequest, Signs
 from image_gateway.core.model import Key
-from image_gateway.core.models import Endpoint
-from image_gateway.core.request import ImageRequest
-from image_gateway.edge import intake
-from image_gateway.edge.downstream import BodySink, Downstream
-from image_gateway.edge.intake import Intake, JsonIntake, PartsIntake, SignIntake
+from image_gateway.core.records import record
+from image_gateway.core.request import intent, request
+from image_gateway.core.request.intent import IntentRequest, Signs
+from image_gateway.core.request.models import Endpoint
+from image_gateway.core.request.request import ImageRequest
+from image_gateway.core.routing import access
+from image_gateway.edge.client import intake
+from image_gateway.edge.client.downstream import BodySink, Downstream
+from image_gateway.edge.client.intake import Intake, JsonIntake, PartsIntake, SignIntake
 from image_gateway.edge.spool import Spool, SpoolFullError
-from image_gateway.house import House
 
 _OVERLOADED_RETRY_SECONDS: Final = 5.0
 

@@ -9,8 +9,15 @@ import math
 from datetime import datetime, timedelta
 from typing import Final
 
-from image_gateway.core.status import BLOCK_MINUTES, BLOCKS, Block, LastHour, Minute, Outcome
-from image_gateway.status.markup import NOTHING, Html, fill, joined
+from image_gateway.core.records.status import (
+    BLOCK_MINUTES,
+    BLOCKS,
+    Block,
+    LastHour,
+    Minute,
+    Outcome,
+)
+from image_gateway.ops.markup import NOTHING, Html, fill, joined
 
 WORDS: Final = {
     Outcome.OK: "served",

@@ -12,8 +12,7 @@ from datetime import datetime
 from importlib import resources
 from typing import Final
 
-from image_gateway.core.routing import Condition
-from image_gateway.core.status import (
+from image_gateway.core.records.status import (
     AccountTold,
     CallTold,
     ErrorTold,
@@ -21,8 +20,9 @@ from image_gateway.core.status import (
     Outcome,
     Status,
 )
-from image_gateway.status import charts
-from image_gateway.status.markup import NOTHING, Html, fill, joined
+from image_gateway.core.routing.routing import Condition
+from image_gateway.ops import charts
+from image_gateway.ops.markup import NOTHING, Html, fill, joined
 
 _HIGH: Final = 0.9
 """From this share on a bar shows that it is nearly full."""

@@ -14,13 +14,13 @@ import orjson
 from starlette.routing import Route, Router
 
 from image_gateway import __version__
+from image_gateway.context import House
 from image_gateway.core.errors import Refusal
 from image_gateway.edge import metrics
-from image_gateway.edge.downstream import ClientLeftError, Downstream, Limits
-from image_gateway.edge.listener import Listener, Receive, Scope, Send
+from image_gateway.edge.client.downstream import ClientLeftError, Downstream, Limits
+from image_gateway.edge.client.listener import Listener, Receive, Scope, Send
 from image_gateway.edge.metrics import AccountNow, Now
-from image_gateway.house import House
-from image_gateway.status import page, survey
+from image_gateway.ops import page, survey
 
 SEND_SECONDS: Final = 10.0
 """The longest that a reader may block its answer."""

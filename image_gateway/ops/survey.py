@@ -5,17 +5,17 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 from image_gateway import __version__
-from image_gateway.core import routing
+from image_gateway.context import House
 from image_gateway.core.model import Account
-from image_gateway.core.status import (
+from image_gateway.core.records.status import (
     AccountTold,
     CooldownTold,
     Readiness,
     Status,
     WaitingTold,
 )
-from image_gateway.edge.cache import UnavailableError
-from image_gateway.house import House
+from image_gateway.core.routing import routing
+from image_gateway.edge.postgres.cache import UnavailableError
 
 
 async def survey(house: House, *, accepting: bool) -> Status:

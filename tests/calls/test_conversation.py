@@ -8,12 +8,12 @@ from typing import Any, cast
 
 import pytest
 
-from image_gateway.conversation import WholeResponse
-from image_gateway.core.record import Draft
-from image_gateway.delivery import Desk
-from image_gateway.edge.downstream import Downstream
+from image_gateway.calls.conversation import WholeResponse
+from image_gateway.calls.delivery import Desk
+from image_gateway.core.records.record import Draft
+from image_gateway.edge.client.downstream import Downstream
 from image_gateway.edge.spool import Spools
-from image_gateway.edge.upstream import Answer
+from image_gateway.edge.upstream.upstream import Answer
 from tests.parts.upstream import drawn, frame, picture
 
 ROOM = 2**20

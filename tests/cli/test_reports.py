@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from image_gateway import terminal
 from image_gateway.__main__ import main
-from image_gateway.core import record
-from image_gateway.core.record import Attempt, Draft
+from image_gateway.cli import terminal
+from image_gateway.core.records import record
+from image_gateway.core.records.record import Attempt, Draft
 from tests.daemon.conftest import Door, open_door
 from tests.parts.gateway import Gateway
 from tests.parts.plane import Plane

@@ -10,10 +10,11 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from image_gateway.core import body, encoding, forms, lifting, models, multipart, request
+from image_gateway.core.codec import body, encoding, lifting, multipart
 from image_gateway.core.errors import Refusal
 from image_gateway.core.model import Account, Credential, Grant, Key, Secret
-from image_gateway.core.models import Endpoint
+from image_gateway.core.request import forms, models, request
+from image_gateway.core.request.models import Endpoint
 
 CATALOGUE = models.parse(Path(models.__file__).with_name("models.toml").read_text("utf-8"))
 

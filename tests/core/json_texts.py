@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from hypothesis import strategies as st
 
-from image_gateway.core import lifting
+from image_gateway.core.codec import lifting
 
 SPACE = st.sampled_from(["", "", "", " ", "\n", "\t \r\n"])
 _NUMBERS = st.sampled_from(["0", "-1", "1.50", "1e3", "12345678901", "true", "false", "null"])

@@ -16,7 +16,7 @@ import pytest
 
 from image_gateway import __version__
 from image_gateway.demo import postgres
-from image_gateway.ops import MOST_CONNECTIONS
+from image_gateway.ops.server import MOST_CONNECTIONS
 from tests.daemon.conftest import Door, make_door
 from tests.daemon.test_refusals import PROMPT, Held, check_error
 from tests.edge.server import Server
@@ -330,7 +330,7 @@ async def test_a_gateway_that_cannot_read_accounts_at_its_start_starts_all_the_s
     """They could be read a moment before, when the contract was checked."""
     program = changed_program(
         tmp_path,
-        "from image_gateway.edge import cache, control_plane",
+        "from image_gateway.edge.postgres import cache, control_plane",
         "async def fails(self): raise cache.UnavailableError",
         "control_plane.ControlPlane._load_accounts = fails",
     )
@@ -696,7 +696,7 @@ async def test_a_call_that_a_mistake_of_ours_has_ended_is_told_no_longer(
     """The daemon with a mistake put into it."""
     program = changed_program(
         tmp_path,
-        "from image_gateway import dispatch",
+        "from image_gateway.calls import dispatch",
         "dispatch.Dispatch._admit = lambda self: 1 / 0",
     )
     gateway = make_gateway(plane.reader_url, python=program).start()

@@ -11,7 +11,7 @@ from typing import Any, Self
 import openai
 import pytest
 
-from image_gateway.core import scan
+from image_gateway.core.codec import scan
 from image_gateway.demo import postgres
 from tests.daemon.conftest import Door, MakeDoor, frames_of, open_door
 from tests.daemon.test_refusals import check_error, check_refused

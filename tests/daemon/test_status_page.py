@@ -14,9 +14,8 @@ import pytest
 from PIL import Image
 from playwright.async_api import expect
 
-from image_gateway.core.record import Attempt, Draft
-from image_gateway.core.routing import Condition
-from image_gateway.core.status import (
+from image_gateway.core.records.record import Attempt, Draft
+from image_gateway.core.records.status import (
     AccountTold,
     Board,
     CooldownTold,
@@ -24,7 +23,8 @@ from image_gateway.core.status import (
     Status,
     WaitingTold,
 )
-from image_gateway.status import page as status_page
+from image_gateway.core.routing.routing import Condition
+from image_gateway.ops import page as status_page
 from tests.daemon.conftest import Door, make_door
 from tests.daemon.test_refusals import PROMPT, Held
 from tests.parts.browser import Tab, tab

@@ -17,7 +17,8 @@ from typing import Any, Self
 import openai
 import pytest
 
-from image_gateway import config, paths
+from image_gateway import config
+from image_gateway.exchange import paths
 from tests.daemon.conftest import Door, open_door
 from tests.daemon.test_refusals import PROMPT, Held, check_error, check_refused
 from tests.parts import caddy, forms, node

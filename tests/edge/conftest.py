@@ -15,12 +15,12 @@ import pytest
 import uvloop
 
 from image_gateway.core.model import Secret
-from image_gateway.edge import cache, control_plane
-from image_gateway.edge.cache import Freshness
-from image_gateway.edge.control_plane import ControlPlane
-from image_gateway.edge.slot_locks import lock_key
+from image_gateway.edge.postgres import cache, control_plane
+from image_gateway.edge.postgres.cache import Freshness
+from image_gateway.edge.postgres.control_plane import ControlPlane
+from image_gateway.edge.slots.slot_locks import lock_key
 from image_gateway.edge.spool import Spool, Spools
-from image_gateway.edge.upstream import Upstream
+from image_gateway.edge.upstream.upstream import Upstream
 from tests.edge.peer import anonymous
 from tests.parts.eventually import BOUND_SECONDS, eventually
 from tests.parts.plane import Plane

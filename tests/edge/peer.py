@@ -10,9 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from image_gateway.core.body import Body
+from image_gateway.core.codec.body import Body
 from image_gateway.core.dialects import Call
-from image_gateway.edge.upstream import Answer, Attempt
+from image_gateway.edge.upstream.upstream import Answer, Attempt
 from tests.parts.eventually import BOUND_SECONDS, eventually
 
 TOKEN = "planted-token"

@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from image_gateway.core import body
-from image_gateway.core.body import Decoded, Encoded, Span
+from image_gateway.core.codec import body
+from image_gateway.core.codec.body import Decoded, Encoded, Span
 from image_gateway.edge import spool as spool_module
 from image_gateway.edge.spool import MEMORY_BYTES, Spool, SpoolFullError, Spools
 

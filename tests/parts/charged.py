@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from image_gateway.core.charges import LONGEST_TEXT, MOST_TOKENS
+from image_gateway.core.records.charges import LONGEST_TEXT, MOST_TOKENS
 
 
 def record(**fields: Any) -> dict[str, Any]:

@@ -11,18 +11,9 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from image_gateway.control import accounts, groups, keys, usage
-from image_gateway.control.telling import MistakeError
-from image_gateway.core.model import RowError
-from image_gateway.edge import standalone
-from image_gateway.edge.standalone import (
-    InUseError,
-    NotThereError,
-    Standalone,
-    TakenError,
-    UnusableError,
-)
-from image_gateway.terminal import (
+from image_gateway.cli.control import accounts, groups, keys, usage
+from image_gateway.cli.control.telling import MistakeError
+from image_gateway.cli.terminal import (
     BAD_SETTINGS,
     CONTROL_PLANE_UNUSABLE,
     FAILED,
@@ -30,6 +21,15 @@ from image_gateway.terminal import (
     command,
     escaped,
     setting,
+)
+from image_gateway.core.model import RowError
+from image_gateway.edge.postgres import standalone
+from image_gateway.edge.postgres.standalone import (
+    InUseError,
+    NotThereError,
+    Standalone,
+    TakenError,
+    UnusableError,
 )
 
 _MISSING = (

@@ -10,11 +10,11 @@ from urllib.parse import urlsplit, urlunsplit
 
 import orjson
 
-from image_gateway.control import breach, telling
-from image_gateway.control.telling import MistakeError, cell
+from image_gateway.cli.control import breach, telling
+from image_gateway.cli.control.telling import MistakeError, cell
+from image_gateway.cli.terminal import complain
 from image_gateway.core.model import DEFAULT_SLOTS, Credential, account_from_row
-from image_gateway.edge.standalone import Row, Standalone
-from image_gateway.terminal import complain
+from image_gateway.edge.postgres.standalone import Row, Standalone
 
 _FOREIGN: Final = {
     "codex": ("api_version", "api_key_file"),

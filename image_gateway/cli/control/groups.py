@@ -3,9 +3,9 @@
 import argparse
 from typing import Any
 
-from image_gateway.control import keys, telling
-from image_gateway.control.telling import MistakeError, cell
-from image_gateway.edge.standalone import Row, Standalone
+from image_gateway.cli.control import keys, telling
+from image_gateway.cli.control.telling import MistakeError, cell
+from image_gateway.edge.postgres.standalone import Row, Standalone
 
 
 def add_commands(kinds: "argparse._SubParsersAction[Any]") -> None:

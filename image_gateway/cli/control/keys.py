@@ -6,10 +6,10 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from image_gateway.control import breach, telling
-from image_gateway.control.telling import MistakeError, cell
+from image_gateway.cli.control import breach, telling
+from image_gateway.cli.control.telling import MistakeError, cell
 from image_gateway.core.model import Key, key_from_row
-from image_gateway.edge.standalone import Row, Standalone
+from image_gateway.edge.postgres.standalone import Row, Standalone
 
 SECRET_PREFIX: Final = "sk-ig-"  # noqa: S105 - how a secret begins is none
 SECRET_BYTES: Final = 32

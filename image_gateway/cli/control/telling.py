@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from image_gateway.terminal import escaped, say, table
+from image_gateway.cli.terminal import escaped, say, table
 
 SWITCH: Final = {"on": True, "off": False}
 LARGEST: Final = 2**31 - 1

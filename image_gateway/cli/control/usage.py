@@ -18,22 +18,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from image_gateway import terminal
-from image_gateway.control import telling
-from image_gateway.control.telling import cell
-from image_gateway.core import charges
-from image_gateway.core.charges import Charge, Uncharged
-from image_gateway.edge import record_files
-from image_gateway.edge.record_files import Reading, RecordFile
-from image_gateway.edge.standalone import Standalone
-from image_gateway.terminal import (
-    Progress,
-    complain,
-    complain_of,
-    counted,
-    escaped,
-    find_files,
-)
+from image_gateway.cli import terminal
+from image_gateway.cli.control import telling
+from image_gateway.cli.control.telling import cell
+from image_gateway.cli.terminal import Progress, complain, complain_of, counted, escaped, find_files
+from image_gateway.core.records import charges
+from image_gateway.core.records.charges import Charge, Uncharged
+from image_gateway.edge.postgres.standalone import Standalone
+from image_gateway.edge.records import record_files
+from image_gateway.edge.records.record_files import Reading, RecordFile
 
 _BATCH: Final = 1000
 """Calls of one transaction: it holds their keys' rows for some milliseconds."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from image_gateway.core import lifting
+from image_gateway.core.codec import lifting
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Pictures of an answer as data URLs, while the answer streams."""
 
-from image_gateway.core import encoding, scan
+from image_gateway.core.codec import encoding, scan
 
 
 class DataUrls:

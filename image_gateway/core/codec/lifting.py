@@ -12,7 +12,7 @@ from typing import Final
 
 import orjson
 
-from image_gateway.core import encoding, scan
+from image_gateway.core.codec import encoding, scan
 
 LIFT_BYTES: Final = 4096
 """Value strings longer than this are lifted out.  Holds any URL a person would write."""

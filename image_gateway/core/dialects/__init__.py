@@ -1,14 +1,13 @@
 """How each kind of upstream wants to be asked.
 
 A dialect is one pure function, its ``encode``: it says what to send for a request on a route that
-can do all of it (``core.capability``).  Everything a call carries upstream stands there; nothing
-passes through.
+can do all of it (``core.routing.capability``).  Everything a call carries upstream stands there;
+nothing passes through.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from image_gateway.core.capability import Route
 from image_gateway.core.dialects import (
     azure,
     codex_images,
@@ -18,9 +17,10 @@ from image_gateway.core.dialects import (
 )
 from image_gateway.core.dialects.call import Answers, Call, Context
 from image_gateway.core.headers import Headers
-from image_gateway.core.intent import AnyRequest, IntentRequest
 from image_gateway.core.model import Account
-from image_gateway.core.request import ImageRequest
+from image_gateway.core.request.intent import AnyRequest, IntentRequest
+from image_gateway.core.request.request import ImageRequest
+from image_gateway.core.routing.capability import Route
 
 __all__ = ["Answers", "Call", "Context", "encode"]
 

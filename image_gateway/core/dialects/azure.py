@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from image_gateway.core.dialects.call import Call, Context, images_call, upstream_name
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account
-from image_gateway.core.request import ImageRequest
+from image_gateway.core.request.request import ImageRequest
 
 HOSTS: Final = re.compile(
     r"(?:[a-z0-9-]+\.)+(?:openai\.azure|services\.ai\.azure|cognitiveservices\.azure)\.(?:com|us|cn)\.?"

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from urllib.parse import urlsplit, urlunsplit
 
-from image_gateway.core import body, forms, multipart
-from image_gateway.core.body import Body
+from image_gateway.core.codec import body, multipart
+from image_gateway.core.codec.body import Body
 from image_gateway.core.model import Account
-from image_gateway.core.request import ImageRequest
+from image_gateway.core.request import forms
+from image_gateway.core.request.request import ImageRequest
 
 
 class Answers(Enum):

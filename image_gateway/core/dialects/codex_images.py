@@ -3,12 +3,12 @@
 Source: API_CONTRACT section 4.  The route never streams; an edit takes JSON only.
 """
 
-from image_gateway.core import body
+from image_gateway.core.codec import body
 from image_gateway.core.dialects import codex
 from image_gateway.core.dialects.call import Call, Context, join, pictures, upstream_name
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account
-from image_gateway.core.request import ImageRequest
+from image_gateway.core.request.request import ImageRequest
 
 
 def encode(request: ImageRequest, account: Account, client: Headers, context: Context) -> Call:

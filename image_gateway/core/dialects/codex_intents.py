@@ -7,12 +7,13 @@ model goes to the account's main model with the image tool.
 
 from typing import Final
 
-from image_gateway.core import body, intent
+from image_gateway.core.codec import body
 from image_gateway.core.dialects import codex
 from image_gateway.core.dialects.call import Answers, Call, Context, join
 from image_gateway.core.headers import Headers
-from image_gateway.core.intent import IntentRequest
 from image_gateway.core.model import Account
+from image_gateway.core.request import intent
+from image_gateway.core.request.intent import IntentRequest
 
 _FOR_IMAGE_MODELS: Final = "Make the picture the user asks for with the image generation tool."
 _FOR_OTHERS: Final = "You are a helpful assistant."

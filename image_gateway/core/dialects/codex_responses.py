@@ -1,17 +1,17 @@
 """Codex, the Responses route: a text model is told to draw one picture with the image tool.
 
 Source: API_CONTRACT section 4.  It always streams, and one call makes one picture: what asks for
-more becomes several calls.  How its events are read is ``core.events``.
+more becomes several calls.  How its events are read is ``core.dialects.events``.
 """
 
 from typing import Final
 
-from image_gateway.core import body
+from image_gateway.core.codec import body
 from image_gateway.core.dialects import codex
 from image_gateway.core.dialects.call import Answers, Call, Context, join, upstream_name
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account
-from image_gateway.core.request import ImageRequest
+from image_gateway.core.request.request import ImageRequest
 
 _INSTRUCTIONS: Final = (
     "Make exactly one picture with the image generation tool. Use the user's text as the tool's "

@@ -2,8 +2,8 @@
 
 Two vocabularies are read: the Images API's own (``image_generation.completed``), whose frames go on
 as they are, and the Responses API's, from which pictures are taken.  Events come as skeletons: a
-picture in one is a mark and stays where it was laid down (``core.scan``), and what is made of it
-here is a body of segments again.  Sources: API_CONTRACT sections 2 and 4.
+picture in one is a mark and stays where it was laid down (``core.codec.scan``), and what is made of
+it here is a body of segments again.  Sources: API_CONTRACT sections 2 and 4.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,10 +13,11 @@ from typing import Final
 
 import orjson
 
-from image_gateway.core import encoding, errors, lifting
-from image_gateway.core.body import Body, Span, from_json
+from image_gateway.core import errors
+from image_gateway.core.codec import encoding, lifting
+from image_gateway.core.codec.body import Body, Span, from_json
 from image_gateway.core.errors import UpstreamError
-from image_gateway.core.models import Endpoint
+from image_gateway.core.request.models import Endpoint
 
 _SHARED: Final = ("background", "output_format", "quality", "size")
 """What an answer says once for all of its pictures."""

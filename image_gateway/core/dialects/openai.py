@@ -9,7 +9,7 @@ from typing import Final
 from image_gateway.core.dialects.call import Call, Context, images_call, join, upstream_name
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account
-from image_gateway.core.request import ImageRequest
+from image_gateway.core.request.request import ImageRequest
 
 BASE_URL: Final = "https://api.openai.com/v1"
 _FROM_CLIENT: Final = frozenset({"traceparent", "tracestate"})

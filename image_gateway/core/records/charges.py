@@ -12,13 +12,15 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
 
-from image_gateway.core.failover import Action
+from image_gateway.core.routing.failover import Action
 
 MOST_TOKENS: Final = 1_000_000_000
 """A call that says more than this cannot be right, and the sum of a batch must fit 64 bits."""
 MOST_IMAGES: Final = 1_000_000
 LONGEST_TEXT: Final = 256
-"""Characters of an id: a record holds no longer one (``core.record``), and an index could not."""
+"""Characters of an id: a record holds no longer one (``core.records.record``), and an index could
+not.
+"""
 
 _PAID: Final = (Action.DELIVER, Action.END)
 """What was done with an answer that came: an upstream made something, known or not."""

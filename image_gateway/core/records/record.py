@@ -13,11 +13,11 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import Final
 
-from image_gateway.core import lifting, scan
+from image_gateway.core.codec import lifting, scan
 from image_gateway.core.errors import Source, UpstreamError
-from image_gateway.core.intent import IntentRequest
 from image_gateway.core.model import Key
-from image_gateway.core.request import ImageRequest
+from image_gateway.core.request.intent import IntentRequest
+from image_gateway.core.request.request import ImageRequest
 
 SCHEMA_VERSION: Final = 1
 

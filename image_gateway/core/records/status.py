@@ -21,9 +21,9 @@ from itertools import islice
 from typing import Final
 
 from image_gateway.core.errors import Source
-from image_gateway.core.failover import Action
-from image_gateway.core.record import Attempt, Draft
-from image_gateway.core.routing import Condition
+from image_gateway.core.records.record import Attempt, Draft
+from image_gateway.core.routing.failover import Action
+from image_gateway.core.routing.routing import Condition
 
 MOST_TOLD: Final = 200
 """Calls in flight that are told one by one, the oldest; of the others the number is told."""

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 
-from image_gateway.core import charges
-from image_gateway.core.charges import Uncharged
+from image_gateway.core.records import charges
+from image_gateway.core.records.charges import Uncharged
 
 Dimension = Literal["key", "account", "model", "outcome"]
 DIMENSIONS: Final[Sequence[Dimension]] = ("key", "account", "model", "outcome")

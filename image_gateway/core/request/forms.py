@@ -3,7 +3,7 @@
 Here a form's own habits end: a part's text becomes the type that its parameter has, ``svg[model]``
 becomes a name within ``svg``, ``images`` of JSON and ``image`` and ``image[]`` of a form become
 pictures in the order of the wire.  What the values mean, and whether they are allowed, is
-``core.request``.
+``core.request.request``.
 """
 
 import re
@@ -13,11 +13,12 @@ from typing import Final
 
 import orjson
 
-from image_gateway.core import lifting, multipart, pictures, scan
-from image_gateway.core.body import Body, Span
+from image_gateway.core.codec import lifting, multipart, scan
+from image_gateway.core.codec.body import Body, Span
 from image_gateway.core.errors import Refusal, wrong_type, wrong_value
-from image_gateway.core.models import Catalogue
-from image_gateway.core.pictures import Image
+from image_gateway.core.request import pictures
+from image_gateway.core.request.models import Catalogue
+from image_gateway.core.request.pictures import Image
 
 MOST_IMAGES: Final = 16
 LONGEST_PROMPT_BYTES: Final = 32_000 * 12

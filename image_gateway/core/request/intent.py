@@ -16,10 +16,10 @@ from typing import Final
 
 import orjson
 
-from image_gateway.core import lifting, scan
-from image_gateway.core.body import Body, Span
+from image_gateway.core.codec import lifting, scan
+from image_gateway.core.codec.body import Body, Span
 from image_gateway.core.errors import Refusal, wrong_type
-from image_gateway.core.request import ImageRequest
+from image_gateway.core.request.request import ImageRequest
 
 TOOL: Final = "image_generation"
 _IMAGE_MODELS: Final = "gpt-image-"

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
-from image_gateway.core import encoding, lifting, multipart
-from image_gateway.core.body import Body, Decoded, Encoded, Span
+from image_gateway.core.codec import encoding, lifting, multipart
+from image_gateway.core.codec.body import Body, Decoded, Encoded, Span
 from image_gateway.core.errors import Refusal, wrong_type, wrong_value
 
 LONGEST_IMAGE_URL: Final = 20_971_520

@@ -1,8 +1,9 @@
 """From a parsed body to an image request that is known to be sane.
 
 It owns the rules of the Images API (``models.toml`` and what a table cannot say) and refuses
-whatever breaks them with the name of the parameter.  It works on what ``core.forms`` made of the
-body: a long string is only a mark (``core.scan``), so nothing here ever holds a picture.
+whatever breaks them with the name of the parameter.  It works on what ``core.request.forms`` made
+of the body: a long string is only a mark (``core.codec.scan``), so nothing here ever holds a
+picture.
 
 JSON null means absent, everywhere.  What is absent stays absent: no default is written into what
 goes upstream, for its own default may be another one.
@@ -13,12 +14,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from image_gateway.core import lifting, models
-from image_gateway.core.body import Body
+from image_gateway.core.codec import lifting
+from image_gateway.core.codec.body import Body
 from image_gateway.core.errors import Refusal, wrong_type, wrong_value
-from image_gateway.core.forms import Given
-from image_gateway.core.models import Catalogue, Endpoint, Parameter, Scalar
-from image_gateway.core.pictures import Image
+from image_gateway.core.request import models
+from image_gateway.core.request.forms import Given
+from image_gateway.core.request.models import Catalogue, Endpoint, Parameter, Scalar
+from image_gateway.core.request.pictures import Image
 
 _LONGEST_NAME: Final = 256
 _EDGE_STEP: Final = 16

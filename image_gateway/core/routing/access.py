@@ -1,7 +1,8 @@
 """May this key do this?  The checks of a key as one table, read top to bottom.
 
 ``check_key`` needs no body and runs before one is read; ``check_model`` runs once the body has
-named its model.  Limits in time and number (concurrency, start interval) are ``core.slots``.
+named its model.  Limits in time and number (concurrency, start interval) are
+``core.routing.slots``.
 """
 
 from collections.abc import Callable, Mapping

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from image_gateway.core.intent import AnyRequest, IntentRequest
 from image_gateway.core.model import Account
-from image_gateway.core.pictures import Image
-from image_gateway.core.request import ImageRequest
+from image_gateway.core.request.intent import AnyRequest, IntentRequest
+from image_gateway.core.request.pictures import Image
+from image_gateway.core.request.request import ImageRequest
 
 
 class Route(StrEnum):

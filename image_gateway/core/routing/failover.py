@@ -15,8 +15,8 @@ from typing import Final
 
 from image_gateway.core import errors
 from image_gateway.core.errors import Refusal, UpstreamError
-from image_gateway.core.health import Cooling
 from image_gateway.core.model import Dialect
+from image_gateway.core.routing.health import Cooling
 
 
 class Stage(StrEnum):

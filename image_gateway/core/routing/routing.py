@@ -14,14 +14,14 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
-from image_gateway.core import capability
-from image_gateway.core.budget import Budgets
-from image_gateway.core.capability import Gap
 from image_gateway.core.errors import Refusal
-from image_gateway.core.health import Health
-from image_gateway.core.intent import AnyRequest
 from image_gateway.core.model import Account, Grant, Key
-from image_gateway.core.models import Catalogue
+from image_gateway.core.request.intent import AnyRequest
+from image_gateway.core.request.models import Catalogue
+from image_gateway.core.routing import capability
+from image_gateway.core.routing.budget import Budgets
+from image_gateway.core.routing.capability import Gap
+from image_gateway.core.routing.health import Health
 
 _DEFAULT_RETRY_SECONDS: Final = 30.0
 """Where nothing names a time: an operator has to act."""

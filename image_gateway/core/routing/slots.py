@@ -2,7 +2,7 @@
 
 One mechanism serves keys and accounts.  A ``Slot`` is a context manager; giving it back is
 synchronous and may be done twice, so a ``finally`` can always do it, cancelled or not.  The counts
-are this process's own; what several processes share is ``edge.slot_locks``.
+are this process's own; what several processes share is ``edge.slots.slot_locks``.
 
 ``Line`` is the policy of waiting for an account's slot.  It is fair between keys: first comes the
 key that holds the fewest slots, of those the one that was served longest ago.  So a key with a

@@ -21,7 +21,7 @@ from typing import Final, Protocol, Self
 
 from image_gateway.core.errors import Refusal
 from image_gateway.core.headers import Headers, content_length
-from image_gateway.edge.listener import Connection, End, Message, Receive, Scope, Send
+from image_gateway.edge.client.listener import Connection, End, Message, Receive, Scope, Send
 
 HOLD_SECONDS: Final = 30.0
 """How long an early answer waits for the end of the body, where a body may take as long at all."""

@@ -11,8 +11,8 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
-from image_gateway.core import events
-from image_gateway.edge.downstream import ClientLeftError, Downstream
+from image_gateway.core.dialects import events
+from image_gateway.edge.client.downstream import ClientLeftError, Downstream
 from image_gateway.edge.spool import Held
 
 _COMMENT: Final = b": keep-alive\n\n"

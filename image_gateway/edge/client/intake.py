@@ -8,12 +8,13 @@ import codecs
 from collections.abc import Sequence
 from typing import Protocol
 
-from image_gateway.core import forms, lifting, multipart, scan
-from image_gateway.core.body import Span
+from image_gateway.core.codec import lifting, multipart, scan
+from image_gateway.core.codec.body import Span
 from image_gateway.core.errors import Refusal
-from image_gateway.core.forms import Given
-from image_gateway.core.intent import SignReader
-from image_gateway.core.models import Catalogue
+from image_gateway.core.request import forms
+from image_gateway.core.request.forms import Given
+from image_gateway.core.request.intent import SignReader
+from image_gateway.core.request.models import Catalogue
 from image_gateway.edge.spool import Spool
 
 

@@ -7,9 +7,9 @@ starting, stopping and aborting are done here.  It relies on ``TCPServer``, ``Wo
 ``H11Protocol`` and on ``can_read`` being cleared when a client sends bytes behind its request; the
 version is pinned.
 
-One connection carries one request: every answer says ``connection: close`` (``edge.downstream``).
-A call takes a minute, a connect a millisecond; in return a stop never meets an idle connection that
-a client is about to use again.
+One connection carries one request: every answer says ``connection: close``
+(``edge.client.downstream``). A call takes a minute, a connect a millisecond; in return a stop never
+meets an idle connection that a client is about to use again.
 """
 
 import asyncio
@@ -310,7 +310,7 @@ class Listener:
 def _config() -> Config:
     config = Config()
     config.include_server_header = False
-    # ``edge.downstream`` gives a date to answers of ours; one that is passed on has its own.
+    # ``edge.client.downstream`` gives a date to answers of ours; one that is passed on has its own.
     config.include_date_header = False
     config.keep_alive_timeout = HEAD_SECONDS
     config.max_app_queue_size = _QUEUED_CHUNKS

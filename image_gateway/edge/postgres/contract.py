@@ -15,13 +15,13 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from image_gateway import sql
-from image_gateway.core import routing
-from image_gateway.core.budget import Budgets
 from image_gateway.core.dialects import azure
-from image_gateway.core.health import Health
 from image_gateway.core.model import Account, Row, RowError, Secret, account_from_row
-from image_gateway.edge import pooler, postgres
-from image_gateway.edge.cache import LOAD_SECONDS, UnavailableError
+from image_gateway.core.routing import routing
+from image_gateway.core.routing.budget import Budgets
+from image_gateway.core.routing.health import Health
+from image_gateway.edge.postgres import pooler, postgres
+from image_gateway.edge.postgres.cache import LOAD_SECONDS, UnavailableError
 
 CONTRACT_VERSION: Final = 1
 POOLED: Final = (

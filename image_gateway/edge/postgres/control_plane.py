@@ -1,8 +1,8 @@
 """The control plane, read only: keys one by one, accounts as one snapshot.
 
 It owns the connections to Postgres and what is asked of it; how long an answer counts is
-``edge.cache``.  A NOTIFY drops what it names.  A new LISTEN connection expires everything, for
-nobody knows what was said meanwhile.
+``edge.postgres.cache``.  A NOTIFY drops what it names.  A new LISTEN connection expires everything,
+for nobody knows what was said meanwhile.
 """
 
 import asyncio
@@ -31,8 +31,14 @@ from image_gateway.core.model import (
     account_from_row,
     key_from_row,
 )
-from image_gateway.edge import postgres
-from image_gateway.edge.cache import LOAD_SECONDS, Entry, Freshness, Outage, UnavailableError
+from image_gateway.edge.postgres import postgres
+from image_gateway.edge.postgres.cache import (
+    LOAD_SECONDS,
+    Entry,
+    Freshness,
+    Outage,
+    UnavailableError,
+)
 
 CHANNEL: Final = "image_gateway_changed"
 

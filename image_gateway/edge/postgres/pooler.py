@@ -40,8 +40,8 @@ from typing import Final, TypeAlias
 import psycopg
 
 from image_gateway.core.model import Secret
-from image_gateway.edge import postgres
-from image_gateway.edge.cache import LOAD_SECONDS
+from image_gateway.edge.postgres import postgres
+from image_gateway.edge.postgres.cache import LOAD_SECONDS
 
 _ROUNDS: Final = 12
 """How often everything is provoked.

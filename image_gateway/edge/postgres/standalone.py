@@ -6,7 +6,7 @@ changed is changed in one transaction, which holds the row from the look to the 
 gateways hear of it by the triggers of the tables.
 
 It knows no policy: what a row may hold was decided before (``core.model``), and what a call costs
-too (``core.charges``).
+too (``core.records.charges``).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,10 +20,10 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from image_gateway import sql
-from image_gateway.core.charges import Charge
 from image_gateway.core.model import RowError, Secret
-from image_gateway.edge import postgres
-from image_gateway.edge.contract import first_line
+from image_gateway.core.records.charges import Charge
+from image_gateway.edge.postgres import postgres
+from image_gateway.edge.postgres.contract import first_line
 
 SCHEMA_VERSION: Final = 2
 CURE: Final = 'Run `image-gateway schema standalone | psql "$ADMIN_URL"`; it may be run again'

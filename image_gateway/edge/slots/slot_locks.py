@@ -1,8 +1,8 @@
 """Slots that several processes share: one Postgres session, one advisory lock for each slot.
 
 A lock is freed by the server when its session ends, so a process that dies gives back what it held
-without anybody's help.  Only one task may use a session (``edge.waiting`` owns it), because a call
-that is cancelled half way leaves nobody knowing whether its lock was taken (measured: of 200
+without anybody's help.  Only one task may use a session (``edge.slots.waiting`` owns it), because a
+call that is cancelled half way leaves nobody knowing whether its lock was taken (measured: of 200
 cancelled ones 35 held it).
 
 Locks belong to one database: every process that reads the same control plane shares them.
@@ -18,7 +18,7 @@ import psycopg
 
 from image_gateway import sql
 from image_gateway.core.model import Secret
-from image_gateway.edge import postgres
+from image_gateway.edge.postgres import postgres
 
 ANSWER_SECONDS: Final = 2.0
 """The longest that a statement may take, which is of a tenth of a millisecond; then the session

@@ -1,12 +1,12 @@
 """Getting an account's slot: those who ask, and the one task that serves them.
 
-Who is next is ``core.slots.Line``; this room holds the futures.  One task takes slots and gives
-them back, for all, in rounds: a caller that is cancelled meanwhile leaves its turn, and a slot that
-comes too late for it goes on to somebody else.
+Who is next is ``core.routing.slots.Line``; this room holds the futures.  One task takes slots and
+gives them back, for all, in rounds: a caller that is cancelled meanwhile leaves its turn, and a
+slot that comes too late for it goes on to somebody else.
 
-Slots count in this process, and, where they are shared (``edge.shared_slots``), as locks for all
-processes.  A running call that has no lock, because it began while there was no session, takes one
-before others of its account are let in, were it beyond the limit: it runs, so it counts.
+Slots count in this process, and, where they are shared (``edge.slots.shared_slots``), as locks for
+all processes.  A running call that has no lock, because it began while there was no session, takes
+one before others of its account are let in, were it beyond the limit: it runs, so it counts.
 
 A shared slot that is free again is not taken at once by those who wait here, but in their next
 round: rounds come at random moments, so that of several processes each has its chance.
@@ -23,9 +23,9 @@ from types import TracebackType
 from typing import Final, Self
 
 from image_gateway.core.model import MOST_SLOTS, Account, Key, Secret
-from image_gateway.core.slots import Line, Pace, Place, Slot, SlotTable, StartClock, Turn
-from image_gateway.edge.shared_slots import SharedSlots
-from image_gateway.edge.slot_locks import LostSessionError
+from image_gateway.core.routing.slots import Line, Pace, Place, Slot, SlotTable, StartClock, Turn
+from image_gateway.edge.slots.shared_slots import SharedSlots
+from image_gateway.edge.slots.slot_locks import LostSessionError
 
 ROUND_SECONDS: Final = 0.25
 """The mean time between two rounds while somebody waits; each is from half of it to one and a

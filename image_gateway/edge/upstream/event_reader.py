@@ -11,12 +11,12 @@ from enum import Enum, auto
 from types import TracebackType
 from typing import Final, Self
 
-from image_gateway.core import lifting, scan
-from image_gateway.core.body import Span
-from image_gateway.core.events import Event
-from image_gateway.core.sse import Piece, Splitter
+from image_gateway.core.codec import lifting, scan
+from image_gateway.core.codec.body import Span
+from image_gateway.core.codec.sse import Piece, Splitter
+from image_gateway.core.dialects.events import Event
 from image_gateway.edge.spool import Held, Spool, Spools
-from image_gateway.edge.upstream import Answer, LostError
+from image_gateway.edge.upstream.upstream import Answer, LostError
 
 MOST_BYTES: Final = 256 * 1024 * 1024
 """One event; the largest legal one is under 150 MB (ten megapixels, uncompressed, in base64)."""

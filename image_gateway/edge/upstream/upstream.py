@@ -29,7 +29,7 @@ from aiohttp_socks import (
 )
 from yarl import URL
 
-from image_gateway.core import body
+from image_gateway.core.codec import body
 from image_gateway.core.dialects import Call
 from image_gateway.core.model import HTTP_SCHEMES, Proxy
 from image_gateway.edge.spool import Spool

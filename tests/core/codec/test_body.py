@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from image_gateway.core import body, events, lifting
+from image_gateway.core.codec import body, lifting
+from image_gateway.core.dialects import events
 from tests.core.builders import play
 
 _SPOOL = bytes(range(250)) * 2 + b"YQ==YWIYWJjYWJjZA"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from image_gateway.core import data_urls, encoding, scan
+from image_gateway.core.codec import data_urls, encoding, scan
 from tests.core.builders import split
 from tests.core.json_texts import JSON_TEXTS, SPACE, STRINGS
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from image_gateway.core import encoding
+from image_gateway.core.codec import encoding
 from tests.core.builders import split
 
 _SPELLINGS = {

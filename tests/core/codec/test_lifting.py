@@ -10,7 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from image_gateway.core import body, events, lifting, scan
+from image_gateway.core.codec import body, lifting, scan
+from image_gateway.core.dialects import events
 from tests.core.builders import play, split
 from tests.core.json_texts import BROKEN, JSON_TEXTS, LONG, WITH_NUL, texts, value_strings
 

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from python_multipart.multipart import FormParser
 
-from image_gateway.core import body, multipart
-from image_gateway.core.body import Span
+from image_gateway.core.codec import body, multipart
+from image_gateway.core.codec.body import Span
+from image_gateway.core.codec.multipart import File, Limits, Part, Reader
 from image_gateway.core.errors import Refusal
-from image_gateway.core.multipart import File, Limits, Part, Reader
 from tests.core.builders import play, split
 
 BOUNDARY = b"----a-Boundary.7f"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from image_gateway.core import scan
+from image_gateway.core.codec import scan
 from tests.core.builders import split
 from tests.core.json_texts import BROKEN, JSON_TEXTS, value_strings
 

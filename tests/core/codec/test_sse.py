@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from image_gateway.core.sse import Piece, Splitter
+from image_gateway.core.codec.sse import Piece, Splitter
 from tests.core.builders import split
 
 

@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from image_gateway.core import body, capability, dialects
-from image_gateway.core.capability import Route
+from image_gateway.core import dialects
+from image_gateway.core.codec import body
 from image_gateway.core.dialects import Answers, Call, Context, codex_images
 from image_gateway.core.dialects.call import join
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account, Credential, Secret
+from image_gateway.core.routing import capability
+from image_gateway.core.routing.capability import Route
 from tests.core.builders import ACCOUNT_ID, PNG, TOKEN, account, parse, play
 
 CONTEXT = Context("https://chatgpt.com/backend-api/codex", "0.169.0", "never-used")

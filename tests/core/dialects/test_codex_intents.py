@@ -8,13 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from image_gateway.core import body, dialects, intent, lifting, scan
-from image_gateway.core.capability import Gap, Route, choose
+from image_gateway.core import dialects
+from image_gateway.core.codec import body, lifting, scan
 from image_gateway.core.dialects import Answers, Call, Context, codex_intents
 from image_gateway.core.errors import Refusal
 from image_gateway.core.headers import Headers
-from image_gateway.core.intent import IntentRequest
 from image_gateway.core.model import Account
+from image_gateway.core.request import intent
+from image_gateway.core.request.intent import IntentRequest
+from image_gateway.core.routing.capability import Gap, Route, choose
 from tests.core.builders import ACCOUNT_ID, PNG, TOKEN, account, play
 
 CONTEXT = Context("https://chatgpt.com/backend-api/codex", "0.169.0", "never-used")

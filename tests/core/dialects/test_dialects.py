@@ -12,14 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from python_multipart.multipart import parse_options_header
 
-from image_gateway.core import body, dialects
-from image_gateway.core.capability import Route
+from image_gateway.core import dialects
+from image_gateway.core.codec import body
+from image_gateway.core.codec.multipart import Limits, Part, Reader
 from image_gateway.core.dialects import Answers, Call, Context, azure, codex_responses, openai
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account, Credential, Secret
-from image_gateway.core.models import Endpoint
-from image_gateway.core.multipart import Limits, Part, Reader
-from image_gateway.core.request import ImageRequest
+from image_gateway.core.request.models import Endpoint
+from image_gateway.core.request.request import ImageRequest
+from image_gateway.core.routing.capability import Route
 from tests.core.builders import ACCOUNT_ID, PNG, TOKEN, account, parse, parse_form, play
 
 G: Endpoint = "generations"

@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from image_gateway.core import body, errors, events, lifting, scan
+from image_gateway.core import errors
+from image_gateway.core.codec import body, lifting, scan
+from image_gateway.core.codec.sse import Splitter
+from image_gateway.core.dialects import events
+from image_gateway.core.dialects.events import Event, Happening, Kind, ResponseReader
 from image_gateway.core.errors import UpstreamError
-from image_gateway.core.events import Event, Happening, Kind, ResponseReader
-from image_gateway.core.models import Endpoint
-from image_gateway.core.sse import Splitter
+from image_gateway.core.request.models import Endpoint
 from tests.core.builders import play
 
 G: Endpoint = "generations"

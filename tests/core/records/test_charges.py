@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from image_gateway.core import charges
-from image_gateway.core.charges import LONGEST_TEXT, MOST_TOKENS, Charge, Uncharged
+from image_gateway.core.records import charges
+from image_gateway.core.records.charges import LONGEST_TEXT, MOST_TOKENS, Charge, Uncharged
 from tests.parts.charged import odd_records, record
 
 

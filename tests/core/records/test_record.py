@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from image_gateway.core import record
 from image_gateway.core.errors import Source, UpstreamError
-from image_gateway.core.failover import Action, Stage
-from image_gateway.core.record import Attempt, Draft
+from image_gateway.core.records import record
+from image_gateway.core.records.record import Attempt, Draft
+from image_gateway.core.routing.failover import Action, Stage
 from tests.core.builders import PNG, key, parse, split
 
 FIELDS = (

@@ -12,11 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from image_gateway.core import errors
-from image_gateway.core.budget import Budgets
-from image_gateway.core.health import Cause, Cooldown, Cooling, Health
 from image_gateway.core.model import Credential, Secret
-from image_gateway.core.record import Attempt, Draft
-from image_gateway.core.status import (
+from image_gateway.core.records.record import Attempt, Draft
+from image_gateway.core.records.status import (
     BLOCK_MINUTES,
     BLOCKS,
     MOST_ERRORS,
@@ -27,6 +25,8 @@ from image_gateway.core.status import (
     Phase,
     outcome,
 )
+from image_gateway.core.routing.budget import Budgets
+from image_gateway.core.routing.health import Cause, Cooldown, Cooling, Health
 from tests.core import builders
 
 NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from image_gateway.core import charges, summary
-from image_gateway.core.charges import MOST_TOKENS, Charge, Uncharged
-from image_gateway.core.summary import DIMENSIONS, PERCENTS, SUMS, KeyUsage, Summary, Tally
+from image_gateway.core.records import charges, summary
+from image_gateway.core.records.charges import MOST_TOKENS, Charge, Uncharged
+from image_gateway.core.records.summary import DIMENSIONS, PERCENTS, SUMS, KeyUsage, Summary, Tally
 from tests.parts.charged import odd_records
 
 NOON = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)

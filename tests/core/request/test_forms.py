@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from image_gateway.core import forms, lifting, multipart, request
+from image_gateway.core.codec import lifting, multipart
 from image_gateway.core.errors import Refusal
-from image_gateway.core.forms import Given
-from image_gateway.core.models import Endpoint
+from image_gateway.core.request import forms, request
+from image_gateway.core.request.forms import Given
+from image_gateway.core.request.models import Endpoint
 from tests.core.builders import CATALOGUE, PNG, parse, parse_form, play, read, rules
 
 G: Endpoint = "generations"

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from image_gateway.core import intent, lifting, scan
+from image_gateway.core.codec import lifting, scan
 from image_gateway.core.errors import Refusal
-from image_gateway.core.intent import IntentRequest, SignReader
+from image_gateway.core.request import intent
+from image_gateway.core.request.intent import IntentRequest, SignReader
 from tests.core.builders import PNG, play, split
 
 TOOL = {"type": "image_generation"}

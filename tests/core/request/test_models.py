@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from image_gateway.core import models
-from image_gateway.core.models import CatalogueError
+from image_gateway.core.request import models
+from image_gateway.core.request.models import CatalogueError
 from tests.core.builders import CATALOGUE
 
 _BOTH = {"generations", "edits"}

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from image_gateway.core import body, lifting, multipart, pictures
-from image_gateway.core.body import Decoded, Encoded, Span
+from image_gateway.core.codec import body, lifting, multipart
+from image_gateway.core.codec.body import Decoded, Encoded, Span
 from image_gateway.core.errors import Refusal
-from image_gateway.core.pictures import Image
+from image_gateway.core.request import pictures
+from image_gateway.core.request.pictures import Image
 from tests.core.builders import play, read, split
 
 MAGIC = {

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from image_gateway.core import body as bodies
-from image_gateway.core import forms, lifting, request, scan
+from image_gateway.core.codec import body as bodies
+from image_gateway.core.codec import lifting, scan
 from image_gateway.core.errors import Refusal
-from image_gateway.core.models import Endpoint
-from image_gateway.core.pictures import Image
+from image_gateway.core.request import forms, request
+from image_gateway.core.request.models import Endpoint
+from image_gateway.core.request.pictures import Image
 from tests.core.builders import CATALOGUE, PNG, parse, play, read, refusal_of, rules, split
 
 G: Endpoint = "generations"

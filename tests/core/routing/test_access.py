@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from image_gateway.core import access
 from image_gateway.core.errors import Refusal
 from image_gateway.core.model import Key
+from image_gateway.core.routing import access
 from tests.core.builders import key
 
 _FAULTS: list[tuple[dict[str, Any], str]] = [

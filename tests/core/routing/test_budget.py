@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from image_gateway.core import budget
-from image_gateway.core.budget import Budgets
 from image_gateway.core.model import Account
+from image_gateway.core.routing import budget
+from image_gateway.core.routing.budget import Budgets
 from tests.core.builders import account
 
 NOW: Final = 1000.0

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from image_gateway.core import capability
-from image_gateway.core.capability import NEEDS, Gap, Need, Route, choose, gap, routes
 from image_gateway.core.dialects import Call, Context, encode
 from image_gateway.core.errors import Refusal
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account
-from image_gateway.core.models import Endpoint
-from image_gateway.core.request import ImageRequest
+from image_gateway.core.request.models import Endpoint
+from image_gateway.core.request.request import ImageRequest
+from image_gateway.core.routing import capability
+from image_gateway.core.routing.capability import NEEDS, Gap, Need, Route, choose, gap, routes
 from tests.core.builders import CATALOGUE, PNG, account, parse, play
 
 E: Endpoint = "edits"

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from image_gateway.core import failover
 from image_gateway.core.errors import KINDS, UpstreamError
-from image_gateway.core.failover import Action, Outcome, Stage, Step, next_step
-from image_gateway.core.health import LONGEST_SECONDS, Cooling
 from image_gateway.core.model import Dialect
+from image_gateway.core.routing import failover
+from image_gateway.core.routing.failover import Action, Outcome, Stage, Step, next_step
+from image_gateway.core.routing.health import LONGEST_SECONDS, Cooling
 
 DIALECTS: Final[tuple[Dialect, ...]] = get_args(Dialect)
 STATUSES: Final[tuple[int | None, ...]] = (None, *range(701))

@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from image_gateway.core.health import (
+from image_gateway.core.model import Credential, Secret
+from image_gateway.core.routing.health import (
     FIRST_BACKOFF_SECONDS,
     LONGEST_SECONDS,
     Cooling,
     Health,
     Place,
 )
-from image_gateway.core.model import Credential, Secret
 
 _SECONDS = st.one_of(st.none(), st.floats(-10, 1e9))
 

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from image_gateway.core import routing
-from image_gateway.core.budget import Budgets
 from image_gateway.core.errors import Refusal
-from image_gateway.core.health import Cooling, Health
 from image_gateway.core.model import Account, Credential, Grant, Secret
-from image_gateway.core.pictures import Image
-from image_gateway.core.request import ImageRequest
+from image_gateway.core.request.pictures import Image
+from image_gateway.core.request.request import ImageRequest
+from image_gateway.core.routing import routing
+from image_gateway.core.routing.budget import Budgets
+from image_gateway.core.routing.health import Cooling, Health
 from tests.core.builders import CATALOGUE, account, grant, key
 
 NOW = 1000.0

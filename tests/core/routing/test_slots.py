@@ -16,8 +16,8 @@ from hypothesis.stateful import (
     rule,
 )
 
-from image_gateway.core import slots
-from image_gateway.core.slots import Line, Pace, Place, Slot, SlotTable, StartClock, Turn
+from image_gateway.core.routing import slots
+from image_gateway.core.routing.slots import Line, Pace, Place, Slot, SlotTable, StartClock, Turn
 
 _NAMES = st.sampled_from(["a", "b", "c"])
 _LIMITS = st.one_of(st.none(), st.integers(-1, 3))

@@ -10,11 +10,11 @@ import h11
 import orjson
 import pytest
 
-from image_gateway.core.body import Span
-from image_gateway.edge import listener as listener_module
-from image_gateway.edge.downstream import ClientLeftError, Downstream, Limits
-from image_gateway.edge.event_stream import EventStream
-from image_gateway.edge.listener import Listener, Receive, Scope, Send, bind
+from image_gateway.core.codec.body import Span
+from image_gateway.edge.client import listener as listener_module
+from image_gateway.edge.client.downstream import ClientLeftError, Downstream, Limits
+from image_gateway.edge.client.event_stream import EventStream
+from image_gateway.edge.client.listener import Listener, Receive, Scope, Send, bind
 from image_gateway.edge.spool import Held, Spool, Spools
 from tests.edge.peer import running
 from tests.parts.eventually import BOUND_SECONDS, eventually

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from image_gateway.core import body
-from image_gateway.core.body import Span
+from image_gateway.core.codec import body
+from image_gateway.core.codec.body import Span
+from image_gateway.core.codec.multipart import Limits
 from image_gateway.core.errors import Refusal
-from image_gateway.core.multipart import Limits
-from image_gateway.edge.intake import Intake, JsonIntake, PartsIntake
+from image_gateway.edge.client.intake import Intake, JsonIntake, PartsIntake
 from image_gateway.edge.spool import Spool, SpoolFullError, Spools
 from tests.core.builders import CATALOGUE
 

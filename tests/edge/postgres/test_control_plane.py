@@ -13,10 +13,10 @@ import pytest
 from image_gateway import sql
 from image_gateway.core.model import Credential, Key, Secret
 from image_gateway.demo import postgres
-from image_gateway.edge import cache, control_plane
-from image_gateway.edge.cache import AWAY_SECONDS, Freshness, UnavailableError
-from image_gateway.edge.contract import ContractError, check
-from image_gateway.edge.control_plane import UNKNOWN_SECONDS, ControlPlane
+from image_gateway.edge.postgres import cache, control_plane
+from image_gateway.edge.postgres.cache import AWAY_SECONDS, Freshness, UnavailableError
+from image_gateway.edge.postgres.contract import ContractError, check
+from image_gateway.edge.postgres.control_plane import UNKNOWN_SECONDS, ControlPlane
 from tests.edge.conftest import (
     MAX_STALE_SECONDS,
     TTL_SECONDS,

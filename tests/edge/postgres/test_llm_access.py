@@ -27,7 +27,7 @@ from image_gateway.core.model import (
     key_from_row,
 )
 from image_gateway.demo import postgres
-from image_gateway.edge.contract import check
+from image_gateway.edge.postgres.contract import check
 from tests.edge.conftest import OpenControl
 from tests.edge.server import hurry
 from tests.parts.eventually import eventually

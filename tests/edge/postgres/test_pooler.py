@@ -15,8 +15,8 @@ import pytest
 from psycopg.rows import dict_row
 
 from image_gateway.core.model import Secret
-from image_gateway.edge import pooler
-from image_gateway.edge.cache import LOAD_SECONDS
+from image_gateway.edge.postgres import pooler
+from image_gateway.edge.postgres.cache import LOAD_SECONDS
 from tests.edge.relay import Relay
 from tests.parts.eventually import eventually
 from tests.parts.pgbouncer import pgbouncer

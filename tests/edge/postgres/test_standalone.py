@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from image_gateway import sql
-from image_gateway.core import charges
-from image_gateway.core.charges import Charge
 from image_gateway.core.model import RowError, Secret
-from image_gateway.edge import standalone
-from image_gateway.edge.standalone import (
+from image_gateway.core.records import charges
+from image_gateway.core.records.charges import Charge
+from image_gateway.edge.postgres import standalone
+from image_gateway.edge.postgres.standalone import (
     KEEP_DAYS,
     Charged,
     InUseError,

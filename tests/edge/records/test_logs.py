@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from image_gateway.edge import logs
-from image_gateway.edge.logs import CURRENT, RequestLog, Rotation
+from image_gateway.edge.records import logs
+from image_gateway.edge.records.logs import CURRENT, RequestLog, Rotation
 from tests.parts.eventually import BOUND_SECONDS
 
 NEVER = 10**9

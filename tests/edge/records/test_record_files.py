@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from image_gateway.edge import record_files
-from image_gateway.edge.logs import RequestLog, Rotation
-from image_gateway.edge.record_files import DEEPEST, LONGEST_LINE_BYTES, Reading, RecordFile
+from image_gateway.edge.records import record_files
+from image_gateway.edge.records.logs import RequestLog, Rotation
+from image_gateway.edge.records.record_files import DEEPEST, LONGEST_LINE_BYTES, Reading, RecordFile
 from tests.parts.eventually import BOUND_SECONDS
 
 SEALED = "requests-20261121T120000Z-0001.jsonl"

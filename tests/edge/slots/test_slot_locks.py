@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 from image_gateway.core.model import Secret
 from image_gateway.demo import postgres
-from image_gateway.edge import postgres as connections
-from image_gateway.edge import slot_locks
-from image_gateway.edge.slot_locks import LostSessionError, SlotSession, lock_key
+from image_gateway.edge.postgres import postgres as connections
+from image_gateway.edge.slots import slot_locks
+from image_gateway.edge.slots.slot_locks import LostSessionError, SlotSession, lock_key
 from tests.edge.conftest import Watcher
 from tests.edge.relay import Relay
 from tests.edge.server import Server

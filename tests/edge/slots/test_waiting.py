@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from image_gateway.core.model import Account, Key, Secret
-from image_gateway.core.slots import StartClock
+from image_gateway.core.routing.slots import StartClock
 from image_gateway.demo import postgres
-from image_gateway.edge import postgres as connections
-from image_gateway.edge import shared_slots, slot_locks, waiting
-from image_gateway.edge.waiting import BusyError, EarlyError, Lease, Waiting
+from image_gateway.edge.postgres import postgres as connections
+from image_gateway.edge.slots import shared_slots, slot_locks, waiting
+from image_gateway.edge.slots.waiting import BusyError, EarlyError, Lease, Waiting
 from tests.core import builders
 from tests.edge.conftest import Watcher
 from tests.edge.relay import Relay

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from image_gateway.core import lifting
-from image_gateway.core.body import Span
-from image_gateway.core.events import Event
-from image_gateway.edge import event_reader as event_reader_module
-from image_gateway.edge.event_reader import Arrived, EventReader, Keep
+from image_gateway.core.codec import lifting
+from image_gateway.core.codec.body import Span
+from image_gateway.core.dialects.events import Event
 from image_gateway.edge.spool import MEMORY_BYTES, Budget, Spool, Spools
-from image_gateway.edge.upstream import Answer, LostError, Upstream
+from image_gateway.edge.upstream import event_reader as event_reader_module
+from image_gateway.edge.upstream.event_reader import Arrived, EventReader, Keep
+from image_gateway.edge.upstream.upstream import Answer, LostError, Upstream
 from tests.edge.peer import Line, Peer, call, is_word
 from tests.parts.eventually import BOUND_SECONDS
 

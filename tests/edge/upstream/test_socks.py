@@ -16,7 +16,7 @@ import pytest
 
 from image_gateway.core.model import Proxy, Secret
 from image_gateway.edge.spool import Spool
-from image_gateway.edge.upstream import LostError, UnsentError, Upstream
+from image_gateway.edge.upstream.upstream import LostError, UnsentError, Upstream
 from tests.edge.peer import (
     OK,
     TOKEN,

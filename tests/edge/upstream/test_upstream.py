@@ -16,12 +16,12 @@ import pytest
 from aiohttp.client_reqrep import ConnectionKey
 from aioresponses import aioresponses
 
-from image_gateway.core.body import Span
+from image_gateway.core.codec.body import Span
 from image_gateway.core.dialects import Call
 from image_gateway.core.model import Proxy, Secret
-from image_gateway.edge import upstream as upstream_module
 from image_gateway.edge.spool import Spool
-from image_gateway.edge.upstream import Answer, Attempt, LostError, UnsentError, Upstream
+from image_gateway.edge.upstream import upstream as upstream_module
+from image_gateway.edge.upstream.upstream import Answer, Attempt, LostError, UnsentError, Upstream
 from tests.edge.peer import (
     OK,
     TOKEN,

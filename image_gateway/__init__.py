@@ -1,15 +1,15 @@
 """An image-only sidecar for people who run an LLM gateway: theory of operation.
 
-One request goes through the house in one direction::
+One request goes through the gateway in one direction::
 
     bytes -> downstream.read -> request.parse -> access.check -> routing.able
       -> { routing.order -> waiting.slot -> dialect.encode -> upstream.send -> failover.next_step }*
       -> downstream.stream -> record.build -> logs.put     (finally: always, exactly once)
 
-A call of the Responses API goes the same way where it asks for a picture, and past the house to the
-text API where it does not (``core.request.intent``).
+A call of the Responses API goes the same way where it asks for a picture, and past the accounts to
+the text API where it does not (``core.request.intent``).
 
-Four ideas hold the house together.
+Four ideas hold the gateway together.
 
 *Core decides, edge acts, the exchange is where they meet.*  ``core`` is pure: no clock, no
 randomness, no environment, no logging, no asyncio.  ``edge`` does IO and has no policy.

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from image_gateway.config import Address, Settings, SettingsError
-from image_gateway.context import House
+from image_gateway.context import AppContext
 from image_gateway.core.request import models
 from image_gateway.core.routing.slots import Place, StartClock
 from image_gateway.edge import supervisor
@@ -73,14 +73,14 @@ async def serve(settings: Settings) -> None:
             return
         await _refuse_pooler(settings)
         async with AsyncExitStack() as stack:
-            house = await _open_house(settings, stack)
-            on_hangup(house.logs.reopen)
-            await _read_accounts(house.control_plane)
+            app = await _open_context(settings, stack)
+            on_hangup(app.logs.reopen)
+            await _read_accounts(app.control_plane)
             port: Listener | None = None
             is_up = False
-            paths = Paths(house, lambda: port is not None and port.draining)
+            paths = Paths(app, lambda: port is not None and port.draining)
             port = Listener(paths, _sockets(settings), settings.send_seconds)
-            ops_page = Ops(house, lambda: is_up and not stop.is_set())
+            ops_page = Ops(app, lambda: is_up and not stop.is_set())
             ops_port = OpsListener(
                 ops_page, [_bind("OPS_BIND", settings.ops_bind)], ops.SEND_SECONDS
             )
@@ -111,7 +111,7 @@ async def serve(settings: Settings) -> None:
     _log.info("stopped")
 
 
-async def _open_house(settings: Settings, stack: AsyncExitStack) -> House:
+async def _open_context(settings: Settings, stack: AsyncExitStack) -> AppContext:
     rotation = Rotation(
         settings.log_max_file_bytes, settings.log_max_file_seconds, settings.log_max_files
     )
@@ -147,7 +147,7 @@ async def _open_house(settings: Settings, stack: AsyncExitStack) -> House:
         text_api = TextApi(settings.text_api_url, settings.connect_seconds)
         await stack.enter_async_context(text_api)
     upstream = await stack.enter_async_context(Upstream(settings.connect_seconds))
-    house = House(
+    app = AppContext(
         settings=settings,
         catalogue=load_catalogue(settings),
         control_plane=plane,
@@ -157,11 +157,11 @@ async def _open_house(settings: Settings, stack: AsyncExitStack) -> House:
         starts=starts,
         text_api=text_api,
         logs=request_log,
-        # Nobody looks before there is a house to look at.
-        metrics=Metrics(lambda: ops.look(house)),
+        # Nothing reads the gauges before the context exists.
+        metrics=Metrics(lambda: ops.read_gauges(app)),
         prompt_key=prompt_key,
     )
-    return house
+    return app
 
 
 async def _read_accounts(plane: ControlPlane) -> None:

@@ -21,7 +21,7 @@ from image_gateway.edge.upstream.upstream import Upstream
 
 
 @dataclass(frozen=True)
-class House:
+class AppContext:
     """Settings, resources, and what is counted over all requests."""
 
     settings: Settings

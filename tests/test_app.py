@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from image_gateway import app, config
-from image_gateway.context import House
+from image_gateway.context import AppContext
 from image_gateway.edge.client.listener import Connection
 from image_gateway.edge.metrics import Metrics
 from image_gateway.edge.records.logs import RequestLog, Rotation
@@ -28,7 +28,7 @@ async def test_a_request_that_comes_after_the_grace_is_told_to_come_again(tmp_pa
         sent.append(message)
 
     with RequestLog(settings.log_dir, Rotation(10**6, 3600, 2), time.time) as log:
-        house = House(
+        context = AppContext(
             settings=settings,
             catalogue=app.load_catalogue(settings),
             control_plane=nobody,
@@ -51,7 +51,7 @@ async def test_a_request_that_comes_after_the_grace_is_told_to_come_again(tmp_pa
             "client": ("127.0.0.1", 1),
             "state": {"connection": cast("Connection", nobody)},
         }
-        await paths.Paths(house, lambda: True)(scope, receive, send)
+        await paths.Paths(context, lambda: True)(scope, receive, send)
     start, body = sent[0], b"".join(message.get("body", b"") for message in sent[1:])
     headers = dict(start["headers"])
     assert start["status"] == 503

@@ -19,7 +19,7 @@ from typing import Final
 from image_gateway.calls.conversation import RelayedResponse, WholeResponse
 from image_gateway.calls.delivery import Delivery, Desk, Drawn, Relayed, Rest, Whole
 from image_gateway.calls.gathering import Gathered
-from image_gateway.context import House
+from image_gateway.context import AppContext
 from image_gateway.core import dialects, errors, headers
 from image_gateway.core.dialects import Answers, Call
 from image_gateway.core.headers import Headers
@@ -78,8 +78,8 @@ class Order:
 class Attempts:
     """One request's calls.  ``rest`` is what a success leaves for the client."""
 
-    def __init__(self, house: House, desk: Desk, order: Order, deadline: float) -> None:
-        self._house = house
+    def __init__(self, app: AppContext, desk: Desk, order: Order, deadline: float) -> None:
+        self._app = app
         self._desk = desk
         self._order = order
         self._request = order.request
@@ -121,7 +121,7 @@ class Attempts:
         ending = await self._ask_once(account, reread=False)
         if ending.step.action is not Action.REREAD:
             return ending
-        renewed = await self._house.control_plane.reread(account.account_name, began)
+        renewed = await self._app.control_plane.reread(account.account_name, began)
         if (
             renewed is not None
             and renewed.credential != account.credential
@@ -146,7 +146,7 @@ class Attempts:
         return ending
 
     async def _ask_once(self, account: Account, *, reread: bool) -> Ending:
-        request, settings = self._request, self._house.settings
+        request, settings = self._request, self._app.settings
         route = capability.choose(account, request)
         if isinstance(route, capability.Gap):
             raise TypeError("an account was asked for what it cannot do")
@@ -196,7 +196,7 @@ class Attempts:
                     await accepted.wait()
                     for _ in range(0 if endings else wanted):
                         try:
-                            lease = await self._house.slots.slot(key, [account], 0)
+                            lease = await self._app.slots.slot(key, [account], 0)
                         except BusyError:
                             break
                         group.create_task(work(taken.enter_context(lease)))
@@ -229,16 +229,16 @@ class Attempts:
         if stream is not None:
             stream.name_headers({})
             stream.keep_alive()
-        seconds = self._house.settings.attempt_seconds[account.dialect]
+        seconds = self._app.settings.attempt_seconds[account.dialect]
         began = time.monotonic()
         until = min(began + seconds, self._deadline)
         model = self._request.upstream_model
         async with AsyncExitStack() as opened:
             opened.enter_context(
-                self._house.health.call(account.account_name, model, began, account.credential)
+                self._app.health.call(account.account_name, model, began, account.credential)
             )
             attempt = await opened.enter_async_context(
-                self._house.upstream.attempt(call, self._order.spool, account.proxy)
+                self._app.upstream.attempt(call, self._order.spool, account.proxy)
             )
             ending, answer = await self._open(attempt, account, call, until, note, reread=reread)
             if answer is not None:
@@ -287,7 +287,7 @@ class Attempts:
             draft.upstream_ms = (draft.upstream_ms or 0) + note.upstream_ms
         note.status = answer.status
         if account.dialect == "codex":
-            self._house.budgets.learn(account, answer.headers, time.monotonic(), time.time())
+            self._app.budgets.learn(account, answer.headers, time.monotonic(), time.time())
         if self._is_usable(answer, call):
             outcome = Outcome(Stage.ANSWER, account.dialect, answer.status)
             return Ending(account, outcome, note), answer
@@ -349,7 +349,7 @@ class Attempts:
 
     def _cool(self, ending: Ending, began: float) -> None:
         """Remember what a call that began at ``began`` says about its account."""
-        health, account, step = self._house.health, ending.account, ending.step
+        health, account, step = self._app.health, ending.account, ending.step
         model = self._request.upstream_model
         if step.action is Action.DELIVER:
             health.succeed(account.account_name, model, began)

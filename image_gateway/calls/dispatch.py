@@ -10,7 +10,7 @@ from typing import Final
 
 from image_gateway.calls.attempts import LEAST_SECONDS, Attempts, Ending, Order
 from image_gateway.calls.delivery import Desk
-from image_gateway.context import House
+from image_gateway.context import AppContext
 from image_gateway.core import headers
 from image_gateway.core.errors import Refusal
 from image_gateway.core.model import Account
@@ -27,8 +27,8 @@ _UNREACHABLE_RETRY_SECONDS: Final = 5.0
 class Dispatch:
     """One request's search; its time began when its body was complete."""
 
-    def __init__(self, house: House, desk: Desk, order: Order) -> None:
-        self._house = house
+    def __init__(self, app: AppContext, desk: Desk, order: Order) -> None:
+        self._app = app
         self._desk = desk
         self._request = order.request
         self._grant = order.grant
@@ -36,8 +36,8 @@ class Dispatch:
         self._session = headers.session(order.client) or own
         self._has_started = False
         self._waited = 0.0
-        self._deadline = time.monotonic() + house.settings.total_seconds
-        self.attempts = Attempts(house, desk, order, self._deadline)
+        self._deadline = time.monotonic() + app.settings.total_seconds
+        self.attempts = Attempts(app, desk, order, self._deadline)
 
     def __repr__(self) -> str:
         return f"<Dispatch {self.attempts!r}>"
@@ -46,7 +46,7 @@ class Dispatch:
         """The ending that decides what the client gets.  Raises ``Refusal``, where it is none of an
         upstream's, and ``ClientLeftError``.
         """
-        able = routing.able(self._grant, self._request, self._house.catalogue)
+        able = routing.able(self._grant, self._request, self._app.catalogue)
         self._rank(able)
         admitted = self._admit()
         self._desk.draft.wait_ms = 0
@@ -54,11 +54,11 @@ class Dispatch:
             return await self._search(able)
         finally:
             if not self._desk.draft.attempts:
-                self._house.starts.withdraw(self._grant.key.key_id, admitted)
+                self._app.starts.withdraw(self._grant.key.key_id, admitted)
 
     def _admit(self) -> float:
         key, now = self._grant.key, time.monotonic()
-        wait = self._house.starts.admit(key.key_id, key.min_start_interval_ms, now)
+        wait = self._app.starts.admit(key.key_id, key.min_start_interval_ms, now)
         if wait > 0:
             raise self._too_early(wait)
         return now
@@ -81,9 +81,9 @@ class Dispatch:
                 break
             with lease:
                 account = self._grant.accounts[lease.account_name]
-                if not routing.is_usable(account, self._request.upstream_model, self._house.now()):
+                if not routing.is_usable(account, self._request.upstream_model, self._app.now()):
                     # It began to cool down while we waited: nothing was started.
-                    lease.undo_start(self._house.starts)
+                    lease.undo_start(self._app.starts)
                     self._has_started = bool(failed)
                     continue
                 ending = await self.attempts.ask(account)
@@ -95,17 +95,17 @@ class Dispatch:
 
     def _rank(self, accounts: Sequence[Account]) -> Sequence[Account]:
         """Those that can be asked now, best first; raises ``Refusal``."""
-        model, state = self._request.upstream_model, self._house.now()
+        model, state = self._request.upstream_model, self._app.now()
         usable = routing.usable(accounts, model, state)
         return routing.order(usable, self._grant.key, model, state, self._session)
 
     async def _slot(self, ranked: Sequence[Account]) -> Lease:
         """A slot of the best account that has one; raises ``Refusal`` when the wait is over."""
         began = time.monotonic()
-        patience = self._house.settings.slot_wait_seconds - self._waited
+        patience = self._app.settings.slot_wait_seconds - self._waited
         seconds = min(patience, self._deadline - LEAST_SECONDS - began)
         try:
-            lease = await self._house.slots.slot(
+            lease = await self._app.slots.slot(
                 self._grant.key, ranked, seconds, starts=not self._has_started
             )
         except EarlyError as early:

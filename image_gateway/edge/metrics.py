@@ -60,7 +60,7 @@ class Now:
 
 
 class Metrics:
-    """One process's metrics; ``look`` tells what is."""
+    """One process's metrics; ``read_gauges`` gives the values at this moment."""
 
     def __init__(self, look: Callable[[], Now]) -> None:
         self._registry = CollectorRegistry()

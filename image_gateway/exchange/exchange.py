@@ -24,7 +24,7 @@ from typing import Final, Literal
 from image_gateway.calls.attempts import Ending, Order
 from image_gateway.calls.delivery import Desk, Rest
 from image_gateway.calls.dispatch import Dispatch
-from image_gateway.context import House
+from image_gateway.context import AppContext
 from image_gateway.core import errors, headers
 from image_gateway.core.errors import Refusal, Source
 from image_gateway.core.model import Grant, Key
@@ -56,16 +56,16 @@ Way = Endpoint | Literal["responses"]
 class Exchange:
     """One request to an image path, from its headers to its record."""
 
-    def __init__(self, house: House, downstream: Downstream, draft: record.Draft) -> None:
-        self._house = house
+    def __init__(self, app: AppContext, downstream: Downstream, draft: record.Draft) -> None:
+        self._app = app
         self._downstream = downstream
         self._draft = draft
         self._began = time.monotonic()
-        self._reception = Reception(house, downstream, draft)
+        self._reception = Reception(app, downstream, draft)
         self._dispatch: Dispatch | None = None
         self._stream: EventStream | None = None
         self._rest: Rest | None = None
-        self._flight = house.board.begin(draft, self._began)
+        self._flight = app.board.begin(draft, self._began)
         self._kept = ExitStack()
 
     def __repr__(self) -> str:
@@ -119,7 +119,7 @@ class Exchange:
         except UnavailableError:
             raise _control_plane_unavailable() from None
         access.check_key(key)
-        with self._take_key(key), self._house.spools.open() as spool:
+        with self._take_key(key), self._app.spools.open() as spool:
             parsed = await self._reception.image(endpoint, path_model, key, spool)
             await self._forward(key, parsed, spool)
         await self._finish()
@@ -129,7 +129,7 @@ class Exchange:
             key: Key | None = await self._find_key()
         except UnavailableError:
             key = None  # text does not wait for our Postgres
-        with self._house.spools.open() as spool:
+        with self._app.spools.open() as spool:
             if not await self._is_intent(key, spool):
                 await self._pass_to_text_api(spool)
                 return
@@ -153,7 +153,7 @@ class Exchange:
         if secret is None:
             raise errors.missing_key()
         try:
-            key = await self._house.control_plane.key(secret)
+            key = await self._app.control_plane.key(secret)
         finally:
             self._draft.auth_ms = _ms(began)
         if key is None:
@@ -162,7 +162,7 @@ class Exchange:
         return key
 
     def _take_key(self, key: Key) -> Slot:
-        slot = self._house.key_slots.take(key.key_id, key.max_concurrency)
+        slot = self._app.key_slots.take(key.key_id, key.max_concurrency)
         if slot is None:
             raise Refusal(
                 "key_concurrency",
@@ -181,28 +181,28 @@ class Exchange:
     # -- the way to an account -------------------------------------------------------------------
 
     async def _forward(self, key: Key, parsed: AnyRequest, spool: Spool) -> None:
-        house = self._house
+        app = self._app
         if parsed.stream:
-            self._stream = EventStream(self._downstream, house.settings.keepalive_seconds)
+            self._stream = EventStream(self._downstream, app.settings.keepalive_seconds)
         async with self._downstream.watch():
             grant = await self._grant(key)
             desk = Desk(
                 self._downstream,
                 self._stream,
                 self._draft,
-                house.spools,
+                app.spools,
                 self._kept,
-                house.settings.upstream_idle_seconds,
+                app.settings.upstream_idle_seconds,
             )
             order = Order(parsed, grant, self._downstream.headers, spool)
-            self._dispatch = Dispatch(house, desk, order)
+            self._dispatch = Dispatch(app, desk, order)
             ending = await self._dispatch.run()
             self._conclude(ending, self._dispatch.attempts.rest)
 
     async def _grant(self, key: Key) -> Grant:
         began = time.monotonic()
         try:
-            return await self._house.control_plane.grant(key)
+            return await self._app.control_plane.grant(key)
         except UnavailableError:
             raise _control_plane_unavailable() from None
         finally:
@@ -210,7 +210,7 @@ class Exchange:
 
     async def _pass_to_text_api(self, spool: Spool) -> None:
         """What asks for no picture goes on as it came."""
-        text_api, downstream, began = self._house.text_api, self._downstream, time.monotonic()
+        text_api, downstream, began = self._app.text_api, self._downstream, time.monotonic()
         if text_api is None:
             raise _not_an_image_request(is_encoded=self._reception.is_encoded)
         self._flight.is_text = True
@@ -330,9 +330,9 @@ class Exchange:
         draft.request_bytes = self._downstream.request_bytes
         draft.response_bytes = self._downstream.response_bytes
         draft.total_ms = _ms(self._began)
-        self._house.board.end(self._flight, datetime.now(UTC))
-        self._house.metrics.observe(draft)
-        self._house.logs.put(record.build(draft))
+        self._app.board.end(self._flight, datetime.now(UTC))
+        self._app.metrics.observe(draft)
+        self._app.logs.put(record.build(draft))
 
 
 def draining() -> Refusal:

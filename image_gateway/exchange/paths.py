@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from starlette.routing import Route, Router
 
-from image_gateway.context import House
+from image_gateway.context import AppContext
 from image_gateway.core import headers
 from image_gateway.core.errors import Refusal
 from image_gateway.core.records import record
@@ -43,10 +43,10 @@ RESPONSES: Final = ("/v1/responses", "/responses", "/backend-api/codex/responses
 class Paths:
     """The ASGI application of the image port."""
 
-    def __init__(self, house: House, is_draining: Callable[[], bool]) -> None:
-        self._house = house
+    def __init__(self, app: AppContext, is_draining: Callable[[], bool]) -> None:
+        self._app = app
         self._is_draining = is_draining
-        settings = house.settings
+        settings = app.settings
         self._limits = Limits(
             settings.max_request_bytes,
             settings.body_seconds,
@@ -91,14 +91,14 @@ class Paths:
             time=datetime.now(UTC),
             request_id=request_id,
             client_address=headers.client_address(
-                downstream.peer, downstream.headers, self._house.settings.trusted_proxies
+                downstream.peer, downstream.headers, self._app.settings.trusted_proxies
             ),
             endpoint=endpoint,
             path=scope["path"],
         )
         if self._is_draining():
             way = draining()
-        await Exchange(self._house, downstream, draft).run(way, path_model)
+        await Exchange(self._app, downstream, draft).run(way, path_model)
 
     async def _unknown(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.exchange(scope, receive, send, _unknown_path(scope["path"]))

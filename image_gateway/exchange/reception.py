@@ -8,7 +8,7 @@ shows otherwise, and may be a long conversation: while it comes only its signs a
 import time
 from typing import Final
 
-from image_gateway.context import House
+from image_gateway.context import AppContext
 from image_gateway.core import headers
 from image_gateway.core.codec import multipart
 from image_gateway.core.errors import Refusal
@@ -30,8 +30,8 @@ _OVERLOADED_RETRY_SECONDS: Final = 5.0
 class Reception:
     """One request's body; every method raises ``Refusal`` and ``ClientLeftError``."""
 
-    def __init__(self, house: House, downstream: Downstream, draft: record.Draft) -> None:
-        self._house = house
+    def __init__(self, app: AppContext, downstream: Downstream, draft: record.Draft) -> None:
+        self._app = app
         self._downstream = downstream
         self._draft = draft
 
@@ -50,16 +50,16 @@ class Reception:
         """The body of an image call."""
         sink = self._intake(spool)
         await self._read(sink)
-        house = self._house
-        given = sink.close(house.catalogue, takes_pictures=endpoint == "edits")
+        app = self._app
+        given = sink.close(app.catalogue, takes_pictures=endpoint == "edits")
         rules = request.Rules(
-            house.catalogue,
-            house.settings.default_model,
+            app.catalogue,
+            app.settings.default_model,
             key.model_map,
-            house.settings.forward_parameters,
+            app.settings.forward_parameters,
         )
         parsed = request.parse(endpoint, given, rules, path_model)
-        self._draft.note_request(parsed, house.prompt_key)
+        self._draft.note_request(parsed, app.prompt_key)
         access.check_model(key, parsed.model)
         return parsed
 
@@ -76,9 +76,9 @@ class Reception:
         """What an image intent asks for, once its body is here."""
         self._check_encoding()
         body, lifted = await intake.reread(spool)
-        default_model = self._house.settings.default_model
+        default_model = self._app.settings.default_model
         parsed = intent.parse(body, lifted, key.model_map, default_model)
-        self._draft.note_intent(parsed, self._house.prompt_key)
+        self._draft.note_intent(parsed, self._app.prompt_key)
         for model in (parsed.model, *parsed.tool_models):
             access.check_model(key, model)
         return parsed
@@ -102,7 +102,7 @@ class Reception:
             raise Refusal("unsupported_media_type", "Send the body without a `content-encoding`.")
 
     def _intake(self, spool: Spool) -> Intake:
-        settings = self._house.settings
+        settings = self._app.settings
         self._check_encoding()
         content_type = self._downstream.headers.get("content-type")
         match headers.media_type(content_type):

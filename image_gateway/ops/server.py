@@ -14,7 +14,7 @@ import orjson
 from starlette.routing import Route, Router
 
 from image_gateway import __version__
-from image_gateway.context import House
+from image_gateway.context import AppContext
 from image_gateway.core.errors import Refusal
 from image_gateway.edge import metrics
 from image_gateway.edge.client.downstream import ClientLeftError, Downstream, Limits
@@ -42,30 +42,30 @@ class _Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def look(house: House) -> Now:
+def read_gauges(app: AppContext) -> Now:
     """What is at this moment, as far as it is known; asks nobody."""
-    accounts, age = house.control_plane.known_accounts()
-    state = house.now()
+    accounts, age = app.control_plane.known_accounts()
+    state = app.now()
     return Now(
         version=__version__,
-        since=house.since.timestamp(),
+        since=app.since.timestamp(),
         accounts=tuple(
             AccountNow(
                 name,
-                survey.condition(house, account, state),
-                house.slots.in_use(name),
+                survey.condition(app, account, state),
+                app.slots.in_use(name),
                 account.image_max_concurrency,
             )
             for name, account in sorted(accounts.items())
         ),
-        waiting=house.slots.waiting,
-        phases=house.board.phases(),
-        slots_shared=house.slots.is_shared,
-        bytes_in_flight=house.spools.memory.used + house.spools.disk.used,
-        control_plane_up=not house.control_plane.is_away,
-        notify=house.control_plane.listening,
+        waiting=app.slots.waiting,
+        phases=app.board.phases(),
+        slots_shared=app.slots.is_shared,
+        bytes_in_flight=app.spools.memory.used + app.spools.disk.used,
+        control_plane_up=not app.control_plane.is_away,
+        notify=app.control_plane.listening,
         grant_age_seconds=age,
-        log_records_lost=house.logs.lost,
+        log_records_lost=app.logs.lost,
     )
 
 
@@ -82,8 +82,8 @@ class OpsListener(Listener):
 class Ops:
     """The ASGI application of the ops port."""
 
-    def __init__(self, house: House, is_accepting: Callable[[], bool]) -> None:
-        self._house = house
+    def __init__(self, app: AppContext, is_accepting: Callable[[], bool]) -> None:
+        self._app = app
         self._is_accepting = is_accepting
         self._limits = Limits(1, 1.0, 1.0, SEND_SECONDS)
         pages: Mapping[str, Callable[[], Awaitable[_Answer]]] = {
@@ -106,18 +106,18 @@ class Ops:
         await self._router(scope, receive, send)
 
     async def _metrics(self) -> _Answer:
-        return _Answer(200, metrics.CONTENT_TYPE, self._house.metrics.text())
+        return _Answer(200, metrics.CONTENT_TYPE, self._app.metrics.text())
 
     async def _ready(self) -> _Answer:
-        found = await survey.readiness(self._house, accepting=self._is_accepting())
+        found = await survey.readiness(self._app, accepting=self._is_accepting())
         return _Answer(200 if found.ready else 503, _JSON, orjson.dumps(found))
 
     async def _status(self) -> _Answer:
-        found = await survey.survey(self._house, accepting=self._is_accepting())
+        found = await survey.survey(self._app, accepting=self._is_accepting())
         return _Answer(200, _HTML, page.page(found), page.HEADERS)
 
     async def _status_json(self) -> _Answer:
-        found = await survey.survey(self._house, accepting=self._is_accepting())
+        found = await survey.survey(self._app, accepting=self._is_accepting())
         return _Answer(200, _JSON, orjson.dumps(found, option=orjson.OPT_UTC_Z))
 
     async def _unknown(self) -> _Answer:

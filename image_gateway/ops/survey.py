@@ -1,11 +1,11 @@
-"""What is at this moment, gathered from the house: readiness, accounts, calls."""
+"""What is at this moment, gathered from the application's context: readiness, accounts, calls."""
 
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 from image_gateway import __version__
-from image_gateway.context import House
+from image_gateway.context import AppContext
 from image_gateway.core.model import Account
 from image_gateway.core.records.status import (
     AccountTold,
@@ -18,69 +18,69 @@ from image_gateway.core.routing import routing
 from image_gateway.edge.postgres.cache import UnavailableError
 
 
-async def survey(house: House, *, accepting: bool) -> Status:
+async def survey(app: AppContext, *, accepting: bool) -> Status:
     """All that ``/status.json`` tells; asks the control plane where what is known has expired."""
-    ready = await readiness(house, accepting=accepting)
-    now, wall, board = time.monotonic(), datetime.now(UTC), house.board
-    accounts, _ = house.control_plane.known_accounts()
-    waiting = house.slots.waiting
+    ready = await readiness(app, accepting=accepting)
+    now, wall, board = time.monotonic(), datetime.now(UTC), app.board
+    accounts, _ = app.control_plane.known_accounts()
+    waiting = app.slots.waiting
     return Status(
         time=wall,
-        since=house.since,
+        since=app.since,
         readiness=ready,
-        accounts=_accounts(house, accounts),
+        accounts=_accounts(app, accounts),
         waiting=WaitingTold(waiting, board.longest_wait(now) if waiting else None),
         in_flight=board.in_flight(now),
-        bytes_in_flight=house.spools.memory.used + house.spools.disk.used,
-        log_records_lost=house.logs.lost,
+        bytes_in_flight=app.spools.memory.used + app.spools.disk.used,
+        log_records_lost=app.logs.lost,
         last_hour=board.last_hour(wall),
         last_errors=board.errors(),
         last_client_errors=board.client_errors(),
     )
 
 
-async def readiness(house: House, *, accepting: bool) -> Readiness:
+async def readiness(app: AppContext, *, accepting: bool) -> Readiness:
     """Whether it would serve a call, or why not."""
     reasons = [] if accepting else ["this instance is stopping, or not up yet"]
-    reasons += await _missing(house)
-    _, age = house.control_plane.known_accounts()
-    host, port = house.settings.ops_bind
+    reasons += await _missing(app)
+    _, age = app.control_plane.known_accounts()
+    host, port = app.settings.ops_bind
     return Readiness(
         ready=not reasons,
         reasons=tuple(reasons),
         version=__version__,
         instance=f"{host}:{port}",
         accepting=accepting,
-        notify=house.control_plane.listening,
-        changes_act_within_seconds=_change_seconds(house),
-        slots_shared=house.slots.is_shared,
+        notify=app.control_plane.listening,
+        changes_act_within_seconds=_change_seconds(app),
+        slots_shared=app.slots.is_shared,
         grant_age_seconds=None if age is None else round(age, 3),
     )
 
 
-def condition(house: House, account: Account, state: routing.State) -> routing.Condition:
+def condition(app: AppContext, account: Account, state: routing.State) -> routing.Condition:
     """What an account is, other processes considered."""
     found = routing.condition(account, state)
     is_usable = found in {routing.Condition.USABLE, routing.Condition.OVER_BUDGET}
     # Other processes may hold what this one was refused.
-    if is_usable and house.slots.is_taken(account.account_name):
+    if is_usable and app.slots.is_taken(account.account_name):
         return routing.Condition.FULL
     return found
 
 
-def _change_seconds(house: House) -> float | None:
-    if house.control_plane.is_away:
+def _change_seconds(app: AppContext) -> float | None:
+    if app.control_plane.is_away:
         return None
-    return 1.0 if house.control_plane.listening else house.settings.grant_ttl_seconds
+    return 1.0 if app.control_plane.listening else app.settings.grant_ttl_seconds
 
 
-async def _missing(house: House) -> list[str]:
+async def _missing(app: AppContext) -> list[str]:
     try:
-        accounts = await house.control_plane.accounts()
+        accounts = await app.control_plane.accounts()
     except UnavailableError:
         return ["the control plane cannot be read, and nothing is known that still counts"]
-    reasons = [] if await house.control_plane.keys_can_be_read() else ["keys cannot be read"]
-    state = house.now()
+    reasons = [] if await app.control_plane.keys_can_be_read() else ["keys cannot be read"]
+    state = app.now()
 
     def serves(account: Account) -> bool:
         return routing.condition(account, state) in routing.SERVING
@@ -90,29 +90,29 @@ async def _missing(house: House) -> list[str]:
     return reasons
 
 
-def _accounts(house: House, accounts: Mapping[str, Account]) -> tuple[AccountTold, ...]:
-    state = house.now()
+def _accounts(app: AppContext, accounts: Mapping[str, Account]) -> tuple[AccountTold, ...]:
+    state = app.now()
     models = state.health.models_cooling(
         {name: account.credential for name, account in accounts.items()}, state.now
     )
     return tuple(
-        _account(house, account, state, models[name]) for name, account in sorted(accounts.items())
+        _account(app, account, state, models[name]) for name, account in sorted(accounts.items())
     )
 
 
 def _account(
-    house: House, account: Account, state: routing.State, models_cooling: int
+    app: AppContext, account: Account, state: routing.State, models_cooling: int
 ) -> AccountTold:
     name, blocked_until = account.account_name, account.blocked_until
-    in_use = house.slots.in_use(name)
+    in_use = app.slots.in_use(name)
     spent = state.budgets.windows(account, state.now)
     return AccountTold(
         account_name=name,
         dialect=account.dialect,
-        condition=condition(house, account, state),
+        condition=condition(app, account, state),
         slots_in_use=in_use,
         slots_limit=account.image_max_concurrency,
-        taken_elsewhere=in_use < account.image_max_concurrency and house.slots.is_taken(name),
+        taken_elsewhere=in_use < account.image_max_concurrency and app.slots.is_taken(name),
         budget_primary_percent=spent["primary"],
         budget_secondary_percent=spent["secondary"],
         cooldown=_cooldown(account, state),

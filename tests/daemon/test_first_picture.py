@@ -1,4 +1,4 @@
-"""One request's way through the house, with the official SDK at its door."""
+"""One request's way through the gateway, with the official SDK at its door."""
 
 import json
 from typing import Any

@@ -80,7 +80,7 @@ _CLIENTS: Final = frozenset({Outcome.CLIENT_ERROR, Outcome.CLIENT_LEFT})
 
 @dataclass(eq=False, slots=True)
 class Flight:
-    """One call under way, since ``began``; ``is_text``: it goes past the house to the text API."""
+    """One call under way, since ``began``; ``is_text``: it is passed on to the text API."""
 
     draft: Draft
     began: float

@@ -16,9 +16,16 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
 
-from image_gateway.calls.conversation import RelayedResponse, WholeResponse
-from image_gateway.calls.delivery import Delivery, Desk, Drawn, Relayed, Rest, Whole
-from image_gateway.calls.gathering import Gathered
+from image_gateway.calls.delivery import (
+    BodyPassthrough,
+    Delivery,
+    Finish,
+    ResponseContext,
+    StreamPassthrough,
+    SyntheticStream,
+)
+from image_gateway.calls.fan_out import FanOut
+from image_gateway.calls.responses_api import AssembledResponse, ResponseStreamPassthrough
 from image_gateway.context import AppContext
 from image_gateway.core import dialects, errors, headers
 from image_gateway.core.dialects import Answers, Call
@@ -50,7 +57,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class AttemptResult:
     """How a call ended; ``headers`` and ``body`` are those of an answer that was no success."""
 
     account: Account
@@ -66,7 +73,7 @@ class Ending:
 
 
 @dataclass(frozen=True)
-class Order:
+class UpstreamJob:
     """What is to be served: the request, for whom, the client's headers, and the body's spool."""
 
     request: AnyRequest
@@ -76,51 +83,53 @@ class Order:
 
 
 class Attempts:
-    """One request's calls.  ``rest`` is what a success leaves for the client."""
+    """One request's calls.  ``finish`` is what a success leaves for the client."""
 
-    def __init__(self, app: AppContext, desk: Desk, order: Order, deadline: float) -> None:
+    def __init__(
+        self, app: AppContext, context: ResponseContext, job: UpstreamJob, deadline: float
+    ) -> None:
         self._app = app
-        self._desk = desk
-        self._order = order
-        self._request = order.request
+        self._context = context
+        self._job = job
+        self._request = job.request
         self._deadline = deadline
-        self._making: Gathered | WholeResponse | None = None
+        self._making: FanOut | AssembledResponse | None = None
         self._is_last = True
-        self.rest: Rest | None = None
+        self.finish: Finish | None = None
 
     def __repr__(self) -> str:
-        return f"<Attempts {len(self._desk.draft.attempts)}>"
+        return f"<Attempts {len(self._context.draft.attempts)}>"
 
     @property
     def time_is_left(self) -> bool:
         """Whether a further call would be in time."""
         return self._deadline - time.monotonic() >= LEAST_SECONDS
 
-    async def ask(self, account: Account) -> Ending:
+    async def ask(self, account: Account) -> AttemptResult:
         """Ask an account until it decides, or as often as it wants to be asked.
 
         The account's slot is the caller's.  Raises ``ClientLeftError``.
         """
         for again in reversed(range(account.same_account_retries + 1)):
             self._is_last = again == 0
-            ending = await self._ask_signed(account)
-            if self._is_last or ending.step.action is not Action.NEXT:
+            result = await self._ask_signed(account)
+            if self._is_last or result.step.action is not Action.NEXT:
                 break
             if not self.time_is_left:
                 self._is_last = True
-                self._cool(ending, time.monotonic())
+                self._cool(result, time.monotonic())
                 break
             # An upstream that is a pool itself: its next member may do better.
-            ending.note.action = Action.RETRY
+            result.note.action = Action.RETRY
             await asyncio.sleep(AGAIN_SECONDS)
-        return ending
+        return result
 
-    async def _ask_signed(self, account: Account) -> Ending:
+    async def _ask_signed(self, account: Account) -> AttemptResult:
         """Twice at most: once more where the account's credential was renewed meanwhile."""
         began = time.monotonic()
-        ending = await self._ask_once(account, reread=False)
-        if ending.step.action is not Action.REREAD:
-            return ending
+        result = await self._ask_once(account, reread=False)
+        if result.step.action is not Action.REREAD:
+            return result
         renewed = await self._app.control_plane.reread(account.account_name, began)
         if (
             renewed is not None
@@ -129,61 +138,61 @@ class Attempts:
             and self.time_is_left
         ):
             return await self._ask_once(renewed, reread=True)
-        return self._refused(ending)
+        return self._refused(result)
 
-    def salvage(self) -> Rest | None:
+    def salvage(self) -> Finish | None:
         """What is left for the client where all calls had to end before they were done."""
         if self._making is None or not self._making.pictures:
             return None
         self._making.conclude()
-        return self._making.rest
+        return self._making.finish
 
-    def _refused(self, ending: Ending) -> Ending:
+    def _refused(self, result: AttemptResult) -> AttemptResult:
         """A refused credential for which no other was found."""
-        ending = replace(ending, outcome=replace(ending.outcome, reread=True))
-        ending.note.action = ending.step.action
-        self._cool(ending, time.monotonic())
-        return ending
+        result = replace(result, outcome=replace(result.outcome, reread=True))
+        result.note.action = result.step.action
+        self._cool(result, time.monotonic())
+        return result
 
-    async def _ask_once(self, account: Account, *, reread: bool) -> Ending:
+    async def _ask_once(self, account: Account, *, reread: bool) -> AttemptResult:
         request, settings = self._request, self._app.settings
         route = capability.choose(account, request)
         if isinstance(route, capability.Gap):
             raise TypeError("an account was asked for what it cannot do")
-        context = dialects.Context(
+        encode_context = dialects.EncodeContext(
             settings.codex_base_url, settings.codex_client_version, secrets.token_hex(16)
         )
-        call = dialects.encode(request, route, account, self._order.client, context)
+        call = dialects.encode(request, route, account, self._job.client, encode_context)
         if call.answers is Answers.RESPONSE_EVENTS and isinstance(request, ImageRequest):
-            return await self._gather(account, request, call, reread=reread)
+            return await self._ask_all(account, request, call, reread=reread)
         return await self._call(account, call, reread=reread)
 
     # -- several calls for one request -----------------------------------------------------------
 
-    async def _gather(
+    async def _ask_all(
         self, account: Account, request: ImageRequest, call: Call, *, reread: bool
-    ) -> Ending:
+    ) -> AttemptResult:
         """As many calls as pictures are wanted, on as many slots as are free.
 
         The first call goes alone until its upstream has accepted it: whatever would refuse it would
         refuse the others.  Then the others take what slots are free, and a slot whose call has made
         its picture serves for the next one.
         """
-        key = self._order.grant.key
-        self._making = gathered = Gathered(self._desk, request)
+        key = self._job.grant.key
+        self._making = fan_out = FanOut(self._context, request)
         accepted = asyncio.Event()
-        endings: list[Ending] = []
+        results: list[AttemptResult] = []
         wanted = request.count
 
         async def work(lease: Lease | None = None) -> None:
             nonlocal wanted
             while wanted > 0 and (lease is None or self.time_is_left):
                 wanted -= 1
-                ending = await self._call(account, call, gathered, accepted, reread=reread)
-                endings.append(ending)
-                if ending.step.action in {Action.NEXT, Action.REREAD}:
+                result = await self._call(account, call, fan_out, accepted, reread=reread)
+                results.append(result)
+                if result.step.action in {Action.NEXT, Action.REREAD}:
                     wanted = 0  # the account would refuse the others, too
-                if ending.step.action is not Action.DELIVER or not self.time_is_left:
+                if result.step.action is not Action.DELIVER or not self.time_is_left:
                     break
             accepted.set()
             if lease is not None:
@@ -194,7 +203,7 @@ class Attempts:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(work())
                     await accepted.wait()
-                    for _ in range(0 if endings else wanted):
+                    for _ in range(0 if results else wanted):
                         try:
                             lease = await self._app.slots.slot(key, [account], 0)
                         except BusyError:
@@ -203,12 +212,12 @@ class Attempts:
             except BaseExceptionGroup as found:
                 # One says it all: the client left, or a mistake of ours that all of them made.
                 raise found.exceptions[0] from None
-        self.rest = self.salvage()
-        decisive = failover.weightiest([each.step for each in endings])
-        for index, ending in enumerate(endings):
-            if ending.step.action is Action.REREAD and index != decisive:
-                self._refused(ending)
-        return endings[decisive]
+        self.finish = self.salvage()
+        decisive = failover.weightiest([each.step for each in results])
+        for index, result in enumerate(results):
+            if result.step.action is Action.REREAD and index != decisive:
+                self._refused(result)
+        return results[decisive]
 
     # -- one call --------------------------------------------------------------------------------
 
@@ -216,13 +225,13 @@ class Attempts:
         self,
         account: Account,
         call: Call,
-        gathered: Gathered | None = None,
+        fan_out: FanOut | None = None,
         accepted: asyncio.Event | None = None,
         *,
         reread: bool,
-    ) -> Ending:
+    ) -> AttemptResult:
         """One call, and its answer delivered as far as it goes."""
-        draft, stream = self._desk.draft, self._desk.stream
+        draft, stream = self._context.draft, self._context.stream
         note = record.Attempt(account.account_name, account.dialect, stage=Stage.CONNECT)
         draft.attempts.append(note)
         draft.account_name, draft.dialect = account.account_name, account.dialect
@@ -238,26 +247,26 @@ class Attempts:
                 self._app.health.call(account.account_name, model, began, account.credential)
             )
             attempt = await opened.enter_async_context(
-                self._app.upstream.attempt(call, self._order.spool, account.proxy)
+                self._app.upstream.attempt(call, self._job.spool, account.proxy)
             )
-            ending, answer = await self._open(attempt, account, call, until, note, reread=reread)
+            result, answer = await self._open(attempt, account, call, until, note, reread=reread)
             if answer is not None:
                 if accepted is not None:
                     accepted.set()
-                way = gathered or self._way(answer)
+                way = fan_out or self._way(answer)
                 try:
                     outcome = await way.take(answer, account.dialect, until)
                 finally:
-                    note.stage = Stage.STREAM if self._desk.has_begun else Stage.ANSWER
-                ending = replace(ending, outcome=replace(outcome, reread=reread))
-                self.rest = way.rest
-            outcome, step = ending.outcome, ending.step
+                    note.stage = Stage.STREAM if self._context.has_begun else Stage.ANSWER
+                result = replace(result, outcome=replace(outcome, reread=reread))
+                self.finish = way.finish
+            outcome, step = result.outcome, result.step
             note.stage = Stage.STREAM if outcome.usable else outcome.stage
             note.action = step.action
             note.error_code = outcome.reason or record.upstream_code(outcome.error)
             draft.may_be_billed |= step.may_be_billed
-            self._cool(ending, began)
-            return ending
+            self._cool(result, began)
+            return result
 
     async def _open(
         self,
@@ -268,29 +277,29 @@ class Attempts:
         note: record.Attempt,
         *,
         reread: bool,
-    ) -> tuple[Ending, Answer | None]:
+    ) -> tuple[AttemptResult, Answer | None]:
         """Send a call; gives its answer where that promises to be what was asked for."""
         began = time.monotonic()
         try:
             answer = await attempt.open(until - began)
         except UnsentError as error:
             outcome = Outcome(Stage.CONNECT, account.dialect, reason=str(error))
-            return Ending(account, outcome, note), None
+            return AttemptResult(account, outcome, note), None
         except LostError as error:
             outcome = Outcome(Stage.SENT, account.dialect, reason=str(error))
-            return Ending(account, outcome, note), None
+            return AttemptResult(account, outcome, note), None
         finally:
             if attempt.connected:
                 note.stage = Stage.SENT
             note.upstream_ms = round((time.monotonic() - began) * 1000)
-            draft = self._desk.draft
+            draft = self._context.draft
             draft.upstream_ms = (draft.upstream_ms or 0) + note.upstream_ms
         note.status = answer.status
         if account.dialect == "codex":
             self._app.budgets.learn(account, answer.headers, time.monotonic(), time.time())
         if self._is_usable(answer, call):
             outcome = Outcome(Stage.ANSWER, account.dialect, answer.status)
-            return Ending(account, outcome, note), answer
+            return AttemptResult(account, outcome, note), answer
         return await self._read_failure(account, answer, note, reread=reread), None
 
     def _is_usable(self, answer: Answer, call: Call) -> bool:
@@ -310,28 +319,30 @@ class Attempts:
         return 200 <= answer.status < 300 and kind in wanted[call.answers] and plain
 
     def _way(self, answer: Answer) -> Delivery:
-        desk, request, stream = self._desk, self._request, self._desk.stream
+        context, request, stream = self._context, self._request, self._context.stream
         if isinstance(request, IntentRequest):
             if stream is not None:
-                return RelayedResponse(desk, stream)
-            self._making = WholeResponse(desk)
+                return ResponseStreamPassthrough(context, stream)
+            self._making = AssembledResponse(context)
             return self._making
         if stream is None:
-            return Whole(desk, request)
+            return BodyPassthrough(context, request)
         if headers.media_type(answer.headers.get("content-type")) == _EVENTS:
-            return Relayed(desk, stream, request)
-        return Drawn(desk, stream, request)
+            return StreamPassthrough(context, stream, request)
+        return SyntheticStream(context, stream, request)
 
     async def _read_failure(
         self, account: Account, answer: Answer, note: record.Attempt, *, reread: bool
-    ) -> Ending:
+    ) -> AttemptResult:
         """What an answer says that is no success."""
         if 200 <= answer.status < 300:
-            return Ending(account, Outcome(Stage.ANSWER, account.dialect, answer.status), note)
+            return AttemptResult(
+                account, Outcome(Stage.ANSWER, account.dialect, answer.status), note
+            )
         if answer.status == _PROXY_REFUSED and account.proxy is not None:
             # The proxy speaks for itself; what it refused did not reach the upstream.
             outcome = Outcome(Stage.CONNECT, account.dialect, reason="ProxyRefused")
-            return Ending(account, outcome, note)
+            return AttemptResult(account, outcome, note)
         body = await answer.read(_ERROR_BYTES, _ERROR_SECONDS)
         error = errors.read_upstream_error(body)
         outcome = Outcome(
@@ -345,17 +356,17 @@ class Attempts:
             challenge=headers.media_type(answer.headers.get("content-type")) == "text/html",
             reread=reread,
         )
-        return Ending(account, outcome, note, answer.headers, body)
+        return AttemptResult(account, outcome, note, answer.headers, body)
 
-    def _cool(self, ending: Ending, began: float) -> None:
+    def _cool(self, result: AttemptResult, began: float) -> None:
         """Remember what a call that began at ``began`` says about its account."""
-        health, account, step = self._app.health, ending.account, ending.step
+        health, account, step = self._app.health, result.account, result.step
         model = self._request.upstream_model
         if step.action is Action.DELIVER:
             health.succeed(account.account_name, model, began)
         elif step.cooling is not None and self._is_last:
             now = time.monotonic()
-            cause = Cause(ending.note.status, ending.note.error_code)
+            cause = Cause(result.note.status, result.note.error_code)
             seconds = health.cool(
                 account.account_name, model, step.cooling, now, account.credential, cause
             )
@@ -363,17 +374,17 @@ class Attempts:
                 "account %s cools down for %.0f s: status %s, code %s, request %s",
                 account.account_name,
                 seconds,
-                ending.note.status,
-                ending.note.error_code,
-                self._desk.draft.request_id,
+                result.note.status,
+                result.note.error_code,
+                self._context.draft.request_id,
             )
         elif step.action is Action.NEXT and self._is_last:
             # An overload, a 5xx, or no connection: the next call may ask it again.
             _log.warning(
                 "account %s failed at %s: status %s, code %s, request %s",
                 account.account_name,
-                ending.note.stage,
-                ending.note.status,
-                ending.note.error_code,
-                self._desk.draft.request_id,
+                result.note.stage,
+                result.note.status,
+                result.note.error_code,
+                self._context.draft.request_id,
             )

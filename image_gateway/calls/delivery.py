@@ -3,13 +3,13 @@ was asked for.
 
 | asked for | came | way |
 |---|---|---|
-| an answer | an Images answer | ``Whole``: streamed through |
-| a stream | the Images API's events | ``Relayed``: frame by frame, as they are |
-| a stream | an Images answer | ``Drawn``: one completed event for each picture |
-| either | events of the Responses API | ``gathering.Gathered``: pictures taken out of them |
+| an answer | an Images answer | ``BodyPassthrough``: streamed through |
+| a stream | the Images API's events | ``StreamPassthrough``: frame by frame, as they are |
+| a stream | an Images answer | ``SyntheticStream``: one completed event for each picture |
+| either | events of the Responses API | ``fan_out.FanOut``: pictures taken out of them |
 
 ``take`` delivers what can be delivered and says how it ended (``failover.Outcome``); what follows
-from that is decided elsewhere.  The last bytes are not sent by it: they are left in ``rest``, for
+from that is decided elsewhere.  The last bytes are not sent by it: they are left in ``finish``, for
 when slot, connection and spool are given back.  Were they sent before, a client that calls again at
 once could find its own slot taken.
 """
@@ -35,11 +35,11 @@ from image_gateway.edge.spool import Spools
 from image_gateway.edge.upstream.event_reader import MOST_BYTES, EventReader, Keep
 from image_gateway.edge.upstream.upstream import Answer, LostError
 
-Rest = Callable[[], Awaitable[None]]
+Finish = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True)
-class Desk:
+class ResponseContext:
     """What every way works with; ``stream`` is there if the client asked for one.
 
     ``kept`` closes what must outlive an attempt; ``idle_seconds`` is the longest silence within
@@ -64,7 +64,7 @@ class Desk:
 class Delivery(Protocol):
     """One of the four ways."""
 
-    rest: Rest | None
+    finish: Finish | None
 
     async def take(self, answer: Answer, dialect: Dialect, until: float) -> Outcome:
         """Deliver an answer whose head promised the right thing; says how it ended.
@@ -108,7 +108,7 @@ def failed(answer: Answer, dialect: Dialect, found: Happening, *, sent: bool) ->
 # -- three of the four -----------------------------------------------------------------------------
 
 
-class Clock:
+class AnswerTimer:
     """When an answer began and how long it took, for the record."""
 
     def __init__(self, draft: record.Draft) -> None:
@@ -125,17 +125,17 @@ class Clock:
         self._draft.stream_ms = round((now - self._began) * 1000)
 
 
-class Whole:
+class BodyPassthrough:
     """An Images answer, streamed through and counted on its way."""
 
-    def __init__(self, desk: Desk, request: ImageRequest) -> None:
-        self._desk = desk
+    def __init__(self, context: ResponseContext, request: ImageRequest) -> None:
+        self._context = context
         self._request = request
-        self.rest: Rest | None = None
+        self.finish: Finish | None = None
 
     async def take(self, answer: Answer, dialect: Dialect, until: float) -> Outcome:
-        desk, downstream = self._desk, self._desk.downstream
-        meter, clock = record.Meter(), Clock(desk.draft)
+        context, downstream = self._context, self._context.downstream
+        meter, timer = record.Meter(), AnswerTimer(context.draft)
         urls = data_urls.DataUrls() if self._request.answer_as_url else None
         left = headers.whole(answer.headers.get("content-length"))
         sent = headers.to_client(answer.headers)
@@ -143,10 +143,10 @@ class Whole:
             sent.pop("content-length", None)
         last = b""
         try:
-            async for chunk in answer.chunks(_first_seconds(until, desk), desk.idle_seconds):
-                if not clock.begun:
+            async for chunk in answer.chunks(_first_seconds(until, context), context.idle_seconds):
+                if not timer.begun:
                     await downstream.start(answer.status, sent)
-                clock.tick()
+                timer.tick()
                 meter.feed(chunk)
                 left = None if left is None else left - len(chunk)
                 out = chunk if urls is None else urls.feed(chunk)
@@ -155,89 +155,93 @@ class Whole:
                 else:
                     await downstream.send(out)
         except (LostError, scan.ScanError) as error:
-            return lost(dialect, _reason(error), sent=clock.begun)
+            return lost(dialect, _reason(error), sent=timer.begun)
         finally:
-            is_whole = meter.close(desk.draft)
-        if not clock.begun:
+            is_whole = meter.close(context.draft)
+        if not timer.begun:
             return invalid(answer, dialect)
         if not is_whole and answer.ends_by_close:
             return lost(dialect, "CutAnswer", sent=True)
 
-        async def rest() -> None:
+        async def finish() -> None:
             await downstream.send(last)
             await downstream.finish()
 
-        self.rest = rest
+        self.finish = finish
         return delivered(answer, dialect)
 
 
-class Relayed:
+class StreamPassthrough:
     """The Images API's own events, frame by frame as they are."""
 
-    def __init__(self, desk: Desk, stream: EventStream, request: ImageRequest) -> None:
-        self._desk = desk
+    def __init__(
+        self, context: ResponseContext, stream: EventStream, request: ImageRequest
+    ) -> None:
+        self._context = context
         self._request = request
         self._stream = stream
         self._pictures = 0
         self._usage: Mapping[str, object] | None = None
-        self._clock = Clock(desk.draft)
-        self.rest: Rest | None = None
+        self._timer = AnswerTimer(context.draft)
+        self.finish: Finish | None = None
 
     async def take(self, answer: Answer, dialect: Dialect, until: float) -> Outcome:
-        desk, stream = self._desk, self._stream
+        context, stream = self._context, self._stream
         stream.name_headers(headers.to_client(answer.headers))
-        with EventReader(answer, desk.spools, Keep.FRAME, until, desk.idle_seconds) as reader:
+        with EventReader(answer, context.spools, Keep.FRAME, until, context.idle_seconds) as reader:
             while True:
                 try:
                     arrived = await reader.next()
                 except LostError as error:
-                    return lost(dialect, str(error), sent=self._clock.begun)
+                    return lost(dialect, str(error), sent=self._timer.begun)
                 if arrived is None:
                     break
                 with ExitStack() as closing:
                     closing.enter_context(arrived)
                     found = events.read_image_event(arrived.event)
                     if found.kind is Kind.FAILURE:
-                        return failed(answer, dialect, found, sent=self._clock.begun)
+                        return failed(answer, dialect, found, sent=self._timer.begun)
                     if arrived.event.value is None and found.kind is Kind.OTHER:
                         continue  # no JSON: an SDK would stumble over it, and miss what follows
                     self._note(found)
                     if self._pictures == self._request.count:
                         # All that was asked for is here: what it would still say is nothing.
-                        desk.kept.push(closing.pop_all())
-                        self.rest = partial(stream.finish, arrived.frame())
+                        context.kept.push(closing.pop_all())
+                        self.finish = partial(stream.finish, arrived.frame())
                         return delivered(answer, dialect)
                     await stream.send(arrived.frame())
         if not self._pictures or answer.ends_by_close:
-            return lost(dialect, "EndOfStream", sent=self._clock.begun)
-        self.rest = stream.finish
+            return lost(dialect, "EndOfStream", sent=self._timer.begun)
+        self.finish = stream.finish
         return delivered(answer, dialect)
 
     def _note(self, found: Happening) -> None:
-        self._clock.tick()
+        self._timer.tick()
         if found.kind is Kind.PICTURE:
             self._pictures += 1
             self._usage = events.add_usage(self._usage, found.usage)
-            self._desk.draft.note_answer(self._pictures, self._usage, found.picture)
+            self._context.draft.note_answer(self._pictures, self._usage, found.picture)
 
 
-class Drawn:
+class SyntheticStream:
     """A whole Images answer as a stream: one completed event for each of its pictures."""
 
-    def __init__(self, desk: Desk, stream: EventStream, request: ImageRequest) -> None:
-        self._desk = desk
+    def __init__(
+        self, context: ResponseContext, stream: EventStream, request: ImageRequest
+    ) -> None:
+        self._context = context
         self._request = request
         self._stream = stream
-        self.rest: Rest | None = None
+        self.finish: Finish | None = None
 
     async def take(self, answer: Answer, dialect: Dialect, until: float) -> Outcome:
-        desk, stream = self._desk, self._stream
+        context, stream = self._context, self._stream
         stream.name_headers(headers.to_client(answer.headers))
-        spool = desk.kept.enter_context(desk.spools.open(paid=True))
-        skeleton, clock = lifting.Skeleton(), Clock(desk.draft)
+        spool = context.kept.enter_context(context.spools.open(paid=True))
+        skeleton, timer = lifting.Skeleton(), AnswerTimer(context.draft)
         try:
-            async for chunk in answer.chunks(_first_seconds(until, desk), desk.idle_seconds):
-                clock.tick()
+            async for chunk in answer.chunks(_first_seconds(until, context), context.idle_seconds):
+                timer.tick()
                 skeleton.feed(chunk)
                 await spool.write(chunk)
                 if spool.size > self._request.count * MOST_BYTES:
@@ -250,18 +254,18 @@ class Drawn:
         found, usage = events.completed_events(whole, int(time.time()))
         if not found:
             return invalid(answer, dialect)
-        desk.draft.note_answer(len(found), usage, found[0])
+        context.draft.note_answer(len(found), usage, found[0])
         frames = [
             spool.hold(events.frame(self._request.endpoint, "completed", fields, skeleton.lifted))
             for fields in found
         ]
-        self.rest = partial(stream.finish, *frames)
+        self.finish = partial(stream.finish, *frames)
         return delivered(answer, dialect)
 
 
-def _first_seconds(until: float, desk: Desk) -> float:
+def _first_seconds(until: float, context: ResponseContext) -> float:
     """Headers that came late must not cost a picture that is on its way."""
-    return max(until - time.monotonic(), desk.idle_seconds)
+    return max(until - time.monotonic(), context.idle_seconds)
 
 
 def _reason(error: Exception) -> str:

@@ -8,8 +8,8 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from image_gateway.calls.attempts import LEAST_SECONDS, Attempts, Ending, Order
-from image_gateway.calls.delivery import Desk
+from image_gateway.calls.attempts import LEAST_SECONDS, AttemptResult, Attempts, UpstreamJob
+from image_gateway.calls.delivery import ResponseContext
 from image_gateway.context import AppContext
 from image_gateway.core import headers
 from image_gateway.core.errors import Refusal
@@ -27,33 +27,33 @@ _UNREACHABLE_RETRY_SECONDS: Final = 5.0
 class Dispatch:
     """One request's search; its time began when its body was complete."""
 
-    def __init__(self, app: AppContext, desk: Desk, order: Order) -> None:
+    def __init__(self, app: AppContext, context: ResponseContext, job: UpstreamJob) -> None:
         self._app = app
-        self._desk = desk
-        self._request = order.request
-        self._grant = order.grant
-        own = order.request.session if isinstance(order.request, IntentRequest) else None
-        self._session = headers.session(order.client) or own
+        self._context = context
+        self._request = job.request
+        self._grant = job.grant
+        own = job.request.session if isinstance(job.request, IntentRequest) else None
+        self._session = headers.session(job.client) or own
         self._has_started = False
         self._waited = 0.0
         self._deadline = time.monotonic() + app.settings.total_seconds
-        self.attempts = Attempts(app, desk, order, self._deadline)
+        self.attempts = Attempts(app, context, job, self._deadline)
 
     def __repr__(self) -> str:
         return f"<Dispatch {self.attempts!r}>"
 
-    async def run(self) -> Ending:
-        """The ending that decides what the client gets.  Raises ``Refusal``, where it is none of an
+    async def run(self) -> AttemptResult:
+        """The result that decides what the client gets.  Raises ``Refusal``, where it is none of an
         upstream's, and ``ClientLeftError``.
         """
         able = routing.able(self._grant, self._request, self._app.catalogue)
         self._rank(able)
         admitted = self._admit()
-        self._desk.draft.wait_ms = 0
+        self._context.draft.wait_ms = 0
         try:
             return await self._search(able)
         finally:
-            if not self._desk.draft.attempts:
+            if not self._context.draft.attempts:
                 self._app.starts.withdraw(self._grant.key.key_id, admitted)
 
     def _admit(self) -> float:
@@ -70,14 +70,14 @@ class Dispatch:
             retry_after=seconds,
         )
 
-    async def _search(self, left: Sequence[Account]) -> Ending:
-        failed: list[Ending] = []
-        hindrance: Refusal | None = None
+    async def _search(self, left: Sequence[Account]) -> AttemptResult:
+        failed: list[AttemptResult] = []
+        last_refusal: Refusal | None = None
         while left and (not failed or self.attempts.time_is_left):
             try:
                 lease = await self._slot(self._rank(left))
             except Refusal as refusal:
-                hindrance = refusal
+                last_refusal = refusal
                 break
             with lease:
                 account = self._grant.accounts[lease.account_name]
@@ -86,12 +86,12 @@ class Dispatch:
                     lease.undo_start(self._app.starts)
                     self._has_started = bool(failed)
                     continue
-                ending = await self.attempts.ask(account)
-            if ending.step.action is not Action.NEXT:
-                return ending
-            failed.append(ending)
+                result = await self.attempts.ask(account)
+            if result.step.action is not Action.NEXT:
+                return result
+            failed.append(result)
             left = [each for each in left if each is not account]
-        return self._most_telling(failed, hindrance)
+        return self._most_telling(failed, last_refusal)
 
     def _rank(self, accounts: Sequence[Account]) -> Sequence[Account]:
         """Those that can be asked now, best first; raises ``Refusal``."""
@@ -117,23 +117,25 @@ class Dispatch:
             return lease
         finally:
             self._waited += time.monotonic() - began
-            self._desk.draft.wait_ms = round(self._waited * 1000)
+            self._context.draft.wait_ms = round(self._waited * 1000)
 
-    def _most_telling(self, failed: Sequence[Ending], hindrance: Refusal | None) -> Ending:
+    def _most_telling(
+        self, failed: Sequence[AttemptResult], last_refusal: Refusal | None
+    ) -> AttemptResult:
         """No account is left: the most telling upstream answer, else what kept us from one."""
-        draft = self._desk.draft
-        best = failover.most_telling([ending.outcome for ending in failed])
+        draft = self._context.draft
+        best = failover.most_telling([result.outcome for result in failed])
         if best is not None:
             account = failed[best].account
             draft.account_name, draft.dialect = account.account_name, account.dialect
             return failed[best]
         draft.account_name = draft.dialect = None
-        if hindrance is not None and hindrance.code in _PASSING:
-            raise hindrance
-        if any(ending.outcome.stage is Stage.CONNECT for ending in failed):
+        if last_refusal is not None and last_refusal.code in _PASSING:
+            raise last_refusal
+        if any(result.outcome.stage is Stage.CONNECT for result in failed):
             raise Refusal(
                 "upstream_unreachable",
                 "No connection to any upstream could be made; nothing was sent. Try again.",
                 retry_after=_UNREACHABLE_RETRY_SECONDS,
             )
-        raise hindrance or routing.no_credentials()
+        raise last_refusal or routing.no_credentials()

@@ -21,8 +21,8 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Final, Literal
 
-from image_gateway.calls.attempts import Ending, Order
-from image_gateway.calls.delivery import Desk, Rest
+from image_gateway.calls.attempts import AttemptResult, UpstreamJob
+from image_gateway.calls.delivery import Finish, ResponseContext
 from image_gateway.calls.dispatch import Dispatch
 from image_gateway.context import AppContext
 from image_gateway.core import errors, headers
@@ -64,7 +64,7 @@ class Exchange:
         self._reception = Reception(app, downstream, draft)
         self._dispatch: Dispatch | None = None
         self._stream: EventStream | None = None
-        self._rest: Rest | None = None
+        self._finish: Finish | None = None
         self._flight = app.board.begin(draft, self._began)
         self._kept = ExitStack()
 
@@ -122,7 +122,7 @@ class Exchange:
         with self._take_key(key), self._app.spools.open() as spool:
             parsed = await self._reception.image(endpoint, path_model, key, spool)
             await self._forward(key, parsed, spool)
-        await self._finish()
+        await self._send_rest()
 
     async def _serve_responses(self) -> None:
         try:
@@ -139,7 +139,7 @@ class Exchange:
             with self._take_key(key):
                 parsed = await self._reception.intent(key, spool)
                 await self._forward(key, parsed, spool)
-        await self._finish()
+        await self._send_rest()
 
     async def _is_intent(self, key: Key | None, spool: Spool) -> bool:
         """Whether the body asks for a picture; it lies in the spool then, whatever it is."""
@@ -172,11 +172,11 @@ class Exchange:
             )
         return slot
 
-    async def _finish(self) -> None:
-        if self._rest is None:
+    async def _send_rest(self) -> None:
+        if self._finish is None:
             self._downstream.break_off()
         else:
-            await self._rest()
+            await self._finish()
 
     # -- the way to an account -------------------------------------------------------------------
 
@@ -186,7 +186,7 @@ class Exchange:
             self._stream = EventStream(self._downstream, app.settings.keepalive_seconds)
         async with self._downstream.watch():
             grant = await self._grant(key)
-            desk = Desk(
+            context = ResponseContext(
                 self._downstream,
                 self._stream,
                 self._draft,
@@ -194,10 +194,10 @@ class Exchange:
                 self._kept,
                 app.settings.upstream_idle_seconds,
             )
-            order = Order(parsed, grant, self._downstream.headers, spool)
-            self._dispatch = Dispatch(app, desk, order)
-            ending = await self._dispatch.run()
-            self._conclude(ending, self._dispatch.attempts.rest)
+            job = UpstreamJob(parsed, grant, self._downstream.headers, spool)
+            self._dispatch = Dispatch(app, context, job)
+            result = await self._dispatch.run()
+            self._conclude(result, self._dispatch.attempts.finish)
 
     async def _grant(self, key: Key) -> Grant:
         began = time.monotonic()
@@ -233,42 +233,42 @@ class Exchange:
         except LostError:
             raise Refusal("upstream_cut", "The text API's answer broke off.") from None
 
-    def _conclude(self, ending: Ending, rest: Rest | None) -> None:
+    def _conclude(self, result: AttemptResult, finish: Finish | None) -> None:
         """What the client gets of the call that decides; raises ``Refusal``."""
-        step = ending.step
+        step = result.step
         if step.action is Action.DELIVER:
-            self._rest = rest
-        elif step.action is Action.END and rest is not None:
+            self._finish = finish
+        elif step.action is Action.END and finish is not None:
             # The client has heard of it in the upstream's own words.
-            self._note_failure(ending)
-            self._rest = rest
+            self._note_failure(result)
+            self._finish = finish
         elif step.action is Action.REPLACE and step.code is not None:
             raise failover.replacement(step.code)
-        elif step.action in {Action.RETURN, Action.NEXT} or ending.outcome.told:
-            self._pass_on(ending)
+        elif step.action in {Action.RETURN, Action.NEXT} or result.outcome.told:
+            self._pass_on(result)
         else:
             raise failover.replacement("upstream_cut")
 
     # -- answers ---------------------------------------------------------------------------------
 
-    def _pass_on(self, ending: Ending) -> None:
+    def _pass_on(self, result: AttemptResult) -> None:
         """An upstream's error, in its own words, without what is nobody's business."""
-        outcome, account = ending.outcome, ending.account
+        outcome, account = result.outcome, result.account
         status = outcome.status or 502
         body = errors.scrub(
-            errors.passed_on(status, ending.body, outcome.error),
+            errors.passed_on(status, result.body, outcome.error),
             [*account.secrets(), account.account_name],
         )
-        sent = headers.to_client_with_error(ending.headers)
+        sent = headers.to_client_with_error(result.headers)
         if outcome.wait is not None and not headers.RETRY & set(sent):
             sent |= errors.retry_headers(outcome.wait)
-        if not ending.step.retry:
+        if not result.step.retry:
             sent["x-should-retry"] = "false"
-        self._note_failure(ending)
-        self._rest = partial(self._answer, status, sent, body)
+        self._note_failure(result)
+        self._finish = partial(self._answer, status, sent, body)
 
-    def _note_failure(self, ending: Ending) -> None:
-        outcome = ending.outcome
+    def _note_failure(self, result: AttemptResult) -> None:
+        outcome = result.outcome
         code = record.upstream_code(outcome.error) or f"upstream_{outcome.status or 502}"
         self._draft.note_failure(code, Source.UPSTREAM)
 
@@ -286,9 +286,9 @@ class Exchange:
         not may come again.
         """
         self._note_unfinished()
-        rest = None if self._dispatch is None else self._dispatch.attempts.salvage()
-        if rest is not None:
-            await rest()
+        finish = None if self._dispatch is None else self._dispatch.attempts.salvage()
+        if finish is not None:
+            await finish()
         elif self._flight.is_text:
             await self._refuse(
                 Refusal(

@@ -15,16 +15,16 @@ from image_gateway.core.dialects import (
     codex_responses,
     openai,
 )
-from image_gateway.core.dialects.call import Answers, Call, Context
+from image_gateway.core.dialects.call import Answers, Call, EncodeContext
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account
 from image_gateway.core.request.intent import AnyRequest, IntentRequest
 from image_gateway.core.request.request import ImageRequest
 from image_gateway.core.routing.capability import Route
 
-__all__ = ["Answers", "Call", "Context", "encode"]
+__all__ = ["Answers", "Call", "EncodeContext", "encode"]
 
-_Encode = Callable[[ImageRequest, Account, Headers, Context], Call]
+_Encode = Callable[[ImageRequest, Account, Headers, EncodeContext], Call]
 
 _IMAGES: Final[Mapping[Route, _Encode]] = {
     Route.CODEX_IMAGES: codex_images.encode,
@@ -35,7 +35,7 @@ _IMAGES: Final[Mapping[Route, _Encode]] = {
 
 
 def encode(
-    request: AnyRequest, route: Route, account: Account, client: Headers, context: Context
+    request: AnyRequest, route: Route, account: Account, client: Headers, context: EncodeContext
 ) -> Call:
     """The call for a request on a route of an account; ``client`` holds the headers that came."""
     if isinstance(request, IntentRequest):

@@ -9,7 +9,7 @@ import re
 from typing import Final
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-from image_gateway.core.dialects.call import Call, Context, images_call, upstream_name
+from image_gateway.core.dialects.call import Call, EncodeContext, images_call, upstream_name
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account
 from image_gateway.core.request.request import ImageRequest
@@ -27,7 +27,9 @@ _WHAT_WE_ADD: Final = re.compile(
 _FROM_CLIENT: Final = frozenset({"traceparent", "tracestate"})
 
 
-def encode(request: ImageRequest, account: Account, client: Headers, context: Context) -> Call:
+def encode(
+    request: ImageRequest, account: Account, client: Headers, context: EncodeContext
+) -> Call:
     """The call; the account must have a credential and a base URL."""
     deployment = upstream_name(request, account)
     values = {"prompt": request.prompt, **request.parameters}

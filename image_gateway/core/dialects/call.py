@@ -32,7 +32,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class EncodeContext:
     """What a call is made of beside request and account: what the settings say where the account
     says nothing, and a ``boundary`` for multipart that nobody can guess.
     """

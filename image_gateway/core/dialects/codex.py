@@ -5,7 +5,7 @@ Source: API_CONTRACT section 4, as the Codex command line sends it.
 
 from typing import Final
 
-from image_gateway.core.dialects.call import Context
+from image_gateway.core.dialects.call import EncodeContext
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account
 
@@ -24,7 +24,9 @@ _FROM_CLIENT: Final = frozenset(
 _FROM_CLIENT_PREFIXES: Final = ("x-codex-",)
 
 
-def headers(account: Account, client: Headers, context: Context, accept: str) -> dict[str, str]:
+def headers(
+    account: Account, client: Headers, context: EncodeContext, accept: str
+) -> dict[str, str]:
     """The headers of a call; the account must have a credential."""
     credential = account.signed_by()
     version = account.client_version or context.codex_client_version

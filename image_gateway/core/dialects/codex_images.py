@@ -5,13 +5,15 @@ Source: API_CONTRACT section 4.  The route never streams; an edit takes JSON onl
 
 from image_gateway.core.codec import body
 from image_gateway.core.dialects import codex
-from image_gateway.core.dialects.call import Call, Context, join, pictures, upstream_name
+from image_gateway.core.dialects.call import Call, EncodeContext, join, pictures, upstream_name
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account
 from image_gateway.core.request.request import ImageRequest
 
 
-def encode(request: ImageRequest, account: Account, client: Headers, context: Context) -> Call:
+def encode(
+    request: ImageRequest, account: Account, client: Headers, context: EncodeContext
+) -> Call:
     """The call; the account must have a credential."""
     payload: dict[str, object] = {
         "prompt": request.prompt,

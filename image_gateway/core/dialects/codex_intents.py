@@ -9,7 +9,7 @@ from typing import Final
 
 from image_gateway.core.codec import body
 from image_gateway.core.dialects import codex
-from image_gateway.core.dialects.call import Answers, Call, Context, join
+from image_gateway.core.dialects.call import Answers, Call, EncodeContext, join
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account
 from image_gateway.core.request import intent
@@ -19,7 +19,9 @@ _FOR_IMAGE_MODELS: Final = "Make the picture the user asks for with the image ge
 _FOR_OTHERS: Final = "You are a helpful assistant."
 
 
-def encode(request: IntentRequest, account: Account, client: Headers, context: Context) -> Call:
+def encode(
+    request: IntentRequest, account: Account, client: Headers, context: EncodeContext
+) -> Call:
     """The call; the account must have a credential and a main model."""
     payload = dict(request.body) | {"stream": True, "store": False}
     payload["model"] = (

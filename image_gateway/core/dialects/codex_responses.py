@@ -8,7 +8,7 @@ from typing import Final
 
 from image_gateway.core.codec import body
 from image_gateway.core.dialects import codex
-from image_gateway.core.dialects.call import Answers, Call, Context, join, upstream_name
+from image_gateway.core.dialects.call import Answers, Call, EncodeContext, join, upstream_name
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account
 from image_gateway.core.request.request import ImageRequest
@@ -19,7 +19,9 @@ _INSTRUCTIONS: Final = (
 )
 
 
-def encode(request: ImageRequest, account: Account, client: Headers, context: Context) -> Call:
+def encode(
+    request: ImageRequest, account: Account, client: Headers, context: EncodeContext
+) -> Call:
     """The call for one picture; the account must have a credential and a main model."""
     content: list[dict[str, object]] = [{"type": "input_text", "text": request.prompt}]
     content += [{"type": "input_image", "image_url": image.text} for image in request.images]

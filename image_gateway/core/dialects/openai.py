@@ -6,7 +6,7 @@ account fetches for itself, and multipart keeps its pictures as they lie in the 
 
 from typing import Final
 
-from image_gateway.core.dialects.call import Call, Context, images_call, join, upstream_name
+from image_gateway.core.dialects.call import Call, EncodeContext, images_call, join, upstream_name
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account
 from image_gateway.core.request.request import ImageRequest
@@ -15,7 +15,9 @@ BASE_URL: Final = "https://api.openai.com/v1"
 _FROM_CLIENT: Final = frozenset({"traceparent", "tracestate"})
 
 
-def encode(request: ImageRequest, account: Account, client: Headers, context: Context) -> Call:
+def encode(
+    request: ImageRequest, account: Account, client: Headers, context: EncodeContext
+) -> Call:
     """The call; the account must have a credential."""
     is_form = request.is_form and request.endpoint == "edits"
     return images_call(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from image_gateway.core import dialects
 from image_gateway.core.codec import body
-from image_gateway.core.dialects import Answers, Call, Context, codex_images
+from image_gateway.core.dialects import Answers, Call, EncodeContext, codex_images
 from image_gateway.core.dialects.call import join
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account, Credential, Secret
@@ -17,7 +17,7 @@ from image_gateway.core.routing import capability
 from image_gateway.core.routing.capability import Route
 from tests.core.builders import ACCOUNT_ID, PNG, TOKEN, account, parse, play
 
-CONTEXT = Context("https://chatgpt.com/backend-api/codex", "0.169.0", "never-used")
+CONTEXT = EncodeContext("https://chatgpt.com/backend-api/codex", "0.169.0", "never-used")
 OURS = {
     "authorization": f"Bearer {TOKEN}",
     "chatgpt-account-id": ACCOUNT_ID,

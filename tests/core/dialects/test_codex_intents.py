@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from image_gateway.core import dialects
 from image_gateway.core.codec import body, lifting, scan
-from image_gateway.core.dialects import Answers, Call, Context, codex_intents
+from image_gateway.core.dialects import Answers, Call, EncodeContext, codex_intents
 from image_gateway.core.errors import Refusal
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account
@@ -19,7 +19,7 @@ from image_gateway.core.request.intent import IntentRequest
 from image_gateway.core.routing.capability import Gap, Route, choose
 from tests.core.builders import ACCOUNT_ID, PNG, TOKEN, account, play
 
-CONTEXT = Context("https://chatgpt.com/backend-api/codex", "0.169.0", "never-used")
+CONTEXT = EncodeContext("https://chatgpt.com/backend-api/codex", "0.169.0", "never-used")
 NOBODY = Headers([])
 TOOL = {"type": "image_generation"}
 TEXT = {"model": "gpt-5", "input": [{"role": "user", "content": "a cat"}], "instructions": "draw"}

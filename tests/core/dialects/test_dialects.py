@@ -15,7 +15,7 @@ from python_multipart.multipart import parse_options_header
 from image_gateway.core import dialects
 from image_gateway.core.codec import body
 from image_gateway.core.codec.multipart import Limits, Part, Reader
-from image_gateway.core.dialects import Answers, Call, Context, azure, codex_responses, openai
+from image_gateway.core.dialects import Answers, Call, EncodeContext, azure, codex_responses, openai
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account, Credential, Secret
 from image_gateway.core.request.models import Endpoint
@@ -26,7 +26,7 @@ from tests.core.builders import ACCOUNT_ID, PNG, TOKEN, account, parse, parse_fo
 G: Endpoint = "generations"
 E: Endpoint = "edits"
 BOUNDARY = "7f3e0000b0undary"
-CONTEXT = Context("https://chatgpt.com/backend-api/codex", "0.169.0", BOUNDARY)
+CONTEXT = EncodeContext("https://chatgpt.com/backend-api/codex", "0.169.0", BOUNDARY)
 NOBODY = Headers([])
 _NEWEST = "gpt-image-2.5"
 _ADDRESS = "https://example.com/a.png"

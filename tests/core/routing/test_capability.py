@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from image_gateway.core.dialects import Call, Context, encode
+from image_gateway.core.dialects import Call, EncodeContext, encode
 from image_gateway.core.errors import Refusal
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account
@@ -22,7 +22,7 @@ E: Endpoint = "edits"
 _FORWARD = frozenset({"seed"})
 _NEWEST = "gpt-image-2.5"
 _ADDRESS = "https://example.com/a.png"
-_CONTEXT = Context("https://codex.example", "0.1.0", "b0undary")
+_CONTEXT = EncodeContext("https://codex.example", "0.1.0", "b0undary")
 
 DIRECT, RESPONSES, AZURE, OPENAI = Route
 

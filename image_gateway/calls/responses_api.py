@@ -10,7 +10,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 
-from image_gateway.calls.delivery import Clock, Desk, Rest, delivered, failed, invalid, lost
+from image_gateway.calls.delivery import (
+    AnswerTimer,
+    Finish,
+    ResponseContext,
+    delivered,
+    failed,
+    invalid,
+    lost,
+)
 from image_gateway.core import headers
 from image_gateway.core.codec import scan
 from image_gateway.core.dialects import events
@@ -23,46 +31,46 @@ from image_gateway.edge.upstream.event_reader import MOST_EVENTS_OF_TEXT, Arrive
 from image_gateway.edge.upstream.upstream import Answer, LostError
 
 
-class RelayedResponse:
+class ResponseStreamPassthrough:
     """The events, frame by frame as they are."""
 
-    def __init__(self, desk: Desk, stream: EventStream) -> None:
-        self._desk = desk
+    def __init__(self, context: ResponseContext, stream: EventStream) -> None:
+        self._context = context
         self._stream = stream
-        self._tally = _Tally(desk)
+        self._counts = _ResponseCounts(context)
         self._unsent: list[Held] = []
-        self._clock = Clock(desk.draft)
-        self.rest: Rest | None = None
+        self._timer = AnswerTimer(context.draft)
+        self.finish: Finish | None = None
 
     async def take(self, answer: Answer, dialect: Dialect, until: float) -> Outcome:
-        desk, stream = self._desk, self._stream
+        context, stream = self._context, self._stream
         stream.name_headers(headers.to_client(answer.headers))
-        with _reader(answer, desk, Keep.FRAME, until) as reader:
+        with _reader(answer, context, Keep.FRAME, until) as reader:
             while True:
                 try:
                     arrived = await reader.next()
                 except LostError as error:
-                    return lost(dialect, str(error), sent=self._clock.begun)
+                    return lost(dialect, str(error), sent=self._timer.begun)
                 if arrived is None:
-                    return lost(dialect, "EndOfStream", sent=self._clock.begun)
+                    return lost(dialect, "EndOfStream", sent=self._timer.begun)
                 found = events.read_conversation_event(arrived.event)
-                self._tally.note(found)
+                self._counts.note(found)
                 with ExitStack() as closing:
                     closing.enter_context(arrived)
-                    if found.kind is Kind.FAILURE and not self._clock.begun:
+                    if found.kind is Kind.FAILURE and not self._timer.begun:
                         return failed(answer, dialect, found, sent=False)
                     if found.kind in {Kind.OPENING, Kind.FAILURE, Kind.END}:
-                        desk.kept.push(closing.pop_all())
+                        context.kept.push(closing.pop_all())
                         self._unsent.append(arrived.frame())
                     if found.kind is Kind.OPENING:
                         continue
-                    self._clock.tick()
+                    self._timer.tick()
                     if found.kind is Kind.FAILURE:
                         # In its own words: they are those that this kind of client reads.
-                        self.rest = partial(stream.finish, *self._unsent)
+                        self.finish = partial(stream.finish, *self._unsent)
                         return failed(answer, dialect, found, sent=True)
                     if found.kind is Kind.END:
-                        self.rest = partial(stream.finish, *self._unsent)
+                        self.finish = partial(stream.finish, *self._unsent)
                         return delivered(answer, dialect)
                     await self._send(arrived.frame())
 
@@ -80,27 +88,27 @@ class _Item:
     arrived: Arrived
 
 
-class WholeResponse:
+class AssembledResponse:
     """One response, put together of its events once it is complete."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
-        self._tally = _Tally(desk)
-        self._clock = Clock(desk.draft)
+    def __init__(self, context: ResponseContext) -> None:
+        self._context = context
+        self._counts = _ResponseCounts(context)
+        self._timer = AnswerTimer(context.draft)
         self._items: list[_Item] = []
         self._response: _Item | None = None
-        self.rest: Rest | None = None
+        self.finish: Finish | None = None
 
     @property
     def pictures(self) -> int:
         """Made so far."""
-        return self._tally.pictures
+        return self._counts.pictures
 
     async def take(self, answer: Answer, dialect: Dialect, until: float) -> Outcome:
-        desk = self._desk
-        with _reader(answer, desk, Keep.DATA, until) as reader:
+        context = self._context
+        with _reader(answer, context, Keep.DATA, until) as reader:
             outcome = await self._read(reader, answer, dialect)
-        if self.rest is None and self.pictures:
+        if self.finish is None and self.pictures:
             # What was made has been paid for; what broke after that is for the record.
             self.conclude()
             return replace(delivered(answer, dialect), reason=outcome.reason, error=outcome.error)
@@ -117,16 +125,16 @@ class WholeResponse:
             with ExitStack() as closing:
                 closing.enter_context(arrived)
                 found = events.read_conversation_event(arrived.event)
-                self._tally.note(found)
+                self._counts.note(found)
                 if found.kind is Kind.FAILURE:
                     return failed(answer, dialect, found, sent=False)
-                self._clock.tick()
+                self._timer.tick()
                 if self._keep(found, arrived):
-                    self._desk.kept.push(closing.pop_all())
+                    self._context.kept.push(closing.pop_all())
             if found.kind is Kind.END:
                 if self._response is None:
                     return invalid(answer, dialect)
-                self.rest = self._answer
+                self.finish = self._answer
                 return delivered(answer, dialect)
 
     def _keep(self, found: Happening, arrived: Arrived) -> bool:
@@ -143,7 +151,7 @@ class WholeResponse:
 
     def conclude(self) -> None:
         """No more will come: where the end did not, what is here has to do."""
-        if self.rest is not None:
+        if self.finish is not None:
             return
         broken = {"status": "incomplete", "incomplete_details": {"reason": "upstream_cut"}}
         if self._response is not None:
@@ -151,12 +159,12 @@ class WholeResponse:
             self._response = _Item({**known, "output": []}, self._response.arrived)
         else:
             self._response = _Item(broken, self._items[0].arrived)
-        self.rest = self._answer
+        self.finish = self._answer
 
     async def _answer(self) -> None:
         parts = self._parts()
         length = sum(part.length for part in parts)
-        downstream = self._desk.downstream
+        downstream = self._context.downstream
         sent = {"content-type": "application/json", "content-length": str(length)}
         await downstream.start(200, sent)
         for part in parts:
@@ -179,24 +187,24 @@ class WholeResponse:
         return [*parts, arrived.spool.hold(behind)]
 
 
-def _reader(answer: Answer, desk: Desk, keep: Keep, until: float) -> EventReader:
+def _reader(answer: Answer, context: ResponseContext, keep: Keep, until: float) -> EventReader:
     return EventReader(
         answer,
-        desk.spools,
+        context.spools,
         keep,
         until,
-        desk.idle_seconds,
+        context.idle_seconds,
         most_events=MOST_EVENTS_OF_TEXT,
         # A response repeats what it was asked with, its tools above all.
         limits=scan.CONVERSATION,
     )
 
 
-class _Tally:
+class _ResponseCounts:
     """What a response made, for the record."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._draft = desk.draft
+    def __init__(self, context: ResponseContext) -> None:
+        self._draft = context.draft
         self._first: Mapping[str, object] = {}
         self.pictures = 0
 

@@ -8,8 +8,8 @@ from typing import Any, cast
 
 import pytest
 
-from image_gateway.calls.conversation import WholeResponse
-from image_gateway.calls.delivery import Desk
+from image_gateway.calls.delivery import ResponseContext
+from image_gateway.calls.responses_api import AssembledResponse
 from image_gateway.core.records.record import Draft
 from image_gateway.edge.client.downstream import Downstream
 from image_gateway.edge.spool import Spools
@@ -62,14 +62,14 @@ async def test_a_process_that_ends_after_a_response_has_come_delivers_it_as_comp
         events = [*before, completed]
     with Spools(tmp_path, ROOM, ROOM) as spools, ExitStack() as kept:
         draft = Draft(datetime.now(UTC), "req_1")
-        desk = Desk(cast("Downstream", client), None, draft, spools, kept, 5.0)
-        whole = WholeResponse(desk)
+        context = ResponseContext(cast("Downstream", client), None, draft, spools, kept, 5.0)
+        whole = AssembledResponse(context)
         outcome = await whole.take(cast("Answer", Said(*events)), "codex", float("inf"))
         assert outcome.usable
         assert whole.pictures == 1
         whole.conclude()
-        assert whole.rest is not None
-        await whole.rest()
+        assert whole.finish is not None
+        await whole.finish()
     answer = json.loads(client.body)
     assert answer["status"] == "completed"
     assert [each["result"] for each in answer["output"]] == [picture()]

@@ -1,8 +1,8 @@
 """Pictures out of the events of the Responses API, over as many calls as pictures are wanted.
 
-``Gathered.take`` may run several times, at once or in turn; frames of all calls go out one at a
+``FanOut.take`` may run several times, at once or in turn; frames of all calls go out one at a
 time.  A picture that was made is delivered, even when its call, another one or the whole process
-ends before the request is done.  ``conclude`` leaves the rest.
+ends before the request is done.  ``conclude`` leaves what is still to be sent in ``finish``.
 """
 
 import time
@@ -12,7 +12,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
-from image_gateway.calls.delivery import Clock, Desk, Rest, delivered, failed, invalid, lost
+from image_gateway.calls.delivery import (
+    AnswerTimer,
+    Finish,
+    ResponseContext,
+    delivered,
+    failed,
+    invalid,
+    lost,
+)
 from image_gateway.core.codec.body import Body
 from image_gateway.core.dialects import events
 from image_gateway.core.dialects.events import Kind, ResponseReader
@@ -38,20 +46,20 @@ class _Picture:
         return self.arrived.spool.hold(body)
 
 
-class Gathered:
+class FanOut:
     """What all calls for one request have made so far."""
 
-    def __init__(self, desk: Desk, request: ImageRequest) -> None:
-        self._desk = desk
+    def __init__(self, context: ResponseContext, request: ImageRequest) -> None:
+        self._context = context
         self._request = request
         self._pictures: list[_Picture] = []
         self._usage: Mapping[str, object] | None = None
-        self._clock = Clock(desk.draft)
+        self._timer = AnswerTimer(context.draft)
         self._unsent: list[Held] = []
-        self.rest: Rest | None = None
+        self.finish: Finish | None = None
 
     def __repr__(self) -> str:
-        return f"<Gathered {len(self._pictures)} of {self._request.count}>"
+        return f"<FanOut {len(self._pictures)} of {self._request.count}>"
 
     @property
     def pictures(self) -> int:
@@ -60,10 +68,12 @@ class Gathered:
 
     async def take(self, answer: Answer, dialect: Dialect, until: float) -> Outcome:
         """The pictures of one call; says how it ended.  Raises ``ClientLeftError``."""
-        desk = self._desk
-        call = _Call(self, desk)
+        context = self._context
+        call = _Call(self, context)
         try:
-            with EventReader(answer, desk.spools, Keep.DATA, until, desk.idle_seconds) as reader:
+            with EventReader(
+                answer, context.spools, Keep.DATA, until, context.idle_seconds
+            ) as reader:
                 outcome = await call.read(reader, answer, dialect)
         finally:
             # Cancelled or not: they have been paid for.
@@ -75,12 +85,12 @@ class Gathered:
         return replace(delivered(answer, dialect), reason=outcome.reason, error=outcome.error)
 
     def _keep(self, made: list[_Picture], usage: Mapping[str, object] | None) -> None:
-        desk = self._desk
+        context = self._context
         self._usage = events.add_usage(self._usage, usage)
         for picture in made:
-            self._clock.tick()
+            self._timer.tick()
             self._pictures.append(picture)
-            desk.draft.note_answer(len(self._pictures), self._usage, self._pictures[0].fields)
+            context.draft.note_answer(len(self._pictures), self._usage, self._pictures[0].fields)
             fields = {
                 "created_at": int(time.time()),
                 **{name: v for name, v in picture.fields.items() if name != "revised_prompt"},
@@ -93,28 +103,28 @@ class Gathered:
 
     async def _send(self) -> None:
         """In a stream, every finished picture but those that end it."""
-        stream = self._desk.stream
+        stream = self._context.stream
         while stream is not None and self._unsent and self.pictures < self._request.count:
             await stream.send(self._unsent.pop(0))
 
     async def show(self, picture: Mapping[str, object], arrived: Arrived) -> bool:
         """A partial picture: sent on, and True, if the client asked for such."""
-        desk = self._desk
-        if desk.stream is None or not self._request.parameters.get("partial_images"):
+        context = self._context
+        if context.stream is None or not self._request.parameters.get("partial_images"):
             return False
-        self._clock.tick()
+        self._timer.tick()
         fields = {"created_at": int(time.time()), **picture}
         body = events.frame(self._request.endpoint, "partial_image", fields, arrived.event.lifted)
-        await desk.stream.send(arrived.spool.hold(body))
+        await context.stream.send(arrived.spool.hold(body))
         return True
 
     def conclude(self) -> None:
         """No call goes on, and at least one picture is here."""
-        stream = self._desk.stream
+        stream = self._context.stream
         if stream is not None:
-            self.rest = partial(stream.finish, *self._unsent)
+            self.finish = partial(stream.finish, *self._unsent)
         else:
-            self.rest = self._answer
+            self.finish = self._answer
 
     async def _answer(self) -> None:
         """The whole Images answer; its entries lie in spools of their own."""
@@ -130,7 +140,7 @@ class Gathered:
         parts[-1] = replace(parts[-1], body=(*parts[-1].body, behind))
         length = sum(part.length for part in parts)
         sent = {"content-type": "application/json", "content-length": str(length)}
-        downstream = self._desk.downstream
+        downstream = self._context.downstream
         await downstream.start(200, sent)
         for part in parts:
             async for piece in part.play():
@@ -141,9 +151,9 @@ class Gathered:
 class _Call:
     """The events of one call, until it ends."""
 
-    def __init__(self, gathered: Gathered, desk: Desk) -> None:
-        self._gathered = gathered
-        self._kept = desk.kept
+    def __init__(self, fan_out: FanOut, context: ResponseContext) -> None:
+        self._fan_out = fan_out
+        self._kept = context.kept
         self._shown = False
         self.made: list[_Picture] = []
         self.usage: Mapping[str, object] | None = None
@@ -167,7 +177,7 @@ class _Call:
                     # All that is still to come is the usage.
                     reader.hurry()
                 if found.kind is Kind.PARTIAL:
-                    self._shown |= await self._gathered.show(found.picture, arrived)
+                    self._shown |= await self._fan_out.show(found.picture, arrived)
                 elif found.kind is Kind.FAILURE:
                     return failed(answer, dialect, found, sent=self._shown)
                 elif found.kind is Kind.END:

@@ -34,8 +34,8 @@ from image_gateway.edge.records import logs
 from image_gateway.edge.records.logs import RequestLog, Rotation
 from image_gateway.edge.slots.waiting import Waiting
 from image_gateway.edge.spool import Spools
+from image_gateway.edge.upstream.http_client import UpstreamClient
 from image_gateway.edge.upstream.text_api import TextApi
-from image_gateway.edge.upstream.upstream import Upstream
 from image_gateway.exchange.paths import Paths
 from image_gateway.ops import server as ops
 from image_gateway.ops.server import Ops, OpsListener
@@ -146,7 +146,7 @@ async def _open_context(settings: Settings, stack: AsyncExitStack) -> AppContext
     if settings.text_api_url is not None:
         text_api = TextApi(settings.text_api_url, settings.connect_seconds)
         await stack.enter_async_context(text_api)
-    upstream = await stack.enter_async_context(Upstream(settings.connect_seconds))
+    upstream = await stack.enter_async_context(UpstreamClient(settings.connect_seconds))
     app = AppContext(
         settings=settings,
         catalogue=load_catalogue(settings),

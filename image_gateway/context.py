@@ -16,8 +16,8 @@ from image_gateway.edge.postgres.control_plane import ControlPlane
 from image_gateway.edge.records.logs import RequestLog
 from image_gateway.edge.slots.waiting import Waiting
 from image_gateway.edge.spool import Spools
+from image_gateway.edge.upstream.http_client import UpstreamClient
 from image_gateway.edge.upstream.text_api import TextApi
-from image_gateway.edge.upstream.upstream import Upstream
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class AppContext:
     settings: Settings
     catalogue: Catalogue
     control_plane: ControlPlane
-    upstream: Upstream
+    upstream: UpstreamClient
     spools: Spools
     logs: RequestLog
     metrics: Metrics

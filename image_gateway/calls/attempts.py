@@ -28,7 +28,7 @@ from image_gateway.calls.fan_out import FanOut
 from image_gateway.calls.responses_api import AssembledResponse, ResponseStreamPassthrough
 from image_gateway.context import AppContext
 from image_gateway.core import dialects, errors, headers
-from image_gateway.core.dialects import Answers, Call
+from image_gateway.core.dialects import ExpectedResponse, UpstreamRequest
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account, Grant
 from image_gateway.core.records import record
@@ -39,7 +39,12 @@ from image_gateway.core.routing.failover import Action, Outcome, Stage, Step
 from image_gateway.core.routing.health import Cause
 from image_gateway.edge.slots.waiting import BusyError, Lease
 from image_gateway.edge.spool import Spool
-from image_gateway.edge.upstream.upstream import Answer, Attempt, LostError, UnsentError
+from image_gateway.edge.upstream.http_client import (
+    LostError,
+    UnsentError,
+    UpstreamConnection,
+    UpstreamResponse,
+)
 
 LEAST_SECONDS: Final = 30.0
 """A further attempt with less time left would buy a picture that comes too late."""
@@ -162,15 +167,24 @@ class Attempts:
         encode_context = dialects.EncodeContext(
             settings.codex_base_url, settings.codex_client_version, secrets.token_hex(16)
         )
-        call = dialects.encode(request, route, account, self._job.client, encode_context)
-        if call.answers is Answers.RESPONSE_EVENTS and isinstance(request, ImageRequest):
-            return await self._ask_all(account, request, call, reread=reread)
-        return await self._call(account, call, reread=reread)
+        upstream_request = dialects.encode(
+            request, route, account, self._job.client, encode_context
+        )
+        if upstream_request.expects is ExpectedResponse.RESPONSE_EVENTS and isinstance(
+            request, ImageRequest
+        ):
+            return await self._ask_all(account, request, upstream_request, reread=reread)
+        return await self._call(account, upstream_request, reread=reread)
 
     # -- several calls for one request -----------------------------------------------------------
 
     async def _ask_all(
-        self, account: Account, request: ImageRequest, call: Call, *, reread: bool
+        self,
+        account: Account,
+        request: ImageRequest,
+        upstream_request: UpstreamRequest,
+        *,
+        reread: bool,
     ) -> AttemptResult:
         """As many calls as pictures are wanted, on as many slots as are free.
 
@@ -188,7 +202,9 @@ class Attempts:
             nonlocal wanted
             while wanted > 0 and (lease is None or self.time_is_left):
                 wanted -= 1
-                result = await self._call(account, call, fan_out, accepted, reread=reread)
+                result = await self._call(
+                    account, upstream_request, fan_out, accepted, reread=reread
+                )
                 results.append(result)
                 if result.step.action in {Action.NEXT, Action.REREAD}:
                     wanted = 0  # the account would refuse the others, too
@@ -224,7 +240,7 @@ class Attempts:
     async def _call(
         self,
         account: Account,
-        call: Call,
+        upstream_request: UpstreamRequest,
         fan_out: FanOut | None = None,
         accepted: asyncio.Event | None = None,
         *,
@@ -246,16 +262,18 @@ class Attempts:
             opened.enter_context(
                 self._app.health.call(account.account_name, model, began, account.credential)
             )
-            attempt = await opened.enter_async_context(
-                self._app.upstream.attempt(call, self._job.spool, account.proxy)
+            connection = await opened.enter_async_context(
+                self._app.upstream.connection(upstream_request, self._job.spool, account.proxy)
             )
-            result, answer = await self._open(attempt, account, call, until, note, reread=reread)
-            if answer is not None:
+            result, response = await self._open(
+                connection, account, upstream_request, until, note, reread=reread
+            )
+            if response is not None:
                 if accepted is not None:
                     accepted.set()
-                way = fan_out or self._way(answer)
+                way = fan_out or self._way(response)
                 try:
-                    outcome = await way.take(answer, account.dialect, until)
+                    outcome = await way.take(response, account.dialect, until)
                 finally:
                     note.stage = Stage.STREAM if self._context.has_begun else Stage.ANSWER
                 result = replace(result, outcome=replace(outcome, reread=reread))
@@ -270,18 +288,18 @@ class Attempts:
 
     async def _open(
         self,
-        attempt: Attempt,
+        connection: UpstreamConnection,
         account: Account,
-        call: Call,
+        upstream_request: UpstreamRequest,
         until: float,
         note: record.Attempt,
         *,
         reread: bool,
-    ) -> tuple[AttemptResult, Answer | None]:
+    ) -> tuple[AttemptResult, UpstreamResponse | None]:
         """Send a call; gives its answer where that promises to be what was asked for."""
         began = time.monotonic()
         try:
-            answer = await attempt.open(until - began)
+            response = await connection.open(until - began)
         except UnsentError as error:
             outcome = Outcome(Stage.CONNECT, account.dialect, reason=str(error))
             return AttemptResult(account, outcome, note), None
@@ -289,36 +307,36 @@ class Attempts:
             outcome = Outcome(Stage.SENT, account.dialect, reason=str(error))
             return AttemptResult(account, outcome, note), None
         finally:
-            if attempt.connected:
+            if connection.connected:
                 note.stage = Stage.SENT
             note.upstream_ms = round((time.monotonic() - began) * 1000)
             draft = self._context.draft
             draft.upstream_ms = (draft.upstream_ms or 0) + note.upstream_ms
-        note.status = answer.status
+        note.status = response.status
         if account.dialect == "codex":
-            self._app.budgets.learn(account, answer.headers, time.monotonic(), time.time())
-        if self._is_usable(answer, call):
-            outcome = Outcome(Stage.ANSWER, account.dialect, answer.status)
-            return AttemptResult(account, outcome, note), answer
-        return await self._read_failure(account, answer, note, reread=reread), None
+            self._app.budgets.learn(account, response.headers, time.monotonic(), time.time())
+        if self._is_usable(response, upstream_request):
+            outcome = Outcome(Stage.ANSWER, account.dialect, response.status)
+            return AttemptResult(account, outcome, note), response
+        return await self._read_failure(account, response, note, reread=reread), None
 
-    def _is_usable(self, answer: Answer, call: Call) -> bool:
+    def _is_usable(self, response: UpstreamResponse, upstream_request: UpstreamRequest) -> bool:
         """Whether an answer's head promises what was asked for.
 
         Who was asked for events of the Images API and answers with a whole answer has made the
         pictures all the same.
         """
-        kind = headers.media_type(answer.headers.get("content-type"))
+        kind = headers.media_type(response.headers.get("content-type"))
         wanted = {
-            Answers.JSON: {_JSON},
-            Answers.IMAGE_EVENTS: {_EVENTS, _JSON},
-            Answers.RESPONSE_EVENTS: {_EVENTS},
-            Answers.RESPONSE: {_EVENTS},
+            ExpectedResponse.JSON: {_JSON},
+            ExpectedResponse.IMAGE_EVENTS: {_EVENTS, _JSON},
+            ExpectedResponse.RESPONSE_EVENTS: {_EVENTS},
+            ExpectedResponse.RESPONSE: {_EVENTS},
         }
-        plain = answer.headers.get("content-encoding", "identity").lower() == "identity"
-        return 200 <= answer.status < 300 and kind in wanted[call.answers] and plain
+        plain = response.headers.get("content-encoding", "identity").lower() == "identity"
+        return 200 <= response.status < 300 and kind in wanted[upstream_request.expects] and plain
 
-    def _way(self, answer: Answer) -> Delivery:
+    def _way(self, response: UpstreamResponse) -> Delivery:
         context, request, stream = self._context, self._request, self._context.stream
         if isinstance(request, IntentRequest):
             if stream is not None:
@@ -327,36 +345,36 @@ class Attempts:
             return self._making
         if stream is None:
             return BodyPassthrough(context, request)
-        if headers.media_type(answer.headers.get("content-type")) == _EVENTS:
+        if headers.media_type(response.headers.get("content-type")) == _EVENTS:
             return StreamPassthrough(context, stream, request)
         return SyntheticStream(context, stream, request)
 
     async def _read_failure(
-        self, account: Account, answer: Answer, note: record.Attempt, *, reread: bool
+        self, account: Account, response: UpstreamResponse, note: record.Attempt, *, reread: bool
     ) -> AttemptResult:
         """What an answer says that is no success."""
-        if 200 <= answer.status < 300:
+        if 200 <= response.status < 300:
             return AttemptResult(
-                account, Outcome(Stage.ANSWER, account.dialect, answer.status), note
+                account, Outcome(Stage.ANSWER, account.dialect, response.status), note
             )
-        if answer.status == _PROXY_REFUSED and account.proxy is not None:
+        if response.status == _PROXY_REFUSED and account.proxy is not None:
             # The proxy speaks for itself; what it refused did not reach the upstream.
             outcome = Outcome(Stage.CONNECT, account.dialect, reason="ProxyRefused")
             return AttemptResult(account, outcome, note)
-        body = await answer.read(_ERROR_BYTES, _ERROR_SECONDS)
+        body = await response.read(_ERROR_BYTES, _ERROR_SECONDS)
         error = errors.read_upstream_error(body)
         outcome = Outcome(
             Stage.ANSWER,
             account.dialect,
-            answer.status,
+            response.status,
             error=error,
             wait=headers.named_wait(
-                answer.headers, error, time.time(), limited=answer.status == 429
+                response.headers, error, time.time(), limited=response.status == 429
             ),
-            challenge=headers.media_type(answer.headers.get("content-type")) == "text/html",
+            challenge=headers.media_type(response.headers.get("content-type")) == "text/html",
             reread=reread,
         )
-        return AttemptResult(account, outcome, note, answer.headers, body)
+        return AttemptResult(account, outcome, note, response.headers, body)
 
     def _cool(self, result: AttemptResult, began: float) -> None:
         """Remember what a call that began at ``began`` says about its account."""

@@ -33,7 +33,7 @@ from image_gateway.edge.client.downstream import Downstream
 from image_gateway.edge.client.event_stream import EventStream
 from image_gateway.edge.spool import Spools
 from image_gateway.edge.upstream.event_reader import MOST_BYTES, EventReader, Keep
-from image_gateway.edge.upstream.upstream import Answer, LostError
+from image_gateway.edge.upstream.http_client import LostError, UpstreamResponse
 
 Finish = Callable[[], Awaitable[None]]
 
@@ -66,7 +66,7 @@ class Delivery(Protocol):
 
     finish: Finish | None
 
-    async def take(self, answer: Answer, dialect: Dialect, until: float) -> Outcome:
+    async def take(self, response: UpstreamResponse, dialect: Dialect, until: float) -> Outcome:
         """Deliver an answer whose head promised the right thing; says how it ended.
 
         ``until``, on the monotonic clock, is when something must have come.  Raises
@@ -77,14 +77,14 @@ class Delivery(Protocol):
 # -- how an answer ended ---------------------------------------------------------------------------
 
 
-def delivered(answer: Answer, dialect: Dialect) -> Outcome:
+def delivered(response: UpstreamResponse, dialect: Dialect) -> Outcome:
     """All that was asked for is here, or on its way."""
-    return Outcome(Stage.ANSWER, dialect, answer.status, usable=True)
+    return Outcome(Stage.ANSWER, dialect, response.status, usable=True)
 
 
-def invalid(answer: Answer, dialect: Dialect) -> Outcome:
+def invalid(response: UpstreamResponse, dialect: Dialect) -> Outcome:
     """It is not what its head promised, or holds no picture."""
-    return Outcome(Stage.ANSWER, dialect, answer.status)
+    return Outcome(Stage.ANSWER, dialect, response.status)
 
 
 def lost(dialect: Dialect, reason: str, *, sent: bool) -> Outcome:
@@ -92,7 +92,9 @@ def lost(dialect: Dialect, reason: str, *, sent: bool) -> Outcome:
     return Outcome(Stage.STREAM if sent else Stage.SENT, dialect, reason=reason)
 
 
-def failed(answer: Answer, dialect: Dialect, found: Happening, *, sent: bool) -> Outcome:
+def failed(
+    response: UpstreamResponse, dialect: Dialect, found: Happening, *, sent: bool
+) -> Outcome:
     """An event told of an error; before anything was sent it counts like an answer's status."""
     return Outcome(
         Stage.STREAM if sent else Stage.ANSWER,
@@ -100,7 +102,7 @@ def failed(answer: Answer, dialect: Dialect, found: Happening, *, sent: bool) ->
         found.status,
         error=found.error,
         wait=headers.named_wait(
-            answer.headers, found.error, time.time(), limited=found.status == 429
+            response.headers, found.error, time.time(), limited=found.status == 429
         ),
     )
 
@@ -133,19 +135,21 @@ class BodyPassthrough:
         self._request = request
         self.finish: Finish | None = None
 
-    async def take(self, answer: Answer, dialect: Dialect, until: float) -> Outcome:
+    async def take(self, response: UpstreamResponse, dialect: Dialect, until: float) -> Outcome:
         context, downstream = self._context, self._context.downstream
         meter, timer = record.Meter(), AnswerTimer(context.draft)
         urls = data_urls.DataUrls() if self._request.answer_as_url else None
-        left = headers.whole(answer.headers.get("content-length"))
-        sent = headers.to_client(answer.headers)
+        left = headers.whole(response.headers.get("content-length"))
+        sent = headers.to_client(response.headers)
         if urls is not None:
             sent.pop("content-length", None)
         last = b""
         try:
-            async for chunk in answer.chunks(_first_seconds(until, context), context.idle_seconds):
+            async for chunk in response.chunks(
+                _first_seconds(until, context), context.idle_seconds
+            ):
                 if not timer.begun:
-                    await downstream.start(answer.status, sent)
+                    await downstream.start(response.status, sent)
                 timer.tick()
                 meter.feed(chunk)
                 left = None if left is None else left - len(chunk)
@@ -159,8 +163,8 @@ class BodyPassthrough:
         finally:
             is_whole = meter.close(context.draft)
         if not timer.begun:
-            return invalid(answer, dialect)
-        if not is_whole and answer.ends_by_close:
+            return invalid(response, dialect)
+        if not is_whole and response.ends_by_close:
             return lost(dialect, "CutAnswer", sent=True)
 
         async def finish() -> None:
@@ -168,7 +172,7 @@ class BodyPassthrough:
             await downstream.finish()
 
         self.finish = finish
-        return delivered(answer, dialect)
+        return delivered(response, dialect)
 
 
 class StreamPassthrough:
@@ -185,10 +189,12 @@ class StreamPassthrough:
         self._timer = AnswerTimer(context.draft)
         self.finish: Finish | None = None
 
-    async def take(self, answer: Answer, dialect: Dialect, until: float) -> Outcome:
+    async def take(self, response: UpstreamResponse, dialect: Dialect, until: float) -> Outcome:
         context, stream = self._context, self._stream
-        stream.name_headers(headers.to_client(answer.headers))
-        with EventReader(answer, context.spools, Keep.FRAME, until, context.idle_seconds) as reader:
+        stream.name_headers(headers.to_client(response.headers))
+        with EventReader(
+            response, context.spools, Keep.FRAME, until, context.idle_seconds
+        ) as reader:
             while True:
                 try:
                     arrived = await reader.next()
@@ -200,7 +206,7 @@ class StreamPassthrough:
                     closing.enter_context(arrived)
                     found = events.read_image_event(arrived.event)
                     if found.kind is Kind.FAILURE:
-                        return failed(answer, dialect, found, sent=self._timer.begun)
+                        return failed(response, dialect, found, sent=self._timer.begun)
                     if arrived.event.value is None and found.kind is Kind.OTHER:
                         continue  # no JSON: an SDK would stumble over it, and miss what follows
                     self._note(found)
@@ -208,12 +214,12 @@ class StreamPassthrough:
                         # All that was asked for is here: what it would still say is nothing.
                         context.kept.push(closing.pop_all())
                         self.finish = partial(stream.finish, arrived.frame())
-                        return delivered(answer, dialect)
+                        return delivered(response, dialect)
                     await stream.send(arrived.frame())
-        if not self._pictures or answer.ends_by_close:
+        if not self._pictures or response.ends_by_close:
             return lost(dialect, "EndOfStream", sent=self._timer.begun)
         self.finish = stream.finish
-        return delivered(answer, dialect)
+        return delivered(response, dialect)
 
     def _note(self, found: Happening) -> None:
         self._timer.tick()
@@ -234,13 +240,15 @@ class SyntheticStream:
         self._stream = stream
         self.finish: Finish | None = None
 
-    async def take(self, answer: Answer, dialect: Dialect, until: float) -> Outcome:
+    async def take(self, response: UpstreamResponse, dialect: Dialect, until: float) -> Outcome:
         context, stream = self._context, self._stream
-        stream.name_headers(headers.to_client(answer.headers))
+        stream.name_headers(headers.to_client(response.headers))
         spool = context.kept.enter_context(context.spools.open(paid=True))
         skeleton, timer = lifting.Skeleton(), AnswerTimer(context.draft)
         try:
-            async for chunk in answer.chunks(_first_seconds(until, context), context.idle_seconds):
+            async for chunk in response.chunks(
+                _first_seconds(until, context), context.idle_seconds
+            ):
                 timer.tick()
                 skeleton.feed(chunk)
                 await spool.write(chunk)
@@ -250,17 +258,17 @@ class SyntheticStream:
         except LostError as error:
             return lost(dialect, str(error), sent=False)
         except scan.ScanError:
-            return invalid(answer, dialect)
+            return invalid(response, dialect)
         found, usage = events.completed_events(whole, int(time.time()))
         if not found:
-            return invalid(answer, dialect)
+            return invalid(response, dialect)
         context.draft.note_answer(len(found), usage, found[0])
         frames = [
             spool.hold(events.frame(self._request.endpoint, "completed", fields, skeleton.lifted))
             for fields in found
         ]
         self.finish = partial(stream.finish, *frames)
-        return delivered(answer, dialect)
+        return delivered(response, dialect)
 
 
 def _first_seconds(until: float, context: ResponseContext) -> float:

@@ -29,7 +29,7 @@ from image_gateway.core.request.request import ImageRequest
 from image_gateway.core.routing.failover import Outcome
 from image_gateway.edge.spool import Held
 from image_gateway.edge.upstream.event_reader import Arrived, EventReader, Keep
-from image_gateway.edge.upstream.upstream import Answer, LostError
+from image_gateway.edge.upstream.http_client import LostError, UpstreamResponse
 
 MOST_PER_CALL: Final = 4
 """Pictures taken of one call, which is asked for one."""
@@ -66,15 +66,15 @@ class FanOut:
         """Made so far."""
         return len(self._pictures)
 
-    async def take(self, answer: Answer, dialect: Dialect, until: float) -> Outcome:
+    async def take(self, response: UpstreamResponse, dialect: Dialect, until: float) -> Outcome:
         """The pictures of one call; says how it ended.  Raises ``ClientLeftError``."""
         context = self._context
         call = _Call(self, context)
         try:
             with EventReader(
-                answer, context.spools, Keep.DATA, until, context.idle_seconds
+                response, context.spools, Keep.DATA, until, context.idle_seconds
             ) as reader:
-                outcome = await call.read(reader, answer, dialect)
+                outcome = await call.read(reader, response, dialect)
         finally:
             # Cancelled or not: they have been paid for.
             self._keep(call.made, call.usage)
@@ -82,7 +82,7 @@ class FanOut:
             return outcome
         await self._send()
         # What broke after that is for the record alone.
-        return replace(delivered(answer, dialect), reason=outcome.reason, error=outcome.error)
+        return replace(delivered(response, dialect), reason=outcome.reason, error=outcome.error)
 
     def _keep(self, made: list[_Picture], usage: Mapping[str, object] | None) -> None:
         context = self._context
@@ -124,9 +124,9 @@ class FanOut:
         if stream is not None:
             self.finish = partial(stream.finish, *self._unsent)
         else:
-            self.finish = self._answer
+            self.finish = self._send_response
 
-    async def _answer(self) -> None:
+    async def _send_response(self) -> None:
         """The whole Images answer; its entries lie in spools of their own."""
         before, behind = events.answer_ends(self._pictures[0].fields, self._usage, int(time.time()))
         parts: list[Held] = []
@@ -158,7 +158,9 @@ class _Call:
         self.made: list[_Picture] = []
         self.usage: Mapping[str, object] | None = None
 
-    async def read(self, reader: EventReader, answer: Answer, dialect: Dialect) -> Outcome:
+    async def read(
+        self, reader: EventReader, response: UpstreamResponse, dialect: Dialect
+    ) -> Outcome:
         """How it ended; what it made is in ``made`` whatever that was."""
         responses = ResponseReader()
         while len(self.made) < MOST_PER_CALL:
@@ -179,8 +181,8 @@ class _Call:
                 if found.kind is Kind.PARTIAL:
                     self._shown |= await self._fan_out.show(found.picture, arrived)
                 elif found.kind is Kind.FAILURE:
-                    return failed(answer, dialect, found, sent=self._shown)
+                    return failed(response, dialect, found, sent=self._shown)
                 elif found.kind is Kind.END:
                     self.usage = found.usage
                     break
-        return invalid(answer, dialect)
+        return invalid(response, dialect)

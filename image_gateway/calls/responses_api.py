@@ -28,7 +28,7 @@ from image_gateway.core.routing.failover import Outcome
 from image_gateway.edge.client.event_stream import EventStream
 from image_gateway.edge.spool import Held
 from image_gateway.edge.upstream.event_reader import MOST_EVENTS_OF_TEXT, Arrived, EventReader, Keep
-from image_gateway.edge.upstream.upstream import Answer, LostError
+from image_gateway.edge.upstream.http_client import LostError, UpstreamResponse
 
 
 class ResponseStreamPassthrough:
@@ -42,10 +42,10 @@ class ResponseStreamPassthrough:
         self._timer = AnswerTimer(context.draft)
         self.finish: Finish | None = None
 
-    async def take(self, answer: Answer, dialect: Dialect, until: float) -> Outcome:
+    async def take(self, response: UpstreamResponse, dialect: Dialect, until: float) -> Outcome:
         context, stream = self._context, self._stream
-        stream.name_headers(headers.to_client(answer.headers))
-        with _reader(answer, context, Keep.FRAME, until) as reader:
+        stream.name_headers(headers.to_client(response.headers))
+        with _reader(response, context, Keep.FRAME, until) as reader:
             while True:
                 try:
                     arrived = await reader.next()
@@ -58,7 +58,7 @@ class ResponseStreamPassthrough:
                 with ExitStack() as closing:
                     closing.enter_context(arrived)
                     if found.kind is Kind.FAILURE and not self._timer.begun:
-                        return failed(answer, dialect, found, sent=False)
+                        return failed(response, dialect, found, sent=False)
                     if found.kind in {Kind.OPENING, Kind.FAILURE, Kind.END}:
                         context.kept.push(closing.pop_all())
                         self._unsent.append(arrived.frame())
@@ -68,10 +68,10 @@ class ResponseStreamPassthrough:
                     if found.kind is Kind.FAILURE:
                         # In its own words: they are those that this kind of client reads.
                         self.finish = partial(stream.finish, *self._unsent)
-                        return failed(answer, dialect, found, sent=True)
+                        return failed(response, dialect, found, sent=True)
                     if found.kind is Kind.END:
                         self.finish = partial(stream.finish, *self._unsent)
-                        return delivered(answer, dialect)
+                        return delivered(response, dialect)
                     await self._send(arrived.frame())
 
     async def _send(self, frame: Held) -> None:
@@ -104,17 +104,19 @@ class AssembledResponse:
         """Made so far."""
         return self._counts.pictures
 
-    async def take(self, answer: Answer, dialect: Dialect, until: float) -> Outcome:
+    async def take(self, response: UpstreamResponse, dialect: Dialect, until: float) -> Outcome:
         context = self._context
-        with _reader(answer, context, Keep.DATA, until) as reader:
-            outcome = await self._read(reader, answer, dialect)
+        with _reader(response, context, Keep.DATA, until) as reader:
+            outcome = await self._read(reader, response, dialect)
         if self.finish is None and self.pictures:
             # What was made has been paid for; what broke after that is for the record.
             self.conclude()
-            return replace(delivered(answer, dialect), reason=outcome.reason, error=outcome.error)
+            return replace(delivered(response, dialect), reason=outcome.reason, error=outcome.error)
         return outcome
 
-    async def _read(self, reader: EventReader, answer: Answer, dialect: Dialect) -> Outcome:
+    async def _read(
+        self, reader: EventReader, response: UpstreamResponse, dialect: Dialect
+    ) -> Outcome:
         while True:
             try:
                 arrived = await reader.next()
@@ -127,15 +129,15 @@ class AssembledResponse:
                 found = events.read_conversation_event(arrived.event)
                 self._counts.note(found)
                 if found.kind is Kind.FAILURE:
-                    return failed(answer, dialect, found, sent=False)
+                    return failed(response, dialect, found, sent=False)
                 self._timer.tick()
                 if self._keep(found, arrived):
                     self._context.kept.push(closing.pop_all())
             if found.kind is Kind.END:
                 if self._response is None:
-                    return invalid(answer, dialect)
-                self.finish = self._answer
-                return delivered(answer, dialect)
+                    return invalid(response, dialect)
+                self.finish = self._send_response
+                return delivered(response, dialect)
 
     def _keep(self, found: Happening, arrived: Arrived) -> bool:
         """Whether an event is a part of the response."""
@@ -159,9 +161,9 @@ class AssembledResponse:
             self._response = _Item({**known, "output": []}, self._response.arrived)
         else:
             self._response = _Item(broken, self._items[0].arrived)
-        self.finish = self._answer
+        self.finish = self._send_response
 
-    async def _answer(self) -> None:
+    async def _send_response(self) -> None:
         parts = self._parts()
         length = sum(part.length for part in parts)
         downstream = self._context.downstream
@@ -187,9 +189,11 @@ class AssembledResponse:
         return [*parts, arrived.spool.hold(behind)]
 
 
-def _reader(answer: Answer, context: ResponseContext, keep: Keep, until: float) -> EventReader:
+def _reader(
+    response: UpstreamResponse, context: ResponseContext, keep: Keep, until: float
+) -> EventReader:
     return EventReader(
-        answer,
+        response,
         context.spools,
         keep,
         until,

@@ -38,7 +38,7 @@ from image_gateway.edge.client.downstream import ClientLeftError, Downstream, Dr
 from image_gateway.edge.client.event_stream import EventStream
 from image_gateway.edge.postgres.cache import UnavailableError
 from image_gateway.edge.spool import Spool
-from image_gateway.edge.upstream.upstream import LostError, UnsentError
+from image_gateway.edge.upstream.http_client import LostError, UnsentError
 from image_gateway.exchange.reception import Reception
 
 _UNAVAILABLE_RETRY_SECONDS: Final = 5.0

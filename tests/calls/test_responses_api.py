@@ -13,7 +13,7 @@ from image_gateway.calls.responses_api import AssembledResponse
 from image_gateway.core.records.record import Draft
 from image_gateway.edge.client.downstream import Downstream
 from image_gateway.edge.spool import Spools
-from image_gateway.edge.upstream.upstream import Answer
+from image_gateway.edge.upstream.http_client import UpstreamResponse
 from tests.parts.upstream import drawn, frame, picture
 
 ROOM = 2**20
@@ -64,7 +64,7 @@ async def test_a_process_that_ends_after_a_response_has_come_delivers_it_as_comp
         draft = Draft(datetime.now(UTC), "req_1")
         context = ResponseContext(cast("Downstream", client), None, draft, spools, kept, 5.0)
         whole = AssembledResponse(context)
-        outcome = await whole.take(cast("Answer", Said(*events)), "codex", float("inf"))
+        outcome = await whole.take(cast("UpstreamResponse", Said(*events)), "codex", float("inf"))
         assert outcome.usable
         assert whole.pictures == 1
         whole.conclude()

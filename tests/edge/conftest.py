@@ -20,7 +20,7 @@ from image_gateway.edge.postgres.cache import Freshness
 from image_gateway.edge.postgres.control_plane import ControlPlane
 from image_gateway.edge.slots.slot_locks import lock_key
 from image_gateway.edge.spool import Spool, Spools
-from image_gateway.edge.upstream.upstream import Upstream
+from image_gateway.edge.upstream.http_client import UpstreamClient
 from tests.edge.peer import anonymous
 from tests.parts.eventually import BOUND_SECONDS, eventually
 from tests.parts.plane import Plane
@@ -100,15 +100,15 @@ def open_control(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> OpenControl:
 
 
 @pytest.fixture
-async def edge() -> AsyncIterator[Upstream]:
-    async with Upstream(BOUND_SECONDS) as made:
+async def edge() -> AsyncIterator[UpstreamClient]:
+    async with UpstreamClient(BOUND_SECONDS) as made:
         yield made
 
 
 @pytest.fixture
-async def hasty_edge() -> AsyncIterator[Upstream]:
+async def hasty_edge() -> AsyncIterator[UpstreamClient]:
     """One that soon gives up to connect."""
-    async with Upstream(0.3) as made:
+    async with UpstreamClient(0.3) as made:
         yield made
 
 

@@ -11,8 +11,8 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from image_gateway.core.codec.body import Body
-from image_gateway.core.dialects import Call
-from image_gateway.edge.upstream.upstream import Answer, Attempt
+from image_gateway.core.dialects import UpstreamRequest
+from image_gateway.edge.upstream.http_client import UpstreamConnection, UpstreamResponse
 from tests.parts.eventually import BOUND_SECONDS, eventually
 
 TOKEN = "planted-token"
@@ -188,16 +188,16 @@ def unanswering() -> Iterator[int]:
 # -- our own end -----------------------------------------------------------------------------------
 
 
-def call(url: str, body: Body = (b'{"prompt":"a cat"}',), **headers: str) -> Call:
+def call(url: str, body: Body = (b'{"prompt":"a cat"}',), **headers: str) -> UpstreamRequest:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Call(
+    return UpstreamRequest(
         f"{url}/images/generations",
         {"content-type": "application/json", "authorization": f"Bearer {TOKEN}", **named},
         body,
     )
 
 
-async def fetch(attempt: Attempt) -> tuple[Answer, bytes]:
+async def fetch(attempt: UpstreamConnection) -> tuple[UpstreamResponse, bytes]:
     """Open, and read to the end."""
     answer = await attempt.open(BOUND_SECONDS)
     chunks = [chunk async for chunk in answer.chunks(BOUND_SECONDS, BOUND_SECONDS)]

@@ -15,16 +15,20 @@ from image_gateway.core.dialects import (
     codex_responses,
     openai,
 )
-from image_gateway.core.dialects.call import Answers, Call, EncodeContext
+from image_gateway.core.dialects.upstream_request import (
+    EncodeContext,
+    ExpectedResponse,
+    UpstreamRequest,
+)
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account
 from image_gateway.core.request.intent import AnyRequest, IntentRequest
 from image_gateway.core.request.request import ImageRequest
 from image_gateway.core.routing.capability import Route
 
-__all__ = ["Answers", "Call", "EncodeContext", "encode"]
+__all__ = ["EncodeContext", "ExpectedResponse", "UpstreamRequest", "encode"]
 
-_Encode = Callable[[ImageRequest, Account, Headers, EncodeContext], Call]
+_Encode = Callable[[ImageRequest, Account, Headers, EncodeContext], UpstreamRequest]
 
 _IMAGES: Final[Mapping[Route, _Encode]] = {
     Route.CODEX_IMAGES: codex_images.encode,
@@ -36,7 +40,7 @@ _IMAGES: Final[Mapping[Route, _Encode]] = {
 
 def encode(
     request: AnyRequest, route: Route, account: Account, client: Headers, context: EncodeContext
-) -> Call:
+) -> UpstreamRequest:
     """The call for a request on a route of an account; ``client`` holds the headers that came."""
     if isinstance(request, IntentRequest):
         return codex_intents.encode(request, account, client, context)

@@ -9,7 +9,12 @@ import re
 from typing import Final
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-from image_gateway.core.dialects.call import Call, EncodeContext, images_call, upstream_name
+from image_gateway.core.dialects.upstream_request import (
+    EncodeContext,
+    UpstreamRequest,
+    images_request,
+    upstream_name,
+)
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account
 from image_gateway.core.request.request import ImageRequest
@@ -29,7 +34,7 @@ _FROM_CLIENT: Final = frozenset({"traceparent", "tracestate"})
 
 def encode(
     request: ImageRequest, account: Account, client: Headers, context: EncodeContext
-) -> Call:
+) -> UpstreamRequest:
     """The call; the account must have a credential and a base URL."""
     deployment = upstream_name(request, account)
     values = {"prompt": request.prompt, **request.parameters}
@@ -37,7 +42,7 @@ def encode(
         values["model"] = deployment
     credential = account.signed_by()
     token = credential.token.reveal()
-    return images_call(
+    return images_request(
         url(account, deployment, request.endpoint),
         {
             **client.named(_FROM_CLIENT, ()),

@@ -5,7 +5,7 @@ Source: API_CONTRACT section 4, as the Codex command line sends it.
 
 from typing import Final
 
-from image_gateway.core.dialects.call import EncodeContext
+from image_gateway.core.dialects.upstream_request import EncodeContext
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account
 

@@ -5,7 +5,13 @@ Source: API_CONTRACT section 4.  The route never streams; an edit takes JSON onl
 
 from image_gateway.core.codec import body
 from image_gateway.core.dialects import codex
-from image_gateway.core.dialects.call import Call, EncodeContext, join, pictures, upstream_name
+from image_gateway.core.dialects.upstream_request import (
+    EncodeContext,
+    UpstreamRequest,
+    join,
+    pictures,
+    upstream_name,
+)
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account
 from image_gateway.core.request.request import ImageRequest
@@ -13,7 +19,7 @@ from image_gateway.core.request.request import ImageRequest
 
 def encode(
     request: ImageRequest, account: Account, client: Headers, context: EncodeContext
-) -> Call:
+) -> UpstreamRequest:
     """The call; the account must have a credential."""
     payload: dict[str, object] = {
         "prompt": request.prompt,
@@ -22,7 +28,7 @@ def encode(
         **request.parameters,
     }
     payload.pop("partial_images", None)  # 0, or another route would have been chosen
-    return Call(
+    return UpstreamRequest(
         url=join(account.base_url or context.codex_base_url, f"/images/{request.endpoint}"),
         headers=codex.headers(account, client, context, "application/json"),
         body=body.from_json(payload, request.texts),

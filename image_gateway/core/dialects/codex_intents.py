@@ -9,7 +9,12 @@ from typing import Final
 
 from image_gateway.core.codec import body
 from image_gateway.core.dialects import codex
-from image_gateway.core.dialects.call import Answers, Call, EncodeContext, join
+from image_gateway.core.dialects.upstream_request import (
+    EncodeContext,
+    ExpectedResponse,
+    UpstreamRequest,
+    join,
+)
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account
 from image_gateway.core.request import intent
@@ -21,7 +26,7 @@ _FOR_OTHERS: Final = "You are a helpful assistant."
 
 def encode(
     request: IntentRequest, account: Account, client: Headers, context: EncodeContext
-) -> Call:
+) -> UpstreamRequest:
     """The call; the account must have a credential and a main model."""
     payload = dict(request.body) | {"stream": True, "store": False}
     payload["model"] = (
@@ -40,11 +45,11 @@ def encode(
         payload["tool_choice"] = {"type": intent.TOOL}
     if not intent.of(payload).show_intent({}):
         raise ValueError("an image intent was lost when it was rewritten")
-    return Call(
+    return UpstreamRequest(
         url=join(account.base_url or context.codex_base_url, "/responses"),
         headers=codex.headers(account, client, context, "text/event-stream"),
         body=body.from_json(payload, request.texts),
-        answers=Answers.RESPONSE,
+        expects=ExpectedResponse.RESPONSE,
     )
 
 

@@ -8,7 +8,13 @@ from typing import Final
 
 from image_gateway.core.codec import body
 from image_gateway.core.dialects import codex
-from image_gateway.core.dialects.call import Answers, Call, EncodeContext, join, upstream_name
+from image_gateway.core.dialects.upstream_request import (
+    EncodeContext,
+    ExpectedResponse,
+    UpstreamRequest,
+    join,
+    upstream_name,
+)
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account
 from image_gateway.core.request.request import ImageRequest
@@ -21,7 +27,7 @@ _INSTRUCTIONS: Final = (
 
 def encode(
     request: ImageRequest, account: Account, client: Headers, context: EncodeContext
-) -> Call:
+) -> UpstreamRequest:
     """The call for one picture; the account must have a credential and a main model."""
     content: list[dict[str, object]] = [{"type": "input_text", "text": request.prompt}]
     content += [{"type": "input_image", "image_url": image.text} for image in request.images]
@@ -43,9 +49,9 @@ def encode(
         "stream": True,
         "store": False,
     }
-    return Call(
+    return UpstreamRequest(
         url=join(account.base_url or context.codex_base_url, "/responses"),
         headers=codex.headers(account, client, context, "text/event-stream"),
         body=body.from_json(payload, request.texts),
-        answers=Answers.RESPONSE_EVENTS,
+        expects=ExpectedResponse.RESPONSE_EVENTS,
     )

@@ -6,7 +6,13 @@ account fetches for itself, and multipart keeps its pictures as they lie in the 
 
 from typing import Final
 
-from image_gateway.core.dialects.call import Call, EncodeContext, images_call, join, upstream_name
+from image_gateway.core.dialects.upstream_request import (
+    EncodeContext,
+    UpstreamRequest,
+    images_request,
+    join,
+    upstream_name,
+)
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account
 from image_gateway.core.request.request import ImageRequest
@@ -17,10 +23,10 @@ _FROM_CLIENT: Final = frozenset({"traceparent", "tracestate"})
 
 def encode(
     request: ImageRequest, account: Account, client: Headers, context: EncodeContext
-) -> Call:
+) -> UpstreamRequest:
     """The call; the account must have a credential."""
     is_form = request.is_form and request.endpoint == "edits"
-    return images_call(
+    return images_request(
         join(account.base_url or BASE_URL, f"/images/{request.endpoint}"),
         {
             **client.named(_FROM_CLIENT, ()),

@@ -16,7 +16,7 @@ from image_gateway.core.codec.body import Span
 from image_gateway.core.codec.sse import Piece, Splitter
 from image_gateway.core.dialects.events import Event
 from image_gateway.edge.spool import Held, Spool, Spools
-from image_gateway.edge.upstream.upstream import Answer, LostError
+from image_gateway.edge.upstream.http_client import LostError, UpstreamResponse
 
 MOST_BYTES: Final = 256 * 1024 * 1024
 """One event; the largest legal one is under 150 MB (ten megapixels, uncompressed, in base64)."""
@@ -78,7 +78,7 @@ class EventReader:
 
     def __init__(  # noqa: PLR0913 - what a reader is made of
         self,
-        answer: Answer,
+        answer: UpstreamResponse,
         spools: Spools,
         keep: Keep,
         deadline: float,

@@ -16,7 +16,12 @@ from yarl import URL
 
 from image_gateway.core.codec.body import Span
 from image_gateway.edge.spool import Spool
-from image_gateway.edge.upstream.upstream import LONGEST_HEADER, LostError, SpoolBody, UnsentError
+from image_gateway.edge.upstream.http_client import (
+    LONGEST_HEADER,
+    LostError,
+    SpoolBody,
+    UnsentError,
+)
 
 Pairs = list[tuple[bytes, bytes]]
 

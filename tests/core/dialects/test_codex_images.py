@@ -9,8 +9,13 @@ from hypothesis import strategies as st
 
 from image_gateway.core import dialects
 from image_gateway.core.codec import body
-from image_gateway.core.dialects import Answers, Call, EncodeContext, codex_images
-from image_gateway.core.dialects.call import join
+from image_gateway.core.dialects import (
+    EncodeContext,
+    ExpectedResponse,
+    UpstreamRequest,
+    codex_images,
+)
+from image_gateway.core.dialects.upstream_request import join
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account, Credential, Secret
 from image_gateway.core.routing import capability
@@ -46,12 +51,12 @@ def _client(**found: str) -> Headers:
 
 def _encode(
     value: dict[str, Any], one: Account | None = None, *, edits: bool = False, **client: str
-) -> Call:
+) -> UpstreamRequest:
     request = parse(value, "edits" if edits else "generations")
     return codex_images.encode(request, one or account(), _client(**client), CONTEXT)
 
 
-def _sent(call: Call, spool: bytes = b"") -> Any:
+def _sent(call: UpstreamRequest, spool: bytes = b"") -> Any:
     return json.loads(play(call.body, spool))
 
 
@@ -127,7 +132,7 @@ def test_a_call_for_a_stream_asks_for_json_all_the_same() -> None:
     """The route never streams: what comes is turned into events for the client."""
     call = _encode({"stream": True, "partial_images": 0})
     assert _sent(call) == {"prompt": "a cat", "model": "gpt-image-2"}
-    assert call.answers is Answers.JSON
+    assert call.expects is ExpectedResponse.JSON
     assert call.headers["accept"] == "application/json"
 
 

@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 
 from image_gateway.core import dialects
 from image_gateway.core.codec import body, lifting, scan
-from image_gateway.core.dialects import Answers, Call, EncodeContext, codex_intents
+from image_gateway.core.dialects import (
+    EncodeContext,
+    ExpectedResponse,
+    UpstreamRequest,
+    codex_intents,
+)
 from image_gateway.core.errors import Refusal
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account
@@ -40,7 +45,7 @@ def _parse(value: Any, model_map: dict[str, str] | None = None) -> tuple[IntentR
 
 def _encode(
     value: Any, one: Account | None = None, model_map: dict[str, str] | None = None
-) -> tuple[Call, bytes]:
+) -> tuple[UpstreamRequest, bytes]:
     """The call, and the bytes of its body."""
     request, text = _parse(value, model_map)
     call = dialects.encode(request, Route.CODEX_RESPONSES, one or _account(), NOBODY, CONTEXT)
@@ -62,7 +67,7 @@ def _sent(
 def test_an_intent_goes_to_the_responses_route_and_wants_its_events() -> None:
     call, _ = _encode({**TEXT, "tools": [TOOL]})
     assert call.url == "https://chatgpt.com/backend-api/codex/responses"
-    assert call.answers is Answers.RESPONSE
+    assert call.expects is ExpectedResponse.RESPONSE
     assert call.headers == {
         "authorization": f"Bearer {TOKEN}",
         "chatgpt-account-id": ACCOUNT_ID,

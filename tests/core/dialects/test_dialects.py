@@ -15,7 +15,14 @@ from python_multipart.multipart import parse_options_header
 from image_gateway.core import dialects
 from image_gateway.core.codec import body
 from image_gateway.core.codec.multipart import Limits, Part, Reader
-from image_gateway.core.dialects import Answers, Call, EncodeContext, azure, codex_responses, openai
+from image_gateway.core.dialects import (
+    EncodeContext,
+    ExpectedResponse,
+    UpstreamRequest,
+    azure,
+    codex_responses,
+    openai,
+)
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account, Credential, Secret
 from image_gateway.core.request.models import Endpoint
@@ -69,7 +76,7 @@ def _json(value: dict[str, Any], endpoint: Endpoint = G, **changes: Any) -> Imag
     return parse(value, endpoint, **changes)
 
 
-def _parts(call: Call, spool: bytes = b"") -> tuple[list[Part], bytes]:
+def _parts(call: UpstreamRequest, spool: bytes = b"") -> tuple[list[Part], bytes]:
     """The parts of a multipart call, and the data of its files."""
     assert call.headers["content-type"] == f"multipart/form-data; boundary={BOUNDARY}"
     sent = play(call.body, spool)
@@ -79,7 +86,7 @@ def _parts(call: Call, spool: bytes = b"") -> tuple[list[Part], bytes]:
     return list(reader.close()), laid_down
 
 
-def _fields(call: Call, spool: bytes = b"") -> dict[str, str]:
+def _fields(call: UpstreamRequest, spool: bytes = b"") -> dict[str, str]:
     found = {
         part.name: part.text.decode() for part in _parts(call, spool)[0] if part.text is not None
     }
@@ -87,7 +94,7 @@ def _fields(call: Call, spool: bytes = b"") -> dict[str, str]:
     return found
 
 
-def _files(call: Call, spool: bytes = b"") -> list[tuple[str, str, bytes]]:
+def _files(call: UpstreamRequest, spool: bytes = b"") -> list[tuple[str, str, bytes]]:
     parts, laid_down = _parts(call, spool)
     return [
         (part.name, part.declared, laid_down[part.data.start : part.data.stop])
@@ -96,7 +103,7 @@ def _files(call: Call, spool: bytes = b"") -> list[tuple[str, str, bytes]]:
     ]
 
 
-def _value(call: Call, spool: bytes = b"") -> Any:
+def _value(call: UpstreamRequest, spool: bytes = b"") -> Any:
     assert call.headers["content-type"] == "application/json"
     sent = play(call.body, spool)
     assert body.length(call.body) == len(sent)
@@ -116,7 +123,7 @@ def _azure(**changes: Any) -> Account:
     return account(**{**plain, **changes})
 
 
-def _to_azure(request: ImageRequest, client: Headers = NOBODY, **changes: Any) -> Call:
+def _to_azure(request: ImageRequest, client: Headers = NOBODY, **changes: Any) -> UpstreamRequest:
     return azure.encode(request, _azure(**changes), client, CONTEXT)
 
 
@@ -318,11 +325,14 @@ def test_stream_goes_to_azure_only_where_it_is_true(version: str | None) -> None
     quiet, loud = {"stream": False}, {"stream": True, "partial_images": 2}
     call = _to_azure(_json(quiet), api_version=version)
     assert "stream" not in _value(call)
-    assert (call.answers, call.headers["accept"]) == (Answers.JSON, "application/json")
+    assert (call.expects, call.headers["accept"]) == (ExpectedResponse.JSON, "application/json")
     call = _to_azure(_json(loud), api_version=version)
     assert _value(call)["stream"] is True
     assert _value(call)["partial_images"] == 2
-    assert (call.answers, call.headers["accept"]) == (Answers.IMAGE_EVENTS, "text/event-stream")
+    assert (call.expects, call.headers["accept"]) == (
+        ExpectedResponse.IMAGE_EVENTS,
+        "text/event-stream",
+    )
     for request, expected in (
         (_json({**quiet, "images": [PNG]}, E), {}),
         (_json({**loud, "images": [PNG]}, E), {"stream": "true", "partial_images": "2"}),
@@ -461,7 +471,7 @@ def _openai(**changes: Any) -> Account:
     return account(**{"dialect": "openai", "credential": _KEY, **changes})
 
 
-def _to_openai(request: ImageRequest, client: Headers = NOBODY, **changes: Any) -> Call:
+def _to_openai(request: ImageRequest, client: Headers = NOBODY, **changes: Any) -> UpstreamRequest:
     return openai.encode(request, _openai(**changes), client, CONTEXT)
 
 
@@ -502,7 +512,7 @@ def test_a_generation_goes_to_openai_with_its_parameters_and_no_others() -> None
         "size": "auto",
         "user": "u",
     }
-    assert call.answers is Answers.JSON
+    assert call.expects is ExpectedResponse.JSON
 
 
 @pytest.mark.parametrize("stream", [False, None])
@@ -511,7 +521,10 @@ def test_a_stream_goes_to_openai_only_where_it_is_true(stream: object) -> None:
     call = _to_openai(_json({"stream": True, "partial_images": 0}))
     assert _value(call)["stream"] is True
     assert _value(call)["partial_images"] == 0
-    assert (call.answers, call.headers["accept"]) == (Answers.IMAGE_EVENTS, "text/event-stream")
+    assert (call.expects, call.headers["accept"]) == (
+        ExpectedResponse.IMAGE_EVENTS,
+        "text/event-stream",
+    )
 
 
 def test_an_edit_in_json_stays_json_with_every_picture_in_its_place() -> None:
@@ -540,7 +553,10 @@ def test_an_edit_as_multipart_stays_multipart() -> None:
         "size": "auto",
         "stream": "true",
     }
-    assert (call.answers, call.headers["accept"]) == (Answers.IMAGE_EVENTS, "text/event-stream")
+    assert (call.expects, call.headers["accept"]) == (
+        ExpectedResponse.IMAGE_EVENTS,
+        "text/event-stream",
+    )
 
 
 def test_a_form_for_a_generation_goes_to_openai_as_json() -> None:
@@ -562,11 +578,13 @@ def _drawing(**changes: Any) -> Account:
     return account(**{"responses_model": "gpt-5.5", **changes})
 
 
-def _to_responses(request: ImageRequest, client: Headers = NOBODY, **changes: Any) -> Call:
+def _to_responses(
+    request: ImageRequest, client: Headers = NOBODY, **changes: Any
+) -> UpstreamRequest:
     return codex_responses.encode(request, _drawing(**changes), client, CONTEXT)
 
 
-def _instructions(call: Call) -> str:
+def _instructions(call: UpstreamRequest) -> str:
     found = _value(call)["instructions"]
     assert isinstance(found, str)
     assert found
@@ -610,7 +628,7 @@ def test_a_generation_is_one_tool_call_of_a_text_model() -> None:
         "stream": True,
         "store": False,
     }
-    assert call.answers is Answers.RESPONSE_EVENTS
+    assert call.expects is ExpectedResponse.RESPONSE_EVENTS
 
 
 def test_an_edit_holds_its_pictures_in_order_and_its_mask_in_the_tool() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from image_gateway.core.dialects import Call, EncodeContext, encode
+from image_gateway.core.dialects import EncodeContext, UpstreamRequest, encode
 from image_gateway.core.errors import Refusal
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account
@@ -253,7 +253,7 @@ def _text(value: object) -> object:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _said(call: Call, route: Route) -> dict[str, Any]:
+def _said(call: UpstreamRequest, route: Route) -> dict[str, Any]:
     text = play(call.body, b"")
     if text.startswith(b"--"):
         found: dict[str, Any] = {"json": False, "pictures": text.count(b'; filename="')}

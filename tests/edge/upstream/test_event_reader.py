@@ -19,7 +19,7 @@ from image_gateway.core.dialects.events import Event
 from image_gateway.edge.spool import MEMORY_BYTES, Budget, Spool, Spools
 from image_gateway.edge.upstream import event_reader as event_reader_module
 from image_gateway.edge.upstream.event_reader import Arrived, EventReader, Keep
-from image_gateway.edge.upstream.upstream import Answer, LostError, Upstream
+from image_gateway.edge.upstream.http_client import LostError, UpstreamClient, UpstreamResponse
 from tests.edge.peer import Line, Peer, call, is_word
 from tests.parts.eventually import BOUND_SECONDS
 
@@ -78,10 +78,10 @@ async def say(line: Line, text: bytes) -> None:
         await line.send(b"%x\r\n%s\r\n" % (len(text), text))
 
 
-class Pulled(Answer):
+class Pulled(UpstreamResponse):
     """An answer of which a piece is sent only when somebody reads, so that pieces stay apart."""
 
-    def __init__(self, answer: Answer, wanted: asyncio.Semaphore) -> None:
+    def __init__(self, answer: UpstreamResponse, wanted: asyncio.Semaphore) -> None:
         super().__init__(answer._response)
         self._wanted = wanted
 
@@ -91,13 +91,15 @@ class Pulled(Answer):
 
 
 @asynccontextmanager
-async def answering(edge: Upstream, spool: Spool, script: Script) -> AsyncIterator[Answer]:
+async def answering(
+    edge: UpstreamClient, spool: Spool, script: Script
+) -> AsyncIterator[UpstreamResponse]:
     async def whole(line: Line) -> None:
         await line.request()
         await line.send(HEAD)
         await script(line)
 
-    async with Peer(whole) as peer, edge.attempt(call(peer.url), spool, None) as attempt:
+    async with Peer(whole) as peer, edge.connection(call(peer.url), spool, None) as attempt:
         yield await attempt.open(BOUND_SECONDS)
 
 
@@ -115,8 +117,8 @@ async def resets(line: Line) -> None:
 
 @asynccontextmanager
 async def in_pieces(
-    edge: Upstream, spool: Spool, pieces: Sequence[bytes], then: Script = ends
-) -> AsyncIterator[Answer]:
+    edge: UpstreamClient, spool: Spool, pieces: Sequence[bytes], then: Script = ends
+) -> AsyncIterator[UpstreamResponse]:
     """An answer in just these pieces."""
     wanted = asyncio.Semaphore(0)
 
@@ -132,7 +134,7 @@ async def in_pieces(
 
 
 def reader_of(
-    answer: Answer,
+    answer: UpstreamResponse,
     spools: Spools,
     keep: Keep = Keep.DATA,
     seconds: float = BOUND_SECONDS,
@@ -190,7 +192,7 @@ def rendered(source: random.Random) -> bytes:
 @pytest.mark.parametrize("keep", Keep)
 @pytest.mark.parametrize("seed", range(100))
 async def test_events_arrive_the_same_however_the_bytes_come(
-    edge: Upstream, spools: Spools, spool: Spool, seed: int, keep: Keep
+    edge: UpstreamClient, spools: Spools, spool: Spool, seed: int, keep: Keep
 ) -> None:
     source = random.Random(seed)
     text = rendered(source)
@@ -229,7 +231,7 @@ async def test_events_arrive_the_same_however_the_bytes_come(
 
 
 async def test_each_byte_by_itself_is_the_same_too(
-    edge: Upstream, spools: Spools, spool: Spool
+    edge: UpstreamClient, spools: Spools, spool: Spool
 ) -> None:
     text = b": hello\r\n\r\n" + b"".join(each.frame() for each in STREAM[:2])
     pieces = [bytes([byte]) for byte in text]
@@ -240,7 +242,7 @@ async def test_each_byte_by_itself_is_the_same_too(
 
 
 async def test_events_that_come_in_one_piece_are_given_one_by_one(
-    edge: Upstream, spools: Spools, spool: Spool
+    edge: UpstreamClient, spools: Spools, spool: Spool
 ) -> None:
     text = b"".join(said("e", {"n": number}).frame() for number in range(50))
     async with in_pieces(edge, spool, [text]) as answer, AsyncExitStack() as held:
@@ -261,7 +263,7 @@ async def anext_of(reader: EventReader) -> Arrived:
 
 
 async def test_an_event_arrives_when_it_is_whole_and_not_with_the_next_one(
-    edge: Upstream, spools: Spools, spool: Spool
+    edge: UpstreamClient, spools: Spools, spool: Spool
 ) -> None:
     async def script(line: Line) -> None:
         await say(line, said("first", {}).frame())
@@ -278,7 +280,7 @@ async def test_an_event_arrives_when_it_is_whole_and_not_with_the_next_one(
 )
 @pytest.mark.parametrize("keep", Keep)
 async def test_data_that_is_no_json_arrives_all_the_same_without_a_value(
-    edge: Upstream, spools: Spools, spool: Spool, data: bytes, keep: Keep
+    edge: UpstreamClient, spools: Spools, spool: Spool, data: bytes, keep: Keep
 ) -> None:
     odd, good = Said("odd", (data,)), said("good", {"a": 1})
     async with in_pieces(edge, spool, [odd.frame(), good.frame()]) as answer:
@@ -294,7 +296,7 @@ async def test_data_that_is_no_json_arrives_all_the_same_without_a_value(
     "text", [b"", b"\n\n\n", b": hello\n\n", b":\r\n\r\n:\r\n\r\n", b"event: x\n\n", b": cut"]
 )
 async def test_where_only_comments_came_no_event_arrives(
-    edge: Upstream, spools: Spools, spool: Spool, text: bytes, keep: Keep
+    edge: UpstreamClient, spools: Spools, spool: Spool, text: bytes, keep: Keep
 ) -> None:
     async with in_pieces(edge, spool, [text]) as answer:
         with reader_of(answer, spools, keep) as reader:
@@ -305,7 +307,7 @@ async def test_where_only_comments_came_no_event_arrives(
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r", b"\r\n", b"\n\n"])
 @pytest.mark.parametrize("keep", Keep)
 async def test_the_last_event_may_lack_its_blank_line(
-    edge: Upstream, spools: Spools, spool: Spool, end: bytes, keep: Keep
+    edge: UpstreamClient, spools: Spools, spool: Spool, end: bytes, keep: Keep
 ) -> None:
     first, last = said("first", {"n": 1}), said("last", {"b64_json": PICTURE})
     text = first.frame() + last.frame().rstrip(b"\n") + end
@@ -326,7 +328,7 @@ async def test_the_last_event_may_lack_its_blank_line(
 @pytest.mark.parametrize("keep", Keep)
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.99])
 async def test_an_event_that_is_cut_is_lost_and_those_before_it_are_not(
-    edge: Upstream, spools: Spools, spool: Spool, keep: Keep, share: float, then: Script
+    edge: UpstreamClient, spools: Spools, spool: Spool, keep: Keep, share: float, then: Script
 ) -> None:
     first, last = said("first", {"n": 1}), said("last", {"b64_json": PICTURE * 10})
     text = last.frame()[: int(len(last.frame()) * share)]
@@ -342,7 +344,7 @@ async def test_an_event_that_is_cut_is_lost_and_those_before_it_are_not(
 
 @pytest.mark.parametrize("then", [closes, resets])
 async def test_a_cut_between_events_is_no_end(
-    edge: Upstream, spools: Spools, spool: Spool, then: Script
+    edge: UpstreamClient, spools: Spools, spool: Spool, then: Script
 ) -> None:
     async with in_pieces(edge, spool, [said("first", {}).frame()], then) as answer:
         with reader_of(answer, spools) as reader:
@@ -358,7 +360,7 @@ NOT_BEGUN = [b"event", b":", b": ping\n", b"retry: 3000\n", b"id: 7\n", b""]
 
 @pytest.mark.parametrize("begun", BEGUN)
 async def test_silence_within_an_event_is_bounded(
-    edge: Upstream, spools: Spools, spool: Spool, begun: bytes
+    edge: UpstreamClient, spools: Spools, spool: Spool, begun: bytes
 ) -> None:
     async def script(line: Line) -> None:
         await say(line, said("first", {}).frame() + begun)
@@ -376,7 +378,7 @@ async def test_silence_within_an_event_is_bounded(
 
 @pytest.mark.parametrize("before", NOT_BEGUN)
 async def test_a_line_that_is_no_event_begins_none(
-    edge: Upstream, spools: Spools, spool: Spool, before: bytes
+    edge: UpstreamClient, spools: Spools, spool: Spool, before: bytes
 ) -> None:
     """A heartbeat without a blank line, and then silence beyond what an event may be silent."""
     go = asyncio.Event()
@@ -399,7 +401,7 @@ async def test_a_line_that_is_no_event_begins_none(
 
 
 async def test_a_heartbeat_does_not_push_the_deadline_away(
-    edge: Upstream, spools: Spools, spool: Spool
+    edge: UpstreamClient, spools: Spools, spool: Spool
 ) -> None:
     async def script(line: Line) -> None:
         while True:
@@ -421,7 +423,7 @@ async def _exhaust(reader: EventReader) -> None:
 
 @pytest.mark.parametrize("flood", [b":\n", b"id: 7\n", b"data: 1\n", b"data: 1\n\n", b"event: x\n"])
 async def test_a_flood_of_lines_or_events_comes_to_an_end(
-    edge: Upstream, spools: Spools, spool: Spool, flood: bytes
+    edge: UpstreamClient, spools: Spools, spool: Spool, flood: bytes
 ) -> None:
     async def script(line: Line) -> None:
         while True:
@@ -438,7 +440,7 @@ async def test_a_flood_of_lines_or_events_comes_to_an_end(
 
 @pytest.mark.parametrize("before", [b"", b": comment\n\n", b"data: {}\n\n"])
 async def test_silence_between_events_may_last_until_the_deadline(
-    edge: Upstream, spools: Spools, spool: Spool, before: bytes
+    edge: UpstreamClient, spools: Spools, spool: Spool, before: bytes
 ) -> None:
     go = asyncio.Event()
 
@@ -465,7 +467,7 @@ async def test_silence_between_events_may_last_until_the_deadline(
 
 @pytest.mark.parametrize("before", [b"", b": comment\n\n", b"data: {}\n\n"])
 async def test_silence_between_events_ends_with_the_deadline(
-    edge: Upstream, spools: Spools, spool: Spool, before: bytes
+    edge: UpstreamClient, spools: Spools, spool: Spool, before: bytes
 ) -> None:
     async def script(line: Line) -> None:
         await say(line, before)
@@ -481,7 +483,7 @@ async def test_silence_between_events_ends_with_the_deadline(
 
 
 async def test_comments_do_not_put_the_deadline_off(
-    edge: Upstream, spools: Spools, spool: Spool
+    edge: UpstreamClient, spools: Spools, spool: Spool
 ) -> None:
     async def script(line: Line) -> None:
         while not line.reader.at_eof():
@@ -497,7 +499,7 @@ async def test_comments_do_not_put_the_deadline_off(
 
 
 async def test_an_event_that_has_begun_may_end_after_the_deadline(
-    edge: Upstream, spools: Spools, spool: Spool
+    edge: UpstreamClient, spools: Spools, spool: Spool
 ) -> None:
     go = asyncio.Event()
 
@@ -524,7 +526,7 @@ async def test_an_event_that_has_begun_may_end_after_the_deadline(
 
 
 async def test_what_is_there_already_is_read_after_the_deadline_too(
-    edge: Upstream, spools: Spools, spool: Spool
+    edge: UpstreamClient, spools: Spools, spool: Spool
 ) -> None:
     """It was in time; only we were not."""
     text = said("first", {}).frame() + said("second", {}).frame()
@@ -551,7 +553,7 @@ class Metered(Budget):
 
 @pytest.mark.parametrize("keep", Keep)
 async def test_a_large_event_lies_on_disk_and_memory_stays_small(
-    edge: Upstream, spools: Spools, spool: Spool, keep: Keep
+    edge: UpstreamClient, spools: Spools, spool: Spool, keep: Keep
 ) -> None:
     spools.memory = memory = Metered(64 * MIB)
     picture = "A" * (3 * MIB)
@@ -581,7 +583,7 @@ async def test_a_large_event_lies_on_disk_and_memory_stays_small(
 
 
 async def test_an_event_finds_room_where_none_is_left(
-    edge: Upstream, spool: Spool, tmp_path: Path
+    edge: UpstreamClient, spool: Spool, tmp_path: Path
 ) -> None:
     """It has been paid for."""
     large = said("large", {"b64_json": "A" * (3 * MIB)})
@@ -594,7 +596,7 @@ async def test_an_event_finds_room_where_none_is_left(
 
 @pytest.mark.parametrize("keep", Keep)
 async def test_an_event_without_an_end_is_given_up(
-    edge: Upstream,
+    edge: UpstreamClient,
     spools: Spools,
     spool: Spool,
     monkeypatch: pytest.MonkeyPatch,
@@ -617,7 +619,7 @@ async def test_an_event_without_an_end_is_given_up(
 
 @pytest.mark.parametrize("size", [100, 2 * MIB])
 async def test_a_reader_that_is_cancelled_leaves_nothing(
-    edge: Upstream, spools: Spools, spool: Spool, size: int
+    edge: UpstreamClient, spools: Spools, spool: Spool, size: int
 ) -> None:
     sent = asyncio.Event()
 
@@ -643,7 +645,7 @@ async def test_a_reader_that_is_cancelled_leaves_nothing(
 
 
 async def test_a_reader_that_is_left_within_an_event_leaves_nothing(
-    edge: Upstream, spools: Spools, spool: Spool
+    edge: UpstreamClient, spools: Spools, spool: Spool
 ) -> None:
     text = said("first", {}).frame() + b'data: {"a":"' + b"A" * 100_000
     async with in_pieces(edge, spool, [text]) as answer:
@@ -658,7 +660,7 @@ async def test_a_reader_that_is_left_within_an_event_leaves_nothing(
 
 
 async def test_what_they_show_of_themselves_holds_nothing_of_an_event(
-    edge: Upstream, spools: Spools, spool: Spool
+    edge: UpstreamClient, spools: Spools, spool: Spool
 ) -> None:
     text = said("kind", {"type": "kind", "secret": "planted"}).frame() + b'data: {"a":"planted'
     async with in_pieces(edge, spool, [text]) as answer:

@@ -16,7 +16,7 @@ import pytest
 
 from image_gateway.core.model import Proxy, Secret
 from image_gateway.edge.spool import Spool
-from image_gateway.edge.upstream.upstream import LostError, UnsentError, Upstream
+from image_gateway.edge.upstream.http_client import LostError, UnsentError, UpstreamClient
 from tests.edge.peer import (
     OK,
     TOKEN,
@@ -80,14 +80,14 @@ def resolve_to_loopback(patch: pytest.MonkeyPatch, name: str) -> list[str]:
 
 @pytest.mark.parametrize("name", ["upstream.invalid", "xn--bcher-kva.invalid"])
 async def test_socks5h_sends_the_name_and_looks_nothing_up(
-    edge: Upstream, spool: Spool, monkeypatch: pytest.MonkeyPatch, name: str
+    edge: UpstreamClient, spool: Spool, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     looked_up = resolve_to_loopback(monkeypatch, name)
     async with Peer(serves) as peer:
         socks = Socks(peer.port)
         async with Peer(socks) as proxy:
             way = unsigned(proxy.port)
-            async with edge.attempt(call(f"http://{name}:8080/v1"), spool, way) as attempt:
+            async with edge.connection(call(f"http://{name}:8080/v1"), spool, way) as attempt:
                 answer, body = await fetch(attempt)
                 assert attempt.connected
     assert (answer.status, body) == (200, b"{}")
@@ -97,14 +97,14 @@ async def test_socks5h_sends_the_name_and_looks_nothing_up(
 
 
 async def test_socks5_sends_an_address_that_was_looked_up_here(
-    edge: Upstream, spool: Spool, monkeypatch: pytest.MonkeyPatch
+    edge: UpstreamClient, spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked_up = resolve_to_loopback(monkeypatch, "upstream.invalid")
     async with Peer(serves) as peer:
         socks = Socks(peer.port)
         async with Peer(socks) as proxy:
             way = unsigned(proxy.port, "socks5")
-            async with edge.attempt(call("http://upstream.invalid/v1"), spool, way) as attempt:
+            async with edge.connection(call("http://upstream.invalid/v1"), spool, way) as attempt:
                 answer, _ = await fetch(attempt)
     assert answer.status == 200
     assert socks.asked == [(IPV4, b"\x7f\0\0\1", 80)]
@@ -121,36 +121,36 @@ async def test_socks5_sends_an_address_that_was_looked_up_here(
     ],
 )
 async def test_an_address_stays_an_address(
-    edge: Upstream, spool: Spool, scheme: str, host: str, kind: int, address: bytes
+    edge: UpstreamClient, spool: Spool, scheme: str, host: str, kind: int, address: bytes
 ) -> None:
     async with Peer(serves) as peer:
         socks = Socks(peer.port)
         async with Peer(socks) as proxy:
             way = unsigned(proxy.port, scheme)
-            async with edge.attempt(call(f"http://{host}:81"), spool, way) as attempt:
+            async with edge.connection(call(f"http://{host}:81"), spool, way) as attempt:
                 assert (await fetch(attempt))[0].status == 200
     assert socks.asked == [(kind, address, 81)]
 
 
 @pytest.mark.parametrize("bound", [IPV4, NAME, IPV6])
 async def test_where_the_proxy_says_it_is_bound_is_of_no_interest(
-    edge: Upstream, spool: Spool, bound: int
+    edge: UpstreamClient, spool: Spool, bound: int
 ) -> None:
     async with Peer(serves) as peer, Peer(Socks(peer.port, bound=bound)) as proxy:
         way = unsigned(proxy.port)
-        async with edge.attempt(call("http://upstream.invalid"), spool, way) as attempt:
+        async with edge.connection(call("http://upstream.invalid"), spool, way) as attempt:
             assert (await fetch(attempt))[1] == b"{}"
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 async def test_no_name_and_no_password_is_offered_unless_the_account_has_one(
-    edge: Upstream, spool: Spool, scheme: str
+    edge: UpstreamClient, spool: Spool, scheme: str
 ) -> None:
     async with Peer(serves) as peer:
         socks = Socks(peer.port)
         async with Peer(socks) as proxy:
             way = unsigned(proxy.port, scheme)
-            async with edge.attempt(call(peer.url), spool, way) as attempt:
+            async with edge.connection(call(peer.url), spool, way) as attempt:
                 await fetch(attempt)
     assert socks.offers == [b"\0"]
     assert socks.signs == []
@@ -159,7 +159,7 @@ async def test_no_name_and_no_password_is_offered_unless_the_account_has_one(
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
 async def test_the_right_credentials_are_let_in_and_go_no_further_than_the_proxy(
-    edge: Upstream, spool: Spool, anonymous_tls: ssl.SSLContext, scheme: str, *, tls: bool
+    edge: UpstreamClient, spool: Spool, anonymous_tls: ssl.SSLContext, scheme: str, *, tls: bool
 ) -> None:
     body = bytes(range(256)) * 10_000
     got: list[tuple[bytes, bytes]] = []
@@ -173,7 +173,7 @@ async def test_the_right_credentials_are_let_in_and_go_no_further_than_the_proxy
         socks = Socks(peer.port, account=(USERNAME, PASSWORD))
         async with Peer(socks) as proxy:
             way = signed(proxy.port, scheme)
-            async with edge.attempt(call(peer.url, (body,)), spool, way) as attempt:
+            async with edge.connection(call(peer.url, (body,)), spool, way) as attempt:
                 answer, received = await fetch(attempt)
                 assert attempt.connected
             assert open_to(proxy.port) == 0
@@ -189,7 +189,7 @@ async def test_the_right_credentials_are_let_in_and_go_no_further_than_the_proxy
 
 
 async def test_each_attempt_signs_with_its_own_accounts_credentials(
-    edge: Upstream, spool: Spool
+    edge: UpstreamClient, spool: Spool
 ) -> None:
     async with Peer(serves) as peer:
         socks = Socks(peer.port, account=(USERNAME, PASSWORD))
@@ -197,7 +197,7 @@ async def test_each_attempt_signs_with_its_own_accounts_credentials(
             url = f"socks5h://127.0.0.1:{proxy.port}"
             for password, works in ((PASSWORD, True), ("another", False), (PASSWORD, True)):
                 way = Proxy(url, Secret(USERNAME), Secret(password))
-                async with edge.attempt(call(peer.url), spool, way) as attempt:
+                async with edge.connection(call(peer.url), spool, way) as attempt:
                     if works:
                         assert (await fetch(attempt))[0].status == 200
                     else:
@@ -324,7 +324,7 @@ def told(error: BaseException) -> str:
 
 @pytest.mark.parametrize("arrange", UNSENT.values(), ids=UNSENT)
 async def test_what_fails_before_the_connection_stands_was_not_sent(
-    hasty_edge: Upstream,
+    hasty_edge: UpstreamClient,
     spool: Spool,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -333,7 +333,7 @@ async def test_what_fails_before_the_connection_stands_was_not_sent(
     caplog.set_level(logging.DEBUG)
     async with AsyncExitStack() as stack:
         url, way, proxy, peer = await arrange(stack, monkeypatch)
-        async with hasty_edge.attempt(call(url), spool, way) as attempt:
+        async with hasty_edge.connection(call(url), spool, way) as attempt:
             async with asyncio.timeout(SOON_SECONDS):
                 with pytest.raises(UnsentError) as caught:
                     await attempt.open(BOUND_SECONDS)
@@ -364,21 +364,21 @@ async def test_what_fails_before_the_connection_stands_was_not_sent(
 async def test_an_attempts_own_time_ends_its_connecting_too(
     spool: Spool, monkeypatch: pytest.MonkeyPatch, arrange: Arrange
 ) -> None:
-    async with Upstream(10 * BOUND_SECONDS) as edge, AsyncExitStack() as stack:
+    async with UpstreamClient(10 * BOUND_SECONDS) as edge, AsyncExitStack() as stack:
         url, way, _, _ = await arrange(stack, monkeypatch)
-        async with asyncio.timeout(SOON_SECONDS), edge.attempt(call(url), spool, way) as attempt:
+        async with asyncio.timeout(SOON_SECONDS), edge.connection(call(url), spool, way) as attempt:
             with pytest.raises(UnsentError):
                 await attempt.open(0.1)
 
 
 async def test_where_the_library_gives_up_before_we_do_nothing_was_sent_either(
-    edge: Upstream, spool: Spool, monkeypatch: pytest.MonkeyPatch
+    edge: UpstreamClient, spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has a time of its own, 60 s, and whoever connects more patiently than that meets it."""
     monkeypatch.setattr("python_socks.async_.asyncio.v2._proxy.DEFAULT_TIMEOUT", 0.1)
     async with Peer(silent) as proxy:
         way = signed(proxy.port)
-        async with edge.attempt(call("http://a.invalid"), spool, way) as attempt:
+        async with edge.connection(call("http://a.invalid"), spool, way) as attempt:
             with pytest.raises(UnsentError) as caught:
                 await attempt.open(BOUND_SECONDS)
         assert is_word(str(caught.value))
@@ -425,7 +425,7 @@ SENT: dict[str, Script] = {
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
 @pytest.mark.parametrize("script", SENT.values(), ids=SENT)
 async def test_what_fails_behind_the_proxy_counts_as_sent_and_is_not_sent_again(
-    edge: Upstream,
+    edge: UpstreamClient,
     spool: Spool,
     anonymous_tls: ssl.SSLContext,
     caplog: pytest.LogCaptureFixture,
@@ -436,7 +436,7 @@ async def test_what_fails_behind_the_proxy_counts_as_sent_and_is_not_sent_again(
     caplog.set_level(logging.DEBUG)
     async with Peer(script, anonymous_tls if tls else None) as peer:
         async with Peer(Socks(peer.port, account=(USERNAME, PASSWORD))) as proxy:
-            async with edge.attempt(call(peer.url), spool, signed(proxy.port)) as attempt:
+            async with edge.connection(call(peer.url), spool, signed(proxy.port)) as attempt:
                 async with asyncio.timeout(SOON_SECONDS):
                     with pytest.raises(LostError) as caught:
                         await attempt.open(0.6)
@@ -449,13 +449,15 @@ async def test_what_fails_behind_the_proxy_counts_as_sent_and_is_not_sent_again(
         assert "planted" not in text
 
 
-async def test_a_body_that_is_cut_behind_the_proxy_is_lost(edge: Upstream, spool: Spool) -> None:
+async def test_a_body_that_is_cut_behind_the_proxy_is_lost(
+    edge: UpstreamClient, spool: Spool
+) -> None:
     async def script(line: Line) -> None:
         await line.request()
         await line.send(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nfirst")
 
     async with Peer(script) as peer, Peer(Socks(peer.port)) as proxy:
-        async with edge.attempt(call(peer.url), spool, unsigned(proxy.port)) as attempt:
+        async with edge.connection(call(peer.url), spool, unsigned(proxy.port)) as attempt:
             with pytest.raises(LostError):
                 await fetch(attempt)
             assert attempt.connected
@@ -487,12 +489,12 @@ async def test_a_cancelled_attempt_leaves_no_connection_and_no_session(
     spool: Spool, phase: str, cancels: int
 ) -> None:
     stage, script, tls = PHASES[phase]
-    async with Upstream(10 * BOUND_SECONDS) as edge, Peer(script) as peer:
+    async with UpstreamClient(10 * BOUND_SECONDS) as edge, Peer(script) as peer:
         broken = None if stage is None else (stage, Break.SILENCE)
         socks = Socks(peer.port, account=(USERNAME, PASSWORD), broken=broken)
         async with Peer(socks) as proxy:
             url = f"https://127.0.0.1:{peer.port}" if tls else peer.url
-            attempt = edge.attempt(call(url), spool, signed(proxy.port))
+            attempt = edge.connection(call(url), spool, signed(proxy.port))
 
             async def attempt_it() -> None:
                 try:
@@ -528,10 +530,10 @@ async def test_a_cancelled_attempt_leaves_no_connection_and_no_session(
 
 
 async def test_an_exception_in_the_block_leaves_no_connection_and_no_session(
-    edge: Upstream, spool: Spool
+    edge: UpstreamClient, spool: Spool
 ) -> None:
     async with Peer(begun_answer) as peer, Peer(Socks(peer.port)) as proxy:
-        attempt = edge.attempt(call(peer.url), spool, unsigned(proxy.port))
+        attempt = edge.connection(call(peer.url), spool, unsigned(proxy.port))
         with pytest.raises(ZeroDivisionError):  # noqa: PT012 - the block is it
             async with attempt:
                 await attempt.open(BOUND_SECONDS)
@@ -540,20 +542,24 @@ async def test_an_exception_in_the_block_leaves_no_connection_and_no_session(
         assert attempt._session.closed
 
 
-async def test_an_attempt_that_was_never_opened_costs_nothing(edge: Upstream, spool: Spool) -> None:
+async def test_an_attempt_that_was_never_opened_costs_nothing(
+    edge: UpstreamClient, spool: Spool
+) -> None:
     async with Peer(silent) as proxy:
-        async with edge.attempt(call("http://a.invalid"), spool, unsigned(proxy.port)) as attempt:
+        async with edge.connection(
+            call("http://a.invalid"), spool, unsigned(proxy.port)
+        ) as attempt:
             assert not attempt.connected
         assert attempt._session.closed
         assert proxy.lines == []
 
 
 async def test_an_attempt_through_socks_does_not_end_the_others_session(
-    edge: Upstream, spool: Spool
+    edge: UpstreamClient, spool: Spool
 ) -> None:
     async with Peer(serves) as peer, Peer(Socks(peer.port)) as proxy:
         for way in (None, unsigned(proxy.port), None):
-            async with edge.attempt(call(peer.url), spool, way) as attempt:
+            async with edge.connection(call(peer.url), spool, way) as attempt:
                 assert (await fetch(attempt))[0].status == 200
         assert [len(proxy.lines), len(peer.lines)] == [1, 3]
 
@@ -566,7 +572,7 @@ async def test_fifty_attempts_of_any_end_leave_no_descriptor(
     spool: Spool, anonymous_tls: ssl.SSLContext
 ) -> None:
     async with (
-        Upstream(0.5) as edge,
+        UpstreamClient(0.5) as edge,
         Peer(serves) as peer,
         Peer(serves, anonymous_tls) as tls_peer,
         Peer(silent) as mute,
@@ -588,7 +594,7 @@ async def test_fifty_attempts_of_any_end_leave_no_descriptor(
             kind = number % len(scripts)
             url = f"{'https' if kind == 1 else 'http'}://upstream.invalid"
             way = signed(proxies[kind].port)
-            async with edge.attempt(call(url), spool, way) as attempt:
+            async with edge.connection(call(url), spool, way) as attempt:
                 try:
                     answer = await attempt.open(0.5 if kind == 2 else BOUND_SECONDS)
                 except (UnsentError, LostError) as error:

@@ -6,8 +6,8 @@ import pytest
 
 from image_gateway.edge.spool import Spool
 from image_gateway.edge.upstream import text_api
+from image_gateway.edge.upstream.http_client import LostError, UnsentError
 from image_gateway.edge.upstream.text_api import TextApi
-from image_gateway.edge.upstream.upstream import LostError, UnsentError
 from tests.edge.peer import Line, Peer, is_word, pairs, refusing, unanswering
 from tests.parts.eventually import BOUND_SECONDS, eventually
 

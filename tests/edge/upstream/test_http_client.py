@@ -17,11 +17,17 @@ from aiohttp.client_reqrep import ConnectionKey
 from aioresponses import aioresponses
 
 from image_gateway.core.codec.body import Span
-from image_gateway.core.dialects import Call
+from image_gateway.core.dialects import UpstreamRequest
 from image_gateway.core.model import Proxy, Secret
 from image_gateway.edge.spool import Spool
-from image_gateway.edge.upstream import upstream as upstream_module
-from image_gateway.edge.upstream.upstream import Answer, Attempt, LostError, UnsentError, Upstream
+from image_gateway.edge.upstream import http_client as upstream_module
+from image_gateway.edge.upstream.http_client import (
+    LostError,
+    UnsentError,
+    UpstreamClient,
+    UpstreamConnection,
+    UpstreamResponse,
+)
 from tests.edge.peer import (
     OK,
     TOKEN,
@@ -48,7 +54,7 @@ LARGE = 24 * 1024 * 1024
 
 
 async def test_a_request_on_the_wire_holds_what_the_call_says_and_no_more(
-    edge: Upstream, spool: Spool, monkeypatch: pytest.MonkeyPatch
+    edge: UpstreamClient, spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with refusing() as port:
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
@@ -61,7 +67,7 @@ async def test_a_request_on_the_wire_holds_what_the_call_says_and_no_more(
 
         async with Peer(script) as peer:
             asked = call(f"{peer.url}/a%2Fb%20c%7Ed", user_agent="codex_cli_rs/1", originator="o")
-            async with edge.attempt(asked, spool, None) as attempt:
+            async with edge.connection(asked, spool, None) as attempt:
                 answer, body = await fetch(attempt)
     assert (answer.status, body) == (200, b"{}")
     [head] = heads
@@ -79,10 +85,12 @@ async def test_a_request_on_the_wire_holds_what_the_call_says_and_no_more(
 
 
 async def test_a_query_stays_as_it_is(
-    edge: Upstream, spool: Spool, upstream: ScriptedUpstream
+    edge: UpstreamClient, spool: Spool, upstream: ScriptedUpstream
 ) -> None:
-    asked = Call(f"{upstream.url}/x?api-version=2025-04-01-preview&a=b%26c%7E", {}, (b"{}",))
-    async with edge.attempt(asked, spool, None) as attempt:
+    asked = UpstreamRequest(
+        f"{upstream.url}/x?api-version=2025-04-01-preview&a=b%26c%7E", {}, (b"{}",)
+    )
+    async with edge.connection(asked, spool, None) as attempt:
         await fetch(attempt)
     assert upstream.calls[0].target == "/codex/x?api-version=2025-04-01-preview&a=b%26c%7E"
 
@@ -101,7 +109,7 @@ BODIES: list[tuple[int, Plain]] = [
 
 @pytest.mark.parametrize(("size", "body"), BODIES)
 async def test_a_body_arrives_to_the_byte_on_every_attempt(
-    edge: Upstream,
+    edge: UpstreamClient,
     spool: Spool,
     upstream: ScriptedUpstream,
     size: int,
@@ -115,7 +123,7 @@ async def test_a_body_arrives_to_the_byte_on_every_attempt(
     )
     upstream.script = answers(200, {})
     for _ in range(2):
-        async with edge.attempt(call(upstream.url, body), spool, None) as attempt:
+        async with edge.connection(call(upstream.url, body), spool, None) as attempt:
             await fetch(attempt)
     for arrived in upstream.calls:
         assert arrived.body == expected
@@ -125,19 +133,19 @@ async def test_a_body_arrives_to_the_byte_on_every_attempt(
 
 
 async def test_no_connection_is_used_twice(
-    edge: Upstream, spool: Spool, upstream: ScriptedUpstream
+    edge: UpstreamClient, spool: Spool, upstream: ScriptedUpstream
 ) -> None:
     """An error on a connection that was used before would leave open what it was about."""
     upstream.script = answers(200, {}, {"connection": "keep-alive"})
     for number in range(3):
-        async with edge.attempt(call(upstream.url), spool, None) as attempt:
+        async with edge.connection(call(upstream.url), spool, None) as attempt:
             await fetch(attempt)
         assert upstream.connections == number + 1
         assert open_to(upstream.port) == 0
 
 
 async def test_a_connection_is_not_shared_while_its_attempt_goes_on(
-    edge: Upstream, spool: Spool
+    edge: UpstreamClient, spool: Spool
 ) -> None:
     async def script(line: Line) -> None:
         while True:
@@ -145,32 +153,32 @@ async def test_a_connection_is_not_shared_while_its_attempt_goes_on(
             await line.send(OK)
 
     async with Peer(script) as peer:
-        async with edge.attempt(call(peer.url), spool, None) as first:
+        async with edge.connection(call(peer.url), spool, None) as first:
             await fetch(first)
-            async with edge.attempt(call(peer.url), spool, None) as second:
+            async with edge.connection(call(peer.url), spool, None) as second:
                 await fetch(second)
         assert len(peer.lines) == 2
 
 
 async def test_cookies_are_not_kept(
-    edge: Upstream, spool: Spool, upstream: ScriptedUpstream
+    edge: UpstreamClient, spool: Spool, upstream: ScriptedUpstream
 ) -> None:
     upstream.script = answers(200, {}, {"set-cookie": "who=you; path=/"})
     # By name: cookies of bare addresses are kept by nobody.
     url = upstream.url.replace("127.0.0.1", "localhost")
     for _ in range(2):
-        async with edge.attempt(call(url), spool, None) as attempt:
+        async with edge.connection(call(url), spool, None) as attempt:
             await fetch(attempt)
     assert [arrived.headers.get("cookie") for arrived in upstream.calls] == [None, None]
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_a_redirect_is_an_answer_and_is_not_followed(
-    edge: Upstream, spool: Spool, upstream: ScriptedUpstream, status: int
+    edge: UpstreamClient, spool: Spool, upstream: ScriptedUpstream, status: int
 ) -> None:
     async with ScriptedUpstream() as elsewhere:
         upstream.script = answers(status, b"over there", {"location": elsewhere.url})
-        async with edge.attempt(call(upstream.url), spool, None) as attempt:
+        async with edge.connection(call(upstream.url), spool, None) as attempt:
             answer, body = await fetch(attempt)
         assert (answer.status, body) == (status, b"over there")
         assert answer.headers["location"] == elsewhere.url
@@ -179,10 +187,10 @@ async def test_a_redirect_is_an_answer_and_is_not_followed(
 
 @pytest.mark.parametrize("status", [200, 201, 400, 401, 404, 408, 429, 500, 502, 503, 504, 529])
 async def test_any_status_is_an_answer_and_asked_for_once(
-    edge: Upstream, spool: Spool, upstream: ScriptedUpstream, status: int
+    edge: UpstreamClient, spool: Spool, upstream: ScriptedUpstream, status: int
 ) -> None:
     upstream.script = answers(status, b'{"a": 1}', {"X-Codex-State": "s" * 60_000})
-    async with edge.attempt(call(upstream.url), spool, None) as attempt:
+    async with edge.connection(call(upstream.url), spool, None) as attempt:
         answer, body = await fetch(attempt)
         assert attempt.connected
     assert (answer.status, body) == (status, b'{"a": 1}')
@@ -191,7 +199,7 @@ async def test_any_status_is_an_answer_and_asked_for_once(
 
 
 async def test_an_answer_that_comes_before_the_body_was_read_is_heard(
-    edge: Upstream, spool: Spool
+    edge: UpstreamClient, spool: Spool
 ) -> None:
     """An upstream that refuses a credential does not wait for the pictures."""
 
@@ -204,7 +212,7 @@ async def test_an_answer_that_comes_before_the_body_was_read_is_heard(
     done = asyncio.Event()
     async with Peer(script) as peer:
         body = (b"x" * LARGE,)
-        async with edge.attempt(call(peer.url, body), spool, None) as attempt:
+        async with edge.connection(call(peer.url, body), spool, None) as attempt:
             answer = await attempt.open(BOUND_SECONDS)
             assert answer.status == 401
             assert await answer.read(100, BOUND_SECONDS) == b"why?"
@@ -350,11 +358,11 @@ UNSENT: dict[str, Arrange] = {
 
 @pytest.mark.parametrize("arrange", UNSENT.values(), ids=UNSENT)
 async def test_what_fails_before_the_connection_stands_was_not_sent(
-    hasty_edge: Upstream, spool: Spool, monkeypatch: pytest.MonkeyPatch, arrange: Arrange
+    hasty_edge: UpstreamClient, spool: Spool, monkeypatch: pytest.MonkeyPatch, arrange: Arrange
 ) -> None:
     async with AsyncExitStack() as stack:
         url, proxy, peer = await arrange(stack, monkeypatch)
-        async with hasty_edge.attempt(call(url), spool, proxy) as attempt:
+        async with hasty_edge.connection(call(url), spool, proxy) as attempt:
             async with asyncio.timeout(BOUND_SECONDS):
                 with pytest.raises(UnsentError) as caught:
                     await attempt.open(BOUND_SECONDS)
@@ -376,9 +384,12 @@ async def test_what_fails_before_the_connection_stands_was_not_sent(
 async def test_an_attempts_own_time_ends_its_connecting_too(
     spool: Spool, monkeypatch: pytest.MonkeyPatch, arrange: Arrange
 ) -> None:
-    async with Upstream(10 * BOUND_SECONDS) as edge, AsyncExitStack() as stack:
+    async with UpstreamClient(10 * BOUND_SECONDS) as edge, AsyncExitStack() as stack:
         url, proxy, _ = await arrange(stack, monkeypatch)
-        async with asyncio.timeout(BOUND_SECONDS), edge.attempt(call(url), spool, proxy) as attempt:
+        async with (
+            asyncio.timeout(BOUND_SECONDS),
+            edge.connection(call(url), spool, proxy) as attempt,
+        ):
             with pytest.raises(UnsentError):
                 await attempt.open(0.1)
 
@@ -454,10 +465,10 @@ SENT = {
 @pytest.mark.parametrize("size", [18, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("script", SENT.values(), ids=SENT)
 async def test_what_fails_once_the_connection_stands_counts_as_sent_and_is_not_sent_again(
-    edge: Upstream, spool: Spool, script: Callable[[Line], Awaitable[None]], size: int
+    edge: UpstreamClient, spool: Spool, script: Callable[[Line], Awaitable[None]], size: int
 ) -> None:
     async with Peer(script) as peer:
-        async with edge.attempt(call(peer.url, (b"x" * size,)), spool, None) as attempt:
+        async with edge.connection(call(peer.url, (b"x" * size,)), spool, None) as attempt:
             async with asyncio.timeout(BOUND_SECONDS):
                 with pytest.raises(LostError) as caught:
                     await attempt.open(0.2)
@@ -481,19 +492,19 @@ async def begun_answer(line: Line) -> None:
     await line.silence()
 
 
-async def open_only(attempt: Attempt, stage: asyncio.Event) -> None:
+async def open_only(attempt: UpstreamConnection, stage: asyncio.Event) -> None:
     stage.set()
     await attempt.open(BOUND_SECONDS)
 
 
-async def open_and_read(attempt: Attempt, stage: asyncio.Event) -> None:
+async def open_and_read(attempt: UpstreamConnection, stage: asyncio.Event) -> None:
     answer = await attempt.open(BOUND_SECONDS)
     async for chunk in answer.chunks(BOUND_SECONDS, BOUND_SECONDS):
         assert chunk == b"first"
         stage.set()
 
 
-Use = Callable[[Attempt, asyncio.Event], Awaitable[None]]
+Use = Callable[[UpstreamConnection, asyncio.Event], Awaitable[None]]
 
 PHASES: dict[str, tuple[Callable[[Line], Awaitable[None]], int, Use]] = {
     "sending": (silence_without_reading, LARGE, open_only),
@@ -505,7 +516,7 @@ PHASES: dict[str, tuple[Callable[[Line], Awaitable[None]], int, Use]] = {
 @pytest.mark.parametrize("cancels", [1, 2])
 @pytest.mark.parametrize("phase", PHASES)
 async def test_a_cancelled_attempt_leaves_no_connection(
-    edge: Upstream, spool: Spool, phase: str, cancels: int
+    edge: UpstreamClient, spool: Spool, phase: str, cancels: int
 ) -> None:
     """The account's slot is given to the next call the moment the block is left."""
     script, size, use = PHASES[phase]
@@ -516,7 +527,7 @@ async def test_a_cancelled_attempt_leaves_no_connection(
 
         async def attempt_it() -> int:
             try:
-                async with edge.attempt(call(peer.url, (b"x" * size,)), spool, None) as attempt:
+                async with edge.connection(call(peer.url, (b"x" * size,)), spool, None) as attempt:
                     await use(attempt, stage)
             finally:
                 assert open_to(peer.port) == 0
@@ -551,13 +562,13 @@ async def test_an_attempt_that_is_cancelled_while_connecting_leaves_no_connectio
         "TLS": tls_without_an_answer,
         "CONNECT": connect_never_answered,
     }[phase]
-    async with Upstream(BOUND_SECONDS) as edge, AsyncExitStack() as stack:
+    async with UpstreamClient(BOUND_SECONDS) as edge, AsyncExitStack() as stack:
         url, proxy, peer = await arrange(stack, monkeypatch)
         port = peer.port if peer is not None else int(url.rpartition(":")[2])
         before = open_to(port)
 
         async def attempt_it() -> None:
-            async with edge.attempt(call(url), spool, proxy) as attempt:
+            async with edge.connection(call(url), spool, proxy) as attempt:
                 await attempt.open(BOUND_SECONDS)
 
         async with running(attempt_it()) as task:
@@ -576,13 +587,13 @@ async def test_an_attempt_that_is_cancelled_while_connecting_leaves_no_connectio
 
 @pytest.mark.parametrize("phase", ["sent", "answered", "streaming"])
 async def test_an_exception_in_the_block_leaves_no_connection(
-    edge: Upstream, spool: Spool, phase: str
+    edge: UpstreamClient, spool: Spool, phase: str
 ) -> None:
     script = silent if phase == "sent" else begun_answer
     async with Peer(script) as peer:
 
         async def attempt_it() -> None:
-            async with edge.attempt(call(peer.url), spool, None) as attempt:
+            async with edge.connection(call(peer.url), spool, None) as attempt:
                 answer = await attempt.open(0.3 if phase == "sent" else BOUND_SECONDS)
                 if phase == "streaming":
                     assert await anext(answer.chunks(BOUND_SECONDS, BOUND_SECONDS)) == b"first"
@@ -598,7 +609,7 @@ async def test_an_exception_in_the_block_leaves_no_connection(
 @pytest.mark.parametrize("read", ["all", "some", "nothing"])
 @pytest.mark.parametrize("keep_alive", [True, False])
 async def test_a_finished_attempt_leaves_no_connection(
-    edge: Upstream, spool: Spool, read: str, *, keep_alive: bool
+    edge: UpstreamClient, spool: Spool, read: str, *, keep_alive: bool
 ) -> None:
     async def script(line: Line) -> None:
         await line.request()
@@ -609,7 +620,7 @@ async def test_a_finished_attempt_leaves_no_connection(
         await line.silence()
 
     async with Peer(script) as peer:
-        async with edge.attempt(call(peer.url), spool, None) as attempt:
+        async with edge.connection(call(peer.url), spool, None) as attempt:
             answer = await attempt.open(BOUND_SECONDS)
             if read != "nothing":
                 async for chunk in answer.chunks(BOUND_SECONDS, BOUND_SECONDS):
@@ -622,9 +633,9 @@ async def test_a_finished_attempt_leaves_no_connection(
 
 
 async def test_an_attempt_that_was_never_opened_costs_nothing(
-    edge: Upstream, spool: Spool, upstream: ScriptedUpstream
+    edge: UpstreamClient, spool: Spool, upstream: ScriptedUpstream
 ) -> None:
-    async with edge.attempt(call(upstream.url), spool, None) as attempt:
+    async with edge.connection(call(upstream.url), spool, None) as attempt:
         assert not attempt.connected
     assert upstream.connections == 0
 
@@ -643,14 +654,14 @@ class SlowToClose:
 
 @pytest.mark.parametrize("cancels", [0, 1, 3])
 async def test_the_block_is_not_left_before_its_connection_is_closed(
-    edge: Upstream, spool: Spool, cancels: int
+    edge: UpstreamClient, spool: Spool, cancels: int
 ) -> None:
     connection = SlowToClose()
     inside = asyncio.Event()
 
     async def attempt_it() -> None:
-        async with edge.attempt(call("http://127.0.0.1"), spool, None) as attempt:
-            attempt._line.connected(connection)  # type: ignore[arg-type]  # as much as is used
+        async with edge.connection(call("http://127.0.0.1"), spool, None) as attempt:
+            attempt._state.connected(connection)  # type: ignore[arg-type]  # as much as is used
             inside.set()
 
     async with running(attempt_it()) as task:
@@ -670,17 +681,17 @@ async def test_the_block_is_not_left_before_its_connection_is_closed(
 
 @pytest.mark.parametrize("error", [ConnectionResetError(), aiohttp.ServerDisconnectedError()])
 async def test_how_a_connection_closed_is_of_no_interest(
-    edge: Upstream, spool: Spool, error: Exception
+    edge: UpstreamClient, spool: Spool, error: Exception
 ) -> None:
     connection = SlowToClose()
     connection.closed.set_exception(error)
-    async with edge.attempt(call("http://127.0.0.1"), spool, None) as attempt:
-        attempt._line.connected(connection)  # type: ignore[arg-type]  # as much as is used
+    async with edge.connection(call("http://127.0.0.1"), spool, None) as attempt:
+        attempt._state.connected(connection)  # type: ignore[arg-type]  # as much as is used
     assert connection.aborted == 1
 
 
 async def test_a_connection_that_does_not_close_holds_its_slot_for_a_bounded_time(
-    edge: Upstream,
+    edge: UpstreamClient,
     spool: Spool,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -688,14 +699,14 @@ async def test_a_connection_that_does_not_close_holds_its_slot_for_a_bounded_tim
     monkeypatch.setattr(upstream_module, "CLOSE_SECONDS", 0.05)
     connection = SlowToClose()
     async with asyncio.timeout(BOUND_SECONDS):
-        async with edge.attempt(call("http://127.0.0.1"), spool, None) as attempt:
-            attempt._line.connected(connection)  # type: ignore[arg-type]  # as much as is used
+        async with edge.connection(call("http://127.0.0.1"), spool, None) as attempt:
+            attempt._state.connected(connection)  # type: ignore[arg-type]  # as much as is used
     assert [said.levelname for said in caplog.records] == ["ERROR"]
     connection.closed.cancel()
 
 
 async def test_attempts_at_once_do_not_mistake_each_others_connections(
-    edge: Upstream, spool: Spool
+    edge: UpstreamClient, spool: Spool
 ) -> None:
     """One of two is cancelled, and the other has its answer."""
     go = asyncio.Event()
@@ -710,7 +721,7 @@ async def test_attempts_at_once_do_not_mistake_each_others_connections(
     async with Peer(script) as peer:
 
         async def attempt_it(who: str) -> bytes:
-            async with edge.attempt(call(peer.url, x_who=who), spool, None) as attempt:
+            async with edge.connection(call(peer.url, x_who=who), spool, None) as attempt:
                 return (await fetch(attempt))[1]
 
         async with running(attempt_it("first")) as first, running(attempt_it("second")) as second:
@@ -725,7 +736,7 @@ async def test_attempts_at_once_do_not_mistake_each_others_connections(
 
 async def test_without_its_session_no_attempt_is_made(spool: Spool) -> None:
     with pytest.raises(RuntimeError):
-        Upstream(1).attempt(call("http://127.0.0.1"), spool, None)
+        UpstreamClient(1).connection(call("http://127.0.0.1"), spool, None)
 
 
 # -- proxies ---------------------------------------------------------------------------------------
@@ -745,7 +756,7 @@ PROXIES: list[tuple[Secret | None, Secret | None, str | None]] = [
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize(("username", "password", "expected"), PROXIES)
 async def test_a_proxys_credentials_go_to_the_proxy_and_nowhere_else(
-    edge: Upstream,
+    edge: UpstreamClient,
     spool: Spool,
     anonymous_tls: ssl.SSLContext,
     *,
@@ -762,7 +773,7 @@ async def test_a_proxys_credentials_go_to_the_proxy_and_nowhere_else(
 
     async with Peer(script, anonymous_tls if scheme == "https" else None) as proxy:
         way = Proxy(f"{scheme}://127.0.0.1:{proxy.port}", username, password)
-        async with edge.attempt(call("http://upstream.invalid:81/v1"), spool, way) as attempt:
+        async with edge.connection(call("http://upstream.invalid:81/v1"), spool, way) as attempt:
             answer, _ = await fetch(attempt)
             assert attempt.connected
         assert answer.status == 200
@@ -777,7 +788,7 @@ async def test_a_proxys_credentials_go_to_the_proxy_and_nowhere_else(
 
 
 async def test_a_call_over_tls_arrives_to_the_byte(
-    edge: Upstream, spool: Spool, anonymous_tls: ssl.SSLContext
+    edge: UpstreamClient, spool: Spool, anonymous_tls: ssl.SSLContext
 ) -> None:
     got: list[tuple[bytes, bytes]] = []
 
@@ -788,7 +799,7 @@ async def test_a_call_over_tls_arrives_to_the_byte(
 
     body = bytes(range(256)) * 10_000
     async with Peer(script, anonymous_tls) as peer:
-        async with edge.attempt(call(peer.url, (body,)), spool, None) as attempt:
+        async with edge.connection(call(peer.url, (body,)), spool, None) as attempt:
             answer, received = await fetch(attempt)
         assert open_to(peer.port) == 0
         assert (answer.status, received) == (200, b"{}")
@@ -797,7 +808,7 @@ async def test_a_call_over_tls_arrives_to_the_byte(
 
 @pytest.mark.parametrize("proxy_scheme", ["http", "https"])
 async def test_a_tunnel_carries_the_call_and_not_the_proxys_credentials(
-    edge: Upstream, spool: Spool, anonymous_tls: ssl.SSLContext, proxy_scheme: str
+    edge: UpstreamClient, spool: Spool, anonymous_tls: ssl.SSLContext, proxy_scheme: str
 ) -> None:
     heads: list[bytes] = []
     connects: list[bytes] = []
@@ -817,7 +828,7 @@ async def test_a_tunnel_carries_the_call_and_not_the_proxys_credentials(
         tls = anonymous_tls if proxy_scheme == "https" else None
         async with Peer(tunnel, tls) as proxy:
             way = proxy_to(proxy.port, proxy_scheme)
-            async with edge.attempt(call(peer.url), spool, way) as attempt:
+            async with edge.connection(call(peer.url), spool, way) as attempt:
                 answer, body = await fetch(attempt)
             assert open_to(proxy.port) == 0
             assert (answer.status, body) == (200, b"{}")
@@ -833,7 +844,7 @@ async def test_a_tunnel_carries_the_call_and_not_the_proxys_credentials(
 
 
 async def test_each_account_goes_its_own_way(
-    edge: Upstream, spool: Spool, upstream: ScriptedUpstream
+    edge: UpstreamClient, spool: Spool, upstream: ScriptedUpstream
 ) -> None:
     ways: list[str] = []
 
@@ -847,19 +858,19 @@ async def test_each_account_goes_its_own_way(
 
     async with Peer(way("a")) as a, Peer(way("b")) as b:
         for proxy in (proxy_to(a.port), None, proxy_to(b.port), proxy_to(a.port)):
-            async with edge.attempt(call(upstream.url), spool, proxy) as attempt:
+            async with edge.connection(call(upstream.url), spool, proxy) as attempt:
                 await fetch(attempt)
     assert ways == ["a", "b", "a"]
     assert len(upstream.calls) == 1
 
 
 async def test_a_proxy_that_answers_for_itself_may_have_passed_the_call_on(
-    edge: Upstream, spool: Spool
+    edge: UpstreamClient, spool: Spool
 ) -> None:
     """Without a tunnel nobody can tell a proxy's answer from its upstream's: it is an answer."""
     async with Peer(answered_by(b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n")) as proxy:
         way = proxy_to(proxy.port)
-        async with edge.attempt(call("http://upstream.invalid"), spool, way) as attempt:
+        async with edge.connection(call("http://upstream.invalid"), spool, way) as attempt:
             answer, _ = await fetch(attempt)
             assert attempt.connected
         assert answer.status == 502
@@ -870,15 +881,15 @@ async def test_a_proxy_that_answers_for_itself_may_have_passed_the_call_on(
 
 @contextlib.asynccontextmanager
 async def answering(
-    edge: Upstream, spool: Spool, script: Callable[[Line], Awaitable[None]]
-) -> AsyncIterator[Answer]:
+    edge: UpstreamClient, spool: Spool, script: Callable[[Line], Awaitable[None]]
+) -> AsyncIterator[UpstreamResponse]:
     """The answer of a peer that reads the request and then does as scripted."""
 
     async def whole(line: Line) -> None:
         await line.request()
         await script(line)
 
-    async with Peer(whole) as peer, edge.attempt(call(peer.url), spool, None) as attempt:
+    async with Peer(whole) as peer, edge.connection(call(peer.url), spool, None) as attempt:
         yield await attempt.open(BOUND_SECONDS)
 
 
@@ -913,7 +924,7 @@ WHOLE = {
 
 @pytest.mark.parametrize("answer", WHOLE.values(), ids=WHOLE)
 async def test_a_body_comes_to_the_byte_however_it_is_framed(
-    edge: Upstream, spool: Spool, answer: bytes
+    edge: UpstreamClient, spool: Spool, answer: bytes
 ) -> None:
     async with answering(edge, spool, sends(answer)) as got:
         assert got.status == 200
@@ -922,7 +933,7 @@ async def test_a_body_comes_to_the_byte_however_it_is_framed(
     assert all(chunks)
 
 
-async def test_an_encoded_body_is_left_as_it_is(edge: Upstream, spool: Spool) -> None:
+async def test_an_encoded_body_is_left_as_it_is(edge: UpstreamClient, spool: Spool) -> None:
     head = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 9\r\n\r\n"
     async with answering(edge, spool, sends(head + b"not gzip!")) as answer:
         chunks = [chunk async for chunk in answer.chunks(BOUND_SECONDS, BOUND_SECONDS)]
@@ -930,7 +941,9 @@ async def test_an_encoded_body_is_left_as_it_is(edge: Upstream, spool: Spool) ->
     assert b"".join(chunks) == b"not gzip!"
 
 
-async def test_a_piece_is_handed_on_as_soon_as_it_is_there(edge: Upstream, spool: Spool) -> None:
+async def test_a_piece_is_handed_on_as_soon_as_it_is_there(
+    edge: UpstreamClient, spool: Spool
+) -> None:
     go = asyncio.Event()
 
     async def script(line: Line) -> None:
@@ -961,11 +974,11 @@ CUT = {
 
 @pytest.mark.parametrize("script", CUT.values(), ids=CUT)
 async def test_a_body_that_is_cut_is_lost_and_not_taken_for_whole(
-    edge: Upstream, spool: Spool, script: Callable[[Line], Awaitable[None]]
+    edge: UpstreamClient, spool: Spool, script: Callable[[Line], Awaitable[None]]
 ) -> None:
     got = bytearray()
 
-    async def read(answer: Answer) -> None:
+    async def read(answer: UpstreamResponse) -> None:
         async for chunk in answer.chunks(BOUND_SECONDS, BOUND_SECONDS):
             got.extend(chunk)
 
@@ -976,7 +989,7 @@ async def test_a_body_that_is_cut_is_lost_and_not_taken_for_whole(
     assert b"first".startswith(got)
 
 
-async def test_a_body_that_turns_into_noise_is_lost(edge: Upstream, spool: Spool) -> None:
+async def test_a_body_that_turns_into_noise_is_lost(edge: UpstreamClient, spool: Spool) -> None:
     go = asyncio.Event()
 
     async def script(line: Line) -> None:
@@ -996,7 +1009,7 @@ async def test_a_body_that_turns_into_noise_is_lost(edge: Upstream, spool: Spool
 
 
 async def test_silence_before_the_first_byte_has_a_time_of_its_own(
-    edge: Upstream, spool: Spool
+    edge: UpstreamClient, spool: Spool
 ) -> None:
     go = asyncio.Event()
 
@@ -1018,7 +1031,7 @@ async def test_silence_before_the_first_byte_has_a_time_of_its_own(
                 await anext(chunks)
 
 
-async def test_silence_before_the_first_byte_is_bounded(edge: Upstream, spool: Spool) -> None:
+async def test_silence_before_the_first_byte_is_bounded(edge: UpstreamClient, spool: Spool) -> None:
     async with answering(edge, spool, sends(LENGTH, then="silence")) as answer:
         for seconds in (0.05, 0.0, -1.0):
             async with asyncio.timeout(BOUND_SECONDS / 2):
@@ -1026,7 +1039,9 @@ async def test_silence_before_the_first_byte_is_bounded(edge: Upstream, spool: S
                     await anext(answer.chunks(seconds, BOUND_SECONDS))
 
 
-async def test_an_error_is_read_as_far_as_its_bounds_allow(edge: Upstream, spool: Spool) -> None:
+async def test_an_error_is_read_as_far_as_its_bounds_allow(
+    edge: UpstreamClient, spool: Spool
+) -> None:
     async def endless(line: Line) -> None:
         await line.send(b"HTTP/1.1 500 Oh\r\n\r\n")
         while True:
@@ -1046,7 +1061,7 @@ async def test_an_error_is_read_as_far_as_its_bounds_allow(edge: Upstream, spool
 
 
 async def test_an_error_that_trickles_is_read_for_its_time_and_no_longer(
-    edge: Upstream, spool: Spool
+    edge: UpstreamClient, spool: Spool
 ) -> None:
     """The bound is on all of it, not on each byte."""
 
@@ -1083,7 +1098,7 @@ URL = "http://upstream.invalid/v1"
 
 @pytest.mark.parametrize("status", [200, 299, 304, 400, 451, 503, 599])
 async def test_status_headers_and_body_are_told_as_they_came(
-    edge: Upstream, spool: Spool, mocked: aioresponses, status: int
+    edge: UpstreamClient, spool: Spool, mocked: aioresponses, status: int
 ) -> None:
     mocked.post(
         f"{URL}/images/generations",
@@ -1093,7 +1108,7 @@ async def test_status_headers_and_body_are_told_as_they_came(
         headers={"Retry-After-MS": "250", "X-RateLimit-Reset": "7"},
         response_class=Response,
     )
-    async with edge.attempt(call(URL), spool, None) as attempt:
+    async with edge.connection(call(URL), spool, None) as attempt:
         answer, body = await fetch(attempt)
     assert (answer.status, body) == (status, b'{"error": 1}')
     assert answer.headers == {
@@ -1134,7 +1149,7 @@ FOREIGN: list[Exception] = [
 @pytest.mark.parametrize("connected", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("foreign", FOREIGN, ids=lambda it: type(it).__name__)
 async def test_no_foreign_exception_gets_out_and_none_of_its_words(
-    edge: Upstream, spool: Spool, mocked: aioresponses, foreign: Exception, *, connected: bool
+    edge: UpstreamClient, spool: Spool, mocked: aioresponses, foreign: Exception, *, connected: bool
 ) -> None:
     """The same failure is sent or unsent by when it came, not by what it is called."""
 
@@ -1143,11 +1158,11 @@ async def test_no_foreign_exception_gets_out_and_none_of_its_words(
             connection: Any = SimpleNamespace(
                 transport=SimpleNamespace(abort=lambda: None), closed=None
             )
-            upstream_module._line.get().connected(connection)
+            upstream_module._state.get().connected(connection)
 
     mocked.post(f"{URL}/images/generations", exception=foreign, callback=connect)
     expected = LostError if connected else UnsentError
-    async with edge.attempt(call(URL), spool, None) as attempt:
+    async with edge.connection(call(URL), spool, None) as attempt:
         with pytest.raises(expected) as caught:
             await attempt.open(BOUND_SECONDS)
         assert attempt.connected is connected
@@ -1157,9 +1172,9 @@ async def test_no_foreign_exception_gets_out_and_none_of_its_words(
 
 
 async def test_a_mistake_of_ours_is_not_taken_for_the_upstreams(
-    edge: Upstream, spool: Spool, mocked: aioresponses
+    edge: UpstreamClient, spool: Spool, mocked: aioresponses
 ) -> None:
     mocked.post(f"{URL}/images/generations", exception=ZeroDivisionError())
-    async with edge.attempt(call(URL), spool, None) as attempt:
+    async with edge.connection(call(URL), spool, None) as attempt:
         with pytest.raises(ZeroDivisionError):
             await attempt.open(BOUND_SECONDS)

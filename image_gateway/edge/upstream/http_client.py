@@ -4,8 +4,8 @@ Foreign exceptions stop here.  ``open`` raises ``UnsentError`` when the connecti
 nothing was sent, and ``LostError`` for everything after that: whatever fails once connected counts
 as sent.  No connection is ever used twice, because an error on a reused one would be ambiguous.
 
-An ``Attempt`` owns its connection.  Leaving it aborts the connection and waits until it is closed,
-cancelled or not, because an account's slot must not be given to another call before.
+Leaving an ``UpstreamConnection`` aborts the connection and waits until it is closed, cancelled or
+not, because an account's slot must not be given to another call before that.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from aiohttp_socks import (
 from yarl import URL
 
 from image_gateway.core.codec import body
-from image_gateway.core.dialects import Call
+from image_gateway.core.dialects import UpstreamRequest
 from image_gateway.core.model import HTTP_SCHEMES, Proxy
 from image_gateway.edge.spool import Spool
 
@@ -62,7 +62,7 @@ class LostError(Exception):
     """Something was or may have been sent, and no answer, or no more of it, will come."""
 
 
-class _Line:
+class _ConnectionState:
     """What is known of one attempt's connection: whether it stood, and when it is closed."""
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class _Line:
         self.closed: Awaitable[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<_Line {'connected' if self.transport else 'not connected'}>"
+        return f"<_ConnectionState {'connected' if self.transport else 'not connected'}>"
 
     def connected(self, protocol: "ResponseHandler | None") -> None:
         if protocol is not None:
@@ -78,10 +78,10 @@ class _Line:
             self.closed = protocol.closed
 
 
-_line: ContextVar[_Line] = ContextVar("line")
+_state: ContextVar[_ConnectionState] = ContextVar("state")
 
 
-class _Telling(aiohttp.TCPConnector):
+class _ReportingConnector(aiohttp.TCPConnector):
     """Tells the attempt on whose behalf it connects.
 
     ``connect`` returns once TLS and what a proxy asks for are through, and not before, which is the
@@ -95,11 +95,11 @@ class _Telling(aiohttp.TCPConnector):
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's signature
     ) -> "Connection":
         connection = await super().connect(req, traces, timeout)
-        _line.get().connected(connection.protocol)
+        _state.get().connected(connection.protocol)
         return connection
 
 
-class _Socks(_Telling, ProxyConnector):
+class _SocksConnector(_ReportingConnector, ProxyConnector):
     """The same through a SOCKS proxy; aiohttp itself would speak HTTP to it, credentials and all.
 
     It is made for one attempt: a set of them, kept by proxy and credentials, would save a hundredth
@@ -127,7 +127,7 @@ class _Socks(_Telling, ProxyConnector):
         return tls, protocol
 
 
-class Upstream:
+class UpstreamClient:
     """The client session of all calls but those through SOCKS; closed by ``async with``."""
 
     def __init__(self, connect_seconds: float) -> None:
@@ -135,10 +135,10 @@ class Upstream:
         self._session: aiohttp.ClientSession | None = None
 
     def __repr__(self) -> str:
-        return f"<Upstream {'open' if self._session else 'closed'}>"
+        return f"<UpstreamClient {'open' if self._session else 'closed'}>"
 
     async def __aenter__(self) -> Self:
-        self._session = self._open_session(_Telling(limit=0, force_close=True))
+        self._session = self._open_session(_ReportingConnector(limit=0, force_close=True))
         return self
 
     def _open_session(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
@@ -161,23 +161,25 @@ class Upstream:
         if self._session is not None:
             await self._session.close()
 
-    def attempt(self, call: Call, spool: Spool, proxy: Proxy | None) -> "Attempt":
+    def connection(
+        self, request: UpstreamRequest, spool: Spool, proxy: Proxy | None
+    ) -> "UpstreamConnection":
         """One try at a call, for use by ``async with``; nothing is sent before ``open``."""
         if self._session is None:
             raise RuntimeError("the upstream session is not open")
         if proxy is not None and urlsplit(proxy.url).scheme not in HTTP_SCHEMES:
             session = self._open_session(_socks_connector(proxy))
-            return Attempt(session, call, spool, None, owns_session=True)
-        return Attempt(self._session, call, spool, proxy)
+            return UpstreamConnection(session, request, spool, None, owns_session=True)
+        return UpstreamConnection(self._session, request, spool, proxy)
 
 
-class Attempt:
+class UpstreamConnection:
     """One POST and its answer."""
 
     def __init__(
         self,
         session: aiohttp.ClientSession,
-        call: Call,
+        request: UpstreamRequest,
         spool: Spool,
         proxy: Proxy | None,
         *,
@@ -185,15 +187,15 @@ class Attempt:
     ) -> None:
         self._session = session
         self._owns_session = owns_session
-        self._call = call
+        self._request = request
         self._spool = spool
         self._proxy = proxy
-        self._line = _Line()
+        self._state = _ConnectionState()
         self._response: aiohttp.ClientResponse | None = None
 
     def __repr__(self) -> str:
         status = self._response.status if self._response else None
-        return f"<Attempt {self._line!r} status={status}>"
+        return f"<UpstreamConnection {self._state!r} status={status}>"
 
     async def __aenter__(self) -> Self:
         return self
@@ -201,23 +203,23 @@ class Attempt:
     @property
     def connected(self) -> bool:
         """Whether the connection stood, so that the call counts as sent."""
-        return self._line.transport is not None
+        return self._state.transport is not None
 
-    async def open(self, seconds: float) -> "Answer":
+    async def open(self, seconds: float) -> "UpstreamResponse":
         """Send the call and wait for status and headers.
 
         Raises ``UnsentError`` and ``LostError``, the latter also when ``seconds`` are over.
         """
-        _line.set(self._line)
+        _state.set(self._state)
         proxy_headers = _proxy_headers(self._proxy)
-        is_tunnel = urlsplit(self._call.url).scheme == "https"
+        is_tunnel = urlsplit(self._request.url).scheme == "https"
         for_proxy = {} if is_tunnel else proxy_headers
         try:
             async with asyncio.timeout(seconds):
                 self._response = await self._session.post(
-                    URL(self._call.url, encoded=True),
-                    headers={"accept-encoding": "identity", **self._call.headers, **for_proxy},
-                    data=SpoolBody(self._call.body, self._spool),
+                    URL(self._request.url, encoded=True),
+                    headers={"accept-encoding": "identity", **self._request.headers, **for_proxy},
+                    data=SpoolBody(self._request.body, self._spool),
                     allow_redirects=False,
                     skip_auto_headers={"user-agent", "accept"},
                     proxy=None if self._proxy is None else URL(self._proxy.url),
@@ -236,7 +238,7 @@ class Attempt:
             if not self.connected:
                 raise UnsentError(reason) from error
             raise LostError(reason) from error
-        return Answer(self._response)
+        return UpstreamResponse(self._response)
 
     async def __aexit__(
         self,
@@ -258,9 +260,9 @@ class Attempt:
             raise cancelled
 
     async def _close(self) -> None:
-        if self._line.transport is not None and self._line.closed is not None:
-            self._line.transport.abort()
-            await _wait_closed(self._line.closed)
+        if self._state.transport is not None and self._state.closed is not None:
+            self._state.transport.abort()
+            await _wait_closed(self._state.closed)
         if self._owns_session:
             await self._session.close()
 
@@ -274,7 +276,7 @@ async def _wait_closed(closed: Awaitable[None]) -> None:
             future.exception()
 
 
-class Answer:
+class UpstreamResponse:
     """Status and headers of an answer, and its body to come."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
@@ -285,7 +287,7 @@ class Answer:
         }
 
     def __repr__(self) -> str:
-        return f"<Answer {self.status}>"
+        return f"<UpstreamResponse {self.status}>"
 
     @property
     def ends_by_close(self) -> bool:
@@ -346,10 +348,10 @@ class SpoolBody(Payload):
             await writer.write(piece)
 
 
-def _socks_connector(proxy: Proxy) -> _Socks:
+def _socks_connector(proxy: Proxy) -> _SocksConnector:
     """``socks5h`` lets the proxy look names up, ``socks5`` does not (curl's names for it)."""
     parts = urlsplit(proxy.url)
-    return _Socks(
+    return _SocksConnector(
         host=parts.hostname or "",
         port=parts.port or _SOCKS_PORT,
         username=None if proxy.username is None else proxy.username.reveal(),

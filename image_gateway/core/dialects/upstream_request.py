@@ -12,7 +12,7 @@ from image_gateway.core.request import forms
 from image_gateway.core.request.request import ImageRequest
 
 
-class Answers(Enum):
+class ExpectedResponse(Enum):
     """What a call asks to be answered with."""
 
     JSON = "an Images answer"
@@ -22,13 +22,13 @@ class Answers(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class UpstreamRequest:
     """One POST to an upstream; headers and body hold secrets and are never shown."""
 
     url: str
     headers: Mapping[str, str] = field(repr=False)
     body: Body = field(repr=False)
-    answers: Answers = Answers.JSON
+    expects: ExpectedResponse = ExpectedResponse.JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +53,13 @@ def upstream_name(request: ImageRequest, account: Account) -> str:
     return (account.deployments or {}).get(request.upstream_model, request.upstream_model)
 
 
-def images_call(
+def images_request(
     url: str,
     headers: Mapping[str, str],
     values: Mapping[str, object],
     request: ImageRequest,
     boundary: str | None,
-) -> Call:
+) -> UpstreamRequest:
     """A call in the Images API's own form, as JSON or, given a ``boundary``, as multipart.
 
     ``stream`` is sent only where it is true: some upstreams refuse a false one.
@@ -72,15 +72,19 @@ def images_call(
         "accept": "text/event-stream" if request.stream else "application/json",
         "content-type": multipart.form_type(boundary) if boundary else "application/json",
     }
-    answers = Answers.IMAGE_EVENTS if request.stream else Answers.JSON
+    answers = ExpectedResponse.IMAGE_EVENTS if request.stream else ExpectedResponse.JSON
     if boundary is None:
-        return Call(url, sent, body.from_json(values | pictures(request), request.texts), answers)
+        return UpstreamRequest(
+            url, sent, body.from_json(values | pictures(request), request.texts), answers
+        )
     files = [
         multipart.File(image.name, image.type, image.data)
         for image in request.input_images
         if image.data is not None and image.type is not None
     ]
-    return Call(url, sent, multipart.form(forms.to_fields(values), files, boundary), answers)
+    return UpstreamRequest(
+        url, sent, multipart.form(forms.to_fields(values), files, boundary), answers
+    )
 
 
 def pictures(request: ImageRequest) -> dict[str, object]:

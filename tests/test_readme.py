@@ -160,7 +160,7 @@ def test_every_error_code_is_told_with_its_status_type_and_retry() -> None:
     }
     known = {
         code: (f"{kind.status}{'' if kind.retry else ' ✕'}", kind.type)
-        for code, kind in errors.KINDS.items()
+        for code, kind in errors.ERROR_SPECS.items()
     }
     assert told == known
     assert f"`{errors.CLIENT_LEFT}`" in section("Error codes")
@@ -234,7 +234,7 @@ def test_what_is_watched_is_there() -> None:
     assert metrics
     assert codes
     assert metrics <= set(served_metrics())
-    assert codes <= set(errors.KINDS)
+    assert codes <= set(errors.ERROR_SPECS)
 
 
 def test_every_field_of_the_status_is_told() -> None:

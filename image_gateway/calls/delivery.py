@@ -24,7 +24,7 @@ from typing import Protocol
 from image_gateway.core import headers
 from image_gateway.core.codec import data_urls, lifting, scan
 from image_gateway.core.dialects import events
-from image_gateway.core.dialects.events import Happening, Kind
+from image_gateway.core.dialects.events import EventKind, ParsedEvent
 from image_gateway.core.model import Dialect
 from image_gateway.core.records import record
 from image_gateway.core.request.request import ImageRequest
@@ -93,7 +93,7 @@ def lost(dialect: Dialect, reason: str, *, sent: bool) -> Outcome:
 
 
 def failed(
-    response: UpstreamResponse, dialect: Dialect, found: Happening, *, sent: bool
+    response: UpstreamResponse, dialect: Dialect, found: ParsedEvent, *, sent: bool
 ) -> Outcome:
     """An event told of an error; before anything was sent it counts like an answer's status."""
     return Outcome(
@@ -197,33 +197,33 @@ class StreamPassthrough:
         ) as reader:
             while True:
                 try:
-                    arrived = await reader.next()
+                    spooled = await reader.next()
                 except LostError as error:
                     return lost(dialect, str(error), sent=self._timer.begun)
-                if arrived is None:
+                if spooled is None:
                     break
                 with ExitStack() as closing:
-                    closing.enter_context(arrived)
-                    found = events.read_image_event(arrived.event)
-                    if found.kind is Kind.FAILURE:
+                    closing.enter_context(spooled)
+                    found = events.read_image_event(spooled.event)
+                    if found.kind is EventKind.FAILURE:
                         return failed(response, dialect, found, sent=self._timer.begun)
-                    if arrived.event.value is None and found.kind is Kind.OTHER:
+                    if spooled.event.value is None and found.kind is EventKind.OTHER:
                         continue  # no JSON: an SDK would stumble over it, and miss what follows
                     self._note(found)
                     if self._pictures == self._request.count:
                         # All that was asked for is here: what it would still say is nothing.
                         context.kept.push(closing.pop_all())
-                        self.finish = partial(stream.finish, arrived.frame())
+                        self.finish = partial(stream.finish, spooled.frame())
                         return delivered(response, dialect)
-                    await stream.send(arrived.frame())
+                    await stream.send(spooled.frame())
         if not self._pictures or response.ends_by_close:
             return lost(dialect, "EndOfStream", sent=self._timer.begun)
         self.finish = stream.finish
         return delivered(response, dialect)
 
-    def _note(self, found: Happening) -> None:
+    def _note(self, found: ParsedEvent) -> None:
         self._timer.tick()
-        if found.kind is Kind.PICTURE:
+        if found.kind is EventKind.PICTURE:
             self._pictures += 1
             self._usage = events.add_usage(self._usage, found.usage)
             self._context.draft.note_answer(self._pictures, self._usage, found.picture)

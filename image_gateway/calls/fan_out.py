@@ -23,12 +23,12 @@ from image_gateway.calls.delivery import (
 )
 from image_gateway.core.codec.body import Body
 from image_gateway.core.dialects import events
-from image_gateway.core.dialects.events import Kind, ResponseReader
+from image_gateway.core.dialects.events import EventKind, ResponseReader
 from image_gateway.core.model import Dialect
 from image_gateway.core.request.request import ImageRequest
 from image_gateway.core.routing.failover import Outcome
-from image_gateway.edge.spool import Held
-from image_gateway.edge.upstream.event_reader import Arrived, EventReader, Keep
+from image_gateway.edge.spool import SpooledBody
+from image_gateway.edge.upstream.event_reader import EventReader, Keep, SpooledEvent
 from image_gateway.edge.upstream.http_client import LostError, UpstreamResponse
 
 MOST_PER_CALL: Final = 4
@@ -40,10 +40,10 @@ class _Picture:
     """A picture that a call has made, and the event that it lies in."""
 
     fields: Mapping[str, object]
-    arrived: Arrived
+    spooled: SpooledEvent
 
-    def hold(self, body: Body) -> Held:
-        return self.arrived.spool.hold(body)
+    def hold(self, body: Body) -> SpooledBody:
+        return self.spooled.spool.hold(body)
 
 
 class FanOut:
@@ -55,7 +55,7 @@ class FanOut:
         self._pictures: list[_Picture] = []
         self._usage: Mapping[str, object] | None = None
         self._timer = AnswerTimer(context.draft)
-        self._unsent: list[Held] = []
+        self._unsent: list[SpooledBody] = []
         self.finish: Finish | None = None
 
     def __repr__(self) -> str:
@@ -97,7 +97,7 @@ class FanOut:
                 # One call's usage is for all that it made.
                 "usage": usage if picture is made[-1] else None,
             }
-            lifted = picture.arrived.event.lifted
+            lifted = picture.spooled.event.lifted
             frame = events.frame(self._request.endpoint, "completed", fields, lifted)
             self._unsent.append(picture.hold(frame))
 
@@ -107,15 +107,15 @@ class FanOut:
         while stream is not None and self._unsent and self.pictures < self._request.count:
             await stream.send(self._unsent.pop(0))
 
-    async def show(self, picture: Mapping[str, object], arrived: Arrived) -> bool:
+    async def show(self, picture: Mapping[str, object], spooled: SpooledEvent) -> bool:
         """A partial picture: sent on, and True, if the client asked for such."""
         context = self._context
         if context.stream is None or not self._request.parameters.get("partial_images"):
             return False
         self._timer.tick()
         fields = {"created_at": int(time.time()), **picture}
-        body = events.frame(self._request.endpoint, "partial_image", fields, arrived.event.lifted)
-        await context.stream.send(arrived.spool.hold(body))
+        body = events.frame(self._request.endpoint, "partial_image", fields, spooled.event.lifted)
+        await context.stream.send(spooled.spool.hold(body))
         return True
 
     def conclude(self) -> None:
@@ -129,11 +129,11 @@ class FanOut:
     async def _send_response(self) -> None:
         """The whole Images answer; its entries lie in spools of their own."""
         before, behind = events.answer_ends(self._pictures[0].fields, self._usage, int(time.time()))
-        parts: list[Held] = []
+        parts: list[SpooledBody] = []
         for picture in self._pictures:
             entry = events.entry(
                 picture.fields,
-                picture.arrived.event.lifted,
+                picture.spooled.event.lifted,
                 as_url=self._request.answer_as_url,
             )
             parts.append(picture.hold((b"," if parts else before, *entry)))
@@ -165,24 +165,24 @@ class _Call:
         responses = ResponseReader()
         while len(self.made) < MOST_PER_CALL:
             try:
-                arrived = await reader.next()
+                spooled = await reader.next()
             except LostError as error:
                 return lost(dialect, str(error), sent=self._shown)
-            if arrived is None:
+            if spooled is None:
                 return lost(dialect, "EndOfStream", sent=self._shown)
             with ExitStack() as closing:
-                closing.enter_context(arrived)
-                found = responses.read(arrived.event)
-                if found.picture and found.kind is not Kind.PARTIAL:
+                closing.enter_context(spooled)
+                found = responses.read(spooled.event)
+                if found.picture and found.kind is not EventKind.PARTIAL:
                     self._kept.push(closing.pop_all())
-                    self.made.append(_Picture(found.picture, arrived))
+                    self.made.append(_Picture(found.picture, spooled))
                     # All that is still to come is the usage.
                     reader.hurry()
-                if found.kind is Kind.PARTIAL:
-                    self._shown |= await self._fan_out.show(found.picture, arrived)
-                elif found.kind is Kind.FAILURE:
+                if found.kind is EventKind.PARTIAL:
+                    self._shown |= await self._fan_out.show(found.picture, spooled)
+                elif found.kind is EventKind.FAILURE:
                     return failed(response, dialect, found, sent=self._shown)
-                elif found.kind is Kind.END:
+                elif found.kind is EventKind.END:
                     self.usage = found.usage
                     break
         return invalid(response, dialect)

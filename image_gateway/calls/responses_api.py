@@ -22,12 +22,17 @@ from image_gateway.calls.delivery import (
 from image_gateway.core import headers
 from image_gateway.core.codec import scan
 from image_gateway.core.dialects import events
-from image_gateway.core.dialects.events import Happening, Kind
+from image_gateway.core.dialects.events import EventKind, ParsedEvent
 from image_gateway.core.model import Dialect
 from image_gateway.core.routing.failover import Outcome
 from image_gateway.edge.client.event_stream import EventStream
-from image_gateway.edge.spool import Held
-from image_gateway.edge.upstream.event_reader import MOST_EVENTS_OF_TEXT, Arrived, EventReader, Keep
+from image_gateway.edge.spool import SpooledBody
+from image_gateway.edge.upstream.event_reader import (
+    MOST_EVENTS_OF_TEXT,
+    EventReader,
+    Keep,
+    SpooledEvent,
+)
 from image_gateway.edge.upstream.http_client import LostError, UpstreamResponse
 
 
@@ -38,7 +43,7 @@ class ResponseStreamPassthrough:
         self._context = context
         self._stream = stream
         self._counts = _ResponseCounts(context)
-        self._unsent: list[Held] = []
+        self._unsent: list[SpooledBody] = []
         self._timer = AnswerTimer(context.draft)
         self.finish: Finish | None = None
 
@@ -48,33 +53,33 @@ class ResponseStreamPassthrough:
         with _reader(response, context, Keep.FRAME, until) as reader:
             while True:
                 try:
-                    arrived = await reader.next()
+                    spooled = await reader.next()
                 except LostError as error:
                     return lost(dialect, str(error), sent=self._timer.begun)
-                if arrived is None:
+                if spooled is None:
                     return lost(dialect, "EndOfStream", sent=self._timer.begun)
-                found = events.read_conversation_event(arrived.event)
+                found = events.read_conversation_event(spooled.event)
                 self._counts.note(found)
                 with ExitStack() as closing:
-                    closing.enter_context(arrived)
-                    if found.kind is Kind.FAILURE and not self._timer.begun:
+                    closing.enter_context(spooled)
+                    if found.kind is EventKind.FAILURE and not self._timer.begun:
                         return failed(response, dialect, found, sent=False)
-                    if found.kind in {Kind.OPENING, Kind.FAILURE, Kind.END}:
+                    if found.kind in {EventKind.OPENING, EventKind.FAILURE, EventKind.END}:
                         context.kept.push(closing.pop_all())
-                        self._unsent.append(arrived.frame())
-                    if found.kind is Kind.OPENING:
+                        self._unsent.append(spooled.frame())
+                    if found.kind is EventKind.OPENING:
                         continue
                     self._timer.tick()
-                    if found.kind is Kind.FAILURE:
+                    if found.kind is EventKind.FAILURE:
                         # In its own words: they are those that this kind of client reads.
                         self.finish = partial(stream.finish, *self._unsent)
                         return failed(response, dialect, found, sent=True)
-                    if found.kind is Kind.END:
+                    if found.kind is EventKind.END:
                         self.finish = partial(stream.finish, *self._unsent)
                         return delivered(response, dialect)
-                    await self._send(arrived.frame())
+                    await self._send(spooled.frame())
 
-    async def _send(self, frame: Held) -> None:
+    async def _send(self, frame: SpooledBody) -> None:
         while self._unsent:
             await self._stream.send(self._unsent.pop(0))
         await self._stream.send(frame)
@@ -85,7 +90,7 @@ class _Item:
     """One item of the output, and the event that it lies in."""
 
     fields: Mapping[str, object]
-    arrived: Arrived
+    spooled: SpooledEvent
 
 
 class AssembledResponse:
@@ -119,35 +124,35 @@ class AssembledResponse:
     ) -> Outcome:
         while True:
             try:
-                arrived = await reader.next()
+                spooled = await reader.next()
             except LostError as error:
                 return lost(dialect, str(error), sent=False)
-            if arrived is None:
+            if spooled is None:
                 return lost(dialect, "EndOfStream", sent=False)
             with ExitStack() as closing:
-                closing.enter_context(arrived)
-                found = events.read_conversation_event(arrived.event)
+                closing.enter_context(spooled)
+                found = events.read_conversation_event(spooled.event)
                 self._counts.note(found)
-                if found.kind is Kind.FAILURE:
+                if found.kind is EventKind.FAILURE:
                     return failed(response, dialect, found, sent=False)
                 self._timer.tick()
-                if self._keep(found, arrived):
+                if self._keep(found, spooled):
                     self._context.kept.push(closing.pop_all())
-            if found.kind is Kind.END:
+            if found.kind is EventKind.END:
                 if self._response is None:
                     return invalid(response, dialect)
                 self.finish = self._send_response
                 return delivered(response, dialect)
 
-    def _keep(self, found: Happening, arrived: Arrived) -> bool:
+    def _keep(self, found: ParsedEvent, spooled: SpooledEvent) -> bool:
         """Whether an event is a part of the response."""
-        fields = arrived.event.fields()
+        fields = spooled.event.fields()
         item, response = fields.get("item"), fields.get("response")
-        if arrived.event.kind() == "response.output_item.done" and isinstance(item, dict):
-            self._items.append(_Item(item, arrived))
+        if spooled.event.kind() == "response.output_item.done" and isinstance(item, dict):
+            self._items.append(_Item(item, spooled))
             return True
-        if found.kind in {Kind.OPENING, Kind.END} and isinstance(response, dict):
-            self._response = _Item(response, arrived)
+        if found.kind in {EventKind.OPENING, EventKind.END} and isinstance(response, dict):
+            self._response = _Item(response, spooled)
             return True
         return False
 
@@ -158,9 +163,9 @@ class AssembledResponse:
         broken = {"status": "incomplete", "incomplete_details": {"reason": "upstream_cut"}}
         if self._response is not None:
             known = {**self._response.fields, **broken}
-            self._response = _Item({**known, "output": []}, self._response.arrived)
+            self._response = _Item({**known, "output": []}, self._response.spooled)
         else:
-            self._response = _Item(broken, self._items[0].arrived)
+            self._response = _Item(broken, self._items[0].spooled)
         self.finish = self._send_response
 
     async def _send_response(self) -> None:
@@ -174,19 +179,19 @@ class AssembledResponse:
                 await downstream.send(piece)
         await downstream.finish()
 
-    def _parts(self) -> list[Held]:
+    def _parts(self) -> list[SpooledBody]:
         """The response; its output is often empty at the end, for the items have come before."""
         assert self._response is not None
-        response, arrived = self._response.fields, self._response.arrived
+        response, spooled = self._response.fields, self._response.spooled
         if response.get("output"):
-            whole = events.as_json(response, arrived.event.lifted)
-            return [arrived.spool.hold(whole)]
-        before, behind = events.response_ends(response, arrived.event.lifted)
-        parts = [arrived.spool.hold(before)]
+            whole = events.as_json(response, spooled.event.lifted)
+            return [spooled.spool.hold(whole)]
+        before, behind = events.response_ends(response, spooled.event.lifted)
+        parts = [spooled.spool.hold(before)]
         for index, item in enumerate(self._items):
-            text = events.as_json(item.fields, item.arrived.event.lifted)
-            parts.append(item.arrived.spool.hold((b"," * bool(index), *text)))
-        return [*parts, arrived.spool.hold(behind)]
+            text = events.as_json(item.fields, item.spooled.event.lifted)
+            parts.append(item.spooled.spool.hold((b"," * bool(index), *text)))
+        return [*parts, spooled.spool.hold(behind)]
 
 
 def _reader(
@@ -212,11 +217,11 @@ class _ResponseCounts:
         self._first: Mapping[str, object] = {}
         self.pictures = 0
 
-    def note(self, found: Happening) -> None:
-        if found.kind is Kind.PICTURE:
+    def note(self, found: ParsedEvent) -> None:
+        if found.kind is EventKind.PICTURE:
             self.pictures += 1
-        elif found.kind is Kind.END and not self.pictures:
+        elif found.kind is EventKind.END and not self.pictures:
             self.pictures = found.pictures
         self._first = self._first or found.picture
-        if found.kind in {Kind.PICTURE, Kind.END}:
+        if found.kind in {EventKind.PICTURE, EventKind.END}:
             self._draft.note_answer(self.pictures, found.usage, self._first)

@@ -25,7 +25,7 @@ class Source(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ErrorSpec:
     """What a code of ours stands for.
 
     ``retry`` is False where the official SDKs would repeat the call on their own (408, 409, 429,
@@ -43,42 +43,42 @@ _PERMISSION: Final = "permission_error"
 _LIMIT: Final = "rate_limit_error"
 _API: Final = "api_error"
 
-KINDS: Final[Mapping[str, Kind]] = {
-    "missing_api_key": Kind(401, _INVALID, Source.CLIENT),
-    "invalid_api_key": Kind(401, _INVALID, Source.CLIENT),
-    "key_disabled": Kind(403, _PERMISSION, Source.CLIENT),
-    "group_image_generation_disabled": Kind(403, _PERMISSION, Source.CLIENT),
-    "key_image_generation_disabled": Kind(403, _PERMISSION, Source.CLIENT),
-    "insufficient_quota": Kind(429, "insufficient_quota", Source.CLIENT, retry=False),
-    "key_concurrency": Kind(429, _LIMIT, Source.CLIENT),
-    "key_start_interval": Kind(429, _LIMIT, Source.CLIENT),
-    "unknown_path": Kind(404, _INVALID, Source.CLIENT),
-    "method_not_allowed": Kind(405, _INVALID, Source.CLIENT),
-    "unsupported_protocol": Kind(400, _INVALID, Source.CLIENT),
-    "request_too_large": Kind(413, _INVALID, Source.CLIENT),
-    "unsupported_media_type": Kind(415, _INVALID, Source.CLIENT),
-    "request_timeout": Kind(408, _INVALID, Source.CLIENT, retry=False),
-    "invalid_body": Kind(400, _INVALID, Source.CLIENT),
-    "missing_required_parameter": Kind(400, _INVALID, Source.CLIENT),
-    "invalid_type": Kind(400, _INVALID, Source.CLIENT),
-    "invalid_value": Kind(400, _INVALID, Source.CLIENT),
-    "unknown_parameter": Kind(400, _INVALID, Source.CLIENT),
-    "model_not_allowed": Kind(403, _PERMISSION, Source.CLIENT),
-    "model_not_found": Kind(404, _INVALID, Source.CLIENT),
-    "unsupported_value": Kind(400, _INVALID, Source.CLIENT),
-    "not_an_image_request": Kind(421, _INVALID, Source.CLIENT),
-    "account_concurrency": Kind(429, _LIMIT, Source.GATEWAY),
-    "no_account_available": Kind(503, _API, Source.GATEWAY),
-    "account_credentials": Kind(503, _API, Source.UPSTREAM),
-    "upstream_unreachable": Kind(502, _API, Source.UPSTREAM),
-    "outcome_unknown": Kind(504, _API, Source.UPSTREAM, retry=False),
-    "upstream_redirect": Kind(502, _API, Source.UPSTREAM, retry=False),
-    "upstream_invalid": Kind(502, _API, Source.UPSTREAM, retry=False),
-    "upstream_cut": Kind(502, _API, Source.UPSTREAM, retry=False),
-    "control_plane_unavailable": Kind(503, _API, Source.GATEWAY),
-    "overloaded": Kind(503, _API, Source.GATEWAY),
-    "draining": Kind(503, _API, Source.GATEWAY),
-    "internal_error": Kind(500, _API, Source.GATEWAY, retry=False),
+ERROR_SPECS: Final[Mapping[str, ErrorSpec]] = {
+    "missing_api_key": ErrorSpec(401, _INVALID, Source.CLIENT),
+    "invalid_api_key": ErrorSpec(401, _INVALID, Source.CLIENT),
+    "key_disabled": ErrorSpec(403, _PERMISSION, Source.CLIENT),
+    "group_image_generation_disabled": ErrorSpec(403, _PERMISSION, Source.CLIENT),
+    "key_image_generation_disabled": ErrorSpec(403, _PERMISSION, Source.CLIENT),
+    "insufficient_quota": ErrorSpec(429, "insufficient_quota", Source.CLIENT, retry=False),
+    "key_concurrency": ErrorSpec(429, _LIMIT, Source.CLIENT),
+    "key_start_interval": ErrorSpec(429, _LIMIT, Source.CLIENT),
+    "unknown_path": ErrorSpec(404, _INVALID, Source.CLIENT),
+    "method_not_allowed": ErrorSpec(405, _INVALID, Source.CLIENT),
+    "unsupported_protocol": ErrorSpec(400, _INVALID, Source.CLIENT),
+    "request_too_large": ErrorSpec(413, _INVALID, Source.CLIENT),
+    "unsupported_media_type": ErrorSpec(415, _INVALID, Source.CLIENT),
+    "request_timeout": ErrorSpec(408, _INVALID, Source.CLIENT, retry=False),
+    "invalid_body": ErrorSpec(400, _INVALID, Source.CLIENT),
+    "missing_required_parameter": ErrorSpec(400, _INVALID, Source.CLIENT),
+    "invalid_type": ErrorSpec(400, _INVALID, Source.CLIENT),
+    "invalid_value": ErrorSpec(400, _INVALID, Source.CLIENT),
+    "unknown_parameter": ErrorSpec(400, _INVALID, Source.CLIENT),
+    "model_not_allowed": ErrorSpec(403, _PERMISSION, Source.CLIENT),
+    "model_not_found": ErrorSpec(404, _INVALID, Source.CLIENT),
+    "unsupported_value": ErrorSpec(400, _INVALID, Source.CLIENT),
+    "not_an_image_request": ErrorSpec(421, _INVALID, Source.CLIENT),
+    "account_concurrency": ErrorSpec(429, _LIMIT, Source.GATEWAY),
+    "no_account_available": ErrorSpec(503, _API, Source.GATEWAY),
+    "account_credentials": ErrorSpec(503, _API, Source.UPSTREAM),
+    "upstream_unreachable": ErrorSpec(502, _API, Source.UPSTREAM),
+    "outcome_unknown": ErrorSpec(504, _API, Source.UPSTREAM, retry=False),
+    "upstream_redirect": ErrorSpec(502, _API, Source.UPSTREAM, retry=False),
+    "upstream_invalid": ErrorSpec(502, _API, Source.UPSTREAM, retry=False),
+    "upstream_cut": ErrorSpec(502, _API, Source.UPSTREAM, retry=False),
+    "control_plane_unavailable": ErrorSpec(503, _API, Source.GATEWAY),
+    "overloaded": ErrorSpec(503, _API, Source.GATEWAY),
+    "draining": ErrorSpec(503, _API, Source.GATEWAY),
+    "internal_error": ErrorSpec(500, _API, Source.GATEWAY, retry=False),
 }
 
 CLIENT_LEFT: Final = "client_left"
@@ -105,19 +105,19 @@ class Refusal(Exception):  # noqa: N818 - it is an answer, and it is called so e
         self.message = message
         self.param = param
         self.retry_after = retry_after
-        self.kind = KINDS[code]
+        self.spec = ERROR_SPECS[code]
         self._headers = dict(headers or {})
 
     def body(self) -> bytes:
         """The JSON text, always with the four keys that the SDKs read."""
-        return error_body(self.message, self.kind.type, self.param, self.code)
+        return error_body(self.message, self.spec.type, self.param, self.code)
 
     def headers(self) -> dict[str, str]:
         """The headers beside content type and length; waits in whole seconds and in ms."""
         headers = dict(self._headers)
         if self.retry_after is not None:
             headers |= retry_headers(self.retry_after)
-        if not self.kind.retry:
+        if not self.spec.retry:
             headers["x-should-retry"] = "false"
         return headers
 

@@ -104,7 +104,7 @@ class Metrics:
     def observe(self, draft: Draft) -> None:
         """A request has ended."""
         code = draft.error_code or ""
-        if code and code not in errors.KINDS and code != errors.CLIENT_LEFT:
+        if code and code not in errors.ERROR_SPECS and code != errors.CLIENT_LEFT:
             code = _UPSTREAM
         self._requests.labels(
             draft.endpoint or "", draft.dialect or "", _status(draft.status), code

@@ -148,9 +148,9 @@ class Spool:
         finally:
             self._spools.memory.give_back(len(piece))
 
-    def hold(self, segments: Body) -> "Held":
+    def hold(self, segments: Body) -> "SpooledBody":
         """A body whose spans lie in this spool, for whoever does not know the spool."""
-        return Held(self, segments)
+        return SpooledBody(self, segments)
 
     async def play(self, segments: Body) -> AsyncIterator[bytes]:
         """The bytes of a body whose spans lie in this spool."""
@@ -228,7 +228,7 @@ class Spool:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class SpooledBody:
     """A body and the spool that its spans lie in."""
 
     spool: Spool

@@ -304,11 +304,11 @@ class Exchange:
             await self._refuse(draining())
 
     async def _refuse(self, refusal: Refusal) -> None:
-        self._draft.note_failure(refusal.code, refusal.kind.source)
+        self._draft.note_failure(refusal.code, refusal.spec.source)
         if self._stream is None and self._downstream.status is not None:
             self._downstream.break_off()
             return
-        await self._answer(refusal.kind.status, refusal.headers(), refusal.body())
+        await self._answer(refusal.spec.status, refusal.headers(), refusal.body())
 
     # -- the record ------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from image_gateway.core import errors
-from image_gateway.core.errors import KINDS, Refusal, Source, UpstreamError
+from image_gateway.core.errors import ERROR_SPECS, Refusal, Source, UpstreamError
 
 _INVALID = "invalid_request_error"
 _PERMISSION = "permission_error"
@@ -65,16 +65,16 @@ NEVER_AGAIN = {
 
 @pytest.mark.parametrize("code", sorted(PROMISED))
 def test_a_code_keeps_its_promised_status_and_type(code: str) -> None:
-    assert (KINDS[code].status, KINDS[code].type) == PROMISED[code]
+    assert (ERROR_SPECS[code].status, ERROR_SPECS[code].type) == PROMISED[code]
 
 
 def test_no_code_is_without_a_promise() -> None:
-    assert set(KINDS) == set(PROMISED)
+    assert set(ERROR_SPECS) == set(PROMISED)
 
 
 def test_the_codes_and_sources_of_a_record_are_these_words() -> None:
     assert errors.CLIENT_LEFT == "client_left"
-    assert errors.CLIENT_LEFT not in KINDS
+    assert errors.CLIENT_LEFT not in ERROR_SPECS
     assert [str(source) for source in Source] == ["client", "gateway", "upstream"]
 
 
@@ -83,17 +83,17 @@ def test_a_refusal_in_a_traceback_tells_what_it_is() -> None:
     assert "why" in str(Refusal("unknown_path", "why"))
 
 
-@pytest.mark.parametrize("code", sorted(KINDS))
+@pytest.mark.parametrize("code", sorted(ERROR_SPECS))
 def test_what_must_not_be_repeated_says_so(code: str) -> None:
     headers = Refusal(code, "why").headers()
     assert headers == ({"x-should-retry": "false"} if code in NEVER_AGAIN else {})
 
 
-@pytest.mark.parametrize("code", sorted(KINDS))
+@pytest.mark.parametrize("code", sorted(ERROR_SPECS))
 def test_whoever_failed_is_named(code: str) -> None:
     """Nothing below 500 but a full account is anybody's fault but the client's."""
-    source = KINDS[code].source
-    if KINDS[code].status < 500:
+    source = ERROR_SPECS[code].source
+    if ERROR_SPECS[code].status < 500:
         expected = Source.GATEWAY if code == "account_concurrency" else Source.CLIENT
         assert source is expected
     else:
@@ -103,13 +103,13 @@ def test_whoever_failed_is_named(code: str) -> None:
 
 
 @given(
-    st.sampled_from(sorted(KINDS)),
+    st.sampled_from(sorted(ERROR_SPECS)),
     st.text(st.characters(codec="utf-8")),
     st.one_of(st.none(), st.text(st.characters(codec="utf-8"))),
 )
 def test_every_refusal_has_the_four_keys(code: str, message: str, param: str | None) -> None:
     assert json.loads(Refusal(code, message, param=param).body()) == {
-        "error": {"message": message, "type": KINDS[code].type, "param": param, "code": code}
+        "error": {"message": message, "type": ERROR_SPECS[code].type, "param": param, "code": code}
     }
 
 

@@ -51,7 +51,7 @@ class Event:
         return text(self.fields().get("type")) or self.name or ""
 
 
-class Kind(Enum):
+class EventKind(Enum):
     """What an event is for whoever waits for pictures."""
 
     OTHER = auto()
@@ -64,14 +64,14 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Happening:
+class ParsedEvent:
     """An event's meaning.
 
     ``picture`` holds what is known of a picture, by the names of the Images API, ``pictures`` how
     many an end holds; ``status`` and ``error`` belong to a failure.
     """
 
-    kind: Kind
+    kind: EventKind
     picture: Mapping[str, object] = field(default_factory=dict, repr=False)
     usage: Mapping[str, object] | None = None
     status: int = 0
@@ -115,7 +115,7 @@ def add_usage(
     return total
 
 
-def failure(fields: Mapping[str, object]) -> Happening:
+def failure(fields: Mapping[str, object]) -> ParsedEvent:
     """An error as an event tells it: nested as ``error``, or flat."""
     nested = fields.get("error")
     found = nested if isinstance(nested, dict) else fields
@@ -132,14 +132,14 @@ def failure(fields: Mapping[str, object]) -> Happening:
         for name in ("status", "status_code"):
             status = place.get(name)
             if isinstance(status, int) and 400 <= status < 600:
-                return Happening(Kind.FAILURE, status=status, error=error)
-    return Happening(Kind.FAILURE, status=errors.status_of(error), error=error)
+                return ParsedEvent(EventKind.FAILURE, status=status, error=error)
+    return ParsedEvent(EventKind.FAILURE, status=errors.status_of(error), error=error)
 
 
 # -- the Images API's own events -------------------------------------------------------------------
 
 
-def read_image_event(event: Event) -> Happening:
+def read_image_event(event: Event) -> ParsedEvent:
     """One event of a stream that goes on as it is."""
     fields, kind = event.fields(), event.kind()
     if "error" in {kind, event.name} or isinstance(fields.get("error"), dict | str):
@@ -147,10 +147,10 @@ def read_image_event(event: Event) -> Happening:
     # What cannot be read is believed its name: it has been paid for.
     holds_picture = event.value is None or _is_picture(fields.get("b64_json"))
     if kind in _COMPLETED and holds_picture:
-        return Happening(Kind.PICTURE, fields, usage(fields.get("usage")))
+        return ParsedEvent(EventKind.PICTURE, fields, usage(fields.get("usage")))
     if kind in _PARTIAL_IMAGE:
-        return Happening(Kind.PARTIAL, fields)
-    return Happening(Kind.OTHER)
+        return ParsedEvent(EventKind.PARTIAL, fields)
+    return ParsedEvent(EventKind.OTHER)
 
 
 # -- the Responses API's events --------------------------------------------------------------------
@@ -166,12 +166,12 @@ class ResponseReader:
     def __repr__(self) -> str:
         return f"<ResponseReader {'made' if self._made else 'waiting'}>"
 
-    def read(self, event: Event) -> Happening:
+    def read(self, event: Event) -> ParsedEvent:
         """The next event's meaning; an end without a picture is a failure."""
         fields = event.fields()
         match event.kind():
             case "response.image_generation_call.partial_image":
-                return Happening(Kind.PARTIAL, _partial(fields))
+                return ParsedEvent(EventKind.PARTIAL, _partial(fields))
             case "response.output_item.done":
                 return self._read_item(fields.get("item"))
             case "response.output_text.done":
@@ -182,36 +182,36 @@ class ResponseReader:
                 return self._end(fields.get("response"))
             case "response.failed" | "response.incomplete" | "error":
                 return _unmade(event.kind(), fields)
-        return Happening(Kind.OTHER)
+        return ParsedEvent(EventKind.OTHER)
 
-    def _read_item(self, value: object) -> Happening:
+    def _read_item(self, value: object) -> ParsedEvent:
         item = _object(value)
         if item.get("type") == "image_generation_call" and _is_picture(item.get("result")):
             self._made = True
-            return Happening(Kind.PICTURE, _picture(item))
+            return ParsedEvent(EventKind.PICTURE, _picture(item))
         if item.get("type") == "message":
             content = item.get("content")
             for part in content if isinstance(content, list) else []:
                 said = _object(part)
                 words = _words(said.get("refusal")) or _words(said.get("text"))
                 self._words = words or self._words
-        return Happening(Kind.OTHER)
+        return ParsedEvent(EventKind.OTHER)
 
-    def _end(self, value: object) -> Happening:
+    def _end(self, value: object) -> ParsedEvent:
         response = _object(value)
         counts = usage(_object(response.get("tool_usage")).get("image_gen"))
         if self._made:
-            return Happening(Kind.END, usage=counts)
+            return ParsedEvent(EventKind.END, usage=counts)
         # Its output is often empty, and the items have come before; but it may be all there is.
         output = response.get("output")
         for value_of_item in output if isinstance(output, list) else []:
             found = self._read_item(value_of_item)
-            if found.kind is Kind.PICTURE:
-                return Happening(Kind.END, found.picture, counts)
+            if found.kind is EventKind.PICTURE:
+                return ParsedEvent(EventKind.END, found.picture, counts)
         if self._words is None:
-            return Happening(Kind.END)
-        return Happening(
-            Kind.FAILURE,
+            return ParsedEvent(EventKind.END)
+        return ParsedEvent(
+            EventKind.FAILURE,
             status=400,
             error=UpstreamError(
                 self._words[:_LONGEST_WORDS],
@@ -225,28 +225,28 @@ class ResponseReader:
 _OPENING: Final = frozenset({"response.created", "response.queued", "response.in_progress"})
 
 
-def read_conversation_event(event: Event) -> Happening:
+def read_conversation_event(event: Event) -> ParsedEvent:
     """One event for a client of the Responses API itself.
 
     There an end without a picture is no failure: a model may answer an intent in words.
     """
     fields, kind = event.fields(), event.kind()
     if kind in _OPENING:
-        return Happening(Kind.OPENING)
+        return ParsedEvent(EventKind.OPENING)
     if kind == "response.output_item.done":
         found = _pictures([fields.get("item")])
         if found:
-            return Happening(Kind.PICTURE, found[0])
+            return ParsedEvent(EventKind.PICTURE, found[0])
     if kind in {"response.completed", "response.incomplete"}:
         response = _object(fields.get("response"))
         counts = usage(_object(response.get("tool_usage")).get("image_gen"))
         made = _pictures(response.get("output"))
         first = made[0] if made else {}
         counts = counts or usage(response.get("usage"))
-        return Happening(Kind.END, first, counts, pictures=len(made))
+        return ParsedEvent(EventKind.END, first, counts, pictures=len(made))
     if kind == "response.failed":
         return failure(_object(fields.get("response")))
-    return failure(fields) if kind == "error" else Happening(Kind.OTHER)
+    return failure(fields) if kind == "error" else ParsedEvent(EventKind.OTHER)
 
 
 def _words(value: object) -> str | None:
@@ -286,18 +286,18 @@ def _picture(item: Mapping[str, object]) -> dict[str, object]:
     return found
 
 
-def _unmade(kind: str, fields: Mapping[str, object]) -> Happening:
+def _unmade(kind: str, fields: Mapping[str, object]) -> ParsedEvent:
     if kind == "error":
         return failure(fields)
     response = _object(fields.get("response"))
     return failure(response) if kind == "response.failed" else _incomplete(response)
 
 
-def _incomplete(response: Mapping[str, object]) -> Happening:
+def _incomplete(response: Mapping[str, object]) -> ParsedEvent:
     reason = text(_object(response.get("incomplete_details")).get("reason")) or "incomplete"
     if reason == "content_filter":
-        return Happening(
-            Kind.FAILURE,
+        return ParsedEvent(
+            EventKind.FAILURE,
             status=400,
             error=UpstreamError(
                 "The upstream's content filter stopped this picture.",
@@ -307,7 +307,9 @@ def _incomplete(response: Mapping[str, object]) -> Happening:
             ),
         )
     message = "The upstream ended before the picture was made."
-    return Happening(Kind.FAILURE, status=502, error=UpstreamError(message, None, None, reason))
+    return ParsedEvent(
+        EventKind.FAILURE, status=502, error=UpstreamError(message, None, None, reason)
+    )
 
 
 # -- what the client gets --------------------------------------------------------------------------

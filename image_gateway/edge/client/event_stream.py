@@ -13,7 +13,7 @@ from typing import Final
 
 from image_gateway.core.dialects import events
 from image_gateway.edge.client.downstream import ClientLeftError, Downstream
-from image_gateway.edge.spool import Held
+from image_gateway.edge.spool import SpooledBody
 
 _COMMENT: Final = b": keep-alive\n\n"
 _HEADERS: Final = {
@@ -63,7 +63,7 @@ class EventStream:
             if name not in {"content-length", "content-type"}
         }
 
-    async def send(self, frame: Held) -> None:
+    async def send(self, frame: SpooledBody) -> None:
         """A whole frame; raises ``ClientLeftError``, as all that follows."""
         async with self._lock:
             await self._commit()
@@ -87,7 +87,7 @@ class EventStream:
             await self._downstream.send(events.error_frame(body))
             await self._downstream.finish()
 
-    async def finish(self, *frames: Held) -> None:
+    async def finish(self, *frames: SpooledBody) -> None:
         """The last frames, and the end of the answer; a frame given up half way breaks it off."""
         self.quiet()
         if self._within:

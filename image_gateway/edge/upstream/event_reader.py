@@ -15,7 +15,7 @@ from image_gateway.core.codec import lifting, scan
 from image_gateway.core.codec.body import Span
 from image_gateway.core.codec.sse import Piece, Splitter
 from image_gateway.core.dialects.events import Event
-from image_gateway.edge.spool import Held, Spool, Spools
+from image_gateway.edge.spool import Spool, SpooledBody, Spools
 from image_gateway.edge.upstream.http_client import LostError, UpstreamResponse
 
 MOST_BYTES: Final = 256 * 1024 * 1024
@@ -39,7 +39,7 @@ class Keep(Enum):
     """Its data, for whoever wants the long strings in it."""
 
 
-class Arrived:
+class SpooledEvent:
     """One whole event and the spool it lies in; close it by ``with`` or ``close``."""
 
     def __init__(self, spool: Spool) -> None:
@@ -47,7 +47,7 @@ class Arrived:
         self.spool = spool
 
     def __repr__(self) -> str:
-        return f"<Arrived {self.event.kind()!r} in {self.spool!r}>"
+        return f"<SpooledEvent {self.event.kind()!r} in {self.spool!r}>"
 
     def __enter__(self) -> Self:
         return self
@@ -64,7 +64,7 @@ class Arrived:
         """Let go of the bytes; safe to call twice."""
         self.spool.close()
 
-    def frame(self) -> Held:
+    def frame(self) -> SpooledBody:
         """The event as it came (``Keep.FRAME``)."""
         return self.spool.hold((Span(0, self.spool.size),))
 
@@ -99,7 +99,7 @@ class EventReader:
         self._events = 0
         self._most_events = most_events
         self._limits = limits
-        self._arriving: Arrived | None = None
+        self._spooled: SpooledEvent | None = None
 
     def __repr__(self) -> str:
         return f"<EventReader {self._splitter!r}>"
@@ -113,20 +113,20 @@ class EventReader:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._arriving is not None:
-            self._arriving.close()
+        if self._spooled is not None:
+            self._spooled.close()
 
     def hurry(self) -> None:
         """What is worth waiting for is here: the next event must begin soon."""
         self._deadline = min(self._deadline, time.monotonic() + self._idle_seconds)
 
-    async def next(self) -> Arrived | None:
+    async def next(self) -> SpooledEvent | None:
         """The next event, None at the end of the answer; raises ``LostError``."""
         while True:
             for piece in self._pieces:
-                arrived = await self._take(piece)
-                if arrived is not None:
-                    return arrived
+                spooled = await self._take(piece)
+                if spooled is not None:
+                    return spooled
             if self._splitter.lines > _MOST_LINES:
                 raise LostError("TooManyLines")
             chunk = await self._answer.chunk(self._seconds())
@@ -144,37 +144,37 @@ class EventReader:
             return self._idle_seconds
         return max(self._deadline - time.monotonic(), 0)
 
-    async def _last(self) -> Arrived | None:
+    async def _last(self) -> SpooledEvent | None:
         for piece in self._pieces:
-            arrived = await self._take(piece)
-            if arrived is not None:
-                if arrived.event.value is not None:
-                    return arrived
-                arrived.close()
+            spooled = await self._take(piece)
+            if spooled is not None:
+                if spooled.event.value is not None:
+                    return spooled
+                spooled.close()
                 raise LostError("CutEvent")
         return None
 
-    async def _take(self, piece: Piece) -> Arrived | None:
-        if self._arriving is None:
+    async def _take(self, piece: Piece) -> SpooledEvent | None:
+        if self._spooled is None:
             self._begin_event()
-            self._arriving = Arrived(self._spools.open(paid=True))
+            self._spooled = SpooledEvent(self._spools.open(paid=True))
             self._skeleton = lifting.Skeleton(limits=self._limits, strict=self._keep is Keep.DATA)
             self._has_data = False
-        arriving = self._arriving
-        await arriving.spool.write(piece.raw if self._keep is Keep.FRAME else piece.data)
-        if arriving.spool.size > MOST_BYTES:
+        spooled = self._spooled
+        await spooled.spool.write(piece.raw if self._keep is Keep.FRAME else piece.data)
+        if spooled.spool.size > MOST_BYTES:
             raise LostError("EventTooLarge")
         if piece.data:
             self._has_data = True
             self._scan(piece.data)
         if not piece.ends:
             return None
-        self._arriving = None
+        self._spooled = None
         if not self._has_data:
-            arriving.close()
+            spooled.close()
             return None
-        arriving.event = self._event(piece.event)
-        return arriving
+        spooled.event = self._event(piece.event)
+        return spooled
 
     def _begin_event(self) -> None:
         """Events that follow each other without a pause must end, too."""

@@ -306,7 +306,7 @@ def test_broken_part_headers_are_refused(head: bytes) -> None:
     for chunks in ([text], [text[at : at + 1] for at in range(len(text))]):
         refusal = _refusal(chunks)
         assert (refusal.code, refusal.param) == ("invalid_body", None)
-        assert refusal.kind.status == 400
+        assert refusal.spec.status == 400
 
 
 def test_a_header_that_never_ends_is_refused_while_it_comes() -> None:
@@ -368,7 +368,7 @@ def test_any_bytes_are_parts_or_a_refusal_of_a_client_s_mistake(
     except Refusal as refusal:
         refused = refusal
     if refused is not None:
-        assert refused.kind.status in {400, 413}
+        assert refused.spec.status in {400, 413}
         return
     spans = [part.data for part in parts if part.data is not None]
     assert sum(span.length for span in spans) == len(laid_down)
@@ -391,7 +391,7 @@ def test_a_file_has_its_bound_each_and_all_of_it(name: str, step: int) -> None:
     assert laid_down == b"x" * 100 + b"y" * 100
     refusal = _refusal(pieces(101), Limits(100, 2))
     assert (refusal.code, refusal.param) == ("request_too_large", name)
-    assert refusal.kind.status == 413
+    assert refusal.spec.status == 413
     assert "100 bytes" in refusal.message
 
 

@@ -14,7 +14,7 @@ from image_gateway.core import errors
 from image_gateway.core.codec import body, lifting, scan
 from image_gateway.core.codec.sse import Splitter
 from image_gateway.core.dialects import events
-from image_gateway.core.dialects.events import Event, Happening, Kind, ResponseReader
+from image_gateway.core.dialects.events import Event, EventKind, ParsedEvent, ResponseReader
 from image_gateway.core.errors import UpstreamError
 from image_gateway.core.request.models import Endpoint
 from tests.core.builders import play
@@ -34,11 +34,11 @@ def _event(value: object, name: str | None = None) -> tuple[Event, bytes]:
     return Event(name, skeleton.close(), skeleton.lifted), text
 
 
-def _happens(value: object, name: str | None = None) -> Happening:
+def _happens(value: object, name: str | None = None) -> ParsedEvent:
     return events.read_image_event(_event(value, name)[0])
 
 
-def _reads(*values: object) -> list[Happening]:
+def _reads(*values: object) -> list[ParsedEvent]:
     reader = ResponseReader()
     return [reader.read(_event(value)[0]) for value in values]
 
@@ -224,11 +224,11 @@ _FAILURES: list[tuple[dict[str, Any], int, UpstreamError]] = [
 ]
 
 
-def _is_failure(found: Happening, status: int, error: UpstreamError) -> None:
+def _is_failure(found: ParsedEvent, status: int, error: UpstreamError) -> None:
     """With the words of its own; an error without any has at least ours."""
     assert found.error.message
     said = found.error if error.message is not None else replace(found.error, message=None)
-    assert replace(found, error=said) == Happening(Kind.FAILURE, status=status, error=error)
+    assert replace(found, error=said) == ParsedEvent(EventKind.FAILURE, status=status, error=error)
 
 
 @pytest.mark.parametrize(("fields", "status", "error"), _FAILURES)
@@ -254,7 +254,7 @@ def test_a_failed_response_is_that_failure(
 def test_a_failed_response_that_says_nothing_is_a_failure_all_the_same(response: object) -> None:
     """It must not end as a silence that somebody takes for a time-out."""
     [found] = _reads({"type": "response.failed", "response": response})
-    assert (found.kind, found.status, found.error.code) == (Kind.FAILURE, 500, None)
+    assert (found.kind, found.status, found.error.code) == (EventKind.FAILURE, 500, None)
 
 
 _FIELDS = st.dictionaries(
@@ -291,12 +291,12 @@ def test_any_failure_has_a_status_of_an_error_and_plain_words(fields: dict[str, 
 @pytest.mark.parametrize("prefix", ["image_generation", "image_edit"])
 def test_events_of_the_images_api_are_told_apart(prefix: str) -> None:
     partial = {"type": f"{prefix}.partial_image", "b64_json": "x", "partial_image_index": 0}
-    assert _happens(partial) == Happening(Kind.PARTIAL, partial)
+    assert _happens(partial) == ParsedEvent(EventKind.PARTIAL, partial)
     done = {"type": f"{prefix}.completed", "b64_json": "x", **_SHARED, "usage": {"total_tokens": 3}}
-    assert _happens(done) == Happening(Kind.PICTURE, done, {"total_tokens": 3})
+    assert _happens(done) == ParsedEvent(EventKind.PICTURE, done, {"total_tokens": 3})
     unnamed = {"b64_json": "x"}
-    assert _happens(unnamed, f"{prefix}.completed") == Happening(Kind.PICTURE, unnamed)
-    assert _happens({**done, "error": None}).kind is Kind.PICTURE
+    assert _happens(unnamed, f"{prefix}.completed") == ParsedEvent(EventKind.PICTURE, unnamed)
+    assert _happens({**done, "error": None}).kind is EventKind.PICTURE
 
 
 @pytest.mark.parametrize(
@@ -312,7 +312,7 @@ def test_events_of_the_images_api_are_told_apart(prefix: str) -> None:
     ],
 )
 def test_any_other_event_of_the_images_api_is_for_nobody(value: object, name: str | None) -> None:
-    assert _happens(value, name) == Happening(Kind.OTHER)
+    assert _happens(value, name) == ParsedEvent(EventKind.OTHER)
 
 
 # -- the Responses API's events --------------------------------------------------------------
@@ -353,27 +353,27 @@ def test_a_call_s_events_from_first_to_last() -> None:
         _completed(output=[], **usage),
     )
     assert [each.kind for each in found] == [
-        Kind.OTHER,
-        Kind.OTHER,
-        Kind.OTHER,
-        Kind.PARTIAL,
-        Kind.PICTURE,
-        Kind.END,
+        EventKind.OTHER,
+        EventKind.OTHER,
+        EventKind.OTHER,
+        EventKind.PARTIAL,
+        EventKind.PICTURE,
+        EventKind.END,
     ]
     assert found[3].picture == {"b64_json": "QUJD", "partial_image_index": 1, **_SHARED}
     assert found[4].picture == _PICTURE
-    assert found[5] == Happening(Kind.END, usage=_TOKENS)
+    assert found[5] == ParsedEvent(EventKind.END, usage=_TOKENS)
 
 
 def test_a_picture_that_comes_only_at_the_end_is_taken_there() -> None:
     output = [{"type": "reasoning"}, {"type": "message", "content": []}, _ITEM]
     [found] = _reads(_completed(output=output, tool_usage={"image_gen": _TOKENS}))
-    assert found == Happening(Kind.END, _PICTURE, _TOKENS)
+    assert found == ParsedEvent(EventKind.END, _PICTURE, _TOKENS)
 
 
 def test_a_picture_that_came_before_does_not_come_again() -> None:
     [_, found] = _reads(_ITEM_DONE, _completed(output=[_ITEM]))
-    assert found == Happening(Kind.END)
+    assert found == ParsedEvent(EventKind.END)
 
 
 @pytest.mark.parametrize("missing", [*_SHARED, "revised_prompt"])
@@ -405,7 +405,7 @@ def test_what_a_picture_does_not_say_is_null_or_absent(missing: str, value: obje
 )
 def test_an_item_without_a_picture_is_none(item: object) -> None:
     found = _reads({**_ITEM_DONE, "item": item}, _completed())
-    assert [each.kind for each in found] == [Kind.OTHER, Kind.END]
+    assert [each.kind for each in found] == [EventKind.OTHER, EventKind.END]
     assert not found[1].picture
 
 
@@ -433,9 +433,9 @@ def _message(*content: object) -> dict[str, object]:
 def test_a_refusal_in_words_is_the_client_s_answer(said: list[object]) -> None:
     """Not a fault of the upstream, and no reason to ask another account."""
     *before, found = _reads(*said, _completed())
-    assert all(each.kind is Kind.OTHER for each in before)
-    assert found == Happening(
-        Kind.FAILURE,
+    assert all(each.kind is EventKind.OTHER for each in before)
+    assert found == ParsedEvent(
+        EventKind.FAILURE,
         status=400,
         error=UpstreamError("No.", "image_generation_user_error", "prompt", "moderation_blocked"),
     )
@@ -445,18 +445,18 @@ def test_a_refusal_in_words_is_the_client_s_answer(said: list[object]) -> None:
 def test_a_refusal_that_stands_only_in_the_end_is_read_there() -> None:
     output = [{"type": "message", "content": [{"type": "refusal", "refusal": "No."}]}]
     [found] = _reads(_completed(output=output))
-    assert (found.kind, found.status, found.error.message) == (Kind.FAILURE, 400, "No.")
+    assert (found.kind, found.status, found.error.message) == (EventKind.FAILURE, 400, "No.")
 
 
 def test_words_beside_a_picture_are_no_refusal() -> None:
     words = {"type": "response.output_text.done", "text": "Here it is."}
     assert [each.kind for each in _reads(words, _ITEM_DONE, _completed())] == [
-        Kind.OTHER,
-        Kind.PICTURE,
-        Kind.END,
+        EventKind.OTHER,
+        EventKind.PICTURE,
+        EventKind.END,
     ]
     [_, found] = _reads(words, _completed(output=[_ITEM]))
-    assert (found.kind, found.picture) == (Kind.END, _PICTURE)
+    assert (found.kind, found.picture) == (EventKind.END, _PICTURE)
 
 
 def test_a_refusal_s_words_are_cut_and_never_a_mark() -> None:
@@ -467,10 +467,10 @@ def test_a_refusal_s_words_are_cut_and_never_a_mark() -> None:
 
 
 def test_an_end_without_a_picture_and_without_words_is_an_end() -> None:
-    assert _reads(_completed()) == [Happening(Kind.END)]
+    assert _reads(_completed()) == [ParsedEvent(EventKind.END)]
     responses: list[object] = [None, [], {"output": 5}, {"output": [5, None, []]}]
     for response in responses:
-        assert _reads({"type": "response.completed", "response": response})[0].kind is Kind.END
+        assert _reads({"type": "response.completed", "response": response})[0].kind is EventKind.END
 
 
 @pytest.mark.parametrize(
@@ -487,7 +487,7 @@ def test_an_incomplete_response_is_a_failure_of_its_reason(
     response: object, status: int, code: str
 ) -> None:
     [found] = _reads({"type": "response.incomplete", "response": response})
-    assert (found.kind, found.status, found.error.code) == (Kind.FAILURE, status, code)
+    assert (found.kind, found.status, found.error.code) == (EventKind.FAILURE, status, code)
     assert found.error.message
     assert bool(errors.codes(found.error) & errors.CLIENT_FAULTS) == (status == 400)
 
@@ -531,7 +531,7 @@ _ANY = st.recursive(
 @given(st.lists(_ANY, max_size=4))
 def test_no_event_is_too_hostile_to_be_read(values: list[object]) -> None:
     for found in [*_reads(*values), *map(_happens, values)]:
-        assert (found.kind is Kind.FAILURE) == (400 <= found.status < 600)
+        assert (found.kind is EventKind.FAILURE) == (400 <= found.status < 600)
 
 
 # -- what the client gets --------------------------------------------------------------------
@@ -596,11 +596,11 @@ def test_no_message_breaks_an_error_frame(message: str) -> None:
     text = events.error_frame(errors.error_body(message, "api_error", None, "c"))
     assert _read_frame(text)[1]["error"]["message"] == message
     again = _happens(_read_frame(text)[1])
-    assert (again.kind, again.error.message, again.error.code) == (Kind.FAILURE, message, "c")
+    assert (again.kind, again.error.message, again.error.code) == (EventKind.FAILURE, message, "c")
 
 
 def _answer(
-    pictures: Sequence[tuple[Happening, Event, bytes]],
+    pictures: Sequence[tuple[ParsedEvent, Event, bytes]],
     usage: Mapping[str, object] | None,
     *,
     as_url: bool,
@@ -619,7 +619,7 @@ def _answer(
 def test_pictures_make_an_answer_of_the_images_api(
     results: list[str], usage: dict[str, int] | None, *, as_url: bool
 ) -> None:
-    pictures: list[tuple[Happening, Event, bytes]] = []
+    pictures: list[tuple[ParsedEvent, Event, bytes]] = []
     for result in results:
         event, spool = _event({**_ITEM_DONE, "item": {**_ITEM, "result": result}})
         pictures.append((ResponseReader().read(event), event, spool))
@@ -702,7 +702,7 @@ def test_a_whole_answer_becomes_one_completed_event_for_each_picture(
     total: Mapping[str, object] | None = None
     for _, value in frames:
         found = _happens(value)
-        assert found.kind is Kind.PICTURE
+        assert found.kind is EventKind.PICTURE
         total = events.add_usage(total, found.usage)
     assert total == usage
 

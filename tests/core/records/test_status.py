@@ -184,9 +184,9 @@ def test_a_call_ended_as_its_record_says(facts: Mapping[str, Any], how: str) -> 
     assert outcome(draft(**facts)) == how
 
 
-@pytest.mark.parametrize("code", errors.KINDS)
+@pytest.mark.parametrize("code", errors.ERROR_SPECS)
 def test_every_error_of_ours_is_counted_as_its_source_says(code: str) -> None:
-    kind = errors.KINDS[code]
+    kind = errors.ERROR_SPECS[code]
     found = outcome(draft(status=kind.status, error_code=code, error_source=kind.source))
     assert found == f"{kind.source}_error"
 

@@ -54,7 +54,7 @@ def _values(*parts: _Field) -> Mapping[str, object]:
 def _fault(*parts: _Field, takes_pictures: bool = False) -> tuple[str, str | None]:
     with pytest.raises(Refusal) as refused:
         _given(*parts, takes_pictures=takes_pictures)
-    assert refused.value.kind.status == 400
+    assert refused.value.spec.status == 400
     return refused.value.code, refused.value.param
 
 

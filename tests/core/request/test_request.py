@@ -30,7 +30,7 @@ def _fault(
     body: dict[str, Any] | bytes, endpoint: Endpoint = G, **changes: Any
 ) -> tuple[str, str | None]:
     refusal = refusal_of(body, endpoint, **changes)
-    assert refusal.kind.status == 400
+    assert refusal.spec.status == 400
     assert refusal.message
     return refusal.code, refusal.param
 
@@ -930,7 +930,7 @@ def test_any_body_is_a_sane_request_or_a_refusal_of_a_client_s_mistake(
     if isinstance(refused, scan.ScanError):
         assert b"\\u0000" in text
     elif refused is not None:
-        assert refused.kind.status == 400
+        assert refused.spec.status == 400
         assert refused.param is not None
     else:
         assert made.prompt == full["prompt"]

@@ -96,6 +96,6 @@ def test_the_name_asked_for_and_the_name_it_maps_to_must_both_be_allowed(
 def test_a_refused_model_is_answered_with_what_would_work() -> None:
     with pytest.raises(Refusal, match="It may use: a, b") as refused:
         access.check_model(key(allowed_models=frozenset({"b", "a"})), "c")
-    assert refused.value.kind.status == 403
+    assert refused.value.spec.status == 403
     with pytest.raises(Refusal, match="It may use: none"):
         access.check_model(key(allowed_models=frozenset()), "c")

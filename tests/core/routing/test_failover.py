@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from image_gateway.core.errors import KINDS, UpstreamError
+from image_gateway.core.errors import ERROR_SPECS, UpstreamError
 from image_gateway.core.model import Dialect
 from image_gateway.core.routing import failover
 from image_gateway.core.routing.failover import Action, Outcome, Stage, Step, next_step
@@ -141,7 +141,7 @@ def test_the_sdk_never_repeats_a_call_that_we_would_not_repeat() -> None:
         if step.action is Action.REPLACE:
             assert not step.retry, outcome
             assert step.code is not None
-            assert not KINDS[step.code].retry
+            assert not ERROR_SPECS[step.code].retry
             assert step.may_be_billed, outcome
 
 

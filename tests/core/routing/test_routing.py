@@ -153,7 +153,7 @@ def test_a_wish_that_no_account_can_fulfil_hears_which_one(
 ) -> None:
     refusal = _refusal(grant(account("a"), account("b")), _request(**changes))
     assert (refusal.code, refusal.param) == ("unsupported_value", param)
-    assert refusal.kind.status == 400
+    assert refusal.spec.status == 400
 
 
 def test_a_wish_is_served_by_whichever_account_can() -> None:
@@ -241,7 +241,7 @@ def test_the_wait_is_that_of_the_first_account_that_comes_back() -> None:
     )
     refusal = _refusal(one, state=_state(health=health))
     assert (refusal.code, refusal.retry_after) == ("no_account_available", 40)
-    assert refusal.kind.status == 503
+    assert refusal.spec.status == 503
 
 
 def test_a_block_of_days_is_told_as_it_is() -> None:

@@ -15,7 +15,7 @@ from image_gateway.edge.client import listener as listener_module
 from image_gateway.edge.client.downstream import ClientLeftError, Downstream, Limits
 from image_gateway.edge.client.event_stream import EventStream
 from image_gateway.edge.client.listener import Listener, Receive, Scope, Send, bind
-from image_gateway.edge.spool import Held, Spool, Spools
+from image_gateway.edge.spool import Spool, SpooledBody, Spools
 from tests.edge.peer import running
 from tests.parts.eventually import BOUND_SECONDS, eventually
 
@@ -132,7 +132,7 @@ def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listener_module, "GRACE_SECONDS", 0.0)
 
 
-async def kept(spools: Spools, text: bytes) -> tuple[Spool, Held]:
+async def kept(spools: Spools, text: bytes) -> tuple[Spool, SpooledBody]:
     spool = spools.open(paid=True)
     for start in range(0, len(text), MIB):
         await spool.write(text[start : start + MIB])

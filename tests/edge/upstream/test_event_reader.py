@@ -18,7 +18,7 @@ from image_gateway.core.codec.body import Span
 from image_gateway.core.dialects.events import Event
 from image_gateway.edge.spool import MEMORY_BYTES, Budget, Spool, Spools
 from image_gateway.edge.upstream import event_reader as event_reader_module
-from image_gateway.edge.upstream.event_reader import Arrived, EventReader, Keep
+from image_gateway.edge.upstream.event_reader import EventReader, Keep, SpooledEvent
 from image_gateway.edge.upstream.http_client import LostError, UpstreamClient, UpstreamResponse
 from tests.edge.peer import Line, Peer, call, is_word
 from tests.parts.eventually import BOUND_SECONDS
@@ -61,15 +61,15 @@ class Read:
     bytes: bytes
 
 
-async def bytes_of(arrived: Arrived) -> bytes:
-    return b"".join([piece async for piece in arrived.frame().play()])
+async def bytes_of(spooled: SpooledEvent) -> bytes:
+    return b"".join([piece async for piece in spooled.frame().play()])
 
 
 async def read_all(reader: EventReader) -> list[Read]:
     found = []
-    while (arrived := await reader.next()) is not None:
-        with arrived:
-            found.append(Read(arrived.event, await bytes_of(arrived)))
+    while (spooled := await reader.next()) is not None:
+        with spooled:
+            found.append(Read(spooled.event, await bytes_of(spooled)))
     return found
 
 
@@ -256,10 +256,10 @@ async def test_events_that_come_in_one_piece_are_given_one_by_one(
     assert nothing_is_held(spools)
 
 
-async def anext_of(reader: EventReader) -> Arrived:
-    arrived = await reader.next()
-    assert arrived is not None
-    return arrived
+async def anext_of(reader: EventReader) -> SpooledEvent:
+    spooled = await reader.next()
+    assert spooled is not None
+    return spooled
 
 
 async def test_an_event_arrives_when_it_is_whole_and_not_with_the_next_one(
@@ -270,8 +270,8 @@ async def test_an_event_arrives_when_it_is_whole_and_not_with_the_next_one(
         await line.silence()
 
     async with answering(edge, spool, script) as answer, asyncio.timeout(BOUND_SECONDS / 2):
-        with reader_of(answer, spools) as reader, await anext_of(reader) as arrived:
-            assert arrived.event.name == "first"
+        with reader_of(answer, spools) as reader, await anext_of(reader) as spooled:
+            assert spooled.event.name == "first"
     assert nothing_is_held(spools)
 
 
@@ -334,8 +334,8 @@ async def test_an_event_that_is_cut_is_lost_and_those_before_it_are_not(
     text = last.frame()[: int(len(last.frame()) * share)]
     async with in_pieces(edge, spool, [first.frame(), text], then) as answer:
         with reader_of(answer, spools, keep) as reader:
-            with await anext_of(reader) as arrived:
-                assert arrived.event.value == {"n": 1}
+            with await anext_of(reader) as spooled:
+                assert spooled.event.value == {"n": 1}
             with pytest.raises(LostError) as caught:
                 await reader.next()
         assert nothing_is_held(spools)
@@ -394,10 +394,10 @@ async def test_a_line_that_is_no_event_begins_none(
             done, _ = await asyncio.wait([waiting], timeout=SHORT_SECONDS)
             assert not done
             go.set()
-            arrived = await waiting
-            assert arrived is not None
-            assert arrived.event.kind() == "last"
-            arrived.close()
+            spooled = await waiting
+            assert spooled is not None
+            assert spooled.event.kind() == "last"
+            spooled.close()
 
 
 async def test_a_heartbeat_does_not_push_the_deadline_away(
@@ -417,8 +417,8 @@ async def test_a_heartbeat_does_not_push_the_deadline_away(
 
 
 async def _exhaust(reader: EventReader) -> None:
-    while (arrived := await reader.next()) is not None:
-        arrived.close()
+    while (spooled := await reader.next()) is not None:
+        spooled.close()
 
 
 @pytest.mark.parametrize("flood", [b":\n", b"id: 7\n", b"data: 1\n", b"data: 1\n\n", b"event: x\n"])
@@ -458,10 +458,10 @@ async def test_silence_between_events_may_last_until_the_deadline(
             done, _ = await asyncio.wait([waiting], timeout=4 * SHORT_SECONDS)
             assert not done, "the time within an event has not begun"
             go.set()
-            arrived = await waiting
-            assert arrived is not None
-            with arrived:
-                assert arrived.event.name == "late"
+            spooled = await waiting
+            assert spooled is not None
+            with spooled:
+                assert spooled.event.name == "late"
     assert nothing_is_held(spools)
 
 
@@ -515,10 +515,10 @@ async def test_an_event_that_has_begun_may_end_after_the_deadline(
             done, _ = await asyncio.wait([waiting], timeout=4 * SHORT_SECONDS)
             assert not done
             go.set()
-            arrived = await waiting
-            assert arrived is not None
-            with arrived:
-                assert arrived.event.value == {}
+            spooled = await waiting
+            assert spooled is not None
+            with spooled:
+                assert spooled.event.value == {}
             async with asyncio.timeout(BOUND_SECONDS / 2):
                 with pytest.raises(LostError):
                     await reader.next()
@@ -561,24 +561,24 @@ async def test_a_large_event_lies_on_disk_and_memory_stays_small(
     frame = large.frame()
     pieces = [frame[start : start + 50_000] for start in range(0, len(frame), 50_000)]
     async with in_pieces(edge, spool, pieces) as answer:
-        with reader_of(answer, spools, keep) as reader, await anext_of(reader) as arrived:
+        with reader_of(answer, spools, keep) as reader, await anext_of(reader) as spooled:
             expected = frame if keep is Keep.FRAME else large.text()
-            assert arrived.spool.size == arrived.frame().length == len(expected)
+            assert spooled.spool.size == spooled.frame().length == len(expected)
             assert spools.disk.used + spools.memory.used == len(expected)
             assert spools.disk.used >= len(expected) - MEMORY_BYTES
             assert memory.most <= MEMORY_BYTES + MIB // 2
-            assert arrived.event.fields() == {
+            assert spooled.event.fields() == {
                 "type": "large",
                 "b64_json": lifting.mark(0),
                 "n": 1,
             }
-            [lifted] = arrived.event.lifted
+            [lifted] = spooled.event.lifted
             assert lifted.length == len(picture)
             if keep is Keep.DATA:
-                played = arrived.spool.play((Span(lifted.start, lifted.stop),))
+                played = spooled.spool.play((Span(lifted.start, lifted.stop),))
                 assert b"".join([piece async for piece in played]) == picture.encode()
             else:
-                assert await bytes_of(arrived) == frame
+                assert await bytes_of(spooled) == frame
     assert nothing_is_held(spools)
 
 
@@ -589,8 +589,8 @@ async def test_an_event_finds_room_where_none_is_left(
     large = said("large", {"b64_json": "A" * (3 * MIB)})
     with Spools(tmp_path, 10, 10) as tight:
         async with in_pieces(edge, spool, [large.frame()]) as answer:
-            with reader_of(answer, tight, Keep.FRAME) as reader, await anext_of(reader) as arrived:
-                assert await bytes_of(arrived) == large.frame()
+            with reader_of(answer, tight, Keep.FRAME) as reader, await anext_of(reader) as spooled:
+                assert await bytes_of(spooled) == large.frame()
         assert nothing_is_held(tight)
 
 
@@ -664,6 +664,6 @@ async def test_what_they_show_of_themselves_holds_nothing_of_an_event(
 ) -> None:
     text = said("kind", {"type": "kind", "secret": "planted"}).frame() + b'data: {"a":"planted'
     async with in_pieces(edge, spool, [text]) as answer:
-        with reader_of(answer, spools) as reader, await anext_of(reader) as arrived:
-            assert repr(arrived).startswith("<Arrived 'kind' in <Spool ")
-            assert "planted" not in repr(arrived) + repr(reader) + repr(arrived.event)
+        with reader_of(answer, spools) as reader, await anext_of(reader) as spooled:
+            assert repr(spooled).startswith("<SpooledEvent 'kind' in <Spool ")
+            assert "planted" not in repr(spooled) + repr(reader) + repr(spooled.event)

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from image_gateway import app, config
 from image_gateway.context import AppContext
-from image_gateway.edge.client.listener import Connection
+from image_gateway.edge.client.listener import ClientConnection
 from image_gateway.edge.metrics import Metrics
 from image_gateway.edge.records.logs import RequestLog, Rotation
 from image_gateway.exchange import paths
@@ -49,7 +49,7 @@ async def test_a_request_that_comes_after_the_grace_is_told_to_come_again(tmp_pa
             "raw_path": b"/v1/images/edits",
             "headers": [],
             "client": ("127.0.0.1", 1),
-            "state": {"connection": cast("Connection", nobody)},
+            "state": {"connection": cast("ClientConnection", nobody)},
         }
         await paths.Paths(context, lambda: True)(scope, receive, send)
     start, body = sent[0], b"".join(message.get("body", b"") for message in sent[1:])

@@ -178,10 +178,10 @@ def test_every_path_is_told() -> None:
 
 def test_what_each_kind_of_account_can_do_is_told_as_the_code_has_it() -> None:
     head = re.findall(r"^\| needed \|(.*)\|$", README, re.MULTILINE)[0]
-    assert [name.strip() for name in head.split("|")] == list(capability.Route)
+    assert [name.strip() for name in head.split("|")] == list(capability.UpstreamRoute)
     told = rows("What each kind of account can do")
     known = [
-        [need.title, *("✓" if route in need.able else "-" for route in capability.Route)]
+        [need.title, *("✓" if route in need.able else "-" for route in capability.UpstreamRoute)]
         for need in capability.NEEDS
     ]
     assert told == known

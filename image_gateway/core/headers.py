@@ -11,7 +11,7 @@ from typing import Final
 
 from image_gateway.core.errors import UpstreamError
 
-Pairs = Iterable[tuple[bytes, bytes]]
+RawHeaders = Iterable[tuple[bytes, bytes]]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 TO_CLIENT: Final = frozenset({"content-type", "content-length", "openai-processing-ms"})
@@ -40,7 +40,7 @@ class Headers:
 
     __slots__ = ("_values",)
 
-    def __init__(self, pairs: Pairs) -> None:
+    def __init__(self, pairs: RawHeaders) -> None:
         self._values: dict[str, list[str]] = {}
         for name, value in pairs:
             key = name.decode("latin-1").lower()

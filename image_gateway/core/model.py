@@ -150,10 +150,10 @@ class Grant:
 
 # -- rows ------------------------------------------------------------------------------------------
 
-Row = Mapping[str, object]
+ViewRow = Mapping[str, object]
 
 
-def key_from_row(row: Row) -> Key:
+def key_from_row(row: ViewRow) -> Key:
     """A key from a row of ``image_gateway.keys``; raises ``RowError``."""
     strategy = _optional_text(row, "route_strategy") or "auto"
     if strategy not in {"fixed", "auto"}:
@@ -178,7 +178,7 @@ def key_from_row(row: Row) -> Key:
     )
 
 
-def account_from_row(row: Row) -> Account:
+def account_from_row(row: ViewRow) -> Account:
     """An account from a row of ``image_gateway.accounts``; raises ``RowError``."""
     dialect = _text(row, "dialect")
     if dialect not in DIALECTS:
@@ -228,7 +228,7 @@ def account_from_row(row: Row) -> Account:
     )
 
 
-def _credential(row: Row) -> Credential | None:
+def _credential(row: ViewRow) -> Credential | None:
     """The accepted shapes: flat, camelCase, or nested under ``tokens`` and ``account``."""
     value = _optional_object(row, "credential")
     if value is None:
@@ -282,7 +282,7 @@ def token_expiry(token: str) -> float | None:
     return float(expiry) if isinstance(expiry, int | float) else None
 
 
-def _proxy(row: Row) -> Proxy | None:
+def _proxy(row: ViewRow) -> Proxy | None:
     url = _optional_text(row, "proxy_url")
     if url is None:
         return None
@@ -326,25 +326,25 @@ def _first_text(*values: object) -> str | None:
     return next((value for value in values if isinstance(value, str) and value), None)
 
 
-def _flag(row: Row, column: str) -> bool:
+def _flag(row: ViewRow, column: str) -> bool:
     return row.get(column) is True
 
 
-def _text(row: Row, column: str) -> str:
+def _text(row: ViewRow, column: str) -> str:
     value = _optional_text(row, column)
     if not value:
         raise RowError(f"{column} is empty")
     return value
 
 
-def _optional_text(row: Row, column: str) -> str | None:
+def _optional_text(row: ViewRow, column: str) -> str | None:
     value = row.get(column)
     if value is None or isinstance(value, str):
         return value or None
     raise RowError(f"{column} is no text")
 
 
-def _optional_texts(row: Row, column: str) -> Sequence[str] | None:
+def _optional_texts(row: ViewRow, column: str) -> Sequence[str] | None:
     value = row.get(column)
     if value is None:
         return None
@@ -353,14 +353,14 @@ def _optional_texts(row: Row, column: str) -> Sequence[str] | None:
     return value
 
 
-def _optional_names(row: Row, column: str) -> Mapping[str, str] | None:
+def _optional_names(row: ViewRow, column: str) -> Mapping[str, str] | None:
     value = _optional_object(row, column)
     if value is not None and not all(isinstance(item, str) for item in value.values()):
         raise RowError(f"{column} is no JSON object of names")
     return cast("Mapping[str, str] | None", value)
 
 
-def _optional_object(row: Row, column: str) -> Mapping[str, object] | None:
+def _optional_object(row: ViewRow, column: str) -> Mapping[str, object] | None:
     """A jsonb column, which comes as text: one row's broken JSON must not cost all the others."""
     value = row.get(column)
     if isinstance(value, str):
@@ -373,7 +373,7 @@ def _optional_object(row: Row, column: str) -> Mapping[str, object] | None:
     return value
 
 
-def _optional_integer(row: Row, column: str) -> int | None:
+def _optional_integer(row: ViewRow, column: str) -> int | None:
     value = row.get(column)
     if value is None:
         return None
@@ -382,7 +382,7 @@ def _optional_integer(row: Row, column: str) -> int | None:
     return value
 
 
-def _optional_limit(row: Row, column: str) -> int | None:
+def _optional_limit(row: ViewRow, column: str) -> int | None:
     """A limit, None where null or 0 say that there is none."""
     value = _optional_integer(row, column)
     if value is not None and value < 0:
@@ -390,7 +390,7 @@ def _optional_limit(row: Row, column: str) -> int | None:
     return value or None
 
 
-def _optional_number(row: Row, column: str) -> float | None:
+def _optional_number(row: ViewRow, column: str) -> float | None:
     value = row.get(column)
     if value is None:
         return None

@@ -21,7 +21,7 @@ from typing import Any, Final, Self, TypeVar
 
 from image_gateway.core.codec import body
 from image_gateway.core.codec.body import Body, Decoded, Encoded, Span
-from image_gateway.core.codec.encoding import Decoder
+from image_gateway.core.codec.encoding import Base64Decoder
 
 MEMORY_BYTES: Final = 1024 * 1024
 """A body up to this size never touches the disk."""
@@ -37,7 +37,7 @@ class SpoolFullError(Exception):
     """No room for more: a budget is used up or the disk is full."""
 
 
-class Budget:
+class ByteBudget:
     """Bytes that all calls together may hold."""
 
     def __init__(self, limit: int) -> None:
@@ -45,7 +45,7 @@ class Budget:
         self.used = 0
 
     def __repr__(self) -> str:
-        return f"<Budget {self.used} of {self.limit}>"
+        return f"<ByteBudget {self.used} of {self.limit}>"
 
     def take(self, count: int, *, must: bool = False) -> None:
         """Charge ``count`` bytes; raises ``SpoolFullError``, unless they must find room."""
@@ -63,8 +63,8 @@ class Spools:
 
     def __init__(self, folder: Path, memory_bytes: int, disk_bytes: int) -> None:
         self.folder = folder
-        self.memory = Budget(memory_bytes)
-        self.disk = Budget(disk_bytes)
+        self.memory = ByteBudget(memory_bytes)
+        self.disk = ByteBudget(disk_bytes)
         self.threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="spool")
 
     def __repr__(self) -> str:
@@ -168,7 +168,7 @@ class Spool:
                     yield piece
 
     async def _decoded(self, segment: Decoded) -> AsyncIterator[bytes]:
-        decoder = Decoder()
+        decoder = Base64Decoder()
         async for piece in self._pieces(segment.span):
             yield decoder.feed(piece)
         yield decoder.close()

@@ -18,7 +18,7 @@ from image_gateway.core import headers
 from image_gateway.core.errors import Refusal
 from image_gateway.core.records import record
 from image_gateway.core.request.models import Endpoint
-from image_gateway.edge.client.downstream import ClientLeftError, Downstream, Limits
+from image_gateway.edge.client.downstream import ClientLeftError, ClientLimits, Downstream
 from image_gateway.edge.client.listener import Receive, Scope, Send
 from image_gateway.exchange.exchange import Exchange, Way, draining
 
@@ -47,7 +47,7 @@ class Paths:
         self._app = app
         self._is_draining = is_draining
         settings = app.settings
-        self._limits = Limits(
+        self._limits = ClientLimits(
             settings.max_request_bytes,
             settings.body_seconds,
             settings.body_idle_seconds,
@@ -107,7 +107,7 @@ class Paths:
 class _Health:
     """``/healthz``: the process answers; leaves no record."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: ClientLimits) -> None:
         self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -111,7 +111,7 @@ class Reception:
                 return JsonIntake(spool)
             case "multipart/form-data":
                 self._draft.body_form = "multipart"
-                limits = multipart.Limits(settings.max_part_bytes, settings.max_parts)
+                limits = multipart.PartLimits(settings.max_part_bytes, settings.max_parts)
                 return PartsIntake(spool, multipart.boundary(content_type), limits)
         raise Refusal(
             "unsupported_media_type",

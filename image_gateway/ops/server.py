@@ -17,7 +17,7 @@ from image_gateway import __version__
 from image_gateway.context import AppContext
 from image_gateway.core.errors import Refusal
 from image_gateway.edge import metrics
-from image_gateway.edge.client.downstream import ClientLeftError, Downstream, Limits
+from image_gateway.edge.client.downstream import ClientLeftError, ClientLimits, Downstream
 from image_gateway.edge.client.listener import Listener, Receive, Scope, Send
 from image_gateway.edge.metrics import AccountNow, Now
 from image_gateway.ops import page, survey
@@ -85,7 +85,7 @@ class Ops:
     def __init__(self, app: AppContext, is_accepting: Callable[[], bool]) -> None:
         self._app = app
         self._is_accepting = is_accepting
-        self._limits = Limits(1, 1.0, 1.0, SEND_SECONDS)
+        self._limits = ClientLimits(1, 1.0, 1.0, SEND_SECONDS)
         pages: Mapping[str, Callable[[], Awaitable[_Answer]]] = {
             "/metrics": self._metrics,
             "/readyz": self._ready,
@@ -129,7 +129,7 @@ class Ops:
 class _Page:
     """One page: GET only."""
 
-    def __init__(self, make: Callable[[], Awaitable[_Answer]], limits: Limits) -> None:
+    def __init__(self, make: Callable[[], Awaitable[_Answer]], limits: ClientLimits) -> None:
         self._make = make
         self._limits = limits
 

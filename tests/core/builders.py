@@ -120,7 +120,7 @@ def parse_form(
     text: bytes, boundary: bytes, endpoint: Endpoint = "edits", **changes: Any
 ) -> tuple[request.ImageRequest, bytes]:
     """A request from the bytes of a multipart body, and what was laid down of them."""
-    reader = multipart.Reader(boundary, multipart.Limits(50_000_000, 64))
+    reader = multipart.MultipartReader(boundary, multipart.PartLimits(50_000_000, 64))
     laid_down = b"".join(reader.feed(text))
     given = forms.from_parts(reader.close(), CATALOGUE, takes_pictures=endpoint == "edits")
     return request.parse(endpoint, given, rules(**changes)), laid_down
@@ -150,7 +150,7 @@ def _play(segment: body.Segment, spool: bytes) -> bytes:
     plain = spool[segment.span.start : segment.span.stop]
     if isinstance(segment, body.Encoded):
         return base64.b64encode(plain)
-    decoder = encoding.Decoder()
+    decoder = encoding.Base64Decoder()
     return decoder.feed(plain) + decoder.close()
 
 

@@ -14,7 +14,7 @@ from image_gateway.cli.control import breach, telling
 from image_gateway.cli.control.telling import MistakeError, cell
 from image_gateway.cli.terminal import complain
 from image_gateway.core.model import DEFAULT_SLOTS, Credential, account_from_row
-from image_gateway.edge.postgres.standalone import Row, Standalone
+from image_gateway.edge.postgres.standalone import Standalone, TableRow
 
 _FOREIGN: Final = {
     "codex": ("api_version", "api_key_file"),
@@ -168,7 +168,7 @@ def _add_account(plane: Standalone, given: argparse.Namespace) -> None:
 
 
 def _update(plane: Standalone, given: argparse.Namespace) -> None:
-    def change(row: Row) -> Row:
+    def change(row: TableRow) -> TableRow:
         changed = {**row, "base_url": None if given.base_url == "none" else given.base_url}
         account_from_row(changed)
         return changed
@@ -178,7 +178,7 @@ def _update(plane: Standalone, given: argparse.Namespace) -> None:
     _tell(given, row)
 
 
-def _warn_of_base(row: Row) -> None:
+def _warn_of_base(row: TableRow) -> None:
     """The address itself is not told: it may hold a key."""
     base = row["base_url"]
     if row["dialect"] == "openai" and base is not None:
@@ -193,7 +193,7 @@ def _remove(plane: Standalone, given: argparse.Namespace) -> None:
 
 
 def _set_credential(plane: Standalone, given: argparse.Namespace) -> None:
-    def change(row: Row) -> Row:
+    def change(row: TableRow) -> TableRow:
         return {**row, "credential": credential}
 
     row = plane.account(given.name)
@@ -223,8 +223,8 @@ def _set_deployments(plane: Standalone, given: argparse.Namespace) -> None:
     _change(plane, given, {"deployments": None if given.all else dict(given.deployments)})
 
 
-def _change(plane: Standalone, given: argparse.Namespace, changes: Row) -> None:
-    def change(row: Row) -> Row:
+def _change(plane: Standalone, given: argparse.Namespace, changes: TableRow) -> None:
+    def change(row: TableRow) -> TableRow:
         changed = {**row, **changes}
         breach.refuse_new(account_from_row, row, changed)
         return changed
@@ -235,7 +235,7 @@ def _change(plane: Standalone, given: argparse.Namespace, changes: Row) -> None:
 # -- secrets ---------------------------------------------------------------------------------------
 
 
-def _credential(given: argparse.Namespace, row: Row) -> Row:
+def _credential(given: argparse.Namespace, row: TableRow) -> TableRow:
     """What a file holds, as it is stored: nothing but what signs a call.
 
     Raises ``MistakeError``, and ``RowError`` for what no header can carry.
@@ -302,12 +302,12 @@ def _show(plane: Standalone, given: argparse.Namespace) -> None:
     _tell(given, plane.account(given.name))
 
 
-def _tell(given: argparse.Namespace, row: Row) -> None:
+def _tell(given: argparse.Namespace, row: TableRow) -> None:
     shown = _public(row)
     telling.tell(given, shown, telling.fields({**shown, "credential": _credential_word(shown)}))
 
 
-def _public(row: Row) -> Row:
+def _public(row: TableRow) -> TableRow:
     """An account's columns without a secret, and what is wrong with it.
 
     Where a row breaks the contract its addresses may hold a password, so they are not told; and a
@@ -332,7 +332,7 @@ def _without_query(address: str) -> str:
     return f"{bare}?..." if parts.query or parts.fragment else bare
 
 
-def _credential_shown(credential: Credential | None) -> Row | None:
+def _credential_shown(credential: Credential | None) -> TableRow | None:
     if credential is None:
         return None
     expires_at = credential.expires_at
@@ -349,7 +349,7 @@ def _moment(seconds: float) -> str | None:
         return None
 
 
-def _credential_word(row: Row) -> str:
+def _credential_word(row: TableRow) -> str:
     credential = row["credential"]
     if credential is None:
         return "-"

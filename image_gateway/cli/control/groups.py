@@ -5,7 +5,7 @@ from typing import Any
 
 from image_gateway.cli.control import keys, telling
 from image_gateway.cli.control.telling import MistakeError, cell
-from image_gateway.edge.postgres.standalone import Row, Standalone
+from image_gateway.edge.postgres.standalone import Standalone, TableRow
 
 
 def add_commands(kinds: "argparse._SubParsersAction[Any]") -> None:
@@ -46,7 +46,7 @@ def _update(plane: Standalone, given: argparse.Namespace) -> None:
     if given.images is None and given.name is None:
         raise MistakeError("say what to change: --images or --name")
 
-    def change(row: Row) -> Row:
+    def change(row: TableRow) -> TableRow:
         images = row["image_enabled"] if given.images is None else telling.SWITCH[given.images]
         return {**row, "image_enabled": images, "group_name": given.name or row["group_name"]}
 
@@ -58,7 +58,7 @@ def _remove(plane: Standalone, given: argparse.Namespace) -> None:
     telling.tell(given, row, f"group {cell(row['group_id'])} is removed")
 
 
-def _tell(given: argparse.Namespace, row: Row) -> None:
+def _tell(given: argparse.Namespace, row: TableRow) -> None:
     switch = "may" if row["image_enabled"] else "may not"
     telling.tell(given, row, f"group {cell(row['group_id'])}: its keys {switch} make images")
 

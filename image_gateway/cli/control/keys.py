@@ -9,7 +9,7 @@ from typing import Any, Final
 from image_gateway.cli.control import breach, telling
 from image_gateway.cli.control.telling import MistakeError, cell
 from image_gateway.core.model import Key, key_from_row
-from image_gateway.edge.postgres.standalone import Row, Standalone
+from image_gateway.edge.postgres.standalone import Standalone, TableRow
 
 SECRET_PREFIX: Final = "sk-ig-"  # noqa: S105 - how a secret begins is none
 SECRET_BYTES: Final = 32
@@ -185,7 +185,7 @@ def _set_limits(plane: Standalone, given: argparse.Namespace) -> None:
 
 
 def _set_models(plane: Standalone, given: argparse.Namespace) -> None:
-    changes: Row = _chosen(given, "allowed_models")
+    changes: TableRow = _chosen(given, "allowed_models")
     if given.map:
         changes["model_map"] = dict(given.map)
     elif given.no_map:
@@ -200,7 +200,7 @@ def _set_group(plane: Standalone, given: argparse.Namespace) -> None:
 
 
 def _set_accounts(plane: Standalone, given: argparse.Namespace) -> None:
-    changes: Row = _chosen(given, "account_names")
+    changes: TableRow = _chosen(given, "account_names")
     if given.way is not None:
         changes["route_strategy"] = given.way
     if not changes:
@@ -208,15 +208,15 @@ def _set_accounts(plane: Standalone, given: argparse.Namespace) -> None:
     _change(plane, given, changes)
 
 
-def _chosen(given: argparse.Namespace, column: str) -> Row:
+def _chosen(given: argparse.Namespace, column: str) -> TableRow:
     """What NAME... and ``--all`` make of a column in which null is all."""
     if given.names and given.all:
         raise MistakeError("say either NAME... or --all")
     return {column: given.names or None} if given.names or given.all else {}
 
 
-def _change(plane: Standalone, given: argparse.Namespace, changes: Row) -> None:
-    def change(row: Row) -> Row:
+def _change(plane: Standalone, given: argparse.Namespace, changes: TableRow) -> None:
+    def change(row: TableRow) -> TableRow:
         changed = {**row, **changes}
         breach.refuse_new(_as_read, row, changed)
         return changed
@@ -240,12 +240,12 @@ def _hashed(secret: str) -> str:
 # -- how keys are told -----------------------------------------------------------------------------
 
 
-def public(row: Row) -> Row:
+def public(row: TableRow) -> TableRow:
     """A key's columns, without the hash of its secret."""
     return {column: value for column, value in row.items() if column != "key_hash"}
 
 
-def listed(rows: Sequence[Row]) -> str:
+def listed(rows: Sequence[TableRow]) -> str:
     """Keys as a table."""
     return telling.listed(
         ("key", "name", "status", "images", "group", "used", "quota"),
@@ -264,11 +264,11 @@ def listed(rows: Sequence[Row]) -> str:
     )
 
 
-def _tell_secret(given: argparse.Namespace, row: Row, secret: str, what: str) -> None:
+def _tell_secret(given: argparse.Namespace, row: TableRow, secret: str, what: str) -> None:
     """The only time that a secret is told, alone on the last line."""
     told = f"key {cell(row['key_id'])} {what}, which is shown only now:"
     telling.tell(given, {**public(row), "secret": secret}, told, secret)
 
 
-def _tell(given: argparse.Namespace, row: Row) -> None:
+def _tell(given: argparse.Namespace, row: TableRow) -> None:
     telling.tell(given, public(row), telling.fields(public(row)))

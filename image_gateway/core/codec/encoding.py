@@ -37,7 +37,7 @@ def unescape(text: bytes) -> bytes:
     return text
 
 
-class Decoder:
+class Base64Decoder:
     """Base64 of a JSON text to bytes, for pieces of any size.
 
     For text that was checked before (``lifting.Lifted.odd``); padding may be left out.
@@ -47,7 +47,7 @@ class Decoder:
         self._rest = b""
 
     def __repr__(self) -> str:
-        return f"<Decoder holding {len(self._rest)} bytes>"
+        return f"<Base64Decoder holding {len(self._rest)} bytes>"
 
     def feed(self, text: bytes) -> bytes:
         """The bytes that the text so far makes up; raises ``ValueError`` where it is no base64."""

@@ -75,7 +75,7 @@ class Skeleton:
         keep: Callable[[scan.Path], bool] = lambda _: False,
         keep_bytes: int = LIFT_BYTES,
         *,
-        limits: scan.Limits = scan.IMAGES,
+        limits: scan.ScanLimits = scan.IMAGES,
         strict: bool = True,
     ) -> None:
         self.lifted: list[Lifted] = []

@@ -39,7 +39,7 @@ _PLAIN_TRANSFERS: Final = frozenset({b"", b"binary", b"8bit", b"7bit"})
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class PartLimits:
     """Bounds: bytes of one part's data, parts of one body."""
 
     part_bytes: int
@@ -74,10 +74,10 @@ def boundary(content_type: str | None) -> bytes:
     return found
 
 
-class Reader:
+class MultipartReader:
     """Takes a multipart body apart.  Every method raises ``Refusal``."""
 
-    def __init__(self, boundary: bytes, limits: Limits) -> None:
+    def __init__(self, boundary: bytes, limits: PartLimits) -> None:
         self._limits = limits
         self._parts: list[Part] = []
         self._out: list[bytes] = []
@@ -108,7 +108,7 @@ class Reader:
         )
 
     def __repr__(self) -> str:
-        return f"<Reader of {len(self._parts)} parts, {self._laid_down} bytes of files>"
+        return f"<MultipartReader of {len(self._parts)} parts, {self._laid_down} bytes of files>"
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Take the next bytes; gives the data of files in them, to be laid down in this order."""
@@ -209,7 +209,7 @@ def _broken(why: str, param: str | None = None) -> Refusal:
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class FormFile:
     """A file to be sent: its part's name, its MIME type, and its data."""
 
     name: str
@@ -217,7 +217,7 @@ class File:
     data: Body = field(repr=False)
 
 
-def form(fields: Sequence[tuple[str, str]], files: Sequence[File], boundary: str) -> Body:
+def form(fields: Sequence[tuple[str, str]], files: Sequence[FormFile], boundary: str) -> Body:
     """A body of ``fields`` and then ``files``.
 
     ``boundary`` must be unguessable: data that holds it could otherwise add parts of its own.

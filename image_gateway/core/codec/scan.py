@@ -4,7 +4,7 @@ It owns the question "where am I in this JSON text?" for bytes that come in piec
 refuses to know what the text means.  Three rules:
 
 - The events, put together again, are the input, byte for byte, whatever the splits.
-- Nothing is held but the current key and a stack of ``Limits.depth`` places, so a picture of
+- Nothing is held but the current key and a stack of ``ScanLimits.depth`` places, so a picture of
   100 MB costs what one chunk costs.  A long string is passed over with ``bytes.find``; a regular
   expression is used only for pieces that hold a backslash (alone 0.7 s for 64 MiB of ``\"``).
 - Whether the text is well formed is decided elsewhere: ``lifting`` takes long strings out and gives
@@ -23,7 +23,7 @@ import orjson
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ScanLimits:
     """What a text may have.
 
     ``depth``: containers inside each other.  ``key_bytes``: a key is held until it ends.
@@ -38,10 +38,10 @@ class Limits:
     skeleton_bytes: int
 
 
-IMAGES: Final = Limits(64, 1024, 20_000, 1024 * 1024)
+IMAGES: Final = ScanLimits(64, 1024, 20_000, 1024 * 1024)
 """A legal body of the Images API has a depth of 5, keys of 21 bytes, some hundreds of tokens."""
 
-CONVERSATION: Final = Limits(250, 64 * 1024, 1_000_000, 8 * 1024 * 1024)
+CONVERSATION: Final = ScanLimits(250, 64 * 1024, 1_000_000, 8 * 1024 * 1024)
 """A body of the Responses API: a million tokens of a model are about 5 MB of text.  Deeper than 254
 levels orjson writes nothing."""
 
@@ -69,7 +69,7 @@ class ScanLimitError(ScanError):
     """The text is beyond the limits."""
 
 
-class Sink(Protocol):
+class ScanHandler(Protocol):
     """What a scanner calls, in the order of the text."""
 
     def structure(self, data: bytes) -> None:
@@ -89,9 +89,9 @@ class Sink(Protocol):
 
 
 class Scanner:
-    """Feeds a ``Sink`` from chunks of JSON text.  Raises ``ScanError``."""
+    """Feeds a ``ScanHandler`` from chunks of JSON text.  Raises ``ScanError``."""
 
-    def __init__(self, sink: Sink, limits: Limits = IMAGES) -> None:
+    def __init__(self, sink: ScanHandler, limits: ScanLimits = IMAGES) -> None:
         self._sink = sink
         self._limits = limits
         # An object's place is its current key, an array's the current index.

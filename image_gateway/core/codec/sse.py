@@ -33,7 +33,7 @@ class Piece:
     event: str | None = None
 
 
-class Splitter:
+class EventSplitter:
     """Cuts a stream of events into pieces of frames."""
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class Splitter:
         """Lines of the frame so far."""
 
     def __repr__(self) -> str:
-        return f"<Splitter {'within an event' if self.begun else 'between events'}>"
+        return f"<EventSplitter {'within an event' if self.begun else 'between events'}>"
 
     def feed(self, chunk: bytes) -> Iterator[Piece]:
         """The pieces in the next bytes; use them up before the next call."""

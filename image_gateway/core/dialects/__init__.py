@@ -24,22 +24,26 @@ from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account
 from image_gateway.core.request.intent import AnyRequest, IntentRequest
 from image_gateway.core.request.request import ImageRequest
-from image_gateway.core.routing.capability import Route
+from image_gateway.core.routing.capability import UpstreamRoute
 
 __all__ = ["EncodeContext", "ExpectedResponse", "UpstreamRequest", "encode"]
 
 _Encode = Callable[[ImageRequest, Account, Headers, EncodeContext], UpstreamRequest]
 
-_IMAGES: Final[Mapping[Route, _Encode]] = {
-    Route.CODEX_IMAGES: codex_images.encode,
-    Route.CODEX_RESPONSES: codex_responses.encode,
-    Route.AZURE: azure.encode,
-    Route.OPENAI: openai.encode,
+_IMAGES: Final[Mapping[UpstreamRoute, _Encode]] = {
+    UpstreamRoute.CODEX_IMAGES: codex_images.encode,
+    UpstreamRoute.CODEX_RESPONSES: codex_responses.encode,
+    UpstreamRoute.AZURE: azure.encode,
+    UpstreamRoute.OPENAI: openai.encode,
 }
 
 
 def encode(
-    request: AnyRequest, route: Route, account: Account, client: Headers, context: EncodeContext
+    request: AnyRequest,
+    route: UpstreamRoute,
+    account: Account,
+    client: Headers,
+    context: EncodeContext,
 ) -> UpstreamRequest:
     """The call for a request on a route of an account; ``client`` holds the headers that came."""
     if isinstance(request, IntentRequest):

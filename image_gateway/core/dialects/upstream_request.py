@@ -78,7 +78,7 @@ def images_request(
             url, sent, body.from_json(values | pictures(request), request.texts), answers
         )
     files = [
-        multipart.File(image.name, image.type, image.data)
+        multipart.FormFile(image.name, image.type, image.data)
         for image in request.input_images
         if image.data is not None and image.type is not None
     ]

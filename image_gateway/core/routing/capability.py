@@ -17,7 +17,7 @@ from image_gateway.core.request.pictures import Image
 from image_gateway.core.request.request import ImageRequest
 
 
-class Route(StrEnum):
+class UpstreamRoute(StrEnum):
     """A way of asking an account."""
 
     CODEX_IMAGES = "codex_images"
@@ -43,7 +43,7 @@ class Need:
 
     title: str
     asked: Callable[[ImageRequest], str | None]
-    able: frozenset[Route]
+    able: frozenset[UpstreamRoute]
     advice: str
 
 
@@ -66,8 +66,8 @@ _TOOL_PARAMETERS: Final = frozenset(
 )
 """What the image tool of the Responses route has fields for; ``n`` becomes several calls."""
 
-_ALL: Final = frozenset(Route)
-_FORMS: Final = frozenset({Route.AZURE, Route.OPENAI})
+_ALL: Final = frozenset(UpstreamRoute)
+_FORMS: Final = frozenset({UpstreamRoute.AZURE, UpstreamRoute.OPENAI})
 
 
 def _of_value(name: str, *values: object) -> Callable[[ImageRequest], str | None]:
@@ -101,7 +101,7 @@ NEEDS: Final[Sequence[Need]] = (
     Need(
         f"more than {MOST_CODEX_IMAGES} pictures in an edit",
         lambda it: "images" if len(it.images) > MOST_CODEX_IMAGES else None,
-        _ALL - {Route.CODEX_IMAGES},
+        _ALL - {UpstreamRoute.CODEX_IMAGES},
         f"send at most {MOST_CODEX_IMAGES} pictures.",
     ),
     Need(
@@ -113,7 +113,7 @@ NEEDS: Final[Sequence[Need]] = (
     Need(
         "`mask`",
         lambda it: None if it.mask is None else "mask",
-        _ALL - {Route.CODEX_IMAGES},
+        _ALL - {UpstreamRoute.CODEX_IMAGES},
         "leave out `mask`, and say in the prompt what to change.",
     ),
     Need(
@@ -125,7 +125,7 @@ NEEDS: Final[Sequence[Need]] = (
     Need(
         "a picture by its https address",
         _picture(lambda it: it.data is None),
-        _ALL - {Route.AZURE},
+        _ALL - {UpstreamRoute.AZURE},
         "send the picture itself, as a data URL or in a multipart body.",
     ),
     Need("`n` above 1", lambda it: "n" if it.count > 1 else None, _ALL, "leave out `n`."),
@@ -154,20 +154,20 @@ NEEDS: Final[Sequence[Need]] = (
     Need(
         "`user`, `safety_identifier`, `FORWARD_PARAMETERS`",
         _beyond_tool,
-        _ALL - {Route.CODEX_RESPONSES},
+        _ALL - {UpstreamRoute.CODEX_RESPONSES},
         "leave it out.",
     ),
     Need("`stream`", lambda it: "stream" if it.stream else None, _ALL, "leave out `stream`."),
     Need(
         "`partial_images` above 0",
         lambda it: "partial_images" if it.parameters.get("partial_images") else None,
-        _ALL - {Route.CODEX_IMAGES},
+        _ALL - {UpstreamRoute.CODEX_IMAGES},
         "leave out `partial_images`: the stream then has the finished pictures only.",
     ),
 )
 
 
-def gap(request: ImageRequest, route: Route) -> Gap | None:
+def gap(request: ImageRequest, route: UpstreamRoute) -> Gap | None:
     """The first need of a request that a route cannot meet, None when it can do all of it."""
     for need in NEEDS:
         param = None if route in need.able else need.asked(request)
@@ -177,19 +177,19 @@ def gap(request: ImageRequest, route: Route) -> Gap | None:
     return None
 
 
-def routes(account: Account, request: ImageRequest) -> Sequence[Route]:
+def routes(account: Account, request: ImageRequest) -> Sequence[UpstreamRoute]:
     """An account's ways for a request, the preferred one first.
 
     A stream is Codex's to draw by its Responses route; other calls go as ``codex_route`` says.
     Without a ``responses_model`` there is no such route.
     """
     if account.dialect != "codex":
-        return (Route(account.dialect),)
+        return (UpstreamRoute(account.dialect),)
     if account.responses_model is None:
-        return (Route.CODEX_IMAGES,)
+        return (UpstreamRoute.CODEX_IMAGES,)
     if request.stream or account.codex_route == "responses":
-        return (Route.CODEX_RESPONSES, Route.CODEX_IMAGES)
-    return (Route.CODEX_IMAGES, Route.CODEX_RESPONSES)
+        return (UpstreamRoute.CODEX_RESPONSES, UpstreamRoute.CODEX_IMAGES)
+    return (UpstreamRoute.CODEX_IMAGES, UpstreamRoute.CODEX_RESPONSES)
 
 
 _NO_CONVERSATION: Final = Gap(
@@ -199,11 +199,11 @@ _NO_CONVERSATION: Final = Gap(
 )
 
 
-def choose(account: Account, request: AnyRequest) -> Route | Gap:
+def choose(account: Account, request: AnyRequest) -> UpstreamRoute | Gap:
     """The first of an account's routes that can do all of a request, or what is in the way."""
     if isinstance(request, IntentRequest):
         has_route = account.dialect == "codex" and account.responses_model is not None
-        return Route.CODEX_RESPONSES if has_route else _NO_CONVERSATION
+        return UpstreamRoute.CODEX_RESPONSES if has_route else _NO_CONVERSATION
     gaps: list[Gap] = []
     for route in routes(account, request):
         found = gap(request, route)

@@ -132,9 +132,9 @@ def _refused(outcome: Outcome) -> Step:
     return Step(Action.NEXT, cooling=Cooling(seconds))
 
 
-_Row = tuple[str, Callable[[Outcome], bool], Callable[[Outcome], Step]]
+_Rule = tuple[str, Callable[[Outcome], bool], Callable[[Outcome], Step]]
 
-TABLE: Final[Sequence[_Row]] = (
+TABLE: Final[Sequence[_Rule]] = (
     (
         "bytes of the answer went to the client",
         lambda it: it.stage is Stage.STREAM,

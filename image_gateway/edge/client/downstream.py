@@ -21,7 +21,14 @@ from typing import Final, Protocol, Self
 
 from image_gateway.core.errors import Refusal
 from image_gateway.core.headers import Headers, content_length
-from image_gateway.edge.client.listener import Connection, End, Message, Receive, Scope, Send
+from image_gateway.edge.client.listener import (
+    ClientConnection,
+    EndReason,
+    Message,
+    Receive,
+    Scope,
+    Send,
+)
 
 HOLD_SECONDS: Final = 30.0
 """How long an early answer waits for the end of the body, where a body may take as long at all."""
@@ -46,7 +53,7 @@ class DrainedError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ClientLimits:
     """Bounds on what a client may take: bytes and seconds."""
 
     max_request_bytes: int
@@ -66,7 +73,7 @@ class Downstream:
     """One request and its answer."""
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, limits: Limits, request_id: str
+        self, scope: Scope, receive: Receive, send: Send, limits: ClientLimits, request_id: str
     ) -> None:
         self.headers = Headers(scope["headers"])
         self.pairs: list[tuple[bytes, bytes]] = list(scope["headers"])
@@ -80,7 +87,7 @@ class Downstream:
         self._send = send
         self._limits = limits
         self._request_id = request_id
-        self._connection: Connection = scope["state"]["connection"]
+        self._connection: ClientConnection = scope["state"]["connection"]
         query: bytes = scope.get("query_string", b"")
         self.target: str = scope["path"] + ("?" + query.decode("latin-1") if query else "")
         """The path and query as they came."""
@@ -133,13 +140,13 @@ class Downstream:
         limit = self._limits.max_request_bytes
         return Refusal("request_too_large", f"The request body is larger than {limit} bytes.")
 
-    def watch(self) -> "Watch":
+    def watch(self) -> "ClientWatch":
         """A block that ends with ``ClientLeftError`` as soon as the client leaves, and with
         ``DrainedError`` when the process has to end.
 
         For use once the body is read; an answer is finished outside of it.
         """
-        return Watch(self._receive, self._connection)
+        return ClientWatch(self._receive, self._connection)
 
     # -- answering -------------------------------------------------------------------------------
 
@@ -277,13 +284,13 @@ class Downstream:
                 return
 
 
-class Watch:
+class ClientWatch:
     """Cancels the task inside it when the client leaves, and says why by an error of its own.
 
     Like ``asyncio.timeout``, whose way of telling its own cancellation from another's it follows.
     """
 
-    def __init__(self, receive: Receive, connection: Connection) -> None:
+    def __init__(self, receive: Receive, connection: ClientConnection) -> None:
         self._receive = receive
         self._connection = connection
         self._ending: type[ClientLeftError | DrainedError] | None = None
@@ -292,7 +299,7 @@ class Watch:
         self._watcher: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<Watch {self._ending.__name__ if self._ending else 'present'}>"
+        return f"<ClientWatch {self._ending.__name__ if self._ending else 'present'}>"
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.current_task()
@@ -321,8 +328,8 @@ class Watch:
             pass
         self._cancel(ClientLeftError)
 
-    def _end(self, reason: End) -> None:
-        if reason is End.DRAINED:
+    def _end(self, reason: EndReason) -> None:
+        if reason is EndReason.DRAINED:
             self._cancel(DrainedError)
         else:
             self._connection.abort()

@@ -109,9 +109,9 @@ async def reread(spool: Spool) -> tuple[object, Sequence[lifting.Lifted]]:
 class PartsIntake:
     """A multipart body: fields are kept, the data of files goes into the spool."""
 
-    def __init__(self, spool: Spool, boundary: bytes, limits: multipart.Limits) -> None:
+    def __init__(self, spool: Spool, boundary: bytes, limits: multipart.PartLimits) -> None:
         self._spool = spool
-        self._reader = multipart.Reader(boundary, limits)
+        self._reader = multipart.MultipartReader(boundary, limits)
 
     def __repr__(self) -> str:
         return f"<PartsIntake {self._reader!r}>"

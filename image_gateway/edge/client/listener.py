@@ -53,20 +53,20 @@ _NO_LINGER: Final = struct.pack("ii", 1, 0)
 _log = logging.getLogger(__name__)
 
 
-class End(Enum):
+class EndReason(Enum):
     """Why a connection's exchange has to end, told from below."""
 
     HIDDEN = "bytes stand behind the request, so that nobody could see the client leave"
     DRAINED = "the drain deadline is over"
 
 
-class Connection:
+class ClientConnection:
     """One client's connection, as far as an exchange may act on it."""
 
     def __init__(self, transport: asyncio.WriteTransport) -> None:
         self._transport = transport
-        self._on_end: Callable[[End], None] | None = None
-        self._end: End | None = None
+        self._on_end: Callable[[EndReason], None] | None = None
+        self._end: EndReason | None = None
 
     def __repr__(self) -> str:
         return f"<Connection{f' ending: {self._end.name}' if self._end else ''}>"
@@ -82,13 +82,13 @@ class Connection:
             item.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
         self._transport.abort()
 
-    def when_ending(self, callback: Callable[[End], None] | None) -> None:
+    def when_ending(self, callback: Callable[[EndReason], None] | None) -> None:
         """Call back when the exchange has to end, now if that was said before; None: no more."""
         self._on_end = callback
         if self._end is not None and callback is not None:
             callback(self._end)
 
-    def end(self, reason: End) -> None:
+    def end(self, reason: EndReason) -> None:
         """For the listener: tell the exchange, if there is one."""
         self._end = reason
         if self._on_end is not None:
@@ -98,17 +98,17 @@ class Connection:
 class _CanRead(EventWrapper):
     """Hypercorn's flag for "go on reading"; it is cleared only for bytes behind a request."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: ClientConnection) -> None:
         super().__init__()
         self._connection = connection
 
     async def clear(self) -> None:
         await super().clear()
-        self._connection.end(End.HIDDEN)
+        self._connection.end(EndReason.HIDDEN)
 
 
 class _Context(WorkerContext):
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: ClientConnection) -> None:
         super().__init__(max_requests=None)
         # Hypercorn calls ``event_class()`` once for each connection, for ``can_read``.
         self.event_class = lambda: _CanRead(connection)  # type: ignore[assignment]
@@ -194,7 +194,7 @@ class Listener:
         self._send_seconds = send_seconds
         self._config = _config()
         self._servers: list[asyncio.Server] = []
-        self._open: dict[asyncio.Task[None], tuple[Connection, _Context]] = {}
+        self._open: dict[asyncio.Task[None], tuple[ClientConnection, _Context]] = {}
         self.draining = False
 
     def __repr__(self) -> str:
@@ -242,7 +242,7 @@ class Listener:
         if self._open:
             _log.error("stopped with %d calls in flight at the drain deadline", len(self._open))
             for connection, _ in list(self._open.values()):
-                connection.end(End.DRAINED)
+                connection.end(EndReason.DRAINED)
             await asyncio.wait(self._open, timeout=_LAST_WORDS_SECONDS)
             for connection, _ in list(self._open.values()):
                 connection.abort()
@@ -264,7 +264,7 @@ class Listener:
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Know of a connection from its first moment: a stop must not overlook it."""
-        connection = Connection(writer.transport)
+        connection = ClientConnection(writer.transport)
         context = _Context(connection)
         task = asyncio.create_task(self._serve(reader, writer, connection, context))
         self._open[task] = connection, context
@@ -274,7 +274,7 @@ class Listener:
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        connection: Connection,
+        connection: ClientConnection,
         context: _Context,
     ) -> None:
         loop = asyncio.get_running_loop()

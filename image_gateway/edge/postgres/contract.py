@@ -16,7 +16,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from image_gateway import sql
 from image_gateway.core.dialects import azure
-from image_gateway.core.model import Account, Row, RowError, Secret, account_from_row
+from image_gateway.core.model import Account, RowError, Secret, ViewRow, account_from_row
 from image_gateway.core.routing import routing
 from image_gateway.core.routing.budget import Budgets
 from image_gateway.core.routing.health import Health
@@ -103,7 +103,7 @@ def first_line(error: BaseException, database: Secret) -> str:
     return line.replace(str(password), "[redacted]") if password else line
 
 
-async def _check_contract(connection: postgres.Connection) -> None:
+async def _check_contract(connection: postgres.AsyncConnection) -> None:
     cure = (
         "Print the SQL with `image-gateway schema standalone`, or `llm_access` for that control "
         "plane, and run it on the control plane's database; `image-gateway schema reader` prints "
@@ -141,9 +141,9 @@ async def _check_contract(connection: postgres.Connection) -> None:
 
 
 async def _rows(
-    connection: postgres.Connection,
+    connection: postgres.AsyncConnection,
     name: str,
     values: Mapping[str, object] | None = None,
-) -> list[Row]:
+) -> list[ViewRow]:
     cursor = await connection.execute(sql.text(name).encode(), values)
     return postgres.rows(await cursor.fetchall())

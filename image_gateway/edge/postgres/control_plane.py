@@ -25,9 +25,9 @@ from image_gateway.core.model import (
     Account,
     Grant,
     Key,
-    Row,
     RowError,
     Secret,
+    ViewRow,
     account_from_row,
     key_from_row,
 )
@@ -249,12 +249,12 @@ class ControlPlane:
         self._broken = frozenset(broken)
         return accounts
 
-    async def _select(self, name: str, values: Mapping[str, object] | None = None) -> list[Row]:
+    async def _select(self, name: str, values: Mapping[str, object] | None = None) -> list[ViewRow]:
         if self._outage.is_quiet:
             raise UnavailableError
         return await self._ask(name, values)
 
-    async def _ask(self, name: str, values: Mapping[str, object] | None) -> list[Row]:
+    async def _ask(self, name: str, values: Mapping[str, object] | None) -> list[ViewRow]:
         try:
             async with self._pool.connection() as connection:
                 cursor = await connection.execute(sql.text(name).encode(), values)
@@ -295,7 +295,7 @@ class ControlPlane:
             # Spread out, so that many instances do not come back in one moment.
             await asyncio.sleep(_LISTEN_RETRY_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311
 
-    async def _hear(self, connection: postgres.Connection) -> None:
+    async def _hear(self, connection: postgres.AsyncConnection) -> None:
         while True:
             async for notification in connection.notifies(timeout=_LISTEN_CHECK_SECONDS):
                 self.changed(notification.payload)
@@ -354,6 +354,6 @@ class ControlPlane:
         self._keys_readable.expire()
 
 
-async def _read_only(connection: postgres.Connection) -> None:
+async def _read_only(connection: postgres.AsyncConnection) -> None:
     # By transaction, not by SET: a transaction pooler would keep a SET for its other clients.
     await connection.set_read_only(True)

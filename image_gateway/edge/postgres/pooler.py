@@ -155,7 +155,7 @@ class _Session:
     psycopg in the midst of a statement is to wait for the server, for up to 10 s.
     """
 
-    def __init__(self, connection: postgres.Connection) -> None:
+    def __init__(self, connection: postgres.AsyncConnection) -> None:
         self._connection = connection
         self._work: asyncio.Task[None] | None = None
         self.processes: set[_Process] = set()

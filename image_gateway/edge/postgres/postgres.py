@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 import psycopg
 from psycopg.rows import dict_row
 
-from image_gateway.core.model import Row, Secret
+from image_gateway.core.model import Secret, ViewRow
 
 CONNECT_SECONDS: Final = 3
 OPTIONS: Final[Mapping[str, str | int]] = {
@@ -21,14 +21,14 @@ OPTIONS: Final[Mapping[str, str | int]] = {
 }
 """How soon a host that is gone is noticed from here."""
 
-Connection = psycopg.AsyncConnection[dict[str, Any]]
+AsyncConnection = psycopg.AsyncConnection[dict[str, Any]]
 
 
-async def connect(database: Secret, *, autocommit: bool) -> Connection:
+async def connect(database: Secret, *, autocommit: bool) -> AsyncConnection:
     """A connection of its own, whose transactions are read-only; raises what psycopg does."""
     options: dict[str, Any] = dict(OPTIONS)
     try:
-        connection: Connection = await psycopg.AsyncConnection.connect(
+        connection: AsyncConnection = await psycopg.AsyncConnection.connect(
             database.reveal(),
             autocommit=autocommit,
             prepare_threshold=None,
@@ -44,7 +44,7 @@ async def connect(database: Secret, *, autocommit: bool) -> Connection:
 
 
 @asynccontextmanager
-async def connected(database: Secret, *, autocommit: bool) -> AsyncIterator[Connection]:
+async def connected(database: Secret, *, autocommit: bool) -> AsyncIterator[AsyncConnection]:
     """The same for a block."""
     connection = await connect(database, autocommit=autocommit)
     try:
@@ -53,7 +53,7 @@ async def connected(database: Secret, *, autocommit: bool) -> AsyncIterator[Conn
         await connection.close()
 
 
-def hang_up(connection: Connection) -> None:
+def hang_up(connection: AsyncConnection) -> None:
     """End the connection under libpq, which takes it for the server's doing and gives up.
 
     To cancel psycopg in the midst of a statement is to wait for the server, for up to 10 s (3.3.9);
@@ -67,6 +67,6 @@ def hang_up(connection: Connection) -> None:
             wire.detach()
 
 
-def rows(found: Sequence[object]) -> list[Row]:
+def rows(found: Sequence[object]) -> list[ViewRow]:
     """What ``dict_row`` makes, for a type checker that cannot see it."""
-    return cast("list[Row]", found)
+    return cast("list[ViewRow]", found)

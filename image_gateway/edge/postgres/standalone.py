@@ -34,8 +34,8 @@ LOCK_SECONDS: Final = 30
 STATEMENT_SECONDS: Final = 300
 """For one statement; the longest drops a year's old charges at once."""
 
-Row = dict[str, Any]
-_LookUp = Callable[[Mapping[str, Any], Row], None]
+TableRow = dict[str, Any]
+_LookUp = Callable[[Mapping[str, Any], TableRow], None]
 """What holds a row's names, as they were and as they shall be, against what is there."""
 
 
@@ -69,7 +69,7 @@ class Charged:
 class Standalone:
     """The tables, over one connection; see ``connected`` for what Postgres may say."""
 
-    def __init__(self, connection: psycopg.Connection[Row]) -> None:
+    def __init__(self, connection: psycopg.Connection[TableRow]) -> None:
         self._connection = connection
 
     def __repr__(self) -> str:
@@ -77,27 +77,27 @@ class Standalone:
 
     # -- keys ------------------------------------------------------------------------------------
 
-    def list_keys(self, group_id: str | None = None) -> list[Row]:
+    def list_keys(self, group_id: str | None = None) -> list[TableRow]:
         """All keys, or those of a group."""
         return self._ask("control_keys", {"group_id": group_id})
 
-    def key(self, key_id: str) -> Row:
+    def key(self, key_id: str) -> TableRow:
         """One key; raises ``NotThereError``."""
         return self._one("control_key", f"key {key_id}", {"key_id": key_id})
 
-    def add_key(self, row: Row) -> Row:
+    def add_key(self, row: TableRow) -> TableRow:
         """Make a key; raises ``TakenError``, or ``NotThereError`` for its group and accounts."""
         return self._add("key", row, self._look_up_names)
 
-    def change_key(self, key_id: str, change: Callable[[Row], Row]) -> Row:
+    def change_key(self, key_id: str, change: Callable[[TableRow], TableRow]) -> TableRow:
         """What ``change`` makes of a key's row; raises as ``key`` and ``add_key`` do."""
         return self._change("key", key_id, change, self._look_up_names)
 
-    def remove_key(self, key_id: str) -> Row:
+    def remove_key(self, key_id: str) -> TableRow:
         """Remove a key, and give it as it was; raises ``NotThereError``.  Its charges stay."""
         return self._remove("key", key_id)
 
-    def _look_up_names(self, before: Mapping[str, Any], row: Row) -> None:
+    def _look_up_names(self, before: Mapping[str, Any], row: TableRow) -> None:
         """A key may only be given what is there, or it would serve nothing and nobody would know.
 
         What it named before may be gone since; that is no reason not to disable it.
@@ -112,23 +112,23 @@ class Standalone:
 
     # -- groups ----------------------------------------------------------------------------------
 
-    def list_groups(self) -> list[Row]:
+    def list_groups(self) -> list[TableRow]:
         """All groups, each with the number of its ``keys``."""
         return self._ask("control_groups")
 
-    def group(self, group_id: str) -> Row:
+    def group(self, group_id: str) -> TableRow:
         """One group; raises ``NotThereError``."""
         return self._one("control_group", f"group {group_id}", {"group_id": group_id})
 
-    def add_group(self, row: Row) -> Row:
+    def add_group(self, row: TableRow) -> TableRow:
         """Make a group; raises ``TakenError``."""
         return self._add("group", row)
 
-    def change_group(self, group_id: str, change: Callable[[Row], Row]) -> Row:
+    def change_group(self, group_id: str, change: Callable[[TableRow], TableRow]) -> TableRow:
         """What ``change`` makes of a group's row; raises ``NotThereError``."""
         return self._change("group", group_id, change)
 
-    def remove_group(self, group_id: str) -> Row:
+    def remove_group(self, group_id: str) -> TableRow:
         """Remove a group, and give it as it was; raises ``NotThereError``, and ``InUseError``
         while keys belong to it.
         """
@@ -143,23 +143,23 @@ class Standalone:
 
     # -- accounts --------------------------------------------------------------------------------
 
-    def list_accounts(self) -> list[Row]:
+    def list_accounts(self) -> list[TableRow]:
         """All accounts, with their secrets."""
         return self._ask("control_accounts")
 
-    def account(self, name: str) -> Row:
+    def account(self, name: str) -> TableRow:
         """One account, with its secrets; raises ``NotThereError``."""
         return self._one("control_account", f"account {name}", {"account_name": name})
 
-    def add_account(self, row: Row) -> Row:
+    def add_account(self, row: TableRow) -> TableRow:
         """Make an account; raises ``TakenError``."""
         return self._add("account", row)
 
-    def change_account(self, name: str, change: Callable[[Row], Row]) -> Row:
+    def change_account(self, name: str, change: Callable[[TableRow], TableRow]) -> TableRow:
         """What ``change`` makes of an account's row; raises ``NotThereError``."""
         return self._change("account", name, change)
 
-    def remove_account(self, name: str) -> Row:
+    def remove_account(self, name: str) -> TableRow:
         """Remove an account, and give it as it was; raises ``NotThereError``."""
         return self._remove("account", name)
 
@@ -225,7 +225,7 @@ class Standalone:
             self._execute("control_patience", patience)
             yield
 
-    def _add(self, kind: str, row: Row, look_up: _LookUp | None = None) -> Row:
+    def _add(self, kind: str, row: TableRow, look_up: _LookUp | None = None) -> TableRow:
         with self._transaction():
             if look_up is not None:
                 look_up({}, row)
@@ -237,9 +237,9 @@ class Standalone:
         self,
         kind: str,
         name: str,
-        change: Callable[[Row], Row],
+        change: Callable[[TableRow], TableRow],
         look_up: _LookUp | None = None,
-    ) -> Row:
+    ) -> TableRow:
         with self._transaction():
             before = self._of(kind, name)
             row = change(before)
@@ -248,25 +248,27 @@ class Standalone:
             self._ask(f"control_change_{kind}", row)
             return row
 
-    def _remove(self, kind: str, name: str) -> Row:
+    def _remove(self, kind: str, name: str) -> TableRow:
         with self._transaction():
             row = self._of(kind, name)
             self._ask(f"control_remove_{kind}", row)
             return row
 
-    def _of(self, kind: str, name: str) -> Row:
+    def _of(self, kind: str, name: str) -> TableRow:
         return self._one(f"control_{kind}", f"{kind} {name}", {_NAMED_BY[kind]: name})
 
-    def _one(self, statement: str, title: str, values: Mapping[str, object]) -> Row:
+    def _one(self, statement: str, title: str, values: Mapping[str, object]) -> TableRow:
         rows = self._ask(statement, values)
         if not rows:
             raise NotThereError(f"there is no {title}")
         return rows[0]
 
-    def _ask(self, statement: str, values: Mapping[str, object] | None = None) -> list[Row]:
+    def _ask(self, statement: str, values: Mapping[str, object] | None = None) -> list[TableRow]:
         return self._execute(statement, values).fetchall()
 
-    def _execute(self, statement: str, values: Mapping[str, object] | None) -> psycopg.Cursor[Row]:
+    def _execute(
+        self, statement: str, values: Mapping[str, object] | None
+    ) -> psycopg.Cursor[TableRow]:
         if self._connection.info.transaction_status is TransactionStatus.IDLE:
             with self._transaction():
                 return self._execute(statement, values)
@@ -315,10 +317,10 @@ def connected(database: Secret) -> Iterator[Standalone]:
         ) from None
 
 
-def _connect(database: Secret) -> psycopg.Connection[Row]:
+def _connect(database: Secret) -> psycopg.Connection[TableRow]:
     options: dict[str, Any] = {**postgres.OPTIONS, "application_name": "image-gateway control"}
     try:
-        return psycopg.Connection[Row].connect(
+        return psycopg.Connection[TableRow].connect(
             database.reveal(),
             autocommit=True,
             prepare_threshold=None,  # a transaction pooler would not know them again

@@ -57,7 +57,7 @@ class RequestLog:
         """Records that could not be written since the start."""
         self._queue: queue.Queue[object] = queue.Queue(_QUEUED)
         self._reopen = threading.Event()
-        self._file = _RecordFile(folder, rotation, clock)
+        self._file = _CurrentFile(folder, rotation, clock)
         self._thread = threading.Thread(target=self._run, name="request-log", daemon=True)
 
     def __repr__(self) -> str:
@@ -117,7 +117,7 @@ class RequestLog:
             _log.error("%d log records lost so far: %s", self.lost, reason)
 
 
-class _RecordFile:
+class _CurrentFile:
     """The current file; every method runs on the writing thread but ``open``."""
 
     def __init__(self, folder: Path, rotation: Rotation, clock: Callable[[], float]) -> None:
@@ -129,7 +129,7 @@ class _RecordFile:
         self._since = 0.0
 
     def __repr__(self) -> str:
-        return f"<_RecordFile {self._size} bytes>"
+        return f"<_CurrentFile {self._size} bytes>"
 
     def open(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)

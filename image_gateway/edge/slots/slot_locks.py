@@ -38,7 +38,7 @@ class SlotSession:
     Every method raises ``LostSessionError``.
     """
 
-    def __init__(self, connection: postgres.Connection) -> None:
+    def __init__(self, connection: postgres.AsyncConnection) -> None:
         self._connection = connection
         self._held: dict[str, set[int]] = {}
 

@@ -13,7 +13,7 @@ from typing import Final, Self
 
 from image_gateway.core.codec import lifting, scan
 from image_gateway.core.codec.body import Span
-from image_gateway.core.codec.sse import Piece, Splitter
+from image_gateway.core.codec.sse import EventSplitter, Piece
 from image_gateway.core.dialects.events import Event
 from image_gateway.edge.spool import Spool, SpooledBody, Spools
 from image_gateway.edge.upstream.http_client import LostError, UpstreamResponse
@@ -85,14 +85,14 @@ class EventReader:
         idle_seconds: float,
         *,
         most_events: int = _MOST_EVENTS,
-        limits: scan.Limits = scan.IMAGES,
+        limits: scan.ScanLimits = scan.IMAGES,
     ) -> None:
         self._answer = answer
         self._spools = spools
         self._keep = keep
         self._deadline = deadline
         self._idle_seconds = idle_seconds
-        self._splitter = Splitter()
+        self._splitter = EventSplitter()
         self._pieces: Iterator[Piece] = iter(())
         self._skeleton: lifting.Skeleton | None = None
         self._has_data = False

@@ -5,7 +5,7 @@ length and as slowly as it likes: whoever asked decides when it is enough.  Only
 connection alone is left out (RFC 9110, 7.6.1).
 """
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Final, Self
@@ -15,6 +15,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from image_gateway.core.codec.body import Span
+from image_gateway.core.headers import RawHeaders
 from image_gateway.edge.spool import Spool
 from image_gateway.edge.upstream.http_client import (
     LONGEST_HEADER,
@@ -22,8 +23,6 @@ from image_gateway.edge.upstream.http_client import (
     SpoolBody,
     UnsentError,
 )
-
-Pairs = list[tuple[bytes, bytes]]
 
 _OF_CONNECTION: Final = frozenset(
     {
@@ -75,7 +74,9 @@ class TextApi:
             await self._session.close()
 
     @asynccontextmanager
-    async def post(self, target: str, headers: Pairs, spool: Spool) -> AsyncIterator["TextAnswer"]:
+    async def post(
+        self, target: str, headers: RawHeaders, spool: Spool
+    ) -> AsyncIterator["TextAnswer"]:
         """Send a spooled body to ``target``, a path with its query; gives the answer.
 
         Raises ``UnsentError`` and ``LostError``.
@@ -132,7 +133,7 @@ def _text(value: bytes) -> str:
         return value.decode("latin-1")
 
 
-def passed(pairs: Iterable[tuple[bytes, bytes]]) -> Pairs:
+def passed(pairs: RawHeaders) -> list[tuple[bytes, bytes]]:
     """Headers without those of the connection."""
     found = [(name.lower(), value) for name, value in pairs]
     named = {

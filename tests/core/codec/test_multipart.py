@@ -15,12 +15,12 @@ from python_multipart.multipart import FormParser
 
 from image_gateway.core.codec import body, multipart
 from image_gateway.core.codec.body import Span
-from image_gateway.core.codec.multipart import File, Limits, Part, Reader
+from image_gateway.core.codec.multipart import FormFile, MultipartReader, Part, PartLimits
 from image_gateway.core.errors import Refusal
 from tests.core.builders import play, split
 
 BOUNDARY = b"----a-Boundary.7f"
-PLENTY = Limits(1_000_000, 64)
+PLENTY = PartLimits(1_000_000, 64)
 
 _Written = tuple[str, bytes, str]
 """A part as it was written: its name, its data, its type."""
@@ -42,13 +42,13 @@ def _written(parts: Iterable[_Written]) -> bytes:
     return b"".join(_part(*part) for part in parts) + _END
 
 
-def _read(chunks: Iterable[bytes], limits: Limits = PLENTY) -> tuple[tuple[Part, ...], bytes]:
-    reader = Reader(BOUNDARY, limits)
+def _read(chunks: Iterable[bytes], limits: PartLimits = PLENTY) -> tuple[tuple[Part, ...], bytes]:
+    reader = MultipartReader(BOUNDARY, limits)
     laid_down = b"".join(piece for chunk in chunks for piece in reader.feed(chunk))
     return reader.close(), laid_down
 
 
-def _refusal(chunks: Iterable[bytes], limits: Limits = PLENTY) -> Refusal:
+def _refusal(chunks: Iterable[bytes], limits: PartLimits = PLENTY) -> Refusal:
     with pytest.raises(Refusal) as refused:
         _read(chunks, limits)
     return refused.value
@@ -131,7 +131,7 @@ def test_what_nearly_is_a_boundary_is_data_wherever_it_is_cut(nearly: bytes) -> 
 
 
 def test_megabytes_come_out_while_they_come_in() -> None:
-    reader = Reader(BOUNDARY, Limits(10_000_000, 4))
+    reader = MultipartReader(BOUNDARY, PartLimits(10_000_000, 4))
     reader.feed(_part("image", b"")[:-2])
     held = 0
     for number in range(100):
@@ -139,7 +139,7 @@ def test_megabytes_come_out_while_they_come_in() -> None:
         out = b"".join(reader.feed(chunk))
         held += len(chunk) - len(out)
         assert abs(held) < 100
-    assert repr(reader) == "<Reader of 0 parts, 6553600 bytes of files>"
+    assert repr(reader) == "<MultipartReader of 0 parts, 6553600 bytes of files>"
 
 
 def test_a_reader_s_parts_do_not_show_what_they_hold() -> None:
@@ -310,7 +310,7 @@ def test_broken_part_headers_are_refused(head: bytes) -> None:
 
 
 def test_a_header_that_never_ends_is_refused_while_it_comes() -> None:
-    reader = Reader(BOUNDARY, PLENTY)
+    reader = MultipartReader(BOUNDARY, PLENTY)
     reader.feed(b"--" + BOUNDARY + b"\r\nX: ")
     for _ in range(4):
         reader.feed(b"y" * 1000)
@@ -364,7 +364,7 @@ def test_any_bytes_are_parts_or_a_refusal_of_a_client_s_mistake(
 ) -> None:
     refused: Refusal | None = None
     try:
-        parts, laid_down = _read(data.draw(split(text)), Limits(50, 3))
+        parts, laid_down = _read(data.draw(split(text)), PartLimits(50, 3))
     except Refusal as refusal:
         refused = refusal
     if refused is not None:
@@ -387,16 +387,16 @@ def test_a_file_has_its_bound_each_and_all_of_it(name: str, step: int) -> None:
         text = _written([(name, b"x" * 100, ""), (name, b"y" * size, "")])
         return [text[at : at + step] for at in range(0, len(text), step)]
 
-    _, laid_down = _read(pieces(100), Limits(100, 2))
+    _, laid_down = _read(pieces(100), PartLimits(100, 2))
     assert laid_down == b"x" * 100 + b"y" * 100
-    refusal = _refusal(pieces(101), Limits(100, 2))
+    refusal = _refusal(pieces(101), PartLimits(100, 2))
     assert (refusal.code, refusal.param) == ("request_too_large", name)
     assert refusal.spec.status == 413
     assert "100 bytes" in refusal.message
 
 
 def test_a_file_that_never_ends_is_refused_at_its_bound() -> None:
-    reader = Reader(BOUNDARY, Limits(1000, 2))
+    reader = MultipartReader(BOUNDARY, PartLimits(1000, 2))
     reader.feed(_part("image", b"")[:-2])
     reader.feed(b"x" * 900)
     with pytest.raises(Refusal, match="1000 bytes"):
@@ -406,8 +406,8 @@ def test_a_file_that_never_ends_is_refused_at_its_bound() -> None:
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_a_body_has_so_many_parts_and_no_more(count: int) -> None:
     parts = [("n", b"2", "")] * count
-    assert len(_read([_written(parts)], Limits(10, count))[0]) == count
-    refusal = _refusal([_written([*parts, ("size", b"2", "")])], Limits(10, count))
+    assert len(_read([_written(parts)], PartLimits(10, count))[0]) == count
+    refusal = _refusal([_written([*parts, ("size", b"2", "")])], PartLimits(10, count))
     assert (refusal.code, refusal.param) == ("invalid_body", "size")
     assert f"more than {count} parts" in refusal.message
 
@@ -492,9 +492,9 @@ def _form(
 ) -> tuple[body.Body, bytes, str]:
     """A form whose files lie in a spool behind some other bytes; and the spool."""
     spool = b"before"
-    made: list[File] = []
+    made: list[FormFile] = []
     for name, kind, data in files:
-        made.append(File(name, kind, (Span(len(spool), len(spool) + len(data)),)))
+        made.append(FormFile(name, kind, (Span(len(spool), len(spool) + len(data)),)))
         spool += data
     return multipart.form(fields, made, boundary), spool, multipart.form_type(boundary)
 
@@ -511,7 +511,7 @@ def test_a_form_is_read_again_with_the_same_data_in_the_same_order(
     made, spool, kind = _form(fields, files, _unguessable(data))
     text = play(made, spool)
     assert body.length(made) == len(text)
-    reader = Reader(multipart.boundary(kind), PLENTY)
+    reader = MultipartReader(multipart.boundary(kind), PLENTY)
     laid_down = b"".join(reader.feed(text))
     parts = reader.close()
     assert laid_down == b"".join(each for _, _, each in files)
@@ -582,7 +582,10 @@ def test_a_form_is_what_servers_take_it_for(
 def test_a_form_s_bytes_are_these() -> None:
     made = multipart.form(
         [("prompt", "ä cat"), ("svg[model]", "m")],
-        [File("image[]", "image/png", (Span(0, 3),)), File("mask", "image/png", (b"mask",))],
+        [
+            FormFile("image[]", "image/png", (Span(0, 3),)),
+            FormFile("mask", "image/png", (b"mask",)),
+        ],
         "b",
     )
     assert (
@@ -605,4 +608,4 @@ def test_a_form_of_nothing_can_be_read() -> None:
 
 
 def test_a_file_does_not_show_its_data() -> None:
-    assert "hush" not in repr(File("image", "image/png", (b"hush",)))
+    assert "hush" not in repr(FormFile("image", "image/png", (b"hush",)))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from image_gateway.core.codec.sse import Piece, Splitter
+from image_gateway.core.codec.sse import EventSplitter, Piece
 from tests.core.builders import split
 
 
@@ -22,7 +22,7 @@ class _Frame:
 
 
 def _frames(chunks: Iterable[bytes], *, close: bool = True) -> list[_Frame]:
-    splitter = Splitter()
+    splitter = EventSplitter()
     frames: list[_Frame] = []
     raw, data = bytearray(), bytearray()
 
@@ -208,7 +208,7 @@ def test_comments_are_left_out_and_begin_nothing(step: int) -> None:
 
 @pytest.mark.parametrize("line", [b": ping\n", b"retry: 3000\n", b"id: 7\n", b"event"])
 def test_only_a_name_or_data_begin_an_event(line: bytes) -> None:
-    splitter = Splitter()
+    splitter = EventSplitter()
     list(splitter.feed(line))
     assert not splitter.begun
     list(splitter.feed(b"\ndata:"))
@@ -228,14 +228,14 @@ def test_a_last_frame_that_was_cut_is_completed_by_the_end(cut: bytes) -> None:
 
 
 def test_closing_twice_gives_nothing_more() -> None:
-    splitter = Splitter()
+    splitter = EventSplitter()
     list(splitter.feed(b"data: a"))
     assert [piece.ends for piece in splitter.close()] == [False, True]
     assert list(splitter.close()) == []
 
 
 def test_megabytes_of_one_line_come_out_as_they_come_in() -> None:
-    splitter = Splitter()
+    splitter = EventSplitter()
     list(splitter.feed(b'data: {"b64_json":"'))
     for _ in range(64):
         [piece] = splitter.feed(b"A" * 65_536)
@@ -248,8 +248,8 @@ def test_megabytes_of_one_line_come_out_as_they_come_in() -> None:
 
 
 def test_a_splitter_tells_where_it_is_and_pieces_do_not_show_what_they_hold() -> None:
-    splitter = Splitter()
-    assert repr(splitter) == "<Splitter between events>"
+    splitter = EventSplitter()
+    assert repr(splitter) == "<EventSplitter between events>"
     [piece] = splitter.feed(b"data: hush")
-    assert repr(splitter) == "<Splitter within an event>"
+    assert repr(splitter) == "<EventSplitter within an event>"
     assert "hush" not in repr(piece)

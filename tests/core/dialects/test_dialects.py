@@ -14,7 +14,7 @@ from python_multipart.multipart import parse_options_header
 
 from image_gateway.core import dialects
 from image_gateway.core.codec import body
-from image_gateway.core.codec.multipart import Limits, Part, Reader
+from image_gateway.core.codec.multipart import MultipartReader, Part, PartLimits
 from image_gateway.core.dialects import (
     EncodeContext,
     ExpectedResponse,
@@ -27,7 +27,7 @@ from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account, Credential, Secret
 from image_gateway.core.request.models import Endpoint
 from image_gateway.core.request.request import ImageRequest
-from image_gateway.core.routing.capability import Route
+from image_gateway.core.routing.capability import UpstreamRoute
 from tests.core.builders import ACCOUNT_ID, PNG, TOKEN, account, parse, parse_form, play
 
 G: Endpoint = "generations"
@@ -81,7 +81,7 @@ def _parts(call: UpstreamRequest, spool: bytes = b"") -> tuple[list[Part], bytes
     assert call.headers["content-type"] == f"multipart/form-data; boundary={BOUNDARY}"
     sent = play(call.body, spool)
     assert body.length(call.body) == len(sent)
-    reader = Reader(BOUNDARY.encode(), Limits(10_000_000, 64))
+    reader = MultipartReader(BOUNDARY.encode(), PartLimits(10_000_000, 64))
     laid_down = b"".join(reader.feed(sent))
     return list(reader.close()), laid_down
 
@@ -728,7 +728,7 @@ def test_the_responses_route_has_codex_s_headers_and_asks_for_events() -> None:
 # == all of them ===============================================================================
 
 
-def _any_account(route: Route) -> Account:
+def _any_account(route: UpstreamRoute) -> Account:
     return account(
         dialect=route.value.partition("_")[0],
         base_url="https://up.example/v1",
@@ -736,16 +736,16 @@ def _any_account(route: Route) -> Account:
     )
 
 
-@pytest.mark.parametrize("route", Route)
-def test_a_call_does_not_show_what_it_carries(route: Route) -> None:
+@pytest.mark.parametrize("route", UpstreamRoute)
+def test_a_call_does_not_show_what_it_carries(route: UpstreamRoute) -> None:
     request = _json({"prompt": "hush", "images": [PNG]}, E)
     shown = repr(dialects.encode(request, route, _any_account(route), _CLIENT, CONTEXT))
     for hidden in ("hush", TOKEN, ACCOUNT_ID, BOUNDARY, "base64"):
         assert hidden not in shown
 
 
-@pytest.mark.parametrize("route", Route)
-def test_an_account_without_a_credential_signs_no_call(route: Route) -> None:
+@pytest.mark.parametrize("route", UpstreamRoute)
+def test_an_account_without_a_credential_signs_no_call(route: UpstreamRoute) -> None:
     one = account(
         dialect=route.value.partition("_")[0], base_url="https://up.example", credential=None
     )
@@ -753,14 +753,16 @@ def test_an_account_without_a_credential_signs_no_call(route: Route) -> None:
         dialects.encode(_json({}), route, one, NOBODY, CONTEXT)
 
 
-@given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=20), st.sampled_from(Route))
-def test_a_prompt_arrives_as_it_was_written(words: str, route: Route) -> None:
+@given(
+    st.text(st.characters(codec="utf-8"), min_size=1, max_size=20), st.sampled_from(UpstreamRoute)
+)
+def test_a_prompt_arrives_as_it_was_written(words: str, route: UpstreamRoute) -> None:
     prompt = "x" + words
     for request in (_json({"prompt": prompt}), _json({"prompt": prompt, "images": [PNG]}, E)):
         call = dialects.encode(request, route, _any_account(route), NOBODY, CONTEXT)
         if call.headers["content-type"] != "application/json":
             assert _fields(call)["prompt"] == prompt
-        elif route is Route.CODEX_RESPONSES:
+        elif route is UpstreamRoute.CODEX_RESPONSES:
             assert _value(call)["input"][0]["content"][0]["text"] == prompt
         else:
             assert _value(call)["prompt"] == prompt
@@ -773,9 +775,11 @@ def test_a_prompt_arrives_as_it_was_written(words: str, route: Route) -> None:
         ),
         st.just("hush"),
     ),
-    st.sampled_from(Route),
+    st.sampled_from(UpstreamRoute),
 )
-def test_no_header_of_the_client_replaces_one_of_ours(client: dict[str, str], route: Route) -> None:
+def test_no_header_of_the_client_replaces_one_of_ours(
+    client: dict[str, str], route: UpstreamRoute
+) -> None:
     found = Headers((name.encode(), value.encode()) for name, value in client.items())
     sent = dialects.encode(_json({}), route, _any_account(route), found, CONTEXT).headers
     plain = dialects.encode(_json({}), route, _any_account(route), NOBODY, CONTEXT).headers

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from image_gateway.core import errors
 from image_gateway.core.codec import body, lifting, scan
-from image_gateway.core.codec.sse import Splitter
+from image_gateway.core.codec.sse import EventSplitter
 from image_gateway.core.dialects import events
 from image_gateway.core.dialects.events import Event, EventKind, ParsedEvent, ResponseReader
 from image_gateway.core.errors import UpstreamError
@@ -539,7 +539,7 @@ def test_no_event_is_too_hostile_to_be_read(values: list[object]) -> None:
 
 def _read_frame(text: bytes) -> tuple[str | None, Any]:
     """An event as the client reads it: exactly one frame, its data JSON."""
-    pieces = list(Splitter().feed(text))
+    pieces = list(EventSplitter().feed(text))
     assert [piece.ends for piece in pieces].count(True) == 1
     assert b"".join(piece.raw for piece in pieces) == text
     return pieces[-1].event, json.loads(b"".join(piece.data for piece in pieces))

@@ -42,7 +42,7 @@ def _body(*parts: _Field) -> bytes:
 
 
 def _given(*parts: _Field, takes_pictures: bool = True) -> Given:
-    reader = multipart.Reader(_BOUNDARY.encode(), multipart.Limits(10_000_000, 64))
+    reader = multipart.MultipartReader(_BOUNDARY.encode(), multipart.PartLimits(10_000_000, 64))
     reader.feed(_body(*parts))
     return forms.from_parts(reader.close(), CATALOGUE, takes_pictures=takes_pictures)
 
@@ -116,7 +116,7 @@ def test_a_bad_boolean_is_an_error_and_not_false(text: str) -> None:
 
 def test_what_is_no_utf_8_is_refused_by_its_name() -> None:
     text = _body(("prompt", "@")).replace(b"@", b"\xff")
-    reader = multipart.Reader(_BOUNDARY.encode(), multipart.Limits(100, 4))
+    reader = multipart.MultipartReader(_BOUNDARY.encode(), multipart.PartLimits(100, 4))
     reader.feed(text)
     with pytest.raises(Refusal) as refused:
         forms.from_parts(reader.close(), CATALOGUE, takes_pictures=False)

@@ -15,7 +15,15 @@ from image_gateway.core.model import Account
 from image_gateway.core.request.models import Endpoint
 from image_gateway.core.request.request import ImageRequest
 from image_gateway.core.routing import capability
-from image_gateway.core.routing.capability import NEEDS, Gap, Need, Route, choose, gap, routes
+from image_gateway.core.routing.capability import (
+    NEEDS,
+    Gap,
+    Need,
+    UpstreamRoute,
+    choose,
+    gap,
+    routes,
+)
 from tests.core.builders import CATALOGUE, PNG, account, parse, play
 
 E: Endpoint = "edits"
@@ -24,7 +32,7 @@ _NEWEST = "gpt-image-2.5"
 _ADDRESS = "https://example.com/a.png"
 _CONTEXT = EncodeContext("https://codex.example", "0.1.0", "b0undary")
 
-DIRECT, RESPONSES, AZURE, OPENAI = Route
+DIRECT, RESPONSES, AZURE, OPENAI = UpstreamRoute
 
 
 def _request(value: dict[str, Any], *, is_form: bool = False) -> ImageRequest:
@@ -43,7 +51,7 @@ _FIELDS = ImageRequest.__dataclass_fields__.keys()
 
 # -- the table -------------------------------------------------------------------------------
 
-_MATRIX: list[tuple[dict[str, Any], str | None, set[Route]]] = [
+_MATRIX: list[tuple[dict[str, Any], str | None, set[UpstreamRoute]]] = [
     # what is asked, the parameter that asks for something, who can
     ({}, None, {DIRECT, RESPONSES, AZURE, OPENAI}),
     ({"size": "1024x1024", "quality": "high"}, None, {DIRECT, RESPONSES, AZURE, OPENAI}),
@@ -85,10 +93,10 @@ _MATRIX: list[tuple[dict[str, Any], str | None, set[Route]]] = [
 ]
 
 
-@pytest.mark.parametrize("route", Route)
+@pytest.mark.parametrize("route", UpstreamRoute)
 @pytest.mark.parametrize(("value", "param", "able"), _MATRIX)
 def test_a_route_can_do_what_the_table_says_and_names_what_it_cannot(
-    value: dict[str, Any], param: str | None, able: set[Route], route: Route
+    value: dict[str, Any], param: str | None, able: set[UpstreamRoute], route: UpstreamRoute
 ) -> None:
     for is_form in (False, True):
         found = gap(_request(value, is_form=is_form), route)
@@ -133,9 +141,9 @@ def _wish(value: dict[str, Any]) -> ImageRequest | None:
 _REQUESTS = _WISHES.map(_wish).filter(lambda made: made is not None)
 
 
-@given(_REQUESTS, st.sampled_from(Route))
+@given(_REQUESTS, st.sampled_from(UpstreamRoute))
 def test_there_is_a_gap_exactly_where_a_need_is_not_met(
-    request: ImageRequest, route: Route
+    request: ImageRequest, route: UpstreamRoute
 ) -> None:
     unmet = [need for need in NEEDS if need.asked(request) and route not in need.able]
     found = gap(request, route)
@@ -160,7 +168,7 @@ def test_what_a_need_names_was_really_asked_for(request: ImageRequest) -> None:
 
 @given(_REQUESTS)
 def test_openai_s_own_form_can_do_everything(request: ImageRequest) -> None:
-    assert gap(request, Route.OPENAI) is None
+    assert gap(request, UpstreamRoute.OPENAI) is None
 
 
 _ASKING: dict[str, dict[str, Any]] = {
@@ -225,13 +233,13 @@ def test_frames_are_named_behind_the_format_that_they_belong_to(value: dict[str,
 _OURS = {"stream", "response_format", "model", "prompt"}
 
 
-def _one(route: Route) -> Account:
+def _one(route: UpstreamRoute) -> Account:
     dialect = route.value.partition("_")[0]
     return account(dialect=dialect, base_url="https://up.example", responses_model="gpt-5.5")
 
 
-@given(_REQUESTS, st.sampled_from(Route))
-def test_what_a_route_can_do_it_says_all_of(request: ImageRequest, route: Route) -> None:
+@given(_REQUESTS, st.sampled_from(UpstreamRoute))
+def test_what_a_route_can_do_it_says_all_of(request: ImageRequest, route: UpstreamRoute) -> None:
     """Every parameter that the client sent stands in the call, under its own name."""
     if gap(request, route) is not None:
         return
@@ -253,7 +261,7 @@ def _text(value: object) -> object:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _said(call: UpstreamRequest, route: Route) -> dict[str, Any]:
+def _said(call: UpstreamRequest, route: UpstreamRoute) -> dict[str, Any]:
     text = play(call.body, b"")
     if text.startswith(b"--"):
         found: dict[str, Any] = {"json": False, "pictures": text.count(b'; filename="')}
@@ -295,7 +303,7 @@ def _said(call: UpstreamRequest, route: Route) -> dict[str, Any]:
     ],
 )
 def test_an_account_has_its_own_ways_the_preferred_one_first(
-    changes: dict[str, Any], stream: object, expected: list[Route]
+    changes: dict[str, Any], stream: object, expected: list[UpstreamRoute]
 ) -> None:
     assert list(routes(account(**changes), _request({"stream": stream}))) == expected
 
@@ -322,7 +330,7 @@ def test_an_account_has_its_own_ways_the_preferred_one_first(
     ],
 )
 def test_the_first_route_that_can_do_all_of_it_is_taken_else_the_preferred_one_s_gap_told(
-    changes: dict[str, Any], value: dict[str, Any], expected: Route | str
+    changes: dict[str, Any], value: dict[str, Any], expected: UpstreamRoute | str
 ) -> None:
     found = choose(account(**changes), _request(value))
     assert (found.param if isinstance(found, Gap) else found) == expected

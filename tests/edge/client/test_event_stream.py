@@ -12,7 +12,7 @@ import pytest
 
 from image_gateway.core.codec.body import Span
 from image_gateway.edge.client import listener as listener_module
-from image_gateway.edge.client.downstream import ClientLeftError, Downstream, Limits
+from image_gateway.edge.client.downstream import ClientLeftError, ClientLimits, Downstream
 from image_gateway.edge.client.event_stream import EventStream
 from image_gateway.edge.client.listener import Listener, Receive, Scope, Send, bind
 from image_gateway.edge.spool import Spool, SpooledBody, Spools
@@ -89,7 +89,7 @@ class Stage:
     streams: list[EventStream] = field(default_factory=list)
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
-        limits = Limits(MIB, BOUND_SECONDS, BOUND_SECONDS, self.send_seconds)
+        limits = ClientLimits(MIB, BOUND_SECONDS, BOUND_SECONDS, self.send_seconds)
         downstream = Downstream(scope, receive, send, limits, "req_1")
         await downstream.read_body(Nowhere())
         stream = EventStream(downstream, self.keepalive_seconds)

@@ -11,7 +11,7 @@ import pytest
 
 from image_gateway.core.codec import body
 from image_gateway.core.codec.body import Span
-from image_gateway.core.codec.multipart import Limits
+from image_gateway.core.codec.multipart import PartLimits
 from image_gateway.core.errors import Refusal
 from image_gateway.edge.client.intake import Intake, JsonIntake, PartsIntake
 from image_gateway.edge.spool import Spool, SpoolFullError, Spools
@@ -19,7 +19,7 @@ from tests.core.builders import CATALOGUE
 
 MIB = 1024 * 1024
 BOUNDARY = b"a boundary of nobody's"
-LIMITS = Limits(part_bytes=3 * MIB, parts=8)
+LIMITS = PartLimits(part_bytes=3 * MIB, parts=8)
 PNG = b"\x89PNG\r\n\x1a\n"
 
 

@@ -16,7 +16,7 @@ import pytest
 from image_gateway.core.codec import lifting
 from image_gateway.core.codec.body import Span
 from image_gateway.core.dialects.events import Event
-from image_gateway.edge.spool import MEMORY_BYTES, Budget, Spool, Spools
+from image_gateway.edge.spool import MEMORY_BYTES, ByteBudget, Spool, Spools
 from image_gateway.edge.upstream import event_reader as event_reader_module
 from image_gateway.edge.upstream.event_reader import EventReader, Keep, SpooledEvent
 from image_gateway.edge.upstream.http_client import LostError, UpstreamClient, UpstreamResponse
@@ -541,7 +541,7 @@ async def test_what_is_there_already_is_read_after_the_deadline_too(
 # -- what it costs ---------------------------------------------------------------------------------
 
 
-class Metered(Budget):
+class Metered(ByteBudget):
     """A budget that remembers the most that was ever taken."""
 
     most = 0

@@ -1,7 +1,7 @@
 """The composition root: owns every resource, and decides when to stop.
 
-``serve`` opens things in the order in which they are needed and closes them in the opposite one:
-the log is the first to open and the last to close, so that every record finds it.
+``serve`` opens things in the order in which they are needed and closes them in the opposite
+one: the log is the first to open and the last to close, so that every record finds it.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from typing import Final
 from image_gateway.config import Address, Settings, SettingsError
 from image_gateway.context import AppContext
 from image_gateway.core.request import models
-from image_gateway.core.routing.slots import Place, StartClock
+from image_gateway.core.routing.slots import Candidate, StartClock
 from image_gateway.edge import supervisor
 from image_gateway.edge.client import listener
 from image_gateway.edge.client.listener import Listener
@@ -32,7 +32,7 @@ from image_gateway.edge.postgres.cache import Freshness, UnavailableError
 from image_gateway.edge.postgres.control_plane import ControlPlane
 from image_gateway.edge.records import logs
 from image_gateway.edge.records.logs import RequestLog, Rotation
-from image_gateway.edge.slots.waiting import Waiting
+from image_gateway.edge.slots.broker import SlotBroker
 from image_gateway.edge.spool import Spools
 from image_gateway.edge.upstream.http_client import UpstreamClient
 from image_gateway.edge.upstream.text_api import TextApi
@@ -135,7 +135,7 @@ async def _open_context(settings: Settings, stack: AsyncExitStack) -> AppContext
     starts = StartClock()
     is_shared = settings.slots == "shared"
     slots = await stack.enter_async_context(
-        Waiting(
+        SlotBroker(
             settings.direct_database_url if is_shared else None,
             settings.slot_queue,
             starts,
@@ -176,10 +176,10 @@ def _in_a_line(port: Listener, stop: asyncio.Event) -> str:
     return f"{'stopping' if stop.is_set() else 'accepting'}, {port.connections} in flight"
 
 
-def _slots_now(plane: ControlPlane, place: Place) -> int:
+def _slots_now(plane: ControlPlane, candidate: Candidate) -> int:
     """An account's slots as they were read last."""
-    account = plane.known_accounts()[0].get(place.account_name)
-    return place.limit if account is None else account.image_max_concurrency
+    account = plane.known_accounts()[0].get(candidate.account_name)
+    return candidate.limit if account is None else account.image_max_concurrency
 
 
 async def _wait_for_control_plane(settings: Settings, stop: asyncio.Event) -> None:

@@ -14,7 +14,7 @@ from image_gateway.core.routing.slots import SlotTable, StartClock
 from image_gateway.edge.metrics import Metrics
 from image_gateway.edge.postgres.control_plane import ControlPlane
 from image_gateway.edge.records.logs import RequestLog
-from image_gateway.edge.slots.waiting import Waiting
+from image_gateway.edge.slots.broker import SlotBroker
 from image_gateway.edge.spool import Spools
 from image_gateway.edge.upstream.http_client import UpstreamClient
 from image_gateway.edge.upstream.text_api import TextApi
@@ -31,7 +31,7 @@ class AppContext:
     spools: Spools
     logs: RequestLog
     metrics: Metrics
-    slots: Waiting
+    slots: SlotBroker
     """The accounts' slots."""
     starts: StartClock
     text_api: TextApi | None

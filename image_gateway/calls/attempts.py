@@ -37,7 +37,7 @@ from image_gateway.core.request.request import ImageRequest
 from image_gateway.core.routing import capability, failover, routing
 from image_gateway.core.routing.failover import Action, Outcome, Stage, Step
 from image_gateway.core.routing.health import Cause
-from image_gateway.edge.slots.waiting import BusyError, Lease
+from image_gateway.edge.slots.broker import BusyError, Lease
 from image_gateway.edge.spool import Spool
 from image_gateway.edge.upstream.http_client import (
     LostError,

@@ -17,7 +17,7 @@ from image_gateway.core.model import Account
 from image_gateway.core.request.intent import IntentRequest
 from image_gateway.core.routing import failover, routing
 from image_gateway.core.routing.failover import Action, Stage
-from image_gateway.edge.slots.waiting import BusyError, EarlyError, Lease
+from image_gateway.edge.slots.broker import BusyError, EarlyError, Lease
 
 _PASSING: Final = frozenset({"account_concurrency", "key_start_interval"})
 """What keeps a call from an account that would serve it."""

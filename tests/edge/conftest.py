@@ -18,7 +18,7 @@ from image_gateway.core.model import Secret
 from image_gateway.edge.postgres import cache, control_plane
 from image_gateway.edge.postgres.cache import Freshness
 from image_gateway.edge.postgres.control_plane import ControlPlane
-from image_gateway.edge.slots.slot_locks import lock_key
+from image_gateway.edge.slots.advisory_locks import lock_key
 from image_gateway.edge.spool import Spool, Spools
 from image_gateway.edge.upstream.http_client import UpstreamClient
 from tests.edge.peer import anonymous

@@ -2,10 +2,10 @@
 
 One mechanism serves keys and accounts.  A ``Slot`` is a context manager; giving it back is
 synchronous and may be done twice, so a ``finally`` can always do it, cancelled or not.  The counts
-are this process's own; what several processes share is ``edge.slots.slot_locks``.
+are this process's own; what several processes share is ``edge.slots.advisory_locks``.
 
-``Line`` is the policy of waiting for an account's slot.  It is fair between keys: first comes the
-key that holds the fewest slots, of those the one that was served longest ago.  So a key with a
+``WaitQueue`` is the policy of waiting for an account's slot.  It is fair between keys: first comes
+the key that holds the fewest slots, of those the one that was served longest ago.  So a key with a
 hundred waiting calls delays a key with one by a single call, and a key that holds nothing is
 overtaken by each other key at most once.
 """
@@ -148,7 +148,7 @@ def _mark(times: OrderedDict[str, float], key_id: str, now: float) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Candidate:
     """An account as the line sees it."""
 
     account_name: str
@@ -156,28 +156,28 @@ class Place:
 
 
 @dataclass(eq=False, slots=True)
-class Turn:
+class Waiter:
     """One call in the line.
 
-    ``places`` are the accounts it takes, best first; ``interval_ms`` is its key's start interval,
-    None for a call that is no start.  It waits for up to ``patience`` seconds; without any it is
-    hasty, and takes what nobody waits for, or nothing.  ``waits`` turns true once it has found
-    everything taken.
+    ``candidates`` are the accounts it takes, best first; ``interval_ms`` is its key's start
+    interval, None for a call that is no start.  It waits for up to ``timeout`` seconds; without any
+    it is hasty, and takes what nobody waits for, or nothing.  ``waits`` turns true once it has
+    found everything taken.
     """
 
     key_id: str
-    places: Sequence[Place]
+    candidates: Sequence[Candidate]
     interval_ms: int | None = None
-    patience: float = float("inf")
+    timeout: float = float("inf")
     waits: bool = False
 
     @property
-    def hasty(self) -> bool:
+    def no_wait(self) -> bool:
         """Whether it does not wait."""
-        return self.patience <= 0
+        return self.timeout <= 0
 
 
-class Line:
+class WaitQueue:
     """Who waits, and who is next.
 
     Slots are taken and given back elsewhere; of them the line knows how many each key holds.
@@ -186,33 +186,33 @@ class Line:
     def __init__(self, most: int) -> None:
         self._most = most
         # In the order of arrival.
-        self._turns: dict[Turn, None] = {}
+        self._waiters: dict[Waiter, None] = {}
         self._held: Counter[str] = Counter()
         self._served: OrderedDict[str, float] = OrderedDict()
         self._servings = 0.0
 
     def __repr__(self) -> str:
-        return f"<Line of {len(self._turns)}, most {self._most}>"
+        return f"<WaitQueue of {len(self._waiters)}, most {self._most}>"
 
     @property
     def waiting(self) -> int:
         """Calls that have found everything taken and wait."""
-        return sum(turn.waits for turn in self._turns)
+        return sum(waiter.waits for waiter in self._waiters)
 
-    def join(self, turn: Turn) -> None:
+    def join(self, waiter: Waiter) -> None:
         """Put a call at the end."""
-        self._turns[turn] = None
+        self._waiters[waiter] = None
 
-    def leave(self, turn: Turn) -> None:
+    def leave(self, waiter: Waiter) -> None:
         """It does not wait any more; safe for one that is not here."""
-        self._turns.pop(turn, None)
+        self._waiters.pop(waiter, None)
 
-    def serve(self, turn: Turn) -> None:
+    def serve(self, waiter: Waiter) -> None:
         """It gets a slot, held until ``give_back``."""
-        del self._turns[turn]
-        self._held[turn.key_id] += 1
+        del self._waiters[waiter]
+        self._held[waiter.key_id] += 1
         self._servings += 1
-        _mark(self._served, turn.key_id, self._servings)
+        _mark(self._served, waiter.key_id, self._servings)
 
     def give_back(self, key_id: str) -> None:
         """A slot that this key held is free."""
@@ -221,20 +221,22 @@ class Line:
             del self._held[key_id]
 
     def next(
-        self, full: Collection[str], is_due: Callable[[Turn], bool]
-    ) -> tuple[Turn, Place] | None:
+        self, full: Collection[str], is_due: Callable[[Waiter], bool]
+    ) -> tuple[Waiter, Candidate] | None:
         """The call that should get a slot next, and the best account for it that is not ``full``.
 
         Calls whose key may not start yet (``is_due``) are passed over.
         """
-        found: dict[tuple[bool, str], tuple[Turn, Place]] = {}
-        for turn in self._turns:
-            rank = turn.hasty, turn.key_id
+        found: dict[tuple[bool, str], tuple[Waiter, Candidate]] = {}
+        for waiter in self._waiters:
+            rank = waiter.no_wait, waiter.key_id
             if rank in found:
                 continue
-            place = next((each for each in turn.places if each.account_name not in full), None)
-            if place is not None and is_due(turn):
-                found[rank] = turn, place
+            candidate = next(
+                (each for each in waiter.candidates if each.account_name not in full), None
+            )
+            if candidate is not None and is_due(waiter):
+                found[rank] = waiter, candidate
         first = min(
             found,
             key=lambda rank: (rank[0], self._held[rank[1]], _at(self._served, rank[1])),
@@ -242,87 +244,88 @@ class Line:
         )
         return None if first is None else found[first]
 
-    def wanted(self, is_due: Callable[[Turn], bool]) -> set[str]:
+    def wanted(self, is_due: Callable[[Waiter], bool]) -> set[str]:
         """Accounts that somebody waits for who could have them."""
         return {
-            place.account_name
-            for turn in self._turns
-            if turn.waits and is_due(turn)
-            for place in turn.places
+            candidate.account_name
+            for waiter in self._waiters
+            if waiter.waits and is_due(waiter)
+            for candidate in waiter.candidates
         }
 
-    def ahead(self, turn: Turn) -> list[Turn]:
+    def ahead(self, waiter: Waiter) -> list[Waiter]:
         """The other calls that wait for accounts which this one takes, too."""
-        names = {place.account_name for place in turn.places}
+        names = {candidate.account_name for candidate in waiter.candidates}
         return [
             other
-            for other in self._turns
-            if other is not turn
+            for other in self._waiters
+            if other is not waiter
             and other.waits
-            and any(place.account_name in names for place in other.places)
+            and any(candidate.account_name in names for candidate in other.candidates)
         ]
 
-    def settle(self) -> list[Turn]:
+    def settle(self) -> list[Waiter]:
         """Everybody here has found everything taken; gives those for whom there is no room.
 
         They leave: the hasty, and where more wait than may, the newest of the key with the most
         waiting calls, so a key that fills the line does not keep the others out.
         """
-        by_key: dict[str, list[tuple[int, Turn]]] = {}
-        left = [turn for turn in self._turns if turn.hasty]
-        for turn in left:
-            del self._turns[turn]
-        for number, turn in enumerate(self._turns):
-            turn.waits = True
-            by_key.setdefault(turn.key_id, []).append((number, turn))
-        while len(self._turns) > self._most:
+        by_key: dict[str, list[tuple[int, Waiter]]] = {}
+        left = [waiter for waiter in self._waiters if waiter.no_wait]
+        for waiter in left:
+            del self._waiters[waiter]
+        for number, waiter in enumerate(self._waiters):
+            waiter.waits = True
+            by_key.setdefault(waiter.key_id, []).append((number, waiter))
+        while len(self._waiters) > self._most:
             # Of keys with as many the one that came last.
             longest = max(
-                by_key.values(), key=lambda turns: (len(turns), turns[-1][0] if turns else -1)
+                by_key.values(),
+                key=lambda waiters: (len(waiters), waiters[-1][0] if waiters else -1),
             )
             left.append(longest.pop()[1])
-            del self._turns[left[-1]]
+            del self._waiters[left[-1]]
         return left
 
 
-FIRST_PACE_SECONDS: Final = 60.0
+FIRST_HOLD_SECONDS: Final = 60.0
 """How long a slot is held, until it was seen (PITFALLS: 60 to 120 s are usual)."""
-_LEAST_PACE_SECONDS: Final = 1.0
+_LEAST_HOLD_SECONDS: Final = 1.0
 _WEIGHT: Final = 0.2
 """Of the newest call in the mean; a handful of calls tell it."""
 
 
-class Pace:
+class HoldTime:
     """How long an account's slots are held, and so when one will be free."""
 
     def __init__(self) -> None:
         self._means: dict[str, float] = {}
 
     def __repr__(self) -> str:
-        return f"<Pace of {len(self._means)} accounts>"
+        return f"<HoldTime of {len(self._means)} accounts>"
 
     def note(self, account_name: str, seconds: float) -> None:
         """A slot was held for so long."""
-        mean = self._means.get(account_name, FIRST_PACE_SECONDS)
+        mean = self._means.get(account_name, FIRST_HOLD_SECONDS)
         self._means[account_name] = mean + (seconds - mean) * _WEIGHT
 
     def seconds_until_free(
-        self, place: Place, ages: Sequence[float], ahead: int, patience: float = float("inf")
+        self, candidate: Candidate, ages: Sequence[float], ahead: int, timeout: float = float("inf")
     ) -> float:
         """When one of an account's slots is likely to be free, for a call with ``ahead`` before it.
 
-        Those ahead wait for ``patience`` seconds, so what is free after that is not theirs.
+        Those ahead wait for ``timeout`` seconds, so what is free after that is not theirs.
 
         ``ages`` are the seconds for which this process's own calls have held theirs; of those that
         other processes hold it is only known that they are there.
         """
-        mean = max(self._means.get(place.account_name, FIRST_PACE_SECONDS), _LEAST_PACE_SECONDS)
-        others = max(place.limit - len(ages), 0)
-        left = [max(mean - age, _LEAST_PACE_SECONDS) for age in ages]
+        mean = max(self._means.get(candidate.account_name, FIRST_HOLD_SECONDS), _LEAST_HOLD_SECONDS)
+        others = max(candidate.limit - len(ages), 0)
+        left = [max(mean - age, _LEAST_HOLD_SECONDS) for age in ages]
         left += [mean * (at + 1) / (others + 1) for at in range(others)]
         left.sort()
         for number in range(ahead + 1):
             seconds = left[number % len(left)] + mean * (number // len(left))
-            if seconds >= patience:
+            if seconds >= timeout:
                 break
-        return max(seconds, _LEAST_PACE_SECONDS)
+        return max(seconds, _LEAST_HOLD_SECONDS)

@@ -4,7 +4,7 @@ It is opened anew when it is lost, in a task of its own, so that nobody waits fo
 does not answer.  Three times follow a loss.  For a moment nobody is admitted, for the session may
 be lost while Postgres is there.  Then, until it is back, each process goes by its own count.  And
 once it is back nobody is admitted for a moment, in which other processes come back with their
-running calls.  Only one task may use it (``edge.slots.waiting``).
+running calls.  Only one task may use it (``edge.slots.broker``).
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Final
 
 from image_gateway.core.model import Secret
-from image_gateway.edge.slots.slot_locks import LostSessionError, SlotSession
+from image_gateway.edge.slots.advisory_locks import LostSessionError, SlotSession
 
 RETRY_SECONDS: Final = 1.0
 """Between two tries to reach Postgres again."""
@@ -107,7 +107,7 @@ class SharedSlots:
             await self._lose(error)
             raise
 
-    async def tend(self, *, in_use: bool) -> None:
+    async def maintain(self, *, in_use: bool) -> None:
         """Open the session again where it is lost, else see whether it is still there."""
         if self._session is None:
             if self._opening is None and time.monotonic() >= self._retry_at:

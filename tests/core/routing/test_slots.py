@@ -17,7 +17,15 @@ from hypothesis.stateful import (
 )
 
 from image_gateway.core.routing import slots
-from image_gateway.core.routing.slots import Line, Pace, Place, Slot, SlotTable, StartClock, Turn
+from image_gateway.core.routing.slots import (
+    Candidate,
+    HoldTime,
+    Slot,
+    SlotTable,
+    StartClock,
+    Waiter,
+    WaitQueue,
+)
 
 _NAMES = st.sampled_from(["a", "b", "c"])
 _LIMITS = st.one_of(st.none(), st.integers(-1, 3))
@@ -267,8 +275,8 @@ _SOME_ACCOUNTS = st.lists(st.sampled_from(_ACCOUNTS), min_size=1, max_size=3, un
 _FULL = st.one_of(st.just(set[str]()), st.sets(st.sampled_from(_ACCOUNTS)))
 
 
-def _turn(key_id: str, *accounts: str, interval_ms: int | None = None) -> Turn:
-    return Turn(key_id, [Place(each, 1) for each in accounts or ("a",)], interval_ms)
+def _turn(key_id: str, *accounts: str, interval_ms: int | None = None) -> Waiter:
+    return Waiter(key_id, [Candidate(each, 1) for each in accounts or ("a",)], interval_ms)
 
 
 class LineMachine(RuleBasedStateMachine):
@@ -276,8 +284,8 @@ class LineMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.turns: list[Turn] = []
-        self.gone: list[Turn] = []
+        self.waiters: list[Waiter] = []
+        self.gone: list[Waiter] = []
         self.held: list[str] = []
         self.servings: list[str] = []
         # Of each key that holds nothing: who was served in its stead since it waits.
@@ -286,35 +294,35 @@ class LineMachine(RuleBasedStateMachine):
     @initialize(most=st.integers(0, 12))
     def opens(self, most: int) -> None:
         self.most = most
-        self.line = Line(most)
+        self.queue = WaitQueue(most)
 
-    def _left(self, turn: Turn) -> None:
-        self.turns.remove(turn)
-        self.gone.append(turn)
-        if all(each.key_id != turn.key_id for each in self.turns):
-            self.overtaken.pop(turn.key_id, None)
+    def _left(self, waiter: Waiter) -> None:
+        self.waiters.remove(waiter)
+        self.gone.append(waiter)
+        if all(each.key_id != waiter.key_id for each in self.waiters):
+            self.overtaken.pop(waiter.key_id, None)
 
     @rule(calls=st.lists(st.tuples(st.sampled_from(_KEYS), _SOME_ACCOUNTS), max_size=5))
     def join(self, calls: list[tuple[str, list[str]]]) -> None:
         for key_id, accounts in calls:
-            turn = _turn(key_id, *accounts)
-            self.line.join(turn)
-            self.turns.append(turn)
+            waiter = _turn(key_id, *accounts)
+            self.queue.join(waiter)
+            self.waiters.append(waiter)
 
-    @precondition(lambda self: self.turns)
+    @precondition(lambda self: self.waiters)
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
         """Whoever was served or sent away may still say so."""
-        turn = data.draw(st.sampled_from([*self.turns, *self.gone[-3:]]))
-        self.line.leave(turn)
-        if turn in self.turns:
-            self._left(turn)
+        waiter = data.draw(st.sampled_from([*self.waiters, *self.gone[-3:]]))
+        self.queue.leave(waiter)
+        if waiter in self.waiters:
+            self._left(waiter)
 
     @precondition(lambda self: self.held)
     @rule(data=st.data())
     def give_back(self, data: st.DataObject) -> None:
         key_id = data.draw(st.sampled_from(self.held))
-        self.line.give_back(key_id)
+        self.queue.give_back(key_id)
         self.held.remove(key_id)
 
     @rule(full=_FULL)
@@ -322,94 +330,102 @@ class LineMachine(RuleBasedStateMachine):
         while self._serve_next(full, set()):
             pass
 
-    @precondition(lambda self: self.turns)
+    @precondition(lambda self: self.waiters)
     @rule(full=_FULL, data=st.data())
     def serve_one_of_those_who_may_start(self, full: set[str], data: st.DataObject) -> None:
-        self._serve_next(full, data.draw(st.sets(st.sampled_from(self.turns))))
+        self._serve_next(full, data.draw(st.sets(st.sampled_from(self.waiters))))
 
     @rule()
     def serve_two(self) -> None:
         for _ in range(2):
             self._serve_next(set(), set())
 
-    def _serve_next(self, full: set[str], late: set[Turn]) -> bool:
+    def _serve_next(self, full: set[str], late: set[Waiter]) -> bool:
         """Whether there was somebody to serve; ``late`` may not start yet."""
 
-        def fits(turn: Turn) -> Place | None:
-            if turn in late:
+        def fits(waiter: Waiter) -> Candidate | None:
+            if waiter in late:
                 return None
-            return next((each for each in turn.places if each.account_name not in full), None)
+            return next((each for each in waiter.candidates if each.account_name not in full), None)
 
-        found = self.line.next(full, lambda turn: turn not in late)
-        assert self.line.next(full, lambda turn: turn not in late) == found, "asking moves nothing"
+        found = self.queue.next(full, lambda waiter: waiter not in late)
+        assert self.queue.next(full, lambda waiter: waiter not in late) == found, (
+            "asking moves nothing"
+        )
         if found is None:
-            assert not any(map(fits, self.turns)), "somebody could have been served"
+            assert not any(map(fits, self.waiters)), "somebody could have been served"
             return False
-        turn, place = found
-        assert turn in self.turns
-        assert place.account_name not in full
-        assert place == fits(turn), "the best of its accounts that is free"
-        same = [each for each in self.turns if each.key_id == turn.key_id and fits(each)]
-        assert turn is same[0], "within a key first come, first served"
-        keys = {each.key_id for each in self.turns if fits(each)}
+        waiter, candidate = found
+        assert waiter in self.waiters
+        assert candidate.account_name not in full
+        assert candidate == fits(waiter), "the best of its accounts that is free"
+        same = [each for each in self.waiters if each.key_id == waiter.key_id and fits(each)]
+        assert waiter is same[0], "within a key first come, first served"
+        keys = {each.key_id for each in self.waiters if fits(each)}
         least = min(self.held.count(key_id) for key_id in keys)
         fewest = {key_id for key_id in keys if self.held.count(key_id) == least}
-        assert turn.key_id in fewest
-        assert self._last(turn.key_id) == min(map(self._last, fewest))
-        self._serve(turn, place, {key_id for key_id in keys if key_id != turn.key_id})
+        assert waiter.key_id in fewest
+        assert self._last(waiter.key_id) == min(map(self._last, fewest))
+        self._serve(waiter, candidate, {key_id for key_id in keys if key_id != waiter.key_id})
         return True
 
     def _last(self, key_id: str) -> int:
         return max((at for at, each in enumerate(self.servings) if each == key_id), default=-1)
 
-    def _serve(self, turn: Turn, place: Place, others: set[str]) -> None:
+    def _serve(self, waiter: Waiter, candidate: Candidate, others: set[str]) -> None:
         for key_id in others:
             wanted = {
                 each.account_name
-                for other in self.turns
+                for other in self.waiters
                 if other.key_id == key_id
-                for each in other.places
+                for each in other.candidates
             }
-            if key_id not in self.held and place.account_name in wanted:
+            if key_id not in self.held and candidate.account_name in wanted:
                 passed = self.overtaken.setdefault(key_id, Counter())
-                passed[turn.key_id] += 1
-                assert passed[turn.key_id] <= 1, "overtaken twice by the same key"
-        self.line.serve(turn)
-        self._left(turn)
-        self.held.append(turn.key_id)
-        self.servings.append(turn.key_id)
-        self.overtaken.pop(turn.key_id, None)
+                passed[waiter.key_id] += 1
+                assert passed[waiter.key_id] <= 1, "overtaken twice by the same key"
+        self.queue.serve(waiter)
+        self._left(waiter)
+        self.held.append(waiter.key_id)
+        self.servings.append(waiter.key_id)
+        self.overtaken.pop(waiter.key_id, None)
 
     @rule()
     def settle(self) -> None:
-        counts = Counter(turn.key_id for turn in self.turns)
-        left = self.line.settle()
-        assert len(left) == max(len(self.turns) - self.most, 0), "as many as there is no room for"
-        for turn in left:
-            same = [each for each in self.turns if each.key_id == turn.key_id]
-            assert turn is same[-1], "the newest of its key"
-            assert counts[turn.key_id] == max(counts.values()), "the key with the most"
-            assert counts[turn.key_id] > 1 or max(counts.values()) == 1, "nobody's only call"
-            counts[turn.key_id] -= 1
-            self._left(turn)
-        assert all(turn.waits for turn in self.turns)
+        counts = Counter(waiter.key_id for waiter in self.waiters)
+        left = self.queue.settle()
+        assert len(left) == max(len(self.waiters) - self.most, 0), "as many as there is no room for"
+        for waiter in left:
+            same = [each for each in self.waiters if each.key_id == waiter.key_id]
+            assert waiter is same[-1], "the newest of its key"
+            assert counts[waiter.key_id] == max(counts.values()), "the key with the most"
+            assert counts[waiter.key_id] > 1 or max(counts.values()) == 1, "nobody's only call"
+            counts[waiter.key_id] -= 1
+            self._left(waiter)
+        assert all(waiter.waits for waiter in self.waiters)
 
     @invariant()
     def knows_who_waits_and_for_what(self) -> None:
-        waiting = [turn for turn in self.turns if turn.waits]
-        names = {turn: {each.account_name for each in turn.places} for turn in self.turns}
-        assert self.line.waiting == len(waiting)
-        assert self.line.wanted(lambda _: True) == set().union(*(names[turn] for turn in waiting))
-        for turn in self.turns:
-            others = [each for each in waiting if each is not turn]
-            assert self.line.ahead(turn) == [each for each in others if names[turn] & names[each]]
+        waiting = [waiter for waiter in self.waiters if waiter.waits]
+        names = {
+            waiter: {each.account_name for each in waiter.candidates} for waiter in self.waiters
+        }
+        assert self.queue.waiting == len(waiting)
+        assert self.queue.wanted(lambda _: True) == set().union(
+            *(names[waiter] for waiter in waiting)
+        )
+        for waiter in self.waiters:
+            others = [each for each in waiting if each is not waiter]
+            assert self.queue.ahead(waiter) == [
+                each for each in others if names[waiter] & names[each]
+            ]
 
     @invariant()
     def keeps_nothing_of_who_neither_holds_nor_waits(self) -> None:
-        assert list(self.line._turns) == self.turns, "in the order of arrival"
-        assert self.line._held == Counter(self.held)
-        assert set(self.line._held) == set(self.held)
-        assert set(self.line._served) == set(self.servings), "the clock, which is bounded"
+        assert list(self.queue._waiters) == self.waiters, "in the order of arrival"
+        assert self.queue._held == Counter(self.held)
+        assert set(self.queue._held) == set(self.held)
+        assert set(self.queue._served) == set(self.servings), "the clock, which is bounded"
 
 
 LineMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
@@ -428,77 +444,77 @@ def test_a_hundred_waiting_calls_delay_another_key_by_at_most_one(
     before: list[str], kept: list[bool], queued: int
 ) -> None:
     """Whatever both were served before, of which only the many still hold some."""
-    line = Line(1000)
+    queue = WaitQueue(1000)
     for key_id, keeps in zip(before, kept, strict=False):
-        turn = _turn(key_id)
-        line.join(turn)
-        line.serve(turn)
+        waiter = _turn(key_id)
+        queue.join(waiter)
+        queue.serve(waiter)
         if key_id == "one" or not keeps:
-            line.give_back(key_id)
+            queue.give_back(key_id)
     for _ in range(100):
-        line.join(_turn("many"))
+        queue.join(_turn("many"))
     for _ in range(queued):
-        found = line.next(set(), lambda _: True)
+        found = queue.next(set(), lambda _: True)
         assert found is not None
-        line.serve(found[0])
-    line.join(_turn("one"))
+        queue.serve(found[0])
+    queue.join(_turn("one"))
     served = []
     while "one" not in served:
-        found = line.next(set(), lambda _: True)
+        found = queue.next(set(), lambda _: True)
         assert found is not None
-        line.serve(found[0])
+        queue.serve(found[0])
         served.append(found[0].key_id)
     assert len(served) <= 2
 
 
 def test_who_holds_least_comes_before_who_was_served_longest_ago() -> None:
-    line = Line(10)
+    queue = WaitQueue(10)
     for key_id in ("k", "k", "l"):
-        turn = _turn(key_id)
-        line.join(turn)
-        line.serve(turn)
-    line.join(_turn("k"))
-    line.join(_turn("l"))
-    found = line.next(set(), lambda _: True)
+        waiter = _turn(key_id)
+        queue.join(waiter)
+        queue.serve(waiter)
+    queue.join(_turn("k"))
+    queue.join(_turn("l"))
+    found = queue.next(set(), lambda _: True)
     assert found is not None
     assert found[0].key_id == "l"
 
 
 def test_of_those_who_hold_as_much_the_one_served_longest_ago_comes_first() -> None:
-    line = Line(10)
+    queue = WaitQueue(10)
     for key_id in ("l", "k", "m"):
-        turn = _turn(key_id)
-        line.join(turn)
-        line.serve(turn)
+        waiter = _turn(key_id)
+        queue.join(waiter)
+        queue.serve(waiter)
     for key_id in ("m", "k", "l"):
-        line.join(_turn(key_id))
+        queue.join(_turn(key_id))
     served = []
-    while (found := line.next(set(), lambda _: True)) is not None:
-        line.serve(found[0])
+    while (found := queue.next(set(), lambda _: True)) is not None:
+        queue.serve(found[0])
         served.append(found[0].key_id)
     assert served == ["l", "k", "m"]
 
 
 def test_each_of_many_keys_has_its_turn_before_one_has_two() -> None:
-    line = Line(1000)
+    queue = WaitQueue(1000)
     for key_id in (*["k"] * 5, "l", "l", "m"):
-        line.join(_turn(key_id))
+        queue.join(_turn(key_id))
     served = []
-    while (found := line.next(set(), lambda _: True)) is not None:
-        line.serve(found[0])
+    while (found := queue.next(set(), lambda _: True)) is not None:
+        queue.serve(found[0])
         served.append(found[0].key_id)
     assert served == ["k", "l", "m", "k", "l", "k", "k", "k"]
 
 
 def test_the_line_s_memory_does_not_grow_with_the_keys_that_were_here() -> None:
-    line = Line(10)
+    queue = WaitQueue(10)
     for number in range(slots._MOST_CLOCKS + 10):
-        turn = _turn(f"key-{number}")
-        line.join(turn)
-        line.serve(turn)
-        line.give_back(turn.key_id)
-    assert (len(line._turns), len(line._held), len(line._served)) == (0, 0, slots._MOST_CLOCKS)
-    assert repr(line) == "<Line of 0, most 10>"
+        waiter = _turn(f"key-{number}")
+        queue.join(waiter)
+        queue.serve(waiter)
+        queue.give_back(waiter.key_id)
+    assert (len(queue._waiters), len(queue._held), len(queue._served)) == (0, 0, slots._MOST_CLOCKS)
+    assert repr(queue) == "<WaitQueue of 0, most 10>"
 
 
 # -- slots, starts and waiting together ------------------------------------------------------
@@ -511,72 +527,74 @@ class RoomMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.admitted: dict[Turn, float] = {}
+        self.admitted: dict[Waiter, float] = {}
         self.now = 0.0
         self.table = SlotTable()
         self.clock = StartClock()
-        self.line = Line(5)
+        self.queue = WaitQueue(5)
         self.limits = {"a": 1, "b": 2, "c": 1}
-        self.waiting: list[Turn] = []
-        self.running: list[tuple[float, Turn, Slot]] = []
+        self.waiting: list[Waiter] = []
+        self.running: list[tuple[float, Waiter, Slot]] = []
         self.starts: dict[str, list[float]] = {key_id: [] for key_id in _KEYS}
 
     # What the room does.
 
-    def _may_start(self, turn: Turn) -> bool:
-        return not self.clock.seconds_until_due(turn.key_id, turn.interval_ms, self.now)
+    def _may_start(self, waiter: Waiter) -> bool:
+        return not self.clock.seconds_until_due(waiter.key_id, waiter.interval_ms, self.now)
 
     def _hand_out(self) -> None:
         # With the limit that was met: calls that came before a change have another one.
         full: dict[str, int] = {}
-        while (found := self.line.next(full, self._may_start)) is not None:
-            turn, place = found
-            slot = self.table.take(place.account_name, place.limit)
+        while (found := self.queue.next(full, self._may_start)) is not None:
+            waiter, candidate = found
+            slot = self.table.take(candidate.account_name, candidate.limit)
             if slot is None:
-                full[place.account_name] = place.limit
+                full[candidate.account_name] = candidate.limit
                 continue
-            self._begun(turn, place, slot)
-            self.line.serve(turn)
-            if turn.interval_ms is not None:
-                self.clock.start(turn.key_id, self.now)
-        for turn in self.line.settle():
-            self.waiting.remove(turn)
-            self.clock.withdraw(turn.key_id, self.admitted.pop(turn, float("nan")))
+            self._begun(waiter, candidate, slot)
+            self.queue.serve(waiter)
+            if waiter.interval_ms is not None:
+                self.clock.start(waiter.key_id, self.now)
+        for waiter in self.queue.settle():
+            self.waiting.remove(waiter)
+            self.clock.withdraw(waiter.key_id, self.admitted.pop(waiter, float("nan")))
         self._check_that_nothing_is_idle(full)
 
-    def _begun(self, turn: Turn, place: Place, slot: Slot) -> None:
-        assert self._count(place.account_name) < place.limit, "over its limit"
-        assert slot.name == place.account_name
-        if turn.interval_ms:
-            for start in self.starts[turn.key_id][-1:]:
-                assert self.now - start >= turn.interval_ms / 1000, "too close to the one before"
-            self.starts[turn.key_id].append(self.now)
-        self.waiting.remove(turn)
+    def _begun(self, waiter: Waiter, candidate: Candidate, slot: Slot) -> None:
+        assert self._count(candidate.account_name) < candidate.limit, "over its limit"
+        assert slot.name == candidate.account_name
+        if waiter.interval_ms:
+            for start in self.starts[waiter.key_id][-1:]:
+                assert self.now - start >= waiter.interval_ms / 1000, "too close to the one before"
+            self.starts[waiter.key_id].append(self.now)
+        self.waiting.remove(waiter)
         # Between a moment and a minute, and not the same for all.
         length = (7 * len(self.running) + 13 * len(self.waiting)) % 64 / 8 + 0.125
-        self.running.append((self.now + length, turn, slot))
+        self.running.append((self.now + length, waiter, slot))
 
     def _count(self, account_name: str) -> int:
         return sum(slot.name == account_name for _, _, slot in self.running)
 
     def _check_that_nothing_is_idle(self, full: dict[str, int]) -> None:
-        for turn in filter(self._may_start, self.waiting):
-            for place in turn.places:
-                limit = min(place.limit, full.get(place.account_name, place.limit))
-                assert self._count(place.account_name) >= limit, "a free slot that somebody wants"
+        for waiter in filter(self._may_start, self.waiting):
+            for candidate in waiter.candidates:
+                limit = min(candidate.limit, full.get(candidate.account_name, candidate.limit))
+                assert self._count(candidate.account_name) >= limit, (
+                    "a free slot that somebody wants"
+                )
 
     def _give_back(self, at: int) -> None:
-        _, turn, slot = self.running.pop(at)
+        _, waiter, slot = self.running.pop(at)
         slot.release()
         slot.release()
-        self.line.give_back(turn.key_id)
+        self.queue.give_back(waiter.key_id)
 
     def _next_event(self) -> float:
         ends = [end for end, _, _ in self.running]
         starts = [
-            self.starts[turn.key_id][-1] + turn.interval_ms / 1000
-            for turn in self.waiting
-            if turn.interval_ms and self.starts[turn.key_id] and not self._may_start(turn)
+            self.starts[waiter.key_id][-1] + waiter.interval_ms / 1000
+            for waiter in self.waiting
+            if waiter.interval_ms and self.starts[waiter.key_id] and not self._may_start(waiter)
         ]
         return min([*ends, *starts], default=float("inf"))
 
@@ -599,11 +617,11 @@ class RoomMachine(RuleBasedStateMachine):
             assert interval is not None
             assert wait <= interval / 1000
             return
-        places = [Place(each, self.limits[each]) for each in accounts]
-        turn = Turn(key_id, places, interval)
-        self.admitted[turn] = self.now
-        self.line.join(turn)
-        self.waiting.append(turn)
+        candidates = [Candidate(each, self.limits[each]) for each in accounts]
+        waiter = Waiter(key_id, candidates, interval)
+        self.admitted[waiter] = self.now
+        self.queue.join(waiter)
+        self.waiting.append(waiter)
         self._hand_out()
 
     @precondition(lambda self: self.running)
@@ -611,9 +629,9 @@ class RoomMachine(RuleBasedStateMachine):
     def a_running_call_wants_one_more_slot(self, data: st.DataObject, accounts: list[str]) -> None:
         """Which is no start of its key."""
         _, running, _ = data.draw(st.sampled_from(self.running))
-        turn = Turn(running.key_id, [Place(each, self.limits[each]) for each in accounts])
-        self.line.join(turn)
-        self.waiting.append(turn)
+        waiter = Waiter(running.key_id, [Candidate(each, self.limits[each]) for each in accounts])
+        self.queue.join(waiter)
+        self.waiting.append(waiter)
         self._hand_out()
 
     @rule(eighths=st.integers(1, 80))
@@ -623,10 +641,10 @@ class RoomMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
     def a_waiting_client_leaves(self, data: st.DataObject) -> None:
-        turn = data.draw(st.sampled_from(self.waiting))
-        self.waiting.remove(turn)
-        self.line.leave(turn)
-        self.clock.withdraw(turn.key_id, self.admitted.pop(turn, float("nan")))
+        waiter = data.draw(st.sampled_from(self.waiting))
+        self.waiting.remove(waiter)
+        self.queue.leave(waiter)
+        self.clock.withdraw(waiter.key_id, self.admitted.pop(waiter, float("nan")))
         self._hand_out()
 
     @precondition(lambda self: self.running)
@@ -644,8 +662,8 @@ class RoomMachine(RuleBasedStateMachine):
     def counts_are_true_and_the_line_is_bounded(self) -> None:
         for account_name in _ACCOUNTS:
             assert self.table.in_use(account_name) == self._count(account_name)
-        assert self.line.waiting == len(self.waiting) <= 5
-        assert self.line._held == Counter(turn.key_id for _, turn, _ in self.running)
+        assert self.queue.waiting == len(self.waiting) <= 5
+        assert self.queue._held == Counter(waiter.key_id for _, waiter, _ in self.running)
 
     def teardown(self) -> None:
         for _ in range(100):
@@ -653,7 +671,7 @@ class RoomMachine(RuleBasedStateMachine):
                 self._run_until(self._next_event())
         assert not self.waiting, "everybody is served in the end"
         assert repr(self.table) == "<SlotTable {}>", "everything is given back"
-        assert (self.line._held, self.line._turns) == (Counter(), {})
+        assert (self.queue._held, self.queue._waiters) == (Counter(), {})
 
 
 RoomMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
@@ -668,19 +686,19 @@ _LIMIT = st.integers(1, 64)
 _AHEAD = st.integers(0, 200)
 
 
-def _pace(held: Sequence[float]) -> Pace:
-    pace = Pace()
+def _hold_time(held: Sequence[float]) -> HoldTime:
+    hold_time = HoldTime()
     for seconds in held:
-        pace.note("a", seconds)
-    return pace
+        hold_time.note("a", seconds)
+    return hold_time
 
 
 @given(_HELD_SECONDS, _LIMIT, _AGES, _AHEAD)
 def test_a_wait_is_more_than_nothing_and_less_than_all_who_are_ahead_could_take(
     held: list[float], limit: int, ages: list[float], ahead: int
 ) -> None:
-    longest = max([slots.FIRST_PACE_SECONDS, *held])
-    wait = _pace(held).seconds_until_free(Place("a", limit), ages, ahead)
+    longest = max([slots.FIRST_HOLD_SECONDS, *held])
+    wait = _hold_time(held).seconds_until_free(Candidate("a", limit), ages, ahead)
     rounds = ahead // max(limit, len(ages)) + 1
     assert 0 < wait <= longest * rounds * (1 + 1e-9)
 
@@ -689,8 +707,10 @@ def test_a_wait_is_more_than_nothing_and_less_than_all_who_are_ahead_could_take(
 def test_a_wait_grows_with_those_who_are_ahead(
     held: list[float], limit: int, ages: list[float], ahead: int
 ) -> None:
-    pace, place = _pace(held), Place("a", limit)
-    waits = [pace.seconds_until_free(place, ages, ahead + more) for more in (0, 1, limit + 7)]
+    hold_time, candidate = _hold_time(held), Candidate("a", limit)
+    waits = [
+        hold_time.seconds_until_free(candidate, ages, ahead + more) for more in (0, 1, limit + 7)
+    ]
     assert waits[0] <= waits[1] * (1 + 1e-9)
     assert waits[0] < waits[2]
 
@@ -700,29 +720,33 @@ def test_a_wait_grows_with_those_who_are_ahead(
 def test_nobody_is_told_to_come_back_in_less_than_a_second(
     held: list[float], limit: int, ages: list[float], ahead: int
 ) -> None:
-    assert _pace(held).seconds_until_free(Place("a", limit), ages, ahead) >= 1
+    assert _hold_time(held).seconds_until_free(Candidate("a", limit), ages, ahead) >= 1
 
 
 @given(st.lists(st.floats(0, 1000), min_size=1, max_size=6), st.floats(0, 100), _AHEAD)
 def test_the_longer_calls_are_under_way_the_sooner_they_end(
     ages: list[float], more: float, ahead: int
 ) -> None:
-    place = Place("a", len(ages))
-    wait = Pace().seconds_until_free(place, ages, ahead)
-    assert Pace().seconds_until_free(place, [age + more for age in ages], ahead) <= wait
+    candidate = Candidate("a", len(ages))
+    wait = HoldTime().seconds_until_free(candidate, ages, ahead)
+    assert HoldTime().seconds_until_free(candidate, [age + more for age in ages], ahead) <= wait
 
 
 def test_a_wait_is_what_is_left_of_the_oldest_call() -> None:
-    pace, place = Pace(), Place("a", 2)
-    assert pace.seconds_until_free(place, [10.0, 45.0], 0) == 15
-    assert pace.seconds_until_free(place, [10.0, 45.0], 1) == 50
-    assert pace.seconds_until_free(place, [10.0, 45.0], 2) == 75
-    assert pace.seconds_until_free(place, [10.0, 400.0], 0) == 1, "it must end at any moment"
+    hold_time, candidate = HoldTime(), Candidate("a", 2)
+    assert hold_time.seconds_until_free(candidate, [10.0, 45.0], 0) == 15
+    assert hold_time.seconds_until_free(candidate, [10.0, 45.0], 1) == 50
+    assert hold_time.seconds_until_free(candidate, [10.0, 45.0], 2) == 75
+    assert hold_time.seconds_until_free(candidate, [10.0, 400.0], 0) == 1, (
+        "it must end at any moment"
+    )
 
 
 def test_calls_of_other_processes_are_taken_to_end_one_by_one() -> None:
-    assert Pace().seconds_until_free(Place("a", 1), [], 0) == 30
-    assert [Pace().seconds_until_free(Place("a", 3), [0.0], ahead) for ahead in range(4)] == [
+    assert HoldTime().seconds_until_free(Candidate("a", 1), [], 0) == 30
+    assert [
+        HoldTime().seconds_until_free(Candidate("a", 3), [0.0], ahead) for ahead in range(4)
+    ] == [
         20,
         40,
         60,
@@ -732,11 +756,11 @@ def test_calls_of_other_processes_are_taken_to_end_one_by_one() -> None:
 
 @given(st.floats(0, 1000))
 def test_a_pace_that_stays_is_learned_by_a_handful_of_calls(seconds: float) -> None:
-    learned = _pace([seconds] * 15).seconds_until_free(Place("a", 1), [0.0], 0)
+    learned = _hold_time([seconds] * 15).seconds_until_free(Candidate("a", 1), [0.0], 0)
     assert learned == pytest.approx(max(seconds, 1), rel=0.05, abs=3)
 
 
 def test_an_account_s_pace_is_its_own() -> None:
-    pace = _pace([1.0] * 50)
-    assert pace.seconds_until_free(Place("b", 1), [0.0], 0) == slots.FIRST_PACE_SECONDS
-    assert repr(pace) == "<Pace of 1 accounts>"
+    hold_time = _hold_time([1.0] * 50)
+    assert hold_time.seconds_until_free(Candidate("b", 1), [0.0], 0) == slots.FIRST_HOLD_SECONDS
+    assert repr(hold_time) == "<HoldTime of 1 accounts>"

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from image_gateway.core.model import Secret
 from image_gateway.demo import postgres
 from image_gateway.edge.postgres import postgres as connections
-from image_gateway.edge.slots import slot_locks
-from image_gateway.edge.slots.slot_locks import LostSessionError, SlotSession, lock_key
+from image_gateway.edge.slots import advisory_locks
+from image_gateway.edge.slots.advisory_locks import LostSessionError, SlotSession, lock_key
 from tests.edge.conftest import Watcher
 from tests.edge.relay import Relay
 from tests.edge.server import Server
@@ -397,7 +397,7 @@ async def test_a_killed_server_is_told_and_a_new_one_knows_no_locks() -> None:
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """The bounds on a silent server in small."""
-    monkeypatch.setattr(slot_locks, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(advisory_locks, "ANSWER_SECONDS", 0.3)
     monkeypatch.setattr(connections, "CONNECT_SECONDS", 0.5)
 
 
@@ -410,7 +410,7 @@ async def test_a_server_that_falls_silent_is_lost_within_the_bound(database: str
         began = time.monotonic()
         with pytest.raises(LostSessionError):
             await session.take("alpha", 2)
-        assert time.monotonic() - began < slot_locks.ANSWER_SECONDS + GRACE_SECONDS
+        assert time.monotonic() - began < advisory_locks.ANSWER_SECONDS + GRACE_SECONDS
 
 
 @pytest.mark.usefixtures("soon")
@@ -426,7 +426,7 @@ async def test_a_stopped_server_process_is_lost_within_the_bound(
         began = time.monotonic()
         with pytest.raises(LostSessionError):
             await session.take("alpha", 2)
-        assert time.monotonic() - began < slot_locks.ANSWER_SECONDS + GRACE_SECONDS
+        assert time.monotonic() - began < advisory_locks.ANSWER_SECONDS + GRACE_SECONDS
         await session.close()
     finally:
         os.kill(pid, signal.SIGCONT)

@@ -21,8 +21,8 @@ from image_gateway.core.model import Account, Key, Secret
 from image_gateway.core.routing.slots import StartClock
 from image_gateway.demo import postgres
 from image_gateway.edge.postgres import postgres as connections
-from image_gateway.edge.slots import shared_slots, slot_locks, waiting
-from image_gateway.edge.slots.waiting import BusyError, EarlyError, Lease, Waiting
+from image_gateway.edge.slots import advisory_locks, broker, shared_slots
+from image_gateway.edge.slots.broker import BusyError, EarlyError, Lease, SlotBroker
 from tests.core import builders
 from tests.edge.conftest import Watcher
 from tests.edge.relay import Relay
@@ -34,10 +34,10 @@ PATIENCE: Final = BOUND_SECONDS
 AT_ONCE_SECONDS: Final = 0.2
 """Less than a mean round, so nobody has waited for one who is served within it."""
 
-EMPTY: Final = "<Waiting shared 0 held, <Line of 0, most 200>>"
+EMPTY: Final = "<SlotBroker shared 0 held, <Line of 0, most 200>>"
 """A room in which nobody is."""
 
-Open = Callable[..., Coroutine[Any, Any, Waiting]]
+Open = Callable[..., Coroutine[Any, Any, SlotBroker]]
 
 
 def key(key_id: str, **changes: Any) -> Key:
@@ -57,15 +57,15 @@ async def open_room(database: str) -> AsyncIterator[Open]:
     """Opens rooms; they share the slots of one database unless told otherwise."""
     async with AsyncExitStack() as stack:
 
-        async def opened(url: str | None = database, most: int = 200) -> Waiting:
+        async def opened(url: str | None = database, most: int = 200) -> SlotBroker:
             shared = None if url is None else Secret(url)
-            return await stack.enter_async_context(Waiting(shared, most, StartClock()))
+            return await stack.enter_async_context(SlotBroker(shared, most, StartClock()))
 
         yield opened
 
 
 @pytest.fixture(params=["shared", "process"])
-async def room(request: pytest.FixtureRequest, open_room: Open, database: str) -> Waiting:
+async def room(request: pytest.FixtureRequest, open_room: Open, database: str) -> SlotBroker:
     """A room with a database, and one without."""
     is_shared = request.param == "shared"
     made = await open_room(database if is_shared else None)
@@ -79,14 +79,14 @@ def in_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_slots, "RETRY_SECONDS", 0.3)
     monkeypatch.setattr(shared_slots, "SETTLE_SECONDS", 0.6)
     monkeypatch.setattr(shared_slots, "HEARTBEAT_SECONDS", 0.2)
-    monkeypatch.setattr(slot_locks, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(advisory_locks, "ANSWER_SECONDS", 0.3)
     monkeypatch.setattr(connections, "CONNECT_SECONDS", 0.5)
 
 
 class Queue:
     """Calls that wait in one room, and the order in which they were served."""
 
-    def __init__(self, room: Waiting) -> None:
+    def __init__(self, room: SlotBroker) -> None:
         self.room = room
         self.served: list[str] = []
         self.leases: list[Lease] = []
@@ -139,7 +139,7 @@ class Queue:
 
 
 @pytest.fixture
-async def queue(room: Waiting) -> AsyncIterator[Queue]:
+async def queue(room: SlotBroker) -> AsyncIterator[Queue]:
     made = Queue(room)
     yield made
     await made.end()
@@ -155,7 +155,7 @@ async def timed(call: Coroutine[Any, Any, Lease]) -> tuple[Lease | BusyError, fl
         return busy, time.monotonic() - began
 
 
-async def take_all(room: Waiting, where: Account) -> None:
+async def take_all(room: SlotBroker, where: Account) -> None:
     """Every slot can be had, and not one more; gives them back."""
     leases = [
         await room.slot(key(f"last-{number}"), [where], PATIENCE)
@@ -171,7 +171,7 @@ async def take_all(room: Waiting, where: Account) -> None:
 # -- what is free ----------------------------------------------------------------------------------
 
 
-async def test_the_best_account_comes_first(room: Waiting) -> None:
+async def test_the_best_account_comes_first(room: SlotBroker) -> None:
     ranked = [account("beta", 1), account("alpha", 2)]
     leases = [await room.slot(LONE, ranked, 0) for _ in range(3)]
     assert [lease.account_name for lease in leases] == ["beta", "alpha", "alpha"]
@@ -182,7 +182,7 @@ async def test_the_best_account_comes_first(room: Waiting) -> None:
     assert (await room.slot(LONE, ranked, PATIENCE)).account_name == "beta"
 
 
-async def test_who_does_not_wait_is_told_at_once(room: Waiting) -> None:
+async def test_who_does_not_wait_is_told_at_once(room: SlotBroker) -> None:
     with await room.slot(LONE, [ALPHA], 0):
         answer, seconds = await timed(room.slot(THIRD, [ALPHA], 0))
         assert isinstance(answer, BusyError)
@@ -192,7 +192,7 @@ async def test_who_does_not_wait_is_told_at_once(room: Waiting) -> None:
         assert lease.key_id == "third"
 
 
-async def test_what_is_free_is_had_at_once_though_another_account_is_full(room: Waiting) -> None:
+async def test_what_is_free_is_had_at_once_though_another_account_is_full(room: SlotBroker) -> None:
     with await room.slot(LONE, [ALPHA], 0):
         blocked = asyncio.create_task(room.slot(GREEDY, [ALPHA], PATIENCE))
         await eventually(lambda: room.waiting)
@@ -203,7 +203,7 @@ async def test_what_is_free_is_had_at_once_though_another_account_is_full(room: 
     (await blocked).release()
 
 
-async def test_a_lease_released_twice_gives_back_one_slot(room: Waiting) -> None:
+async def test_a_lease_released_twice_gives_back_one_slot(room: SlotBroker) -> None:
     two = account("alpha", 2)
     first, second = await room.slot(LONE, [two], 0), await room.slot(LONE, [two], 0)
     with first:
@@ -220,7 +220,7 @@ async def test_a_lease_released_twice_gives_back_one_slot(room: Waiting) -> None
     await take_all(room, two)
 
 
-async def test_a_raised_limit_admits_and_a_lowered_one_takes_nothing_away(room: Waiting) -> None:
+async def test_a_raised_limit_admits_and_a_lowered_one_takes_nothing_away(room: SlotBroker) -> None:
     first = await room.slot(LONE, [ALPHA], 0)
     second = await room.slot(LONE, [account("alpha", 2)], 0)
     with pytest.raises(BusyError):
@@ -302,7 +302,7 @@ async def test_who_does_not_wait_takes_no_place_of_one_who_does(open_room: Open)
 # -- how long it takes -----------------------------------------------------------------------------
 
 
-async def test_a_wait_ends_with_its_time_and_leaves_no_place_behind(room: Waiting) -> None:
+async def test_a_wait_ends_with_its_time_and_leaves_no_place_behind(room: SlotBroker) -> None:
     with await room.slot(LONE, [ALPHA], 0):
         answer, seconds = await timed(room.slot(THIRD, [ALPHA], 0.3))
         assert isinstance(answer, BusyError)
@@ -325,11 +325,11 @@ class Clock:
 
 
 async def test_who_is_refused_is_told_when_a_slot_is_likely_to_be_free(
-    room: Waiting, monkeypatch: pytest.MonkeyPatch
+    room: SlotBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Calls take half a minute here; one has run for twenty seconds, another for five."""
     clock = Clock()
-    monkeypatch.setattr(waiting, "time", SimpleNamespace(monotonic=clock.monotonic))
+    monkeypatch.setattr(broker, "time", SimpleNamespace(monotonic=clock.monotonic))
     two = account("alpha", 2)
     for _ in range(40):
         with await room.slot(LONE, [two], PATIENCE):
@@ -353,7 +353,7 @@ async def test_who_is_refused_is_told_when_a_slot_is_likely_to_be_free(
     second.release()
 
 
-async def test_start_intervals_are_kept_when_calls_have_waited(room: Waiting) -> None:
+async def test_start_intervals_are_kept_when_calls_have_waited(room: SlotBroker) -> None:
     """Four slots come free in one moment, and yet the key starts one call each 300 ms."""
     slow = key("slow", min_start_interval_ms=300)
     four = account("alpha", 4)
@@ -377,14 +377,14 @@ async def test_start_intervals_are_kept_when_calls_have_waited(room: Waiting) ->
     assert max(gaps) < 1.5
 
 
-async def test_a_key_that_waits_for_its_start_keeps_no_slot_from_others(room: Waiting) -> None:
+async def test_a_key_that_waits_for_its_start_keeps_no_slot_from_others(room: SlotBroker) -> None:
     slow = key("slow", min_start_interval_ms=60_000)
     (await room.slot(slow, [ALPHA], 0, starts=True)).release()
     early = asyncio.create_task(room.slot(slow, [ALPHA], PATIENCE, starts=True))
     await eventually(lambda: room.waiting)
     # The slot that the first call gave back is free for certain after a round.
     (await room.slot(LONE, [ALPHA], PATIENCE)).release()
-    await asyncio.sleep(2 * waiting.ROUND_SECONDS)
+    await asyncio.sleep(2 * broker.ROUND_SECONDS)
     answer, _ = await timed(room.slot(LONE, [ALPHA], 0))
     assert isinstance(answer, Lease), "refused although a slot is free"
     answer.release()
@@ -394,7 +394,7 @@ async def test_a_key_that_waits_for_its_start_keeps_no_slot_from_others(room: Wa
 
 @pytest.mark.parametrize("seconds", [0, 0.3])
 async def test_who_waited_for_his_keys_interval_alone_is_told_so(
-    room: Waiting, seconds: float
+    room: SlotBroker, seconds: float
 ) -> None:
     """The slots are free, so to speak of full accounts would send an operator the wrong way."""
     slow = key("slow", min_start_interval_ms=60_000)
@@ -407,7 +407,7 @@ async def test_who_waited_for_his_keys_interval_alone_is_told_so(
     assert not isinstance(busy.value, EarlyError)
 
 
-async def test_a_start_that_nobody_took_up_costs_its_key_nothing(room: Waiting) -> None:
+async def test_a_start_that_nobody_took_up_costs_its_key_nothing(room: SlotBroker) -> None:
     """The call was given up in any moment up to the one in which it was served."""
     starts = room._starts
     slow = key("slow", min_start_interval_ms=60_000)
@@ -443,7 +443,7 @@ async def test_a_call_that_is_cancelled_leaves_its_place_at_once(queue: Queue) -
 
 
 async def test_a_call_cancelled_at_any_point_leaves_nothing_behind(
-    room: Waiting, watcher: Watcher
+    room: SlotBroker, watcher: Watcher
 ) -> None:
     """After each number of turns of the loop, from before it began to after it was served."""
     were_served = set()
@@ -476,7 +476,7 @@ async def test_a_storm_of_cancelled_calls_passes_no_limit_and_leaks_no_slot(
     holders: Counter[str] = Counter()
     ends: Counter[str] = Counter()
 
-    async def one(room: Waiting) -> None:
+    async def one(room: SlotBroker) -> None:
         ranked = chance.sample(accounts, chance.randrange(1, 4))
         seconds = chance.choice([0, 0.2, PATIENCE, PATIENCE])
         try:
@@ -626,7 +626,7 @@ async def test_when_postgres_is_back_nobody_is_admitted_until_others_came_back_t
         assert isinstance(lease, Lease)
         # ``is_shared`` was seen a moment after it became true.
         assert time.monotonic() - began > shared_slots.SETTLE_SECONDS - 0.1
-        assert seconds < shared_slots.SETTLE_SECONDS + 2 * waiting.ROUND_SECONDS + 0.5
+        assert seconds < shared_slots.SETTLE_SECONDS + 2 * broker.ROUND_SECONDS + 0.5
         assert {running.lock, lease.lock} == {0, 1}
         assert len(watcher.locks()) == 2
         running.release()
@@ -661,7 +661,7 @@ async def test_calls_admitted_in_an_outage_count_when_it_is_over(
         for lease in ours:
             lease.release()
         # Much more than the moment in which nobody is admitted, and many rounds.
-        await asyncio.sleep(shared_slots.SETTLE_SECONDS + 6 * waiting.ROUND_SECONDS)
+        await asyncio.sleep(shared_slots.SETTLE_SECONDS + 6 * broker.ROUND_SECONDS)
         assert queue.served == [], "over the limit after the outage"
         for lease in theirs:
             lease.release()
@@ -692,7 +692,7 @@ async def test_a_killed_server_that_comes_back_heals_both_rooms(open_room: Open)
             await eventually(lambda: len(watcher.locks()) == 2)
             with pytest.raises(BusyError):
                 await rooms[0].slot(
-                    LONE, [two], shared_slots.SETTLE_SECONDS + waiting.ROUND_SECONDS * 2
+                    LONE, [two], shared_slots.SETTLE_SECONDS + broker.ROUND_SECONDS * 2
                 )
             for lease in within:
                 lease.release()
@@ -837,7 +837,7 @@ async def test_a_postgres_that_falls_silent_delays_nobody_for_longer_than_one_an
         assert isinstance(lease, Lease)
         assert not room.is_shared
         # One to give the first slot back, one to take the next.
-        assert seconds < 2 * slot_locks.ANSWER_SECONDS + 1
+        assert seconds < 2 * advisory_locks.ANSWER_SECONDS + 1
         # While it is tried to reach it again nobody waits for that.
         until = time.monotonic() + 2 * connections.CONNECT_SECONDS
         while time.monotonic() < until:
@@ -858,7 +858,7 @@ async def test_a_postgres_that_falls_silent_delays_nobody_for_longer_than_one_an
 async def test_a_room_that_closes_with_leases_held_ends_cleanly(
     database: str, watcher: Watcher
 ) -> None:
-    async with Waiting(Secret(database), 10, StartClock()) as room:
+    async with SlotBroker(Secret(database), 10, StartClock()) as room:
         leases = [await room.slot(LONE, [account("alpha", 3)], 0) for _ in range(3)]
         waiter = asyncio.create_task(room.slot(LONE, [account("alpha", 3)], 0.3))
         await eventually(lambda: room.waiting)
@@ -875,12 +875,12 @@ async def test_a_room_that_closes_with_leases_held_ends_cleanly(
 @pytest.mark.usefixtures("in_small")
 async def test_a_room_closes_soon_though_postgres_is_silent(database: str) -> None:
     async with Relay(database) as relay:
-        async with Waiting(Secret(relay.url), 10, StartClock()) as room:
+        async with SlotBroker(Secret(relay.url), 10, StartClock()) as room:
             relay.stall()
             call = asyncio.create_task(room.slot(LONE, [ALPHA], PATIENCE))
-            await asyncio.sleep(slot_locks.ANSWER_SECONDS / 3)
+            await asyncio.sleep(advisory_locks.ANSWER_SECONDS / 3)
             began = time.monotonic()
-        assert time.monotonic() - began < slot_locks.ANSWER_SECONDS + 1
+        assert time.monotonic() - began < advisory_locks.ANSWER_SECONDS + 1
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
 
@@ -911,10 +911,10 @@ async def test_a_room_that_closes_while_it_connects_leaves_no_connection(
 ) -> None:
     """A connection that is only collected as garbage says so, which fails here."""
     # It is to be found in the middle of that answer.
-    monkeypatch.setattr(slot_locks, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(advisory_locks, "ANSWER_SECONDS", 1.0)
     async with Choking(database) as relay:
         relay.cut()
-        room = Waiting(Secret(relay.url), 10, StartClock())
+        room = SlotBroker(Secret(relay.url), 10, StartClock())
         async with room:
             await relay.open()
             await asyncio.wait_for(relay.choked.wait(), BOUND_SECONDS)
@@ -936,7 +936,7 @@ class RoomMachine(RuleBasedStateMachine):
     @initialize()
     def open(self) -> None:
         self.runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
-        self.room = Waiting(None, _MOST, StartClock())
+        self.room = SlotBroker(None, _MOST, StartClock())
         self.runner.run(self.room.__aenter__())
         self.calls: dict[asyncio.Task[Lease], tuple[str, list[str]]] = {}
         self.held: list[tuple[str, Lease]] = []
@@ -1053,7 +1053,7 @@ class RoomMachine(RuleBasedStateMachine):
         for _, lease in self.held:
             lease.release()
         assert all(self.room.in_use(name) == 0 for name in _LIMITS)
-        assert repr(self.room) == f"<Waiting process 0 held, <Line of 0, most {_MOST}>>"
+        assert repr(self.room) == f"<SlotBroker process 0 held, <Line of 0, most {_MOST}>>"
         self.runner.run(self.room.__aexit__(None, None, None))
         self.runner.close()
 

@@ -1,7 +1,7 @@
 """Slots that several processes share: one Postgres session, one advisory lock for each slot.
 
 A lock is freed by the server when its session ends, so a process that dies gives back what it held
-without anybody's help.  Only one task may use a session (``edge.slots.waiting`` owns it), because a
+without anybody's help.  Only one task may use a session (``edge.slots.broker`` owns it), because a
 call that is cancelled half way leaves nobody knowing whether its lock was taken (measured: of 200
 cancelled ones 35 held it).
 

@@ -1,7 +1,7 @@
 """Getting an account's slot: those who ask, and the one task that serves them.
 
-Who is next is ``core.routing.slots.Line``; this room holds the futures.  One task takes slots and
-gives them back, for all, in rounds: a caller that is cancelled meanwhile leaves its turn, and a
+Who is next is ``core.routing.slots.WaitQueue``; this module holds the futures.  One task takes slots
+and gives them back, for all, in rounds: a caller that is cancelled meanwhile leaves its turn, and a
 slot that comes too late for it goes on to somebody else.
 
 Slots count in this process, and, where they are shared (``edge.slots.shared_slots``), as locks for
@@ -23,9 +23,17 @@ from types import TracebackType
 from typing import Final, Self
 
 from image_gateway.core.model import MOST_SLOTS, Account, Key, Secret
-from image_gateway.core.routing.slots import Line, Pace, Place, Slot, SlotTable, StartClock, Turn
+from image_gateway.core.routing.slots import (
+    Candidate,
+    HoldTime,
+    Slot,
+    SlotTable,
+    StartClock,
+    Waiter,
+    WaitQueue,
+)
+from image_gateway.edge.slots.advisory_locks import LostSessionError
 from image_gateway.edge.slots.shared_slots import SharedSlots
-from image_gateway.edge.slots.slot_locks import LostSessionError
 
 ROUND_SECONDS: Final = 0.25
 """The mean time between two rounds while somebody waits; each is from half of it to one and a
@@ -48,10 +56,12 @@ class EarlyError(BusyError):
 class Lease:
     """One account's slot, held until ``release``; a context manager."""
 
-    def __init__(self, room: "Waiting", turn: Turn, place: Place, slot: Slot) -> None:
-        self._room: Waiting | None = room
-        self.place = place
-        self.key_id = turn.key_id
+    def __init__(
+        self, broker: "SlotBroker", waiter: Waiter, candidate: Candidate, slot: Slot
+    ) -> None:
+        self._broker: SlotBroker | None = broker
+        self.candidate = candidate
+        self.key_id = waiter.key_id
         self.slot = slot
         self.lock: int | None = None
         """The number of its lock, None where it is counted in this process alone."""
@@ -60,17 +70,17 @@ class Lease:
 
     def __repr__(self) -> str:
         state = "held" if self.is_held else "released"
-        return f"<Lease {self.place.account_name!r} lock={self.lock} {state}>"
+        return f"<Lease {self.candidate.account_name!r} lock={self.lock} {state}>"
 
     @property
     def account_name(self) -> str:
         """Whose slot it is."""
-        return self.place.account_name
+        return self.candidate.account_name
 
     @property
     def is_held(self) -> bool:
         """Whether it was not given back yet."""
-        return self._room is not None
+        return self._broker is not None
 
     def start(self, starts: StartClock) -> None:
         """It is for a start of its key."""
@@ -83,9 +93,9 @@ class Lease:
 
     def release(self) -> None:
         """Give the slot back; the second time does nothing."""
-        room, self._room = self._room, None
-        if room is not None:
-            room.give_back(self)
+        broker, self._broker = self._broker, None
+        if broker is not None:
+            broker.give_back(self)
 
     def __enter__(self) -> Self:
         return self
@@ -99,7 +109,7 @@ class Lease:
         self.release()
 
 
-class Waiting:
+class SlotBroker:
     """All accounts' slots, and everybody who wants one; opened and closed by ``async with``.
 
     ``database`` None: slots count in this process alone.  ``most`` calls may wait.  ``limit`` gives
@@ -111,16 +121,16 @@ class Waiting:
         database: Secret | None,
         most: int,
         starts: StartClock,
-        limit: Callable[[Place], int] = attrgetter("limit"),
+        limit: Callable[[Candidate], int] = attrgetter("limit"),
     ) -> None:
         self._woken = asyncio.Event()
         self._shared = None if database is None else SharedSlots(database, self._woken.set)
         self._starts = starts
         self._limit = limit
         self._table = SlotTable()
-        self._line = Line(most)
-        self._pace = Pace()
-        self._futures: dict[Turn, asyncio.Future[Lease]] = {}
+        self._queue = WaitQueue(most)
+        self._hold_time = HoldTime()
+        self._futures: dict[Waiter, asyncio.Future[Lease]] = {}
         self._leases: dict[Lease, None] = {}
         self._server: asyncio.Task[None] | None = None
         self._round_at = float("inf")
@@ -132,7 +142,7 @@ class Waiting:
 
     def __repr__(self) -> str:
         shared = "shared" if self.is_shared else "process"
-        return f"<Waiting {shared} {len(self._leases)} held, {self._line!r}>"
+        return f"<SlotBroker {shared} {len(self._leases)} held, {self._queue!r}>"
 
     async def __aenter__(self) -> Self:
         if self._shared is not None:
@@ -162,7 +172,7 @@ class Waiting:
     @property
     def waiting(self) -> int:
         """Calls that wait."""
-        return self._line.waiting
+        return self._queue.waiting
 
     def is_taken(self, account_name: str) -> bool:
         """Whether somebody waits, and found all slots of an account taken when he last tried."""
@@ -180,14 +190,14 @@ class Waiting:
         Waits for up to ``seconds``; at 0 it takes what is free or nothing.  ``starts``: the call is
         a start of its key, and waits for the key's interval, too.
         """
-        turn = Turn(
+        waiter = Waiter(
             key.key_id,
-            [Place(each.account_name, each.image_max_concurrency) for each in accounts],
+            [Candidate(each.account_name, each.image_max_concurrency) for each in accounts],
             key.min_start_interval_ms if starts else None,
             seconds,
         )
-        future = self._futures[turn] = asyncio.get_running_loop().create_future()
-        self._line.join(turn)
+        future = self._futures[waiter] = asyncio.get_running_loop().create_future()
+        self._queue.join(waiter)
         self._woken.set()
         lease: Lease | None = None
         try:
@@ -195,10 +205,10 @@ class Waiting:
                 lease = await future
                 return lease
         except TimeoutError:
-            raise self._busy(turn) from None
+            raise self._busy(waiter) from None
         finally:
-            self._line.leave(turn)
-            del self._futures[turn]
+            self._queue.leave(waiter)
+            del self._futures[waiter]
             if lease is None and future.done() and not (future.cancelled() or future.exception()):
                 # It came in the moment in which its caller gave up.
                 future.result().undo_start(self._starts)
@@ -208,35 +218,35 @@ class Waiting:
         """For ``Lease`` alone."""
         lease.slot.release()
         del self._leases[lease]
-        self._line.give_back(lease.key_id)
+        self._queue.give_back(lease.key_id)
         self._freed.add(lease.account_name)
-        self._pace.note(lease.account_name, time.monotonic() - lease.since)
+        self._hold_time.note(lease.account_name, time.monotonic() - lease.since)
         if lease.lock is not None:
             self._returned.append((lease.account_name, lease.lock))
         self._woken.set()
 
-    def _busy(self, turn: Turn) -> BusyError:
-        early = self._seconds_until_due(turn)
-        return EarlyError(early) if early else BusyError(self._seconds_until_free(turn))
+    def _busy(self, waiter: Waiter) -> BusyError:
+        early = self._seconds_until_due(waiter)
+        return EarlyError(early) if early else BusyError(self._seconds_until_free(waiter))
 
-    def _seconds_until_due(self, turn: Turn) -> float:
-        return self._starts.seconds_until_due(turn.key_id, turn.interval_ms, time.monotonic())
+    def _seconds_until_due(self, waiter: Waiter) -> float:
+        return self._starts.seconds_until_due(waiter.key_id, waiter.interval_ms, time.monotonic())
 
-    def _seconds_until_free(self, turn: Turn) -> float:
+    def _seconds_until_free(self, waiter: Waiter) -> float:
         now = time.monotonic()
-        ahead = self._line.ahead(turn)
+        ahead = self._queue.ahead(waiter)
         return min(
-            self._pace.seconds_until_free(
-                Place(place.account_name, self._limit(place)),
+            self._hold_time.seconds_until_free(
+                Candidate(candidate.account_name, self._limit(candidate)),
                 [
                     now - each.since
                     for each in self._leases
-                    if each.account_name == place.account_name
+                    if each.account_name == candidate.account_name
                 ],
-                len(ahead) // len(turn.places),
-                max((other.patience for other in ahead), default=0.0),
+                len(ahead) // len(waiter.candidates),
+                max((other.timeout for other in ahead), default=0.0),
             )
-            for place in turn.places
+            for candidate in waiter.candidates
         )
 
     # -- serving ---------------------------------------------------------------------------------
@@ -246,11 +256,11 @@ class Waiting:
             try:
                 await self._wake()
                 await self._return_locks()
-                await self._tend()
+                await self._maintain()
                 is_round = time.monotonic() >= self._round_at
                 # Others wait for these already, and found them taken in the last round.
                 is_known = self.is_shared and not is_round
-                await self._hand_out(self._line.wanted(self._may_start) if is_known else set())
+                await self._grant(self._queue.wanted(self._may_start) if is_known else set())
                 if is_round or self._round_at == float("inf"):
                     self._round_at = self._next_round()
             except Exception:  # noqa: BLE001 - were this task to end, nobody got a slot any more
@@ -258,7 +268,7 @@ class Waiting:
                 await asyncio.sleep(ROUND_SECONDS)
 
     def _next_round(self) -> float:
-        if not self._line.waiting:
+        if not self._queue.waiting:
             return float("inf")
         # Not for secrets, and tests do not depend on it.
         return time.monotonic() + ROUND_SECONDS * random.uniform(0.5, 1.5)  # noqa: S311
@@ -273,7 +283,7 @@ class Waiting:
                 await self._woken.wait()
         self._woken.clear()
 
-    async def _hand_out(self, known: set[str]) -> None:
+    async def _grant(self, known: set[str]) -> None:
         """Serve whoever can be; the others have found everything taken, what is ``known`` unasked.
 
         Calls come and go meanwhile, so under load this may go on for long: what they give back is
@@ -284,55 +294,55 @@ class Waiting:
             await self._return_locks()
             full -= self._freed - known
             self._freed.clear()
-            found = self._line.next(full, self._may_start)
+            found = self._queue.next(full, self._may_start)
             if found is None:
                 break
-            turn, place = found
-            lease = await self._take(turn, place)
+            waiter, candidate = found
+            lease = await self._take(waiter, candidate)
             if lease is None:
-                full.add(place.account_name)
+                full.add(candidate.account_name)
                 continue
-            future = self._futures.get(turn)
+            future = self._futures.get(waiter)
             if future is None or future.done():
                 self._undo(lease)
                 continue
-            self._line.serve(turn)
-            if turn.interval_ms is not None:
+            self._queue.serve(waiter)
+            if waiter.interval_ms is not None:
                 lease.start(self._starts)
             future.set_result(lease)
-        left = self._line.settle()
-        self._taken = frozenset(full) if self._line.waiting else frozenset()
-        for turn in left:
-            future = self._futures.get(turn)
+        left = self._queue.settle()
+        self._taken = frozenset(full) if self._queue.waiting else frozenset()
+        for waiter in left:
+            future = self._futures.get(waiter)
             if future is not None and not future.done():
-                future.set_exception(self._busy(turn))
+                future.set_exception(self._busy(waiter))
 
-    def _may_start(self, turn: Turn) -> bool:
-        future = self._futures.get(turn)
-        return future is not None and not future.done() and not self._seconds_until_due(turn)
+    def _may_start(self, waiter: Waiter) -> bool:
+        future = self._futures.get(waiter)
+        return future is not None and not future.done() and not self._seconds_until_due(waiter)
 
-    async def _take(self, turn: Turn, place: Place) -> Lease | None:
+    async def _take(self, waiter: Waiter, candidate: Candidate) -> Lease | None:
         shared = self._shared
         if shared is not None and not shared.admits:
             return None
-        slot = self._table.take(place.account_name, self._limit(place))
+        slot = self._table.take(candidate.account_name, self._limit(candidate))
         if slot is None:
             return None
-        lease = Lease(self, turn, place, slot)
+        lease = Lease(self, waiter, candidate, slot)
         if shared is not None and shared.is_open:
-            lease.lock = await self._take_lock(shared, place)
+            lease.lock = await self._take_lock(shared, candidate)
             if lease.lock is None:
                 slot.release()
                 return None
         self._leases[lease] = None
         return lease
 
-    async def _take_lock(self, shared: SharedSlots, place: Place) -> int | None:
-        name = place.account_name
+    async def _take_lock(self, shared: SharedSlots, candidate: Candidate) -> int | None:
+        name = candidate.account_name
         if any(each.lock is None for each in self._leases if each.account_name == name):
             return None
         try:
-            return await shared.take(name, self._limit(place))
+            return await shared.take(name, self._limit(candidate))
         except LostSessionError:
             self._forget_locks()
             return None
@@ -344,13 +354,13 @@ class Waiting:
         if lease.lock is not None:
             self._returned.append((lease.account_name, lease.lock))
 
-    async def _tend(self) -> None:
+    async def _maintain(self) -> None:
         """See to the session, and take the locks of running calls that have none."""
         shared = self._shared
         if shared is None:
             return
         try:
-            await shared.tend(in_use=bool(self._leases))
+            await shared.maintain(in_use=bool(self._leases))
             for lease in [each for each in self._leases if each.lock is None]:
                 if not shared.is_open:
                     break

@@ -9,7 +9,7 @@ from image_gateway.core.records.status import Board
 from image_gateway.core.request.models import Catalogue
 from image_gateway.core.routing import routing
 from image_gateway.core.routing.budget import Budgets
-from image_gateway.core.routing.health import Health
+from image_gateway.core.routing.cooldowns import CooldownTracker
 from image_gateway.core.routing.slots import SlotTable, StartClock
 from image_gateway.edge.metrics import Metrics
 from image_gateway.edge.postgres.control_plane import ControlPlane
@@ -38,7 +38,7 @@ class AppContext:
     """Where calls on the Responses paths go that ask for no picture."""
     prompt_key: bytes = field(repr=False)
     key_slots: SlotTable = field(default_factory=SlotTable)
-    health: Health = field(default_factory=Health)
+    cooldowns: CooldownTracker = field(default_factory=CooldownTracker)
     budgets: Budgets = field(default_factory=Budgets)
     board: Board = field(default_factory=Board)
     """The calls in flight and those of the last hour."""
@@ -49,7 +49,7 @@ class AppContext:
         """The moment as routing sees it."""
         return routing.State(
             self.slots.in_use,
-            self.health,
+            self.cooldowns,
             self.budgets,
             self.settings.budget_threshold_percent,
             time.monotonic(),

@@ -35,8 +35,8 @@ from image_gateway.core.records import record
 from image_gateway.core.request.intent import AnyRequest, IntentRequest
 from image_gateway.core.request.request import ImageRequest
 from image_gateway.core.routing import capability, failover, routing
+from image_gateway.core.routing.cooldowns import Cause
 from image_gateway.core.routing.failover import Action, Outcome, Stage, Step
-from image_gateway.core.routing.health import Cause
 from image_gateway.edge.slots.broker import BusyError, Lease
 from image_gateway.edge.spool import Spool
 from image_gateway.edge.upstream.http_client import (
@@ -260,7 +260,7 @@ class Attempts:
         model = self._request.upstream_model
         async with AsyncExitStack() as opened:
             opened.enter_context(
-                self._app.health.call(account.account_name, model, began, account.credential)
+                self._app.cooldowns.call(account.account_name, model, began, account.credential)
             )
             connection = await opened.enter_async_context(
                 self._app.upstream.connection(upstream_request, self._job.spool, account.proxy)
@@ -378,15 +378,15 @@ class Attempts:
 
     def _cool(self, result: AttemptResult, began: float) -> None:
         """Remember what a call that began at ``began`` says about its account."""
-        health, account, step = self._app.health, result.account, result.step
+        health, account, step = self._app.cooldowns, result.account, result.step
         model = self._request.upstream_model
         if step.action is Action.DELIVER:
             health.succeed(account.account_name, model, began)
-        elif step.cooling is not None and self._is_last:
+        elif step.cooldown is not None and self._is_last:
             now = time.monotonic()
             cause = Cause(result.note.status, result.note.error_code)
-            seconds = health.cool(
-                account.account_name, model, step.cooling, now, account.credential, cause
+            seconds = health.trip(
+                account.account_name, model, step.cooldown, now, account.credential, cause
             )
             _log.warning(
                 "account %s cools down for %.0f s: status %s, code %s, request %s",

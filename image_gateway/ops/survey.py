@@ -92,7 +92,7 @@ async def _missing(app: AppContext) -> list[str]:
 
 def _accounts(app: AppContext, accounts: Mapping[str, Account]) -> tuple[AccountTold, ...]:
     state = app.now()
-    models = state.health.models_cooling(
+    models = state.cooldowns.models_cooling(
         {name: account.credential for name, account in accounts.items()}, state.now
     )
     return tuple(
@@ -124,7 +124,7 @@ def _account(
 
 
 def _cooldown(account: Account, state: routing.State) -> CooldownTold | None:
-    found = state.health.cooldown(account.account_name, state.now, account.credential)
+    found = state.cooldowns.cooldown(account.account_name, state.now, account.credential)
     if found is None:
         return None
     until = state.wall + timedelta(seconds=found.seconds_left)

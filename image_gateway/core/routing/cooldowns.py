@@ -2,9 +2,9 @@
 
 Only image traffic teaches and only image traffic asks.  A cooldown is short by design: it is
 capped, and once it is over the next call is the probe that either clears it or begins a longer one.
-While a probe is under way routing prefers other accounts (``is_probed``), but where there is none
-the account serves: a picture takes a minute, too long to hold everybody back.  Times are seconds of
-a clock that only goes forward; the caller brings them.
+While a probe is under way routing prefers other accounts (``is_half_open``), but where there is
+none the account serves: a picture takes a minute, too long to hold everybody back.  Times are
+seconds of a clock that only goes forward; the caller brings them.
 """
 
 from collections import Counter
@@ -22,17 +22,17 @@ FIRST_BACKOFF_SECONDS: Final = 5.0
 """The first cooldown where the upstream names no time; it doubles with each failure in a row."""
 
 _MOST_DOUBLINGS: Final = 8
-_MOST_PLACES: Final = 10_000
+_MOST_KEYS: Final = 10_000
 """Clients may name as many models as they like; the cooldowns that are over are forgotten first."""
 _MOST_CREDENTIALS: Final = 8
 """Of one place; a control plane renews them every few hours."""
 
-Place = tuple[str, str | None]
+CooldownKey = tuple[str, str | None]
 """An account's name, and a model where only that model is meant."""
 
 
 @dataclass(frozen=True, slots=True)
-class Cooling:
+class CooldownSpec:
     """A wish to leave a place alone.  ``seconds`` None: back off by the failures in a row."""
 
     seconds: float | None
@@ -56,7 +56,7 @@ class Cooldown:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class _Cooldown:
+class _ActiveCooldown:
     """One cooldown: when it began, when it is over, and the failures in a row that led to it."""
 
     begun: float
@@ -65,23 +65,23 @@ class _Cooldown:
     cause: Cause | None = None
 
 
-class Health:
+class CooldownTracker:
     """The cooldowns of one process, in memory."""
 
     def __init__(self) -> None:
         # By credential: whoever renews an account's has mended it, and what is still told of the
         # old one says nothing about the new.
-        self._cooldowns: dict[Place, dict[Credential | None, _Cooldown]] = {}
-        self._probes: Counter[_Cooldown] = Counter()
+        self._cooldowns: dict[CooldownKey, dict[Credential | None, _ActiveCooldown]] = {}
+        self._probes: Counter[_ActiveCooldown] = Counter()
 
     def __repr__(self) -> str:
-        return f"<Health of {len(self._cooldowns)} places>"
+        return f"<CooldownTracker of {len(self._cooldowns)} keys>"
 
-    def cool(
+    def trip(
         self,
         account_name: str,
         model: str,
-        cooling: Cooling,
+        spec: CooldownSpec,
         now: float,
         credential: Credential | None = None,
         cause: Cause | None = None,
@@ -90,10 +90,10 @@ class Health:
 
         It holds for calls that are signed by ``credential``; None: for all.
         """
-        place = (account_name, model if cooling.model_only else None)
-        known = self._cooldowns.setdefault(place, {})
-        last = known.get(credential, _Cooldown(now, now, 0))
-        seconds = cooling.seconds
+        key = (account_name, model if spec.model_only else None)
+        known = self._cooldowns.setdefault(key, {})
+        last = known.get(credential, _ActiveCooldown(now, now, 0))
+        seconds = spec.seconds
         if seconds is None:
             seconds = FIRST_BACKOFF_SECONDS * 2.0**last.failures
         seconds = min(max(seconds, 0.0), LONGEST_SECONDS)
@@ -101,31 +101,31 @@ class Health:
         until = now + seconds
         if until < last.until:
             until, cause = last.until, last.cause
-        known[credential] = _Cooldown(now, until, failures, cause)
-        if len(self._cooldowns) > _MOST_PLACES or len(known) > _MOST_CREDENTIALS:
+        known[credential] = _ActiveCooldown(now, until, failures, cause)
+        if len(self._cooldowns) > _MOST_KEYS or len(known) > _MOST_CREDENTIALS:
             self._forget_past(now)
         return seconds
 
     def _forget_past(self, now: float) -> None:
-        for place, known in list(self._cooldowns.items()):
+        for key, known in list(self._cooldowns.items()):
             left = {each: found for each, found in known.items() if found.until > now}
             if left:
-                self._cooldowns[place] = left
+                self._cooldowns[key] = left
             else:
-                del self._cooldowns[place]
+                del self._cooldowns[key]
 
     def succeed(self, account_name: str, model: str, since: float) -> None:
         """A call that was sent at ``since`` was served: the place is well.
 
         It says nothing about a cooldown that began after it: another call has learned that since.
         """
-        for place in _places(account_name, model):
-            known = self._cooldowns.get(place, {})
+        for key in _keys(account_name, model):
+            known = self._cooldowns.get(key, {})
             left = {each: found for each, found in known.items() if found.begun > since}
             if left:
-                self._cooldowns[place] = left
+                self._cooldowns[key] = left
             else:
-                self._cooldowns.pop(place, None)
+                self._cooldowns.pop(key, None)
 
     def seconds_left(
         self, account_name: str, model: str, now: float, credential: Credential | None = None
@@ -171,7 +171,7 @@ class Health:
         finally:
             self._probes -= due
 
-    def is_probed(
+    def is_half_open(
         self, account_name: str, model: str, credential: Credential | None = None
     ) -> bool:
         """Whether a call is just finding out if the place is well again."""
@@ -180,16 +180,16 @@ class Health:
 
     def _concerning(
         self, account_name: str, model: str, credential: Credential | None
-    ) -> list[_Cooldown]:
+    ) -> list[_ActiveCooldown]:
         """The cooldowns that a call would meet."""
         return [
             known[each]
-            for place in _places(account_name, model)
-            if (known := self._cooldowns.get(place)) is not None
+            for key in _keys(account_name, model)
+            if (known := self._cooldowns.get(key)) is not None
             for each in {None, credential}
             if each in known
         ]
 
 
-def _places(account_name: str, model: str) -> tuple[Place, Place]:
+def _keys(account_name: str, model: str) -> tuple[CooldownKey, CooldownKey]:
     return (account_name, None), (account_name, model)

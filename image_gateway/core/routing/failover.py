@@ -16,7 +16,7 @@ from typing import Final
 from image_gateway.core import errors
 from image_gateway.core.errors import Refusal, UpstreamError
 from image_gateway.core.model import Dialect
-from image_gateway.core.routing.health import Cooling
+from image_gateway.core.routing.cooldowns import CooldownSpec
 
 
 class Stage(StrEnum):
@@ -78,7 +78,7 @@ class Step:
     """
 
     action: Action
-    cooling: Cooling | None = None
+    cooldown: CooldownSpec | None = None
     code: str | None = None
     retry: bool = True
     may_be_billed: bool = False
@@ -129,7 +129,7 @@ def _replaced(code: str) -> Step:
 
 def _refused(outcome: Outcome) -> Step:
     seconds = CHALLENGE_SECONDS if outcome.challenge else REFUSED_SECONDS
-    return Step(Action.NEXT, cooling=Cooling(seconds))
+    return Step(Action.NEXT, cooldown=CooldownSpec(seconds))
 
 
 _Rule = tuple[str, Callable[[Outcome], bool], Callable[[Outcome], Step]]
@@ -173,12 +173,12 @@ TABLE: Final[Sequence[_Rule]] = (
     (
         "404 for the model or deployment",
         _lacks_model,
-        lambda _: Step(Action.NEXT, cooling=Cooling(MISSING_MODEL_SECONDS, model_only=True)),
+        lambda _: Step(Action.NEXT, cooldown=CooldownSpec(MISSING_MODEL_SECONDS, model_only=True)),
     ),
     (
         "429",
         lambda it: _status(it) == 429,
-        lambda it: Step(Action.NEXT, cooling=Cooling(it.wait)),
+        lambda it: Step(Action.NEXT, cooldown=CooldownSpec(it.wait)),
     ),
     (
         "503, 529 that say so themselves",

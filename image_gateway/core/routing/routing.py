@@ -21,7 +21,7 @@ from image_gateway.core.request.models import Catalogue
 from image_gateway.core.routing import capability
 from image_gateway.core.routing.budget import Budgets
 from image_gateway.core.routing.capability import Gap
-from image_gateway.core.routing.health import Health
+from image_gateway.core.routing.cooldowns import CooldownTracker
 
 _DEFAULT_RETRY_SECONDS: Final = 30.0
 """Where nothing names a time: an operator has to act."""
@@ -39,7 +39,7 @@ class State:
     """
 
     in_use: Callable[[str], int]
-    health: Health
+    cooldowns: CooldownTracker
     budgets: Budgets
     threshold: float
     now: float
@@ -91,7 +91,7 @@ def order(
         capacity = max(capacity, _LEAST_CAPACITY)
         return (
             spent[name] >= state.threshold,
-            state.health.is_probed(name, model, account.credential),
+            state.cooldowns.is_half_open(name, model, account.credential),
             name != own,
             (state.in_use(name) + 1) / capacity,
             given[name],
@@ -140,7 +140,7 @@ def condition(account: Account, state: State) -> Condition:
         (not has_credential(account, state.wall), Condition.NO_CREDENTIAL),
         (blocked_until is not None and blocked_until > state.wall, Condition.BLOCKED),
         (
-            state.health.seconds_left(name, "", state.now, account.credential) > 0,
+            state.cooldowns.seconds_left(name, "", state.now, account.credential) > 0,
             Condition.COOLING,
         ),
         (state.in_use(name) >= account.image_max_concurrency, Condition.FULL),
@@ -221,7 +221,7 @@ def _wait(account: Account, model: str, state: State) -> float | None:
     """Seconds until the account is usable (0: somebody must act), None when it is now."""
     if account.status != "active" or not account.image_enabled:
         return 0.0
-    wait = state.health.seconds_left(account.account_name, model, state.now, account.credential)
+    wait = state.cooldowns.seconds_left(account.account_name, model, state.now, account.credential)
     if account.blocked_until is not None:
         wait = max(wait, (account.blocked_until - state.wall).total_seconds())
     return wait or None

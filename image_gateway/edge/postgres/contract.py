@@ -19,7 +19,7 @@ from image_gateway.core.dialects import azure
 from image_gateway.core.model import Account, RowError, Secret, ViewRow, account_from_row
 from image_gateway.core.routing import routing
 from image_gateway.core.routing.budget import Budgets
-from image_gateway.core.routing.health import Health
+from image_gateway.core.routing.cooldowns import CooldownTracker
 from image_gateway.edge.postgres import pooler, postgres
 from image_gateway.edge.postgres.cache import LOAD_SECONDS, UnavailableError
 
@@ -93,7 +93,7 @@ async def check(database: Secret) -> Findings:
 
 def _untouched() -> routing.State:
     """A moment in which no call was made yet."""
-    return routing.State(lambda _: 0, Health(), Budgets(), 100.0, 0.0, datetime.now(UTC))
+    return routing.State(lambda _: 0, CooldownTracker(), Budgets(), 100.0, 0.0, datetime.now(UTC))
 
 
 def first_line(error: BaseException, database: Secret) -> str:

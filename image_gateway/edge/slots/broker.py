@@ -1,8 +1,8 @@
 """Getting an account's slot: those who ask, and the one task that serves them.
 
-Who is next is ``core.routing.slots.WaitQueue``; this module holds the futures.  One task takes slots
-and gives them back, for all, in rounds: a caller that is cancelled meanwhile leaves its turn, and a
-slot that comes too late for it goes on to somebody else.
+Who is next is ``core.routing.slots.WaitQueue``; this module holds the futures.  One task takes
+slots and gives them back, for all, in rounds: a caller that is cancelled meanwhile leaves its turn,
+and a slot that comes too late for it goes on to somebody else.
 
 Slots count in this process, and, where they are shared (``edge.slots.shared_slots``), as locks for
 all processes.  A running call that has no lock, because it began while there was no session, takes

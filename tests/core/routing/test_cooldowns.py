@@ -9,59 +9,59 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from image_gateway.core.model import Credential, Secret
-from image_gateway.core.routing.health import (
+from image_gateway.core.routing.cooldowns import (
     FIRST_BACKOFF_SECONDS,
     LONGEST_SECONDS,
-    Cooling,
-    Health,
-    Place,
+    CooldownKey,
+    CooldownSpec,
+    CooldownTracker,
 )
 
 _SECONDS = st.one_of(st.none(), st.floats(-10, 1e9))
 
 
 def test_an_account_that_never_failed_need_not_be_left_alone() -> None:
-    assert Health().seconds_left("a", "m", 100.0) == 0
+    assert CooldownTracker().seconds_left("a", "m", 100.0) == 0
 
 
 def test_a_cooldown_runs_down_and_ends_by_itself() -> None:
     """Once it is over the next call is the probe: nothing else has to happen first."""
-    health = Health()
-    assert health.cool("a", "m", Cooling(60.0), 100.0) == 60
-    assert health.seconds_left("a", "m", 100.0) == 60
-    assert health.seconds_left("a", "m", 150.0) == 10
-    assert health.seconds_left("a", "m", 160.0) == 0
-    assert health.seconds_left("a", "m", 170.0) == 0
+    tracker = CooldownTracker()
+    assert tracker.trip("a", "m", CooldownSpec(60.0), 100.0) == 60
+    assert tracker.seconds_left("a", "m", 100.0) == 60
+    assert tracker.seconds_left("a", "m", 150.0) == 10
+    assert tracker.seconds_left("a", "m", 160.0) == 0
+    assert tracker.seconds_left("a", "m", 170.0) == 0
 
 
 def test_a_cooldown_of_the_account_holds_for_every_model() -> None:
-    health = Health()
-    health.cool("a", "m", Cooling(60.0), 0.0)
-    assert health.seconds_left("a", "other", 0.0) == 60
-    assert health.seconds_left("b", "m", 0.0) == 0
+    tracker = CooldownTracker()
+    tracker.trip("a", "m", CooldownSpec(60.0), 0.0)
+    assert tracker.seconds_left("a", "other", 0.0) == 60
+    assert tracker.seconds_left("b", "m", 0.0) == 0
 
 
 def test_a_missing_model_costs_the_account_no_other_model() -> None:
-    health = Health()
-    health.cool("a", "m", Cooling(60.0, model_only=True), 0.0)
-    assert health.seconds_left("a", "m", 0.0) == 60
-    assert health.seconds_left("a", "other", 0.0) == 0
-    assert health.seconds_left("b", "m", 0.0) == 0
+    tracker = CooldownTracker()
+    tracker.trip("a", "m", CooldownSpec(60.0, model_only=True), 0.0)
+    assert tracker.seconds_left("a", "m", 0.0) == 60
+    assert tracker.seconds_left("a", "other", 0.0) == 0
+    assert tracker.seconds_left("b", "m", 0.0) == 0
 
 
 def test_the_longer_of_two_cooldowns_holds() -> None:
-    health = Health()
-    health.cool("a", "m", Cooling(60.0), 0.0)
-    health.cool("a", "m", Cooling(90.0, model_only=True), 0.0)
-    assert health.seconds_left("a", "m", 0.0) == 90
-    assert health.seconds_left("a", "other", 0.0) == 60
+    tracker = CooldownTracker()
+    tracker.trip("a", "m", CooldownSpec(60.0), 0.0)
+    tracker.trip("a", "m", CooldownSpec(90.0, model_only=True), 0.0)
+    assert tracker.seconds_left("a", "m", 0.0) == 90
+    assert tracker.seconds_left("a", "other", 0.0) == 60
 
 
 def test_a_shorter_cooldown_does_not_shorten_a_longer_one() -> None:
-    health = Health()
-    health.cool("a", "m", Cooling(60.0), 0.0)
-    health.cool("a", "m", Cooling(1.0), 0.0)
-    assert health.seconds_left("a", "m", 0.0) == 60
+    tracker = CooldownTracker()
+    tracker.trip("a", "m", CooldownSpec(60.0), 0.0)
+    tracker.trip("a", "m", CooldownSpec(1.0), 0.0)
+    assert tracker.seconds_left("a", "m", 0.0) == 60
 
 
 @given(_SECONDS, st.integers(0, 20))
@@ -69,220 +69,220 @@ def test_no_cooldown_is_longer_than_15_minutes_or_shorter_than_nothing(
     seconds: float | None, failures: int
 ) -> None:
     """Whatever an upstream names: 12 hours for a 404 were seen elsewhere."""
-    health = Health()
+    tracker = CooldownTracker()
     for _ in range(failures):
-        health.cool("a", "m", Cooling(None), 0.0)
-    length = health.cool("a", "m", Cooling(seconds), 0.0)
+        tracker.trip("a", "m", CooldownSpec(None), 0.0)
+    length = tracker.trip("a", "m", CooldownSpec(seconds), 0.0)
     assert 0 <= length <= LONGEST_SECONDS == 900
-    assert health.seconds_left("a", "m", 0.0) <= 900
+    assert tracker.seconds_left("a", "m", 0.0) <= 900
     if seconds is not None:
         assert length == min(max(seconds, 0), 900)
 
 
 def test_without_a_named_time_the_wait_doubles_with_each_failure_in_a_row() -> None:
-    health = Health()
-    lengths = [health.cool("a", "m", Cooling(None), 1000.0 * turn) for turn in range(11)]
+    tracker = CooldownTracker()
+    lengths = [tracker.trip("a", "m", CooldownSpec(None), 1000.0 * turn) for turn in range(11)]
     assert FIRST_BACKOFF_SECONDS == 5
     assert lengths == [5, 10, 20, 40, 80, 160, 320, 640, 900, 900, 900]
 
 
 def test_one_account_s_failures_do_not_lengthen_another_s_wait() -> None:
-    health = Health()
-    health.cool("a", "m", Cooling(None), 0.0)
-    assert health.cool("b", "m", Cooling(None), 0.0) == 5
-    assert health.cool("a", "m", Cooling(None, model_only=True), 0.0) == 5
+    tracker = CooldownTracker()
+    tracker.trip("a", "m", CooldownSpec(None), 0.0)
+    assert tracker.trip("b", "m", CooldownSpec(None), 0.0) == 5
+    assert tracker.trip("a", "m", CooldownSpec(None, model_only=True), 0.0) == 5
 
 
 def test_a_row_of_failures_is_remembered_once_its_cooldown_is_over() -> None:
     """The probe that fails begins a longer one, whatever other accounts did meanwhile."""
-    health = Health()
-    health.cool("a", "m", Cooling(None), 0.0)
-    health.cool("b", "m", Cooling(None), 1000.0)
-    assert health.cool("a", "m", Cooling(None), 2000.0) == 10
+    tracker = CooldownTracker()
+    tracker.trip("a", "m", CooldownSpec(None), 0.0)
+    tracker.trip("b", "m", CooldownSpec(None), 1000.0)
+    assert tracker.trip("a", "m", CooldownSpec(None), 2000.0) == 10
 
 
 @pytest.mark.parametrize("model_only", [False, True])
 def test_a_success_ends_the_cooldown_and_the_row_of_failures(*, model_only: bool) -> None:
-    health = Health()
+    tracker = CooldownTracker()
     for _ in range(3):
-        health.cool("a", "m", Cooling(None, model_only), 0.0)
-    health.succeed("a", "m", 0.0)
-    assert health.seconds_left("a", "m", 0.0) == 0
-    assert health.cool("a", "m", Cooling(None, model_only), 0.0) == 5
-    assert repr(health) == "<Health of 1 places>"
+        tracker.trip("a", "m", CooldownSpec(None, model_only), 0.0)
+    tracker.succeed("a", "m", 0.0)
+    assert tracker.seconds_left("a", "m", 0.0) == 0
+    assert tracker.trip("a", "m", CooldownSpec(None, model_only), 0.0) == 5
+    assert repr(tracker) == "<CooldownTracker of 1 keys>"
 
 
 def test_a_success_says_nothing_of_another_model_or_account() -> None:
-    health = Health()
-    health.cool("a", "gone", Cooling(60.0, model_only=True), 0.0)
-    health.cool("b", "m", Cooling(60.0), 0.0)
-    health.succeed("a", "m", 0.0)
-    assert health.seconds_left("a", "gone", 0.0) == 60
-    assert health.seconds_left("b", "m", 0.0) == 60
+    tracker = CooldownTracker()
+    tracker.trip("a", "gone", CooldownSpec(60.0, model_only=True), 0.0)
+    tracker.trip("b", "m", CooldownSpec(60.0), 0.0)
+    tracker.succeed("a", "m", 0.0)
+    assert tracker.seconds_left("a", "gone", 0.0) == 60
+    assert tracker.seconds_left("b", "m", 0.0) == 60
 
 
 def test_a_success_says_nothing_of_what_was_learned_after_it_began() -> None:
     """A call of a minute that ends well must not undo the limit that another one met meanwhile."""
-    health = Health()
-    health.cool("a", "m", Cooling(600.0), 30.0)
-    health.succeed("a", "m", 10.0)
-    assert health.seconds_left("a", "m", 30.0) == 600
-    health.succeed("a", "m", 31.0)
-    assert health.seconds_left("a", "m", 31.0) == 0
+    tracker = CooldownTracker()
+    tracker.trip("a", "m", CooldownSpec(600.0), 30.0)
+    tracker.succeed("a", "m", 10.0)
+    assert tracker.seconds_left("a", "m", 30.0) == 600
+    tracker.succeed("a", "m", 31.0)
+    assert tracker.seconds_left("a", "m", 31.0) == 0
 
 
 def test_a_success_says_nothing_of_a_cooldown_that_was_lengthened_after_it_began() -> None:
-    health = Health()
-    health.cool("a", "m", Cooling(5.0), 0.0)
-    health.cool("a", "m", Cooling(600.0), 20.0)
-    health.succeed("a", "m", 10.0)
-    assert health.seconds_left("a", "m", 20.0) == 600
+    tracker = CooldownTracker()
+    tracker.trip("a", "m", CooldownSpec(5.0), 0.0)
+    tracker.trip("a", "m", CooldownSpec(600.0), 20.0)
+    tracker.succeed("a", "m", 10.0)
+    assert tracker.seconds_left("a", "m", 20.0) == 600
 
 
 def test_what_is_well_takes_no_memory() -> None:
-    health = Health()
-    health.cool("a", "m", Cooling(60.0), 0.0)
-    health.cool("a", "m", Cooling(60.0, model_only=True), 0.0)
-    assert repr(health) == "<Health of 2 places>"
-    health.succeed("a", "m", 0.0)
-    assert repr(health) == "<Health of 0 places>"
+    tracker = CooldownTracker()
+    tracker.trip("a", "m", CooldownSpec(60.0), 0.0)
+    tracker.trip("a", "m", CooldownSpec(60.0, model_only=True), 0.0)
+    assert repr(tracker) == "<CooldownTracker of 2 keys>"
+    tracker.succeed("a", "m", 0.0)
+    assert repr(tracker) == "<CooldownTracker of 0 keys>"
 
 
 def test_two_cooldowns_that_are_over_leave_nothing() -> None:
-    health = Health()
-    health.cool("a", "m", Cooling(60.0), 0.0)
-    health.cool("a", "m", Cooling(30.0, model_only=True), 0.0)
-    assert health.seconds_left("a", "m", 100.0) == 0
+    tracker = CooldownTracker()
+    tracker.trip("a", "m", CooldownSpec(60.0), 0.0)
+    tracker.trip("a", "m", CooldownSpec(30.0, model_only=True), 0.0)
+    assert tracker.seconds_left("a", "m", 100.0) == 0
 
 
 def test_a_cooldown_begins_with_the_clock() -> None:
-    health = Health()
-    health.cool("a", "m", Cooling(0.25), 0.0)
-    assert health.seconds_left("a", "m", 0.0) == 0.25
+    tracker = CooldownTracker()
+    tracker.trip("a", "m", CooldownSpec(0.25), 0.0)
+    assert tracker.seconds_left("a", "m", 0.0) == 0.25
 
 
 def test_what_is_over_is_forgotten_before_the_places_grow_without_end() -> None:
     """Clients may name as many models as they like."""
-    health = Health()
+    tracker = CooldownTracker()
     for number in range(10_000):
-        health.cool("a", f"model-{number}", Cooling(10.0, model_only=True), 0.0)
-    health.cool("a", "still", Cooling(60.0, model_only=True), 5.0)
-    assert repr(health) == "<Health of 10001 places>"
-    health.cool("a", "one more", Cooling(None, model_only=True), 20.0)
-    assert repr(health) == "<Health of 2 places>"
-    assert health.seconds_left("a", "still", 20.0) == 45
-    assert health.cool("a", "one more", Cooling(None, model_only=True), 20.0) == 10
-    assert health.cool("a", "model-1", Cooling(None, model_only=True), 20.0) == 5
+        tracker.trip("a", f"model-{number}", CooldownSpec(10.0, model_only=True), 0.0)
+    tracker.trip("a", "still", CooldownSpec(60.0, model_only=True), 5.0)
+    assert repr(tracker) == "<CooldownTracker of 10001 keys>"
+    tracker.trip("a", "one more", CooldownSpec(None, model_only=True), 20.0)
+    assert repr(tracker) == "<CooldownTracker of 2 keys>"
+    assert tracker.seconds_left("a", "still", 20.0) == 45
+    assert tracker.trip("a", "one more", CooldownSpec(None, model_only=True), 20.0) == 10
+    assert tracker.trip("a", "model-1", CooldownSpec(None, model_only=True), 20.0) == 5
 
 
 def test_thousands_of_failures_in_a_row_are_still_a_wait() -> None:
-    health = Health()
+    tracker = CooldownTracker()
     for _ in range(3000):
-        length = health.cool("a", "m", Cooling(None), 0.0)
+        length = tracker.trip("a", "m", CooldownSpec(None), 0.0)
     assert length == 900
 
 
 def test_a_cooldown_ends_with_the_credential_that_it_is_of() -> None:
     old, new = (Credential(Secret(token), "api_key") for token in ("old", "new"))
-    health = Health()
-    health.cool("a", "m", Cooling(60.0), 0.0, old)
-    assert health.seconds_left("a", "m", 10.0, old) == 50.0
-    assert health.seconds_left("a", "m", 10.0, new) == 0.0
-    health.cool("a", "m", Cooling(60.0), 10.0, new)
-    assert health.seconds_left("a", "m", 10.0, new) == 60.0
-    health.cool("b", "m", Cooling(60.0), 0.0)
-    assert health.seconds_left("b", "m", 0.0, new) == 60.0
+    tracker = CooldownTracker()
+    tracker.trip("a", "m", CooldownSpec(60.0), 0.0, old)
+    assert tracker.seconds_left("a", "m", 10.0, old) == 50.0
+    assert tracker.seconds_left("a", "m", 10.0, new) == 0.0
+    tracker.trip("a", "m", CooldownSpec(60.0), 10.0, new)
+    assert tracker.seconds_left("a", "m", 10.0, new) == 60.0
+    tracker.trip("b", "m", CooldownSpec(60.0), 0.0)
+    assert tracker.seconds_left("b", "m", 0.0, new) == 60.0
 
 
 def test_a_renewed_credential_does_not_serve_the_rest_of_its_predecessor_s_cooldown() -> None:
     old, new = (Credential(Secret(token), "api_key") for token in ("old", "new"))
-    health = Health()
-    health.cool("a", "m", Cooling(600.0), 0.0, old)
-    assert health.seconds_left("a", "m", 10.0, new) == 0.0
-    health.cool("a", "m", Cooling(5.0), 10.0, new)
-    assert health.seconds_left("a", "m", 10.0, new) == 5.0
+    tracker = CooldownTracker()
+    tracker.trip("a", "m", CooldownSpec(600.0), 0.0, old)
+    assert tracker.seconds_left("a", "m", 10.0, new) == 0.0
+    tracker.trip("a", "m", CooldownSpec(5.0), 10.0, new)
+    assert tracker.seconds_left("a", "m", 10.0, new) == 5.0
 
 
 def test_a_late_answer_to_an_old_credential_does_not_end_the_new_one_s_cooldown() -> None:
     old, new = (Credential(Secret(token), "api_key") for token in ("old", "new"))
-    health = Health()
-    health.cool("a", "m", Cooling(600.0), 0.0, new)
-    health.cool("a", "m", Cooling(300.0), 10.0, old)
-    assert health.seconds_left("a", "m", 10.0, new) == 590.0
+    tracker = CooldownTracker()
+    tracker.trip("a", "m", CooldownSpec(600.0), 0.0, new)
+    tracker.trip("a", "m", CooldownSpec(300.0), 10.0, old)
+    assert tracker.seconds_left("a", "m", 10.0, new) == 590.0
 
 
 # -- probes ----------------------------------------------------------------------------------
 
 
 def test_the_first_call_after_a_cooldown_is_a_probe_for_as_long_as_it_lasts() -> None:
-    health = Health()
-    health.cool("a", "m", Cooling(60.0), 0.0)
-    with health.call("a", "m", 59.0):
-        assert not health.is_probed("a", "m"), "it was still cooling: nobody should have called"
-    with health.call("a", "m", 60.0):
-        assert health.is_probed("a", "m")
-        assert not health.is_probed("b", "m")
-    assert not health.is_probed("a", "m")
+    tracker = CooldownTracker()
+    tracker.trip("a", "m", CooldownSpec(60.0), 0.0)
+    with tracker.call("a", "m", 59.0):
+        assert not tracker.is_half_open("a", "m"), "it was still cooling: nobody should have called"
+    with tracker.call("a", "m", 60.0):
+        assert tracker.is_half_open("a", "m")
+        assert not tracker.is_half_open("b", "m")
+    assert not tracker.is_half_open("a", "m")
 
 
 def test_a_well_account_is_never_probed() -> None:
-    health = Health()
-    with health.call("a", "m", 0.0):
-        assert not health.is_probed("a", "m")
+    tracker = CooldownTracker()
+    with tracker.call("a", "m", 0.0):
+        assert not tracker.is_half_open("a", "m")
 
 
 def test_a_probe_of_the_account_is_one_for_every_model_and_one_of_a_model_is_not() -> None:
-    health = Health()
-    health.cool("a", "m", Cooling(1.0), 0.0)
-    health.cool("b", "m", Cooling(1.0, model_only=True), 0.0)
-    with health.call("a", "other", 2.0), health.call("b", "m", 2.0):
-        assert health.is_probed("a", "m")
-        assert health.is_probed("b", "m")
-        assert not health.is_probed("b", "other")
+    tracker = CooldownTracker()
+    tracker.trip("a", "m", CooldownSpec(1.0), 0.0)
+    tracker.trip("b", "m", CooldownSpec(1.0, model_only=True), 0.0)
+    with tracker.call("a", "other", 2.0), tracker.call("b", "m", 2.0):
+        assert tracker.is_half_open("a", "m")
+        assert tracker.is_half_open("b", "m")
+        assert not tracker.is_half_open("b", "other")
 
 
 def test_of_two_probes_one_is_enough() -> None:
-    health = Health()
-    health.cool("a", "m", Cooling(1.0), 0.0)
+    tracker = CooldownTracker()
+    tracker.trip("a", "m", CooldownSpec(1.0), 0.0)
     with ExitStack() as first:
-        first.enter_context(health.call("a", "m", 2.0))
-        with health.call("a", "m", 3.0):
+        first.enter_context(tracker.call("a", "m", 2.0))
+        with tracker.call("a", "m", 3.0):
             first.close()
-            assert health.is_probed("a", "m")
-        assert not health.is_probed("a", "m")
+            assert tracker.is_half_open("a", "m")
+        assert not tracker.is_half_open("a", "m")
 
 
 def test_a_success_ends_a_probe_before_its_call_does() -> None:
-    health = Health()
-    health.cool("a", "m", Cooling(1.0), 0.0)
-    with health.call("a", "m", 2.0):
-        health.succeed("a", "m", 2.0)
-        assert not health.is_probed("a", "m")
-    assert not health.is_probed("a", "m")
+    tracker = CooldownTracker()
+    tracker.trip("a", "m", CooldownSpec(1.0), 0.0)
+    with tracker.call("a", "m", 2.0):
+        tracker.succeed("a", "m", 2.0)
+        assert not tracker.is_half_open("a", "m")
+    assert not tracker.is_half_open("a", "m")
 
 
 def test_a_probe_that_breaks_off_is_none_any_more() -> None:
-    health = Health()
-    health.cool("a", "m", Cooling(1.0), 0.0)
-    with pytest.raises(KeyboardInterrupt), health.call("a", "m", 2.0):
+    tracker = CooldownTracker()
+    tracker.trip("a", "m", CooldownSpec(1.0), 0.0)
+    with pytest.raises(KeyboardInterrupt), tracker.call("a", "m", 2.0):
         raise KeyboardInterrupt
-    assert not health.is_probed("a", "m")
+    assert not tracker.is_half_open("a", "m")
 
 
 def test_a_call_begun_before_a_cooldown_is_no_probe_of_it() -> None:
     """Its success would not end that cooldown, so nobody need wait for it."""
-    health = Health()
-    health.cool("a", "m", Cooling(5.0), 0.0)
-    with health.call("a", "m", 10.0):
-        health.cool("a", "m", Cooling(5.0), 20.0)
-        assert health.seconds_left("a", "m", 30.0) == 0
-        assert not health.is_probed("a", "m")
+    tracker = CooldownTracker()
+    tracker.trip("a", "m", CooldownSpec(5.0), 0.0)
+    with tracker.call("a", "m", 10.0):
+        tracker.trip("a", "m", CooldownSpec(5.0), 20.0)
+        assert tracker.seconds_left("a", "m", 30.0) == 0
+        assert not tracker.is_half_open("a", "m")
 
 
 # -- any order of all of it ------------------------------------------------------------------
 
 _CREDENTIALS = [Credential(Secret(name), "api_key") for name in ("old", "new", "newest")]
-_Key = tuple[Place, Credential | None]
+_Key = tuple[CooldownKey, Credential | None]
 
 
 @dataclass
@@ -306,7 +306,7 @@ class _Call:
     open: ExitStack = field(default_factory=ExitStack)
 
     @property
-    def places(self) -> tuple[Place, Place]:
+    def places(self) -> tuple[CooldownKey, CooldownKey]:
         return (self.account_name, None), (self.account_name, self.model)
 
 
@@ -315,7 +315,7 @@ class HealthMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.health = Health()
+        self.cooldowns = CooldownTracker()
         self.now = 0.0
         self.known: dict[_Key, _Known] = {}
         self.calls: list[_Call] = []
@@ -332,7 +332,7 @@ class HealthMachine(RuleBasedStateMachine):
     def a_call_begins(self, account_name: str, model: str, credential: Credential) -> None:
         call = _Call(account_name, model, self.now, credential, [])
         call.probed = [each for each in self._met(call) if each.until <= self.now]
-        call.open.enter_context(self.health.call(account_name, model, self.now, credential))
+        call.open.enter_context(self.cooldowns.call(account_name, model, self.now, credential))
         self.calls.append(call)
 
     def _met(self, call: _Call) -> list[_Known]:
@@ -355,7 +355,7 @@ class HealthMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def a_call_is_served(self, data: st.DataObject) -> None:
         call = self._ended(data)
-        self.health.succeed(call.account_name, call.model, call.began)
+        self.cooldowns.succeed(call.account_name, call.model, call.began)
         for place, signed in list(self.known):
             if place in call.places and self.known[place, signed].begun <= call.began:
                 del self.known[place, signed]
@@ -373,8 +373,8 @@ class HealthMachine(RuleBasedStateMachine):
     ) -> None:
         call = self._ended(data)
         signed = call.credential if depends else None
-        length = self.health.cool(
-            call.account_name, call.model, Cooling(seconds, model_only), self.now, signed
+        length = self.cooldowns.trip(
+            call.account_name, call.model, CooldownSpec(seconds, model_only), self.now, signed
         )
         place = call.places[model_only]
         last = self.known.get((place, signed), _Known(0.0, 0.0, 0))
@@ -392,7 +392,7 @@ class HealthMachine(RuleBasedStateMachine):
                 for credential in _CREDENTIALS:
                     met = self._met(_Call(account_name, model, 0, credential, []))
                     expected = max([0.0, *(each.until - self.now for each in met)])
-                    left = self.health.seconds_left(account_name, model, self.now, credential)
+                    left = self.cooldowns.seconds_left(account_name, model, self.now, credential)
                     assert left == expected <= LONGEST_SECONDS
 
     @invariant()
@@ -404,20 +404,22 @@ class HealthMachine(RuleBasedStateMachine):
                     expected = any(
                         one is other for call in self.calls for one in call.probed for other in met
                     )
-                    assert self.health.is_probed(account_name, model, credential) is expected
+                    assert self.cooldowns.is_half_open(account_name, model, credential) is expected
 
     @invariant()
     def only_what_is_not_well_takes_memory(self) -> None:
         held = {
-            (place, signed) for place, found in self.health._cooldowns.items() for signed in found
+            (place, signed)
+            for place, found in self.cooldowns._cooldowns.items()
+            for signed in found
         }
         assert held == set(self.known)
-        assert len(self.health._probes) <= 4 * len(self.calls)
+        assert len(self.cooldowns._probes) <= 4 * len(self.calls)
 
     def teardown(self) -> None:
         for call in self.calls:
             call.open.close()
-        assert not self.health._probes, "a probe outlived its call"
+        assert not self.cooldowns._probes, "a probe outlived its call"
 
 
 HealthMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from image_gateway.core.errors import ERROR_SPECS, UpstreamError
 from image_gateway.core.model import Dialect
 from image_gateway.core.routing import failover
+from image_gateway.core.routing.cooldowns import LONGEST_SECONDS, CooldownSpec
 from image_gateway.core.routing.failover import Action, Outcome, Stage, Step, next_step
-from image_gateway.core.routing.health import LONGEST_SECONDS, Cooling
 
 DIALECTS: Final[tuple[Dialect, ...]] = get_args(Dialect)
 STATUSES: Final[tuple[int | None, ...]] = (None, *range(701))
@@ -155,7 +155,7 @@ def test_only_a_replaced_and_an_ended_answer_have_a_code_of_ours() -> None:
 
 def test_a_place_is_cooled_only_when_another_one_is_asked_and_for_minutes_at_most() -> None:
     for outcome in EVERYTHING:
-        cooling = next_step(outcome).cooling
+        cooling = next_step(outcome).cooldown
         if cooling is not None:
             assert next_step(outcome).action is Action.NEXT, outcome
             assert outcome.stage is Stage.ANSWER, outcome
@@ -314,29 +314,29 @@ def test_a_word_in_a_message_is_no_code() -> None:
 def test_after_401_the_credential_is_read_again_once(dialect: Dialect) -> None:
     assert next_step(_answer(401, dialect)) == Step(Action.REREAD)
     assert next_step(_answer(401, dialect, reread=True)) == Step(
-        Action.NEXT, cooling=Cooling(300.0)
+        Action.NEXT, cooldown=CooldownSpec(300.0)
     )
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("status", [402, 403])
 def test_402_and_403_go_on_and_cool_for_minutes(dialect: Dialect, status: int) -> None:
-    assert next_step(_answer(status, dialect)) == Step(Action.NEXT, cooling=Cooling(300.0))
-    assert next_step(_answer(status, dialect, wait=1e6)).cooling == Cooling(300.0)
+    assert next_step(_answer(status, dialect)) == Step(Action.NEXT, cooldown=CooldownSpec(300.0))
+    assert next_step(_answer(status, dialect, wait=1e6)).cooldown == CooldownSpec(300.0)
 
 
 @pytest.mark.parametrize(("status", "reread"), [(401, True), (402, False), (403, False)])
 def test_a_challenge_page_cools_for_seconds(status: int, *, reread: bool) -> None:
     """It is about our address, and a 403 in HTML is Codex's usual one."""
     step = next_step(_answer(status, challenge=True, reread=reread))
-    assert step == Step(Action.NEXT, cooling=Cooling(20.0))
+    assert step == Step(Action.NEXT, cooldown=CooldownSpec(20.0))
 
 
 @pytest.mark.parametrize("error", MODEL_FAULTS)
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_a_404_for_the_model_cools_that_model_alone(dialect: Dialect, error: UpstreamError) -> None:
     assert next_step(_answer(404, dialect, error=error)) == Step(
-        Action.NEXT, cooling=Cooling(300.0, model_only=True)
+        Action.NEXT, cooldown=CooldownSpec(300.0, model_only=True)
     )
 
 
@@ -372,7 +372,7 @@ def test_a_model_s_code_at_another_status_is_no_missing_model(error: UpstreamErr
 def test_429_goes_on_and_cools_until_the_named_reset(dialect: Dialect, wait: float | None) -> None:
     for error in OTHER_ERRORS:
         step = next_step(_answer(429, dialect, error=error, wait=wait))
-        assert step == Step(Action.NEXT, cooling=Cooling(wait))
+        assert step == Step(Action.NEXT, cooldown=CooldownSpec(wait))
 
 
 @pytest.mark.parametrize("status", [503, 529])

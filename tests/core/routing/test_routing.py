@@ -18,7 +18,7 @@ from image_gateway.core.request.pictures import Image
 from image_gateway.core.request.request import ImageRequest
 from image_gateway.core.routing import routing
 from image_gateway.core.routing.budget import Budgets
-from image_gateway.core.routing.health import Cooling, Health
+from image_gateway.core.routing.cooldowns import CooldownSpec, CooldownTracker
 from tests.core.builders import CATALOGUE, account, grant, key
 
 NOW = 1000.0
@@ -39,14 +39,14 @@ def _request(**changes: Any) -> ImageRequest:
 
 def _state(
     loads: Mapping[str, int] | None = None,
-    health: Health | None = None,
+    cooldowns: CooldownTracker | None = None,
     budgets: Budgets | None = None,
     threshold: float = 95.0,
 ) -> routing.State:
     found = loads or {}
     return routing.State(
         lambda name: found.get(name, 0),
-        health or Health(),
+        cooldowns or CooldownTracker(),
         budgets or Budgets(),
         threshold,
         NOW,
@@ -213,33 +213,33 @@ def test_what_is_over_or_only_remembered_keeps_no_account_out(changes: dict[str,
 
 
 def test_a_cooling_account_is_left_out_until_its_cooldown_is_over() -> None:
-    health = Health()
-    health.cool("bad", MODEL, Cooling(20.0), NOW - 5)
+    tracker = CooldownTracker()
+    tracker.trip("bad", MODEL, CooldownSpec(20.0), NOW - 5)
     one = grant(account("bad"), account("good"))
-    assert _order(one, state=_state(health=health)) == ["good"]
-    later = replace(_state(health=health), now=NOW + 15)
+    assert _order(one, state=_state(cooldowns=tracker)) == ["good"]
+    later = replace(_state(cooldowns=tracker), now=NOW + 15)
     assert sorted(_order(one, state=later)) == ["bad", "good"]
 
 
 def test_a_cooling_model_keeps_the_account_s_other_models() -> None:
-    health = Health()
-    health.cool("alpha", MODEL, Cooling(20.0, model_only=True), NOW)
+    tracker = CooldownTracker()
+    tracker.trip("alpha", MODEL, CooldownSpec(20.0, model_only=True), NOW)
     one = grant(account())
-    assert _refusal(one, state=_state(health=health)).code == "no_account_available"
+    assert _refusal(one, state=_state(cooldowns=tracker)).code == "no_account_available"
     other = _request(upstream_model="gpt-image-1")
-    assert _order(one, other, _state(health=health)) == ["alpha"]
+    assert _order(one, other, _state(cooldowns=tracker)) == ["alpha"]
 
 
 def test_the_wait_is_that_of_the_first_account_that_comes_back() -> None:
-    health = Health()
-    health.cool("cool", MODEL, Cooling(70.0), NOW)
+    tracker = CooldownTracker()
+    tracker.trip("cool", MODEL, CooldownSpec(70.0), NOW)
     one = grant(
         account("cool"),
         account("blocked", blocked_until=WALL + timedelta(seconds=40)),
         account("off", status="disabled"),
         account("bare", credential=None),
     )
-    refusal = _refusal(one, state=_state(health=health))
+    refusal = _refusal(one, state=_state(cooldowns=tracker))
     assert (refusal.code, refusal.retry_after) == ("no_account_available", 40)
     assert refusal.spec.status == 503
 
@@ -472,7 +472,7 @@ def test_an_automatic_order_is_every_usable_account_by_budget_then_load(
 
 def test_an_account_that_is_blocked_and_cools_names_the_longer_wait() -> None:
     state = _state()
-    state.health.cool("a", "gpt-image-2", Cooling(600.0), state.now)
+    state.cooldowns.trip("a", "gpt-image-2", CooldownSpec(600.0), state.now)
     blocked = account("a", blocked_until=state.wall + timedelta(seconds=60))
     with pytest.raises(Refusal) as refused:
         _order(grant(blocked), state=state)
@@ -574,10 +574,10 @@ def test_a_session_stays_with_its_account_whatever_the_rows_order_and_the_loads(
     assert len(found) == 1, "every process finds the same account, without asking another"
 
 
-def _cooled() -> Health:
-    health = Health()
-    health.cool("a", MODEL, Cooling(60.0), NOW)
-    return health
+def _cooled() -> CooldownTracker:
+    tracker = CooldownTracker()
+    tracker.trip("a", MODEL, CooldownSpec(60.0), NOW)
+    return tracker
 
 
 def _learned(spent: str) -> Budgets:
@@ -591,7 +591,7 @@ def _learned(spent: str) -> Budgets:
     [
         ({"used_percent_primary": 95.0}, _state()),
         ({}, _state(budgets=_learned("97"))),
-        ({}, _state(health=_cooled())),
+        ({}, _state(cooldowns=_cooled())),
         ({"status": "disabled"}, _state()),
         ({"credential": None}, _state()),
         ({"blocked_until": WALL + timedelta(minutes=1)}, _state()),
@@ -655,8 +655,8 @@ def test_a_fixed_strategy_knows_no_session_no_budget_and_no_probe(session: str) 
         account_names=("b", "a", "c"),
         route_strategy="fixed",
     )
-    with _probe("c") as health:
-        state = _state({"b": 3}, health, _learned("99"))
+    with _probe("c") as tracker:
+        state = _state({"b": 3}, tracker, _learned("99"))
         assert _order(one, state=state, session=session) == ["b", "a", "c"]
 
 
@@ -677,31 +677,31 @@ def test_what_an_answer_told_counts_until_the_control_plane_says_something_else(
 
 
 @contextmanager
-def _probe(name: str, *, model_only: bool = False) -> Iterator[Health]:
+def _probe(name: str, *, model_only: bool = False) -> Iterator[CooldownTracker]:
     """A call that is just finding out whether an account that cooled down is well again."""
-    health = Health()
-    health.cool(name, MODEL, Cooling(10.0, model_only), NOW - 60)
-    with health.call(name, MODEL, NOW - 50):
-        yield health
+    tracker = CooldownTracker()
+    tracker.trip(name, MODEL, CooldownSpec(10.0, model_only), NOW - 60)
+    with tracker.call(name, MODEL, NOW - 50):
+        yield tracker
 
 
 def test_an_account_that_is_just_probed_comes_after_the_others_of_its_kind() -> None:
     one = grant(account("a"), account("b"), account("c", used_percent_primary=99.0))
-    with _probe("a") as health:
-        assert _order(one, state=_state({"b": 3}, health)) == ["b", "a", "c"]
-    assert _order(one, state=_state({"b": 3}, health)) == ["a", "b", "c"]
+    with _probe("a") as tracker:
+        assert _order(one, state=_state({"b": 3}, tracker)) == ["b", "a", "c"]
+    assert _order(one, state=_state({"b": 3}, tracker)) == ["a", "b", "c"]
 
 
 def test_a_probed_account_is_offered_where_there_is_no_other() -> None:
-    with _probe("a") as health:
-        assert _order(grant(account("a")), state=_state(health=health)) == ["a"]
+    with _probe("a") as tracker:
+        assert _order(grant(account("a")), state=_state(cooldowns=tracker)) == ["a"]
 
 
 def test_a_session_does_not_wait_for_the_probe_of_its_own_account() -> None:
     one = grant(*[account(name) for name in "abc"])
-    with _probe("a") as health:
+    with _probe("a") as tracker:
         for session in _MANY_SESSIONS[:50]:
-            found = _order(one, state=_state(health=health), session=session)
+            found = _order(one, state=_state(cooldowns=tracker), session=session)
             home = _order(one, session=session)[0]
             assert found[-1] == "a"
             assert home in (found[0], "a")
@@ -709,7 +709,7 @@ def test_a_session_does_not_wait_for_the_probe_of_its_own_account() -> None:
 
 def test_a_probed_model_keeps_the_account_s_other_models() -> None:
     one = grant(account("a"), account("b"))
-    with _probe("a", model_only=True) as health:
-        state = _state(health=health)
+    with _probe("a", model_only=True) as tracker:
+        state = _state(cooldowns=tracker)
         assert _order(one, state=state) == ["b", "a"]
         assert _order(one, _request(upstream_model="gpt-image-1"), state) == ["a", "b"]

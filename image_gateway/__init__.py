@@ -23,9 +23,9 @@ certain that no picture can exist: before the connection stood, or after an answ
 client with ``x-should-retry: false``.
 
 *Bodies are not values.*  A request of 60 MB or an answer of 100 MB is never held, parsed or copied
-whole.  ``core.codec.scan`` lifts long strings out of JSON while the bytes go by;
-``core.codec.body`` says what to send as literal bytes and spans of the spool; ``edge.spool`` plays
-it.
+whole.  ``core.codec.json_scanner`` lifts long strings out of JSON while the bytes go by;
+``core.codec.body_segments`` says what to send as literal bytes and spans of the spool;
+``edge.spool`` plays it.
 
 *Every request ends in one record.*  Slots are given back and the record is built synchronously, in
 ``finally``, whatever happened: a refusal, a client that left, a bug of ours.

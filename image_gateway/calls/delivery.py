@@ -22,7 +22,7 @@ from functools import partial
 from typing import Protocol
 
 from image_gateway.core import headers
-from image_gateway.core.codec import data_urls, lifting, scan
+from image_gateway.core.codec import data_urls, json_scanner, json_skeleton
 from image_gateway.core.dialects import events
 from image_gateway.core.dialects.events import EventKind, ParsedEvent
 from image_gateway.core.model import Dialect
@@ -158,7 +158,7 @@ class BodyPassthrough:
                     last = out
                 else:
                     await downstream.send(out)
-        except (LostError, scan.ScanError) as error:
+        except (LostError, json_scanner.ScanError) as error:
             return lost(dialect, _reason(error), sent=timer.begun)
         finally:
             is_whole = meter.close(context.draft)
@@ -244,7 +244,7 @@ class SyntheticStream:
         context, stream = self._context, self._stream
         stream.name_headers(headers.to_client(response.headers))
         spool = context.kept.enter_context(context.spools.open(paid=True))
-        skeleton, timer = lifting.Skeleton(), AnswerTimer(context.draft)
+        skeleton, timer = json_skeleton.JsonSkeleton(), AnswerTimer(context.draft)
         try:
             async for chunk in response.chunks(
                 _first_seconds(until, context), context.idle_seconds
@@ -257,7 +257,7 @@ class SyntheticStream:
             whole = skeleton.close(mend=True)
         except LostError as error:
             return lost(dialect, str(error), sent=False)
-        except scan.ScanError:
+        except json_scanner.ScanError:
             return invalid(response, dialect)
         found, usage = events.completed_events(whole, int(time.time()))
         if not found:

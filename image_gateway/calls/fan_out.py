@@ -21,7 +21,7 @@ from image_gateway.calls.delivery import (
     invalid,
     lost,
 )
-from image_gateway.core.codec.body import Body
+from image_gateway.core.codec.body_segments import Body
 from image_gateway.core.dialects import events
 from image_gateway.core.dialects.events import EventKind, ResponseReader
 from image_gateway.core.model import Dialect

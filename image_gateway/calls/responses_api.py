@@ -20,7 +20,7 @@ from image_gateway.calls.delivery import (
     lost,
 )
 from image_gateway.core import headers
-from image_gateway.core.codec import scan
+from image_gateway.core.codec import json_scanner
 from image_gateway.core.dialects import events
 from image_gateway.core.dialects.events import EventKind, ParsedEvent
 from image_gateway.core.model import Dialect
@@ -205,7 +205,7 @@ def _reader(
         context.idle_seconds,
         most_events=MOST_EVENTS_OF_TEXT,
         # A response repeats what it was asked with, its tools above all.
-        limits=scan.CONVERSATION,
+        limits=json_scanner.CONVERSATION,
     )
 
 

@@ -19,9 +19,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
-from image_gateway.core.codec import body
-from image_gateway.core.codec.body import Body, Decoded, Encoded, Span
-from image_gateway.core.codec.encoding import Base64Decoder
+from image_gateway.core.codec import body_segments
+from image_gateway.core.codec.base64_text import Base64Decoder
+from image_gateway.core.codec.body_segments import Body, Decoded, Encoded, Span
 
 MEMORY_BYTES: Final = 1024 * 1024
 """A body up to this size never touches the disk."""
@@ -237,7 +237,7 @@ class SpooledBody:
     @property
     def length(self) -> int:
         """Bytes on the wire."""
-        return body.length(self.body)
+        return body_segments.length(self.body)
 
     def play(self) -> AsyncIterator[bytes]:
         """The bytes, as often as wanted while the spool is open."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from image_gateway.core.codec import body, encoding, lifting, multipart
+from image_gateway.core.codec import base64_text, body_segments, json_skeleton, multipart
 from image_gateway.core.errors import Refusal
 from image_gateway.core.model import Account, Credential, Grant, Key, Secret
 from image_gateway.core.request import forms, models, request
@@ -92,9 +92,11 @@ def rules(**changes: Any) -> request.Rules:
     return replace(plain, **changes)
 
 
-def read(text: bytes, chunks: Iterable[bytes] | None = None) -> tuple[object, list[lifting.Lifted]]:
+def read(
+    text: bytes, chunks: Iterable[bytes] | None = None
+) -> tuple[object, list[json_skeleton.LiftedString]]:
     """A body's skeleton and its lifted strings, as the exchange reads them."""
-    skeleton = lifting.Skeleton(forms.keep_prompt, forms.LONGEST_PROMPT_BYTES)
+    skeleton = json_skeleton.JsonSkeleton(forms.keep_prompt, forms.LONGEST_PROMPT_BYTES)
     for chunk in [text] if chunks is None else chunks:
         skeleton.feed(chunk)
     return skeleton.close(), skeleton.lifted
@@ -137,20 +139,20 @@ def refusal_of(
     raise AssertionError(f"not refused: {parsed!r}")
 
 
-def play(segments: body.Body, spool: bytes) -> bytes:
+def play(segments: body_segments.Body, spool: bytes) -> bytes:
     """A body's bytes on the wire."""
     return b"".join(_play(segment, spool) for segment in segments)
 
 
-def _play(segment: body.Segment, spool: bytes) -> bytes:
+def _play(segment: body_segments.Segment, spool: bytes) -> bytes:
     if isinstance(segment, bytes):
         return segment
-    if isinstance(segment, body.Span):
+    if isinstance(segment, body_segments.Span):
         return spool[segment.start : segment.stop]
     plain = spool[segment.span.start : segment.span.stop]
-    if isinstance(segment, body.Encoded):
+    if isinstance(segment, body_segments.Encoded):
         return base64.b64encode(plain)
-    decoder = encoding.Base64Decoder()
+    decoder = base64_text.Base64Decoder()
     return decoder.feed(plain) + decoder.close()
 
 

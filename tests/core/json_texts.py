@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from hypothesis import strategies as st
 
-from image_gateway.core.codec import lifting
+from image_gateway.core.codec import json_skeleton
 
 SPACE = st.sampled_from(["", "", "", " ", "\n", "\t \r\n"])
 _NUMBERS = st.sampled_from(["0", "-1", "1.50", "1e3", "12345678901", "true", "false", "null"])
@@ -45,7 +45,7 @@ _SHORT = st.lists(_FRAGMENTS, max_size=6).map(_text_of)
 LONG = st.builds(
     lambda fragments, size: _text_of([_stretched("".join(fragments), size)]),
     st.lists(_FRAGMENTS, min_size=1, max_size=3),
-    st.integers(lifting.LIFT_BYTES - 2, lifting.LIFT_BYTES + 40),
+    st.integers(json_skeleton.LIFT_BYTES - 2, json_skeleton.LIFT_BYTES + 40),
 )
 STRINGS = st.one_of(_SHORT, _SHORT, LONG)
 WITH_NUL = st.lists(st.one_of(_FRAGMENTS, _NUL_FRAGMENTS), max_size=6).map(

@@ -11,7 +11,7 @@ from typing import Any, Self
 import openai
 import pytest
 
-from image_gateway.core.codec import scan
+from image_gateway.core.codec import json_scanner
 from image_gateway.demo import postgres
 from tests.daemon.conftest import Door, MakeDoor, frames_of, open_door
 from tests.daemon.test_refusals import check_error, check_refused
@@ -36,7 +36,7 @@ TOOL: Any = {"type": "image_generation"}
 TEXT = b' {\n"model" : "gpt-5",\t"input":"caf\xc3\xa9 \\u00e9 1.50", "temperature":1.50} \r\n'
 INTENT = b'{"model":"gpt-5","input":"a cat","tools":[{"type":"image_generation"}]}'
 STREAM = b'{"model":"gpt-5","input":"a cat","tools":[{"type":"image_generation"}],"stream":true}'
-BEYOND = b"[" * (scan.TEXT.depth + 1)
+BEYOND = b"[" * (json_scanner.TEXT.depth + 1)
 MIB = 1024 * 1024
 
 CREATED, DRAWING, ITEM, COMPLETED = drawn()

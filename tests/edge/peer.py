@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from image_gateway.core.codec.body import Body
+from image_gateway.core.codec.body_segments import Body
 from image_gateway.core.dialects import UpstreamRequest
 from image_gateway.edge.upstream.http_client import UpstreamConnection, UpstreamResponse
 from tests.parts.eventually import BOUND_SECONDS, eventually

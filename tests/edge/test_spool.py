@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from image_gateway.core.codec import body
-from image_gateway.core.codec.body import Decoded, Encoded, Span
+from image_gateway.core.codec import body_segments
+from image_gateway.core.codec.body_segments import Decoded, Encoded, Span
 from image_gateway.edge import spool as spool_module
 from image_gateway.edge.spool import MEMORY_BYTES, Spool, SpoolFullError, Spools
 
@@ -112,7 +112,7 @@ async def test_segments_are_played_in_their_order_each_as_often_as_it_stands_the
     )
     with spools.open() as spool:
         await fill(spool, data, 99_999)
-        assert len(expected) == body.length(segments)
+        assert len(expected) == body_segments.length(segments)
         assert await joined(spool.play(segments)) == expected
 
 
@@ -204,7 +204,7 @@ def test_bytes_go_out_as_their_base64_and_of_the_length_that_was_promised(
 ) -> None:
     """Wherever they lie, on disk, in memory or in both."""
     data = pattern(before + size + 9)
-    segments: body.Body = (b'"', Encoded(Span(before, before + size)), b'"')
+    segments: body_segments.Body = (b'"', Encoded(Span(before, before + size)), b'"')
 
     async def run(folder: Path) -> None:
         with Spools(folder, ROOM, ROOM) as spools:
@@ -214,7 +214,7 @@ def test_bytes_go_out_as_their_base64_and_of_the_length_that_was_promised(
                 for _ in range(2):
                     played = await joined(held_body.play())
                     assert played == b'"%s"' % base64.b64encode(data[before : before + size])
-                    assert held_body.length == body.length(segments) == len(played)
+                    assert held_body.length == body_segments.length(segments) == len(played)
             assert held(spools) == NOTHING
 
     with tempfile.TemporaryDirectory() as folder:
@@ -245,7 +245,11 @@ def test_base64_goes_out_as_its_bytes_and_of_the_length_that_was_promised(
     text = base64.b64encode(data) if padded else base64.b64encode(data).rstrip(b"=")
     for character, escape in ESCAPES[escapes].items():
         text = text.replace(character, escape)
-    segments: body.Body = (b"(", Decoded(Span(before, before + len(text)), len(data)), b")")
+    segments: body_segments.Body = (
+        b"(",
+        Decoded(Span(before, before + len(text)), len(data)),
+        b")",
+    )
 
     async def run(folder: Path) -> None:
         with Spools(folder, ROOM, ROOM) as spools:
@@ -254,7 +258,7 @@ def test_base64_goes_out_as_its_bytes_and_of_the_length_that_was_promised(
                 for _ in range(2):
                     played = await joined(spool.play(segments))
                     assert played == b"(%s)" % data
-                    assert body.length(segments) == len(played)
+                    assert body_segments.length(segments) == len(played)
             assert held(spools) == NOTHING
 
     with tempfile.TemporaryDirectory() as folder:
@@ -685,7 +689,7 @@ async def test_what_was_paid_for_outlives_a_disk_that_becomes_full(
         assert spools.memory.used + spools.disk.used == len(data)
         for _ in range(2):
             assert await joined(spool.play((Span(0, len(data)),))) == data
-        segments: body.Body = (Span(MIB - 9, 3 * MIB), Encoded(Span(MIB // 2, 3 * MIB)))
+        segments: body_segments.Body = (Span(MIB - 9, 3 * MIB), Encoded(Span(MIB // 2, 3 * MIB)))
         expected = data[MIB - 9 : 3 * MIB] + base64.b64encode(data[MIB // 2 : 3 * MIB])
         assert await joined(spool.play(segments)) == expected
     assert held(spools) == NOTHING

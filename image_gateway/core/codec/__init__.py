@@ -2,5 +2,5 @@
 
 Everything here is incremental and gives the same result for any split of its input, because bodies
 of 60 MB and answers of 100 MB are never held whole.  It does not know what a parameter, an account
-or a picture's price is.  Start with ``scan``, the JSON scanner, and ``body``, the segments.
+or a picture's price is.  Start with ``json_scanner`` and ``body_segments``.
 """

@@ -1,6 +1,6 @@
 """Pictures of an answer as data URLs, while the answer streams."""
 
-from image_gateway.core.codec import encoding, scan
+from image_gateway.core.codec import base64_text, json_scanner
 
 
 class DataUrls:
@@ -12,7 +12,7 @@ class DataUrls:
     """
 
     def __init__(self) -> None:
-        self._scanner = scan.Scanner(self)
+        self._scanner = json_scanner.Scanner(self)
         self._out: list[bytes] = []
         self._after_key = False
         self._held = b""
@@ -54,7 +54,7 @@ class DataUrls:
             self._out.append(chunk[start:stop])
             return
         self._head += chunk[start:stop]
-        if encoding.shows_type(bytes(self._head)):
+        if base64_text.shows_type(bytes(self._head)):
             self._start_url()
 
     def text_stop(self) -> None:
@@ -64,7 +64,7 @@ class DataUrls:
     def _start_url(self) -> None:
         head = bytes(self._head)
         # What shows no type is called a PNG, the format an answer has unless asked.
-        kind = encoding.image_type_of_base64(head) or "image/png"
+        kind = base64_text.image_type_of_base64(head) or "image/png"
         self._out += [f"data:{kind};base64,".encode(), head]
         self._head.clear()
         self._sniffing = False

@@ -16,7 +16,7 @@ from typing import Final
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from image_gateway.core.codec.body import Body, Segment, Span
+from image_gateway.core.codec.body_segments import Body, Segment, Span
 from image_gateway.core.errors import Refusal, wrong_value
 
 PICTURES: Final = frozenset({"image", "image[]", "mask", "mask[]", "markup", "markup[]"})

@@ -3,7 +3,7 @@
 Source: API_CONTRACT section 4.  The route never streams; an edit takes JSON only.
 """
 
-from image_gateway.core.codec import body
+from image_gateway.core.codec import body_segments
 from image_gateway.core.dialects import codex
 from image_gateway.core.dialects.upstream_request import (
     EncodeContext,
@@ -31,5 +31,5 @@ def encode(
     return UpstreamRequest(
         url=join(account.base_url or context.codex_base_url, f"/images/{request.endpoint}"),
         headers=codex.headers(account, client, context, "application/json"),
-        body=body.from_json(payload, request.texts),
+        body=body_segments.from_json(payload, request.texts),
     )

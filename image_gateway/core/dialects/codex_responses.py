@@ -6,7 +6,7 @@ more becomes several calls.  How its events are read is ``core.dialects.events``
 
 from typing import Final
 
-from image_gateway.core.codec import body
+from image_gateway.core.codec import body_segments
 from image_gateway.core.dialects import codex
 from image_gateway.core.dialects.upstream_request import (
     EncodeContext,
@@ -52,6 +52,6 @@ def encode(
     return UpstreamRequest(
         url=join(account.base_url or context.codex_base_url, "/responses"),
         headers=codex.headers(account, client, context, "text/event-stream"),
-        body=body.from_json(payload, request.texts),
+        body=body_segments.from_json(payload, request.texts),
         expects=ExpectedResponse.RESPONSE_EVENTS,
     )

@@ -2,8 +2,8 @@
 
 Two vocabularies are read: the Images API's own (``image_generation.completed``), whose frames go on
 as they are, and the Responses API's, from which pictures are taken.  Events come as skeletons: a
-picture in one is a mark and stays where it was laid down (``core.codec.scan``), and what is made of
-it here is a body of segments again.  Sources: API_CONTRACT sections 2 and 4.
+picture in one is a placeholder and stays where it was spooled (``core.codec.json_scanner``), and
+what is made of it here is a body of segments again.  Sources: API_CONTRACT sections 2 and 4.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,8 +14,8 @@ from typing import Final
 import orjson
 
 from image_gateway.core import errors
-from image_gateway.core.codec import encoding, lifting
-from image_gateway.core.codec.body import Body, Span, from_json
+from image_gateway.core.codec import base64_text, json_skeleton
+from image_gateway.core.codec.body_segments import Body, Span, from_json
 from image_gateway.core.errors import UpstreamError
 from image_gateway.core.request.models import Endpoint
 
@@ -40,7 +40,7 @@ class Event:
 
     name: str | None
     value: object = field(default=None, repr=False)
-    lifted: Sequence[lifting.Lifted] = ()
+    lifted: Sequence[json_skeleton.LiftedString] = ()
 
     def fields(self) -> Mapping[str, object]:
         """The data's names; none where it is no object."""
@@ -81,7 +81,7 @@ class ParsedEvent:
 
 def text(value: object) -> str | None:
     """A text that is really here; None for anything else, a lifted one included."""
-    return value if isinstance(value, str) and not lifting.is_marked(value) else None
+    return value if isinstance(value, str) and not json_skeleton.is_placeholder(value) else None
 
 
 def usage(value: object) -> dict[str, object] | None:
@@ -119,7 +119,11 @@ def failure(fields: Mapping[str, object]) -> ParsedEvent:
     """An error as an event tells it: nested as ``error``, or flat."""
     nested = fields.get("error")
     found = nested if isinstance(nested, dict) else fields
-    plain = {name: value for name, value in found.items() if not lifting.holds_mark(value)}
+    plain = {
+        name: value
+        for name, value in found.items()
+        if not json_skeleton.contains_placeholder(value)
+    }
     error = errors.from_fields(plain)
     if isinstance(nested, str):
         error = errors.from_fields({"message": text(nested)})
@@ -315,8 +319,8 @@ def _incomplete(response: Mapping[str, object]) -> ParsedEvent:
 # -- what the client gets --------------------------------------------------------------------------
 
 
-def texts(lifted: Sequence[lifting.Lifted]) -> tuple[Body, ...]:
-    """What the marks of a skeleton stand for."""
+def texts(lifted: Sequence[json_skeleton.LiftedString]) -> tuple[Body, ...]:
+    """What the placeholders of a skeleton stand for."""
     return tuple((Span(each.start, each.stop),) for each in lifted)
 
 
@@ -324,7 +328,7 @@ def frame(
     endpoint: Endpoint,
     kind: str,
     fields: Mapping[str, object],
-    lifted: Sequence[lifting.Lifted],
+    lifted: Sequence[json_skeleton.LiftedString],
 ) -> Body:
     """One event of the Images API; ``kind`` is ``partial_image`` or ``completed``."""
     name = f"{_PREFIXES[endpoint]}.{kind}"
@@ -342,15 +346,17 @@ def error_frame(body: bytes) -> bytes:
     return b"data: " + orjson.dumps({"type": "error", "error": nested}) + b"\n\n"
 
 
-def entry(picture: Mapping[str, object], lifted: Sequence[lifting.Lifted], *, as_url: bool) -> Body:
+def entry(
+    picture: Mapping[str, object], lifted: Sequence[json_skeleton.LiftedString], *, as_url: bool
+) -> Body:
     """A picture as an entry of ``data`` in an Images answer."""
     fields = {name: value for name, value in picture.items() if name == "revised_prompt"}
     bodies = list(texts(lifted))
     made = picture.get("b64_json")
     if as_url and isinstance(made, str):
-        number = lifting.lifted_number(made)
+        number = json_skeleton.placeholder_number(made)
         head = made.encode() if number is None else lifted[number].head
-        prefix = f"data:{encoding.image_type_of_base64(head) or 'image/png'};base64,"
+        prefix = f"data:{base64_text.image_type_of_base64(head) or 'image/png'};base64,"
         if number is None:
             made = prefix + made
         else:
@@ -374,13 +380,13 @@ def answer_ends(
     )
 
 
-def as_json(fields: Mapping[str, object], lifted: Sequence[lifting.Lifted]) -> Body:
+def as_json(fields: Mapping[str, object], lifted: Sequence[json_skeleton.LiftedString]) -> Body:
     """A part of an event as it came, as JSON text."""
     return from_json(fields, texts(lifted))
 
 
 def response_ends(
-    response: Mapping[str, object], lifted: Sequence[lifting.Lifted]
+    response: Mapping[str, object], lifted: Sequence[json_skeleton.LiftedString]
 ) -> tuple[Body, Body]:
     """What stands before and behind the items of a response's output, as JSON text."""
     rest = {name: value for name, value in response.items() if name != "output"}

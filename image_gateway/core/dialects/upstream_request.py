@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from urllib.parse import urlsplit, urlunsplit
 
-from image_gateway.core.codec import body, multipart
-from image_gateway.core.codec.body import Body
+from image_gateway.core.codec import body_segments, multipart
+from image_gateway.core.codec.body_segments import Body
 from image_gateway.core.model import Account
 from image_gateway.core.request import forms
 from image_gateway.core.request.request import ImageRequest
@@ -75,7 +75,7 @@ def images_request(
     answers = ExpectedResponse.IMAGE_EVENTS if request.stream else ExpectedResponse.JSON
     if boundary is None:
         return UpstreamRequest(
-            url, sent, body.from_json(values | pictures(request), request.texts), answers
+            url, sent, body_segments.from_json(values | pictures(request), request.texts), answers
         )
     files = [
         multipart.FormFile(image.name, image.type, image.data)

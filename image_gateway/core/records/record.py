@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import Final
 
-from image_gateway.core.codec import lifting, scan
+from image_gateway.core.codec import json_scanner, json_skeleton
 from image_gateway.core.errors import Source, UpstreamError
 from image_gateway.core.model import Key
 from image_gateway.core.request.intent import IntentRequest
@@ -168,7 +168,7 @@ def sums(usage: object) -> dict[str, int] | None:
     return found or None
 
 
-_ANSWERS: Final = replace(scan.IMAGES, tokens=scan.IMAGES.skeleton_bytes)
+_ANSWERS: Final = replace(json_scanner.IMAGES, tokens=json_scanner.IMAGES.skeleton_bytes)
 """An upstream's answer may hold more values than a client's body: it is paid for.  What may remain
 of it bounds them all the same."""
 
@@ -180,13 +180,15 @@ class Meter:
     """
 
     def __init__(self) -> None:
-        self._skeleton: lifting.Skeleton | None = lifting.Skeleton(limits=_ANSWERS, strict=False)
+        self._skeleton: json_skeleton.JsonSkeleton | None = json_skeleton.JsonSkeleton(
+            limits=_ANSWERS, strict=False
+        )
 
     def feed(self, chunk: bytes) -> None:
         if self._skeleton is not None:
             try:
                 self._skeleton.feed(chunk)
-            except scan.ScanError:
+            except json_scanner.ScanError:
                 self._skeleton = None
 
     def close(self, draft: Draft) -> bool:
@@ -199,7 +201,7 @@ class Meter:
         if self._skeleton is not None:
             try:
                 answer = self._skeleton.close(mend=True)
-            except scan.ScanError:
+            except json_scanner.ScanError:
                 is_whole = False
         if isinstance(answer, dict):
             data = answer.get("data")
@@ -213,7 +215,11 @@ class Meter:
 
 def _answered(answer: Mapping[str, object], name: str) -> str | None:
     value = answer.get(name)
-    return value if isinstance(value, str) and lifting.lifted_number(value) is None else None
+    return (
+        value
+        if isinstance(value, str) and json_skeleton.placeholder_number(value) is None
+        else None
+    )
 
 
 _CODE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")

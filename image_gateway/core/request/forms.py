@@ -13,8 +13,8 @@ from typing import Final
 
 import orjson
 
-from image_gateway.core.codec import lifting, multipart, scan
-from image_gateway.core.codec.body import Body, Span
+from image_gateway.core.codec import json_scanner, json_skeleton, multipart
+from image_gateway.core.codec.body_segments import Body, Span
 from image_gateway.core.errors import Refusal, wrong_type, wrong_value
 from image_gateway.core.request import pictures
 from image_gateway.core.request.models import Catalogue
@@ -31,7 +31,7 @@ _BOOLEANS: Final = {"true": True, "false": False}
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What a body gives: ``values`` by name, pictures, and the texts that marks stand for.
+    """What a body gives: ``values`` by name, pictures, and the texts that placeholders stand for.
 
     ``is_form`` tells a multipart body from JSON.  None of ``values`` is null.
     """
@@ -44,12 +44,14 @@ class Given:
     is_form: bool = False
 
 
-def keep_prompt(path: scan.Path) -> bool:
+def keep_prompt(path: json_scanner.Path) -> bool:
     """Which long string of a JSON body must be read: only the prompt."""
     return path == ("prompt",)
 
 
-def from_json(body: object, lifted: Sequence[lifting.Lifted], *, takes_pictures: bool) -> Given:
+def from_json(
+    body: object, lifted: Sequence[json_skeleton.LiftedString], *, takes_pictures: bool
+) -> Given:
     """What a JSON body gives, from its skeleton; null means absent.  Raises ``Refusal``.
 
     Where the endpoint takes no pictures their names stay among the values, to be refused there.
@@ -137,8 +139,8 @@ def _decode(name: str, text: bytes) -> str:
             f"`{multipart.shown(name)}` is not valid UTF-8.",
             param=multipart.shown(name),
         ) from None
-    if lifting.is_marked(value):
-        # It could pass for the mark of a picture.
+    if json_skeleton.is_placeholder(value):
+        # It could pass for the placeholder of a picture.
         raise wrong_value(multipart.shown(name), "begins with a NUL character")
     return value
 

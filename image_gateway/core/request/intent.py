@@ -16,8 +16,8 @@ from typing import Final
 
 import orjson
 
-from image_gateway.core.codec import lifting, scan
-from image_gateway.core.codec.body import Body, Span
+from image_gateway.core.codec import json_scanner, json_skeleton
+from image_gateway.core.codec.body_segments import Body, Span
 from image_gateway.core.errors import Refusal, wrong_type
 from image_gateway.core.request.request import ImageRequest
 
@@ -47,7 +47,7 @@ class Signs:
     def __repr__(self) -> str:
         return f"<Signs of {len(self.models)} models, tool={self._has_tool}>"
 
-    def note(self, path: scan.Path, text: str) -> None:
+    def note(self, path: json_scanner.Path, text: str) -> None:
         """One text of the body and the keys and indices that lead to it."""
         match path:
             case ("model",):
@@ -81,7 +81,7 @@ def of(body: object) -> Signs:
     """The signs of a parsed body."""
     signs = Signs()
 
-    def walk(path: scan.Path, value: object) -> None:
+    def walk(path: json_scanner.Path, value: object) -> None:
         if isinstance(value, str):
             signs.note(path, value)
         elif len(path) >= _DEEPEST:
@@ -113,8 +113,8 @@ class SignReader:
 
     def __init__(self) -> None:
         self.signs = Signs()
-        self._scanner = scan.Scanner(self, scan.TEXT)
-        self._path: scan.Path | None = None
+        self._scanner = json_scanner.Scanner(self, json_scanner.TEXT)
+        self._path: json_scanner.Path | None = None
         self._text = bytearray()
 
     def __repr__(self) -> str:
@@ -153,8 +153,8 @@ class SignReader:
 
 @dataclass(frozen=True, slots=True)
 class IntentRequest:
-    """One intent.  ``body`` is the skeleton of what the client sent, ``texts`` what its marks
-    stand for; ``model`` and ``tool_models`` are the client's names.
+    """One intent.  ``body`` is the skeleton of what the client sent, ``texts`` what its
+    placeholders stand for; ``model`` and ``tool_models`` are the client's names.
     """
 
     model: str
@@ -199,7 +199,7 @@ class IntentRequest:
     def session(self) -> str | None:
         """What the body itself says of the session it belongs to."""
         key = self.body.get("prompt_cache_key")
-        return key if isinstance(key, str) and not lifting.is_marked(key) else None
+        return key if isinstance(key, str) and not json_skeleton.is_placeholder(key) else None
 
     @property
     def input_image_count(self) -> int:
@@ -216,7 +216,7 @@ AnyRequest = ImageRequest | IntentRequest
 
 def parse(
     body: object,
-    lifted: Sequence[lifting.Lifted],
+    lifted: Sequence[json_skeleton.LiftedString],
     model_map: Mapping[str, str],
     default_model: str,
 ) -> IntentRequest:
@@ -254,7 +254,7 @@ def _name(table: Mapping[str, object], name: str, param: str) -> str | None:
     value = table.get(name)
     if value is None:
         return None
-    if not isinstance(value, str) or not value or lifting.is_marked(value):
+    if not isinstance(value, str) or not value or json_skeleton.is_placeholder(value):
         raise wrong_type(param, "the name of a model")
     return value
 
@@ -265,11 +265,13 @@ def _objects(value: object) -> list[dict[str, object]]:
 
 def _prompt(value: object) -> str | None:
     if isinstance(value, str):
-        return None if lifting.is_marked(value) else value
+        return None if json_skeleton.is_placeholder(value) else value
     messages = [item for item in _objects(value) if item.get("role") == "user"]
     content = messages[-1].get("content") if messages else None
     if isinstance(content, str):
-        return None if lifting.is_marked(content) else content
+        return None if json_skeleton.is_placeholder(content) else content
     texts = [part.get("text") for part in _objects(content) if part.get("type") == "input_text"]
-    whole = [text for text in texts if isinstance(text, str) and not lifting.is_marked(text)]
+    whole = [
+        text for text in texts if isinstance(text, str) and not json_skeleton.is_placeholder(text)
+    ]
     return "\n".join(whole) if whole and len(whole) == len(texts) else None

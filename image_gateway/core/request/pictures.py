@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
-from image_gateway.core.codec import encoding, lifting, multipart
-from image_gateway.core.codec.body import Body, Decoded, Encoded, Span
+from image_gateway.core.codec import base64_text, json_skeleton, multipart
+from image_gateway.core.codec.body_segments import Body, Decoded, Encoded, Span
 from image_gateway.core.errors import Refusal, wrong_type, wrong_value
 
 LONGEST_IMAGE_URL: Final = 20_971_520
@@ -24,7 +24,7 @@ TYPES: Final = frozenset({"image/png", "image/jpeg", "image/webp"})
 
 # An escaped slash is all that a JSON writer puts into the head of a data URL.
 _DATA_URL: Final = re.compile(rb"data:image\\?/(png|jpeg|jpg|webp);base64,(?=.)", re.DOTALL)
-_ODD_IN_PREFIX: Final = len(":;,")
+_NON_BASE64_IN_PREFIX: Final = len(":;,")
 _MOST_PADDING: Final = 2
 
 
@@ -32,9 +32,9 @@ _MOST_PADDING: Final = 2
 class Image:
     """One picture.
 
-    ``text`` is its JSON string or a mark of one (``lifting.mark``); ``data`` its bytes, ``type``
-    their MIME type and ``size`` their number, all None for an address.  ``name`` is the part's
-    name in a multipart body.
+    ``text`` is its JSON string or a placeholder of one (``json_skeleton.placeholder``); ``data``
+    its bytes, ``type`` their MIME type and ``size`` their number, all None for an address.
+    ``name`` is the part's name in a multipart body.
     """
 
     name: str
@@ -44,7 +44,9 @@ class Image:
     size: int | None = None
 
 
-def from_json(name: str, param: str, value: object, lifted: Sequence[lifting.Lifted]) -> Image:
+def from_json(
+    name: str, param: str, value: object, lifted: Sequence[json_skeleton.LiftedString]
+) -> Image:
     """A picture from a value of a JSON body: a text, or an object with ``image_url``.
 
     ``name`` is what its part would be called, ``param`` what a message calls it.  Raises
@@ -66,7 +68,7 @@ def from_json(name: str, param: str, value: object, lifted: Sequence[lifting.Lif
             raise Refusal("missing_required_parameter", f"`{param}` is missing.", param=param)
     if not isinstance(value, str):
         raise wrong_type(param, "a data URL, an https URL or an object with `image_url`")
-    number = lifting.lifted_number(value)
+    number = json_skeleton.placeholder_number(value)
     found = _lifted(value) if number is None else lifted[number]
     if found.characters > LONGEST_IMAGE_URL:
         raise wrong_value(param, f"is longer than {LONGEST_IMAGE_URL} characters")
@@ -81,28 +83,28 @@ def from_json(name: str, param: str, value: object, lifted: Sequence[lifting.Lif
     raise wrong_value(param, "must begin with data:image/ or https://")
 
 
-def _lifted(text: str) -> lifting.Lifted:
+def _lifted(text: str) -> json_skeleton.LiftedString:
     """A short text, described like a lifted one; it has no escapes any more."""
     raw = text.encode()
-    odd = len(raw.translate(None, encoding.ALPHABET))
-    return lifting.Lifted(0, len(raw), raw, raw[-_MOST_PADDING:], len(text), odd)
+    non_base64 = len(raw.translate(None, base64_text.ALPHABET))
+    return json_skeleton.LiftedString(0, len(raw), raw, raw[-_MOST_PADDING:], len(text), non_base64)
 
 
 def _from_data_url(
     name: str,
     param: str,
     value: str,
-    found: lifting.Lifted,
+    found: json_skeleton.LiftedString,
     prefix: re.Match[bytes],
     *,
     lifted: bool,
 ) -> Image:
     declared = "jpeg" if prefix[1] == b"jpg" else prefix[1].decode()
-    tail = encoding.unescape(found.tail)[-_MOST_PADDING:]
+    tail = base64_text.unescape(found.tail)[-_MOST_PADDING:]
     padding = len(tail) - len(tail.rstrip(b"="))
     characters = found.characters - len(prefix[0].replace(b"\\", b""))
-    size = encoding.decoded_size(characters, padding)
-    if size is None or size == 0 or found.odd != _ODD_IN_PREFIX + padding:
+    size = base64_text.decoded_size(characters, padding)
+    if size is None or size == 0 or found.non_base64 != _NON_BASE64_IN_PREFIX + padding:
         raise wrong_value(param, "is no data URL in base64: it is cut, or holds other characters")
     head = found.head[prefix.end() :]
     data: Body
@@ -114,7 +116,7 @@ def _from_data_url(
         except binascii.Error:
             raise wrong_value(param, "is no data URL in base64") from None
     # What was declared may be wrong; what the bytes show is not.
-    kind = encoding.image_type_of_base64(head) or f"image/{declared}"
+    kind = base64_text.image_type_of_base64(head) or f"image/{declared}"
     return Image(name, value, data, _allowed(name, param, kind), size)
 
 
@@ -126,18 +128,18 @@ def _is_address(text: str) -> bool:
 
 
 def from_part(name: str, part: multipart.Part, number: int) -> tuple[Image, Body]:
-    """A picture from a part, and the text that its mark ``number`` stands for.
+    """A picture from a part, and the text that its placeholder ``number`` stands for.
 
     ``name`` is what its part will be called.  Raises ``Refusal``.
     """
     if part.data is None or part.data.length == 0:
         raise wrong_value(part.name, "is empty")
-    kind = encoding.image_type(part.head)
+    kind = base64_text.image_type(part.head)
     if kind is None:
         # A picture that shows nothing is believed its headers, but not that it is just bytes.
         kind = part.declared if part.declared in TYPES else "application/octet-stream"
     kind = _allowed(part.name, part.name, kind)
-    image = Image(name, lifting.mark(number), (part.data,), kind, part.data.length)
+    image = Image(name, json_skeleton.placeholder(number), (part.data,), kind, part.data.length)
     return image, (f"data:{kind};base64,".encode(), Encoded(part.data))
 
 

@@ -2,8 +2,8 @@
 
 It owns the rules of the Images API (``models.toml`` and what a table cannot say) and refuses
 whatever breaks them with the name of the parameter.  It works on what ``core.request.forms`` made
-of the body: a long string is only a mark (``core.codec.scan``), so nothing here ever holds a
-picture.
+of the body: a long string is only a placeholder (``core.codec.json_scanner``), so nothing here ever
+holds a picture.
 
 JSON null means absent, everywhere.  What is absent stays absent: no default is written into what
 goes upstream, for its own default may be another one.
@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from image_gateway.core.codec import lifting
-from image_gateway.core.codec.body import Body
+from image_gateway.core.codec import json_skeleton
+from image_gateway.core.codec.body_segments import Body
 from image_gateway.core.errors import Refusal, wrong_type, wrong_value
 from image_gateway.core.request import models
 from image_gateway.core.request.forms import Given
@@ -54,8 +54,8 @@ class ImageRequest:
     """One call, valid by the rules of its model.
 
     ``parameters`` holds what else goes upstream by the names and in the order of the body;
-    ``model`` is the client's name for what ``upstream_model`` serves; ``texts`` are what the marks
-    in it stand for.  ``is_form`` tells a multipart body from JSON.
+    ``model`` is the client's name for what ``upstream_model`` serves; ``texts`` are what the
+    placeholders in it stand for.  ``is_form`` tells a multipart body from JSON.
     """
 
     endpoint: Endpoint
@@ -152,8 +152,8 @@ def _check_parameters(
             raise Refusal(
                 "unknown_parameter", f"`{shown}` is not known here. {advice}", param=shown
             )
-        elif lifting.holds_mark(value):
-            raise wrong_value(name, f"holds a text longer than {lifting.LIFT_BYTES} bytes")
+        elif json_skeleton.contains_placeholder(value):
+            raise wrong_value(name, f"holds a text longer than {json_skeleton.LIFT_BYTES} bytes")
         checked[name] = value
     for name in checked:
         parameter = rules.catalogue.parameters.get(name)
@@ -168,7 +168,7 @@ def _check_parameter(parameter: Parameter, value: object) -> None:
         if not isinstance(value, str):
             raise wrong_type(name, _EXPECTED["string"])
         too_long = parameter.longest is not None and len(value) > parameter.longest
-        if too_long or lifting.lifted_number(value) is not None:
+        if too_long or json_skeleton.placeholder_number(value) is not None:
             raise wrong_value(name, f"is longer than {parameter.longest or 64} characters")
     elif parameter.type == "integer":
         if isinstance(value, bool) or not isinstance(value, int):
@@ -207,7 +207,7 @@ def _check_svg(name: str, value: object) -> None:
                 continue
             if not isinstance(text, str):
                 raise wrong_type(f"{inner}.{key}", _EXPECTED["string"])
-            if len(text) > _LONGEST_NAME or lifting.lifted_number(text) is not None:
+            if len(text) > _LONGEST_NAME or json_skeleton.placeholder_number(text) is not None:
                 raise wrong_value(f"{inner}.{key}", f"is longer than {_LONGEST_NAME} characters")
 
 

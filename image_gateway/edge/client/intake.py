@@ -8,8 +8,8 @@ import codecs
 from collections.abc import Sequence
 from typing import Protocol
 
-from image_gateway.core.codec import lifting, multipart, scan
-from image_gateway.core.codec.body import Span
+from image_gateway.core.codec import json_scanner, json_skeleton, multipart
+from image_gateway.core.codec.body_segments import Span
 from image_gateway.core.errors import Refusal
 from image_gateway.core.request import forms
 from image_gateway.core.request.forms import Given
@@ -31,7 +31,7 @@ class Intake(Protocol):
 class _Json:
     """JSON text through the UTF-8 check and the scanner.  Both methods raise ``Refusal``."""
 
-    def __init__(self, skeleton: lifting.Skeleton) -> None:
+    def __init__(self, skeleton: json_skeleton.JsonSkeleton) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._skeleton = skeleton
 
@@ -39,14 +39,14 @@ class _Json:
         try:
             self._decoder.decode(chunk)
             self._skeleton.feed(chunk)
-        except (UnicodeDecodeError, scan.ScanError) as error:
+        except (UnicodeDecodeError, json_scanner.ScanError) as error:
             raise _broken(error) from None
 
-    def close(self) -> tuple[object, Sequence[lifting.Lifted]]:
+    def close(self) -> tuple[object, Sequence[json_skeleton.LiftedString]]:
         try:
             self._decoder.decode(b"", final=True)
             return self._skeleton.close(), self._skeleton.lifted
-        except (UnicodeDecodeError, scan.ScanError) as error:
+        except (UnicodeDecodeError, json_scanner.ScanError) as error:
             raise _broken(error) from None
 
 
@@ -55,7 +55,9 @@ class JsonIntake:
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
-        self._json = _Json(lifting.Skeleton(forms.keep_prompt, forms.LONGEST_PROMPT_BYTES))
+        self._json = _Json(
+            json_skeleton.JsonSkeleton(forms.keep_prompt, forms.LONGEST_PROMPT_BYTES)
+        )
 
     def __repr__(self) -> str:
         return f"<JsonIntake {self._spool!r}>"
@@ -91,16 +93,16 @@ class SignIntake:
         if self._reader is not None:
             try:
                 self._reader.feed(chunk)
-            except scan.ScanError as error:
+            except json_scanner.ScanError as error:
                 if not self._encoded:
                     raise _broken(error) from None
                 self._reader = None
         await self._spool.write(chunk)
 
 
-async def reread(spool: Spool) -> tuple[object, Sequence[lifting.Lifted]]:
+async def reread(spool: Spool) -> tuple[object, Sequence[json_skeleton.LiftedString]]:
     """A spooled body's skeleton and its long texts; raises ``Refusal``."""
-    json = _Json(lifting.Skeleton(limits=scan.CONVERSATION))
+    json = _Json(json_skeleton.JsonSkeleton(limits=json_scanner.CONVERSATION))
     async for piece in spool.play((Span(0, spool.size),)):
         json.feed(piece)
     return json.close()
@@ -125,7 +127,7 @@ class PartsIntake:
         return forms.from_parts(parts, catalogue, takes_pictures=takes_pictures)
 
 
-def _broken(error: UnicodeDecodeError | scan.ScanError) -> Refusal:
+def _broken(error: UnicodeDecodeError | json_scanner.ScanError) -> Refusal:
     if isinstance(error, UnicodeDecodeError):
         return Refusal("invalid_body", "The body is not valid UTF-8.")
     return Refusal("invalid_body", str(error))

@@ -69,7 +69,7 @@ class ClientConnection:
         self._end: EndReason | None = None
 
     def __repr__(self) -> str:
-        return f"<Connection{f' ending: {self._end.name}' if self._end else ''}>"
+        return f"<ClientConnection{f' ending: {self._end.name}' if self._end else ''}>"
 
     def abort(self) -> None:
         """Drop it at once, whatever is still to be sent; the client sees an end."""

@@ -11,8 +11,8 @@ from enum import Enum, auto
 from types import TracebackType
 from typing import Final, Self
 
-from image_gateway.core.codec import lifting, scan
-from image_gateway.core.codec.body import Span
+from image_gateway.core.codec import json_scanner, json_skeleton
+from image_gateway.core.codec.body_segments import Span
 from image_gateway.core.codec.sse import EventSplitter, Piece
 from image_gateway.core.dialects.events import Event
 from image_gateway.edge.spool import Spool, SpooledBody, Spools
@@ -85,7 +85,7 @@ class EventReader:
         idle_seconds: float,
         *,
         most_events: int = _MOST_EVENTS,
-        limits: scan.ScanLimits = scan.IMAGES,
+        limits: json_scanner.ScanLimits = json_scanner.IMAGES,
     ) -> None:
         self._answer = answer
         self._spools = spools
@@ -94,7 +94,7 @@ class EventReader:
         self._idle_seconds = idle_seconds
         self._splitter = EventSplitter()
         self._pieces: Iterator[Piece] = iter(())
-        self._skeleton: lifting.Skeleton | None = None
+        self._skeleton: json_skeleton.JsonSkeleton | None = None
         self._has_data = False
         self._events = 0
         self._most_events = most_events
@@ -158,7 +158,9 @@ class EventReader:
         if self._spooled is None:
             self._begin_event()
             self._spooled = SpooledEvent(self._spools.open(paid=True))
-            self._skeleton = lifting.Skeleton(limits=self._limits, strict=self._keep is Keep.DATA)
+            self._skeleton = json_skeleton.JsonSkeleton(
+                limits=self._limits, strict=self._keep is Keep.DATA
+            )
             self._has_data = False
         spooled = self._spooled
         await spooled.spool.write(piece.raw if self._keep is Keep.FRAME else piece.data)
@@ -188,7 +190,7 @@ class EventReader:
         if self._skeleton is not None:
             try:
                 self._skeleton.feed(data)
-            except scan.ScanError:
+            except json_scanner.ScanError:
                 self._skeleton = None
 
     def _event(self, name: str | None) -> Event:
@@ -196,5 +198,5 @@ class EventReader:
             return Event(name)
         try:
             return Event(name, self._skeleton.close(mend=True), self._skeleton.lifted)
-        except scan.ScanError:
+        except json_scanner.ScanError:
             return Event(name)

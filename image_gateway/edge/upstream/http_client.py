@@ -29,7 +29,7 @@ from aiohttp_socks import (
 )
 from yarl import URL
 
-from image_gateway.core.codec import body
+from image_gateway.core.codec import body_segments
 from image_gateway.core.dialects import UpstreamRequest
 from image_gateway.core.model import HTTP_SCHEMES, Proxy
 from image_gateway.edge.spool import Spool
@@ -331,11 +331,11 @@ class UpstreamResponse:
 class SpoolBody(Payload):
     """A body of segments for aiohttp: its length is known, its bytes come from the spool."""
 
-    def __init__(self, segments: body.Body, spool: Spool) -> None:
+    def __init__(self, segments: body_segments.Body, spool: Spool) -> None:
         super().__init__(segments, content_type="application/octet-stream")
         self._segments = segments
         self._spool = spool
-        self._size = body.length(segments)
+        self._size = body_segments.length(segments)
 
     def __repr__(self) -> str:
         return f"<SpoolBody {self._size} bytes>"

@@ -14,7 +14,7 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
-from image_gateway.core.codec.body import Span
+from image_gateway.core.codec.body_segments import Span
 from image_gateway.core.headers import RawHeaders
 from image_gateway.edge.spool import Spool
 from image_gateway.edge.upstream.http_client import (

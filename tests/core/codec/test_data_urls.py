@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from image_gateway.core.codec import data_urls, encoding, scan
+from image_gateway.core.codec import base64_text, data_urls, json_scanner
 from tests.core.builders import split
 from tests.core.json_texts import JSON_TEXTS, SPACE, STRINGS
 
@@ -181,14 +181,14 @@ def test_the_type_is_seen_through_json_escapes(kind: str, character: str, spelt:
 
 def test_what_shows_no_type_is_called_a_png() -> None:
     for text in (b"", b"QUJDREVGRw==", b"!!!", b"Q", b"AAA!", b"A===", b"\\u00"):
-        assert encoding.image_type_of_base64(text) is None
+        assert base64_text.image_type_of_base64(text) is None
         answer = b'{"data":[{"b64_json":"' + text.replace(b"\\u00", b"") + b'"}]}'
         out = json.loads(_rewritten([answer]))
         assert out["data"][0]["url"].startswith("data:image/png;base64,")
 
 
 def test_an_answer_that_is_no_json_raises() -> None:
-    with pytest.raises(scan.ScanError):
+    with pytest.raises(json_scanner.ScanError):
         _rewritten([b"]"])
 
 

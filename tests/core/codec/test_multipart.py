@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from python_multipart.multipart import FormParser
 
-from image_gateway.core.codec import body, multipart
-from image_gateway.core.codec.body import Span
+from image_gateway.core.codec import body_segments, multipart
+from image_gateway.core.codec.body_segments import Span
 from image_gateway.core.codec.multipart import FormFile, MultipartReader, Part, PartLimits
 from image_gateway.core.errors import Refusal
 from tests.core.builders import play, split
@@ -489,7 +489,7 @@ _FILES = st.lists(
 
 def _form(
     fields: Sequence[tuple[str, str]], files: Sequence[tuple[str, str, bytes]], boundary: str
-) -> tuple[body.Body, bytes, str]:
+) -> tuple[body_segments.Body, bytes, str]:
     """A form whose files lie in a spool behind some other bytes; and the spool."""
     spool = b"before"
     made: list[FormFile] = []
@@ -510,7 +510,7 @@ def test_a_form_is_read_again_with_the_same_data_in_the_same_order(
 ) -> None:
     made, spool, kind = _form(fields, files, _unguessable(data))
     text = play(made, spool)
-    assert body.length(made) == len(text)
+    assert body_segments.length(made) == len(text)
     reader = MultipartReader(multipart.boundary(kind), PLENTY)
     laid_down = b"".join(reader.feed(text))
     parts = reader.close()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from image_gateway.core import dialects
-from image_gateway.core.codec import body
+from image_gateway.core.codec import body_segments
 from image_gateway.core.dialects import (
     EncodeContext,
     ExpectedResponse,
@@ -155,10 +155,10 @@ def test_large_pictures_are_spans_and_the_length_is_known_before_they_are_read()
     value = {"prompt": "a cat", "images": [first, PNG, {"image_url": second}]}
     text = json.dumps(value).encode()
     call = codex_images.encode(parse(text, "edits"), account(), _client(), CONTEXT)
-    spans = [segment for segment in call.body if isinstance(segment, body.Span)]
+    spans = [segment for segment in call.body if isinstance(segment, body_segments.Span)]
     assert len(spans) == 2
     assert [item["image_url"] for item in _sent(call, text)["images"]] == [first, PNG, second]
-    assert body.length(call.body) == len(play(call.body, text))
+    assert body_segments.length(call.body) == len(play(call.body, text))
     assert sum(len(segment) for segment in call.body if isinstance(segment, bytes)) < 400
 
 

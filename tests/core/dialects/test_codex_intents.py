@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from image_gateway.core import dialects
-from image_gateway.core.codec import body, lifting, scan
+from image_gateway.core.codec import body_segments, json_scanner, json_skeleton
 from image_gateway.core.dialects import (
     EncodeContext,
     ExpectedResponse,
@@ -37,7 +37,7 @@ def _account(**changes: Any) -> Account:
 
 def _parse(value: Any, model_map: dict[str, str] | None = None) -> tuple[IntentRequest, bytes]:
     text = value if isinstance(value, bytes) else json.dumps(value).encode()
-    skeleton = lifting.Skeleton(limits=scan.CONVERSATION)
+    skeleton = json_skeleton.JsonSkeleton(limits=json_scanner.CONVERSATION)
     skeleton.feed(text)
     found = intent.parse(skeleton.close(), skeleton.lifted, model_map or {}, "gpt-image-2")
     return found, text
@@ -52,7 +52,7 @@ def _encode(
         request, UpstreamRoute.CODEX_RESPONSES, one or _account(), NOBODY, CONTEXT
     )
     sent = play(call.body, text)
-    assert body.length(call.body) == len(sent)
+    assert body_segments.length(call.body) == len(sent)
     return call, sent
 
 
@@ -369,10 +369,10 @@ def test_a_deep_body_is_sent(depth: int) -> None:
     assert deep in sent
 
 
-@pytest.mark.parametrize("depth", [253, 254, 255, 260, scan.CONVERSATION.depth - 2])
+@pytest.mark.parametrize("depth", [253, 254, 255, 260, json_scanner.CONVERSATION.depth - 2])
 def test_a_body_that_is_too_deep_to_be_sent_is_too_deep_to_be_read(depth: int) -> None:
     deep = b'{"a":' * depth + b"1" + b"}" * depth
-    with contextlib.suppress(scan.ScanLimitError, Refusal):
+    with contextlib.suppress(json_scanner.ScanLimitError, Refusal):
         _, sent = _encode(b'{"model":"gpt-image-2","input":[],"metadata":%b}' % deep)
         assert deep in sent
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from python_multipart.multipart import parse_options_header
 
 from image_gateway.core import dialects
-from image_gateway.core.codec import body
+from image_gateway.core.codec import body_segments
 from image_gateway.core.codec.multipart import MultipartReader, Part, PartLimits
 from image_gateway.core.dialects import (
     EncodeContext,
@@ -80,7 +80,7 @@ def _parts(call: UpstreamRequest, spool: bytes = b"") -> tuple[list[Part], bytes
     """The parts of a multipart call, and the data of its files."""
     assert call.headers["content-type"] == f"multipart/form-data; boundary={BOUNDARY}"
     sent = play(call.body, spool)
-    assert body.length(call.body) == len(sent)
+    assert body_segments.length(call.body) == len(sent)
     reader = MultipartReader(BOUNDARY.encode(), PartLimits(10_000_000, 64))
     laid_down = b"".join(reader.feed(sent))
     return list(reader.close()), laid_down
@@ -106,7 +106,7 @@ def _files(call: UpstreamRequest, spool: bytes = b"") -> list[tuple[str, str, by
 def _value(call: UpstreamRequest, spool: bytes = b"") -> Any:
     assert call.headers["content-type"] == "application/json"
     sent = play(call.body, spool)
-    assert body.length(call.body) == len(sent)
+    assert body_segments.length(call.body) == len(sent)
     return json.loads(sent)
 
 
@@ -361,7 +361,7 @@ def test_an_edit_in_json_goes_to_azure_as_multipart_with_the_pictures_bytes(
         ("mask", "image/png", _BYTES),
     ]
     assert _fields(call, text)["n"] == "2"
-    assert any(isinstance(segment, body.Decoded) for segment in call.body)
+    assert any(isinstance(segment, body_segments.Decoded) for segment in call.body)
     literal = sum(len(segment) for segment in call.body if isinstance(segment, bytes))
     assert literal < 2000
 
@@ -381,7 +381,9 @@ def test_an_edit_as_multipart_goes_to_azure_with_its_files_as_they_lie() -> None
         ("mask", "image/png", _BYTES),
     ]
     assert _fields(call, spool) == {"prompt": "a cat", "n": "2", "model": "drawer"}
-    assert not any(isinstance(part, body.Encoded | body.Decoded) for part in call.body)
+    assert not any(
+        isinstance(part, body_segments.Encoded | body_segments.Decoded) for part in call.body
+    )
 
 
 def test_a_markup_goes_to_azure_as_its_own_part() -> None:

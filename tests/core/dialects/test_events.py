@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from image_gateway.core import errors
-from image_gateway.core.codec import body, lifting, scan
+from image_gateway.core.codec import body_segments, json_scanner, json_skeleton
 from image_gateway.core.codec.sse import EventSplitter
 from image_gateway.core.dialects import events
 from image_gateway.core.dialects.events import Event, EventKind, ParsedEvent, ResponseReader
@@ -29,7 +29,7 @@ _SHARED = {"background": "opaque", "output_format": "png", "quality": "low", "si
 def _event(value: object, name: str | None = None) -> tuple[Event, bytes]:
     """An event as it comes, and the spool that its long strings lie in."""
     text = json.dumps(value).encode()
-    skeleton = lifting.Skeleton()
+    skeleton = json_skeleton.JsonSkeleton()
     skeleton.feed(text)
     return Event(name, skeleton.close(), skeleton.lifted), text
 
@@ -76,7 +76,14 @@ def test_an_event_does_not_show_what_it_holds() -> None:
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [("x", "x"), ("", ""), (lifting.mark(0), None), (5, None), (None, None), ([], None)],
+    [
+        ("x", "x"),
+        ("", ""),
+        (json_skeleton.placeholder(0), None),
+        (5, None),
+        (None, None),
+        ([], None),
+    ],
 )
 def test_a_text_is_one_that_is_really_here(value: object, expected: str | None) -> None:
     assert events.text(value) == expected
@@ -277,12 +284,12 @@ _FIELDS = st.dictionaries(
 def test_any_failure_has_a_status_of_an_error_and_plain_words(fields: dict[str, Any]) -> None:
     try:
         event, _ = _event(fields)
-    except scan.ScanError:
+    except json_scanner.ScanError:
         return  # NUL first
     found = events.failure(event.fields())
     assert 400 <= found.status < 600
     for words in (found.error.message, found.error.code, found.error.type, found.error.param):
-        assert words is None or not lifting.is_marked(words)
+        assert words is None or not json_skeleton.is_placeholder(words)
 
 
 # -- the Images API's own events -------------------------------------------------------------
@@ -383,7 +390,7 @@ def test_what_a_picture_does_not_say_is_null_or_absent(missing: str, value: obje
     assert found.picture["b64_json"] == _PNG
     if missing == "revised_prompt":
         # It may be as long as it likes: it goes on with the picture.
-        expected = lifting.mark(0) if isinstance(value, str) else None
+        expected = json_skeleton.placeholder(0) if isinstance(value, str) else None
         assert found.picture.get(missing) == expected
     else:
         assert found.picture[missing] is None
@@ -463,7 +470,7 @@ def test_a_refusal_s_words_are_cut_and_never_a_mark() -> None:
     [_, found] = _reads({"type": "response.refusal.done", "refusal": "x" * 3000}, _completed())
     assert found.error.message == "x" * 2000
     [_, found] = _reads({"type": "response.refusal.done", "refusal": "x" * 5000}, _completed())
-    assert not lifting.is_marked(found.error.message or "")
+    assert not json_skeleton.is_placeholder(found.error.message or "")
 
 
 def test_an_end_without_a_picture_and_without_words_is_an_end() -> None:
@@ -563,7 +570,7 @@ def test_a_picture_goes_on_as_an_event_of_the_images_api(
     fields = {**found.picture, "created_at": 5, "usage": dict(_TOKENS)}
     made = events.frame(endpoint, kind, fields, event.lifted)
     text = play(made, spool)
-    assert body.length(made) == len(text)
+    assert body_segments.length(made) == len(text)
     assert _read_frame(text) == (
         name,
         {"type": name, **_PICTURE, "b64_json": picture, "created_at": 5, "usage": _TOKENS},

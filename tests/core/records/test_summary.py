@@ -268,11 +268,11 @@ def test_what_may_be_billed_is_counted_though_nothing_came_of_it() -> None:
 
 @given(odd_records())
 def test_a_call_that_is_charged_nothing_though_it_was_paid_for_shows_with_its_key(
-    odd: dict[str, Any],
+    non_base64: dict[str, Any],
 ) -> None:
     """The same call and the same tokens as the charges go by."""
-    charge = charges.of(odd)
-    [found] = used(odd).values() or [asdict(KeyUsage())]
+    charge = charges.of(non_base64)
+    [found] = used(non_base64).values() or [asdict(KeyUsage())]
     assert found["without_usage"] == (charge is Uncharged.WITHOUT_USAGE)
     if isinstance(charge, Charge):
         assert found["total_tokens"] == charge.tokens

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from image_gateway.core.codec import lifting, multipart
+from image_gateway.core.codec import json_skeleton, multipart
 from image_gateway.core.errors import Refusal
 from image_gateway.core.request import forms, request
 from image_gateway.core.request.forms import Given
@@ -220,7 +220,7 @@ def test_image_and_image_with_brackets_keep_their_order_and_their_names(
     assert [play(image.data or (), laid_down) for image in made.images] == pictures
     assert (made.prompt, made.model, made.parameters) == ("a cat", _NEWEST, {"n": 2})
     for image, picture in zip(made.images, pictures, strict=True):
-        number = lifting.lifted_number(image.text)
+        number = json_skeleton.placeholder_number(image.text)
         assert number is not None
         url = b"data:image/png;base64," + base64.b64encode(picture)
         assert play(made.texts[number], laid_down) == url

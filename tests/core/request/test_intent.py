@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from image_gateway.core.codec import lifting, scan
+from image_gateway.core.codec import json_scanner, json_skeleton
 from image_gateway.core.errors import Refusal
 from image_gateway.core.request import intent
 from image_gateway.core.request.intent import IntentRequest, SignReader
@@ -328,7 +328,7 @@ def test_every_model_that_is_named_is_noted_in_order() -> None:
 def test_half_a_surrogate_pair_hides_nothing_behind_it(before: bytes) -> None:
     """RFC 8259 allows it and JavaScript and Python read it, so a text API may, too."""
     reader = SignReader()
-    with contextlib.suppress(scan.ScanError):
+    with contextlib.suppress(json_scanner.ScanError):
         reader.feed(b'{%b,"tools":[{"type":"image_generation"}]}' % before)
     assert reader.signs.show_intent({})
 
@@ -343,7 +343,7 @@ def test_a_byte_order_mark_hides_nothing() -> None:
 
 def test_what_was_shown_before_the_text_broke_counts() -> None:
     reader = SignReader()
-    with pytest.raises(scan.ScanError):
+    with pytest.raises(json_scanner.ScanError):
         reader.feed(b'{"tools":[{"type":"image_generation"}]}}}')
     assert reader.signs.show_intent({})
 
@@ -358,7 +358,7 @@ def test_what_was_shown_before_the_text_broke_counts() -> None:
 @example(pieces=[b'{"a"', b"}", b"}"])
 def test_bytes_that_are_no_json_raise_a_scan_error_or_nothing(pieces: list[bytes]) -> None:
     reader = SignReader()
-    with contextlib.suppress(scan.ScanError):
+    with contextlib.suppress(json_scanner.ScanError):
         for piece in pieces:
             reader.feed(piece)
     reader.signs.show_intent({})
@@ -372,27 +372,27 @@ def test_json_that_was_damaged_anywhere_raises_a_scan_error_or_nothing(
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(text)))
         text[at : at + data.draw(st.integers(0, 1))] = data.draw(st.binary(max_size=2))
-    with contextlib.suppress(scan.ScanError):
+    with contextlib.suppress(json_scanner.ScanError):
         read(data.draw(split(bytes(text))))
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        b"[" * (scan.TEXT.depth + 1),
-        b'{"a":' * (scan.TEXT.depth + 1),
-        b"[" + b"1," * scan.TEXT.tokens,
-        b'{"' + b"k" * (scan.TEXT.key_bytes + 1),
+        b"[" * (json_scanner.TEXT.depth + 1),
+        b'{"a":' * (json_scanner.TEXT.depth + 1),
+        b"[" + b"1," * json_scanner.TEXT.tokens,
+        b'{"' + b"k" * (json_scanner.TEXT.key_bytes + 1),
     ],
     ids=["depth", "depth of objects", "tokens", "key"],
 )
 def test_a_body_beyond_all_measure_says_so(text: bytes) -> None:
-    with pytest.raises(scan.ScanLimitError):
+    with pytest.raises(json_scanner.ScanLimitError):
         read([text])
 
 
 def test_a_body_at_its_limits_is_read() -> None:
-    limits = scan.TEXT
+    limits = json_scanner.TEXT
     deep = b"[" * (limits.depth - 1) + b"]" * (limits.depth - 1)
     key = b"k" * limits.key_bytes
     assert shows(b'{"metadata":%b,"%b":1,"model":"gpt-image-2"}' % (deep, key[:2000]))
@@ -470,7 +470,7 @@ def parse(
 ) -> tuple[IntentRequest, bytes]:
     """An intent, the whole way from its bytes, and these."""
     text = value if isinstance(value, bytes) else json.dumps(value).encode()
-    skeleton = lifting.Skeleton(limits=scan.CONVERSATION)
+    skeleton = json_skeleton.JsonSkeleton(limits=json_scanner.CONVERSATION)
     skeleton.feed(text)
     body = skeleton.close()
     return intent.parse(body, skeleton.lifted, model_map or {}, default), text

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from image_gateway.core.codec import body, lifting, multipart
-from image_gateway.core.codec.body import Decoded, Encoded, Span
+from image_gateway.core.codec import body_segments, json_skeleton, multipart
+from image_gateway.core.codec.body_segments import Decoded, Encoded, Span
 from image_gateway.core.errors import Refusal
 from image_gateway.core.request import pictures
 from image_gateway.core.request.pictures import Image
@@ -71,7 +71,7 @@ def test_a_data_url_is_its_bytes_however_it_is_written_and_cut(
     image = _from_json(text, draw.draw(split(text)))
     assert image.data is not None
     assert play(image.data, text) == written
-    assert image.size == body.length(image.data) == len(written)
+    assert image.size == body_segments.length(image.data) == len(written)
     assert image.type == kind  # what the bytes show, not what was declared
 
 
@@ -179,7 +179,7 @@ def test_a_lifted_picture_is_a_span_that_is_decoded_on_its_way(pad: str) -> None
     image = _from_json(text)
     place = Span(2 + 22, 2 + 22 + 8000)
     assert image.data == (Decoded(place, 6000 - len(pad)),)
-    assert image.text == lifting.mark(0)
+    assert image.text == json_skeleton.placeholder(0)
 
 
 @pytest.mark.parametrize(
@@ -225,9 +225,11 @@ def test_a_part_is_its_data_url_of_exactly_the_announced_length(
     spool = b"before!" + data + b"after"
     url = f"data:{kind};base64,".encode() + base64.b64encode(data)
     assert play(text, spool) == url
-    assert body.length(text) == len(url)
+    assert body_segments.length(text) == len(url)
     assert text[1] == Encoded(Span(7, 7 + len(data)))
-    assert image == Image("image", lifting.mark(3), (Span(7, 7 + len(data)),), kind, len(data))
+    assert image == Image(
+        "image", json_skeleton.placeholder(3), (Span(7, 7 + len(data)),), kind, len(data)
+    )
     assert image.data is not None
     assert play(image.data, spool) == data
 

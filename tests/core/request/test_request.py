@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from image_gateway.core.codec import body as bodies
-from image_gateway.core.codec import lifting, scan
+from image_gateway.core.codec import body_segments as bodies
+from image_gateway.core.codec import json_scanner, json_skeleton
 from image_gateway.core.errors import Refusal
 from image_gateway.core.request import forms, request
 from image_gateway.core.request.models import Endpoint
@@ -871,9 +871,9 @@ def test_pictures_are_no_parameters() -> None:
     assert made.parameters == {"n": 2}
 
 
-def _lifted(length: int) -> tuple[str, list[lifting.Lifted]]:
+def _lifted(length: int) -> tuple[str, list[json_skeleton.LiftedString]]:
     head, tail = b"data:image/png;base64,".ljust(64, b"A"), b"A" * 24
-    return "\x000", [lifting.Lifted(10, 10 + length, head, tail, length, odd=3)]
+    return "\x000", [json_skeleton.LiftedString(10, 10 + length, head, tail, length, non_base64=3)]
 
 
 def test_a_picture_may_have_20971520_characters_and_no_more() -> None:
@@ -921,13 +921,13 @@ def test_any_body_is_a_sane_request_or_a_refusal_of_a_client_s_mistake(
         full = {"images": [PNG], **full}
     text = json.dumps(full).encode()
     forward = rules(forward_parameters=frozenset({"seed"}))
-    refused: Refusal | scan.ScanError | None = None
+    refused: Refusal | json_scanner.ScanError | None = None
     try:
         found = forms.from_json(*read(text), takes_pictures=endpoint == E)
         made = request.parse(endpoint, found, forward)
-    except (scan.ScanError, Refusal) as error:
+    except (json_scanner.ScanError, Refusal) as error:
         refused = error
-    if isinstance(refused, scan.ScanError):
+    if isinstance(refused, json_scanner.ScanError):
         assert b"\\u0000" in text
     elif refused is not None:
         assert refused.spec.status == 400

@@ -10,7 +10,7 @@ import h11
 import orjson
 import pytest
 
-from image_gateway.core.codec.body import Span
+from image_gateway.core.codec.body_segments import Span
 from image_gateway.edge.client import listener as listener_module
 from image_gateway.edge.client.downstream import ClientLeftError, ClientLimits, Downstream
 from image_gateway.edge.client.event_stream import EventStream

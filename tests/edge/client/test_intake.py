@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from image_gateway.core.codec import body
-from image_gateway.core.codec.body import Span
+from image_gateway.core.codec import body_segments
+from image_gateway.core.codec.body_segments import Span
 from image_gateway.core.codec.multipart import PartLimits
 from image_gateway.core.errors import Refusal
 from image_gateway.edge.client.intake import Intake, JsonIntake, PartsIntake
@@ -63,7 +63,7 @@ async def laid_down(spool: Spool) -> bytes:
     return b"".join([piece async for piece in spool.play((Span(0, spool.size),))])
 
 
-async def joined(spool: Spool, segments: body.Body) -> bytes:
+async def joined(spool: Spool, segments: body_segments.Body) -> bytes:
     return b"".join([piece async for piece in spool.play(segments)])
 
 
@@ -123,7 +123,7 @@ async def test_of_multipart_the_files_alone_are_laid_down_in_their_order(
         for text, expected in zip(given.texts, [files[0], mask, *files[1:]], strict=True):
             url = b"data:image/png;base64," + base64.b64encode(expected)
             assert await joined(spool, text) == url
-            assert body.length(text) == len(url)
+            assert body_segments.length(text) == len(url)
     assert nothing_is_left(spools)
 
 

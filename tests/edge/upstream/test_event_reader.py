@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from image_gateway.core.codec import lifting
-from image_gateway.core.codec.body import Span
+from image_gateway.core.codec import json_skeleton
+from image_gateway.core.codec.body_segments import Span
 from image_gateway.core.dialects.events import Event
 from image_gateway.edge.spool import MEMORY_BYTES, ByteBudget, Spool, Spools
 from image_gateway.edge.upstream import event_reader as event_reader_module
@@ -221,7 +221,7 @@ async def test_events_arrive_the_same_however_the_bytes_come(
     ]
     assert found[0].event.fields()["b"] == "ä🐈"
     assert found[4].event.value is None
-    assert found[5].event.fields()["b64_json"] == lifting.mark(0)
+    assert found[5].event.fields()["b64_json"] == json_skeleton.placeholder(0)
     for read in (found[2], found[5]):
         [lifted] = read.event.lifted
         text_of_data = expected[found.index(read)].text()
@@ -569,7 +569,7 @@ async def test_a_large_event_lies_on_disk_and_memory_stays_small(
             assert memory.most <= MEMORY_BYTES + MIB // 2
             assert spooled.event.fields() == {
                 "type": "large",
-                "b64_json": lifting.mark(0),
+                "b64_json": json_skeleton.placeholder(0),
                 "n": 1,
             }
             [lifted] = spooled.event.lifted

@@ -16,7 +16,7 @@ import pytest
 from aiohttp.client_reqrep import ConnectionKey
 from aioresponses import aioresponses
 
-from image_gateway.core.codec.body import Span
+from image_gateway.core.codec.body_segments import Span
 from image_gateway.core.dialects import UpstreamRequest
 from image_gateway.core.model import Proxy, Secret
 from image_gateway.edge.spool import Spool

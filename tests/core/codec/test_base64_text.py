@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from image_gateway.core.codec import encoding
+from image_gateway.core.codec import base64_text
 from tests.core.builders import split
 
 _SPELLINGS = {
@@ -39,7 +39,7 @@ _BYTES = st.one_of(
 
 
 def _decoded(pieces: list[bytes]) -> bytes:
-    decoder = encoding.Base64Decoder()
+    decoder = base64_text.Base64Decoder()
     return b"".join([decoder.feed(piece) for piece in pieces]) + decoder.close()
 
 
@@ -61,13 +61,13 @@ def test_base64_without_its_escapes_is_what_a_json_parser_reads(
     data: bytes, draw: st.DataObject
 ) -> None:
     text = draw.draw(_written(data))
-    assert encoding.unescape(text) == json.loads(b'"' + text + b'"').encode()
-    assert encoding.unescape(encoding.unescape(text)) == encoding.unescape(text)
+    assert base64_text.unescape(text) == json.loads(b'"' + text + b'"').encode()
+    assert base64_text.unescape(base64_text.unescape(text)) == base64_text.unescape(text)
 
 
 @pytest.mark.parametrize("escape", [b"\\u0041", b"\\n", b"\\u00e9", b"\\u002", b"\\x2f", b"\\"])
 def test_no_other_escape_is_base64_s(escape: bytes) -> None:
-    assert encoding.unescape(b"AA" + escape) == b"AA" + escape
+    assert base64_text.unescape(b"AA" + escape) == b"AA" + escape
     for border in range(len(escape) + 1):
         with pytest.raises(ValueError):
             _decoded([b"AAAA" + escape[:border], escape[border:] + b"AAAA"])
@@ -91,16 +91,16 @@ def test_what_is_decoded_is_what_was_written_or_an_error_of_value(
         made = _decoded(draw.draw(split(text)))
     except ValueError:
         return
-    plain = encoding.unescape(text)
+    plain = base64_text.unescape(text)
     assert made == base64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
 
 
 def test_a_decoder_holds_next_to_nothing() -> None:
-    decoder = encoding.Base64Decoder()
+    decoder = base64_text.Base64Decoder()
     for _ in range(64):
         decoder.feed(b"A" * 65_537)
         held = repr(decoder)
-        assert held in {f"<Decoder holding {count} bytes>" for count in range(4)}
+        assert held in {f"<Base64Decoder holding {count} bytes>" for count in range(4)}
     decoder.feed(b"\\u002")
     assert "holding" in repr(decoder)
 
@@ -112,8 +112,8 @@ def test_a_decoder_holds_next_to_nothing() -> None:
 def test_a_size_is_that_of_the_bytes_with_and_without_padding(count: int) -> None:
     text = base64.b64encode(bytes(count))
     bare = text.rstrip(b"=")
-    assert encoding.decoded_size(len(text), len(text) - len(bare)) == count
-    assert encoding.decoded_size(len(bare), 0) == count
+    assert base64_text.decoded_size(len(text), len(text) - len(bare)) == count
+    assert base64_text.decoded_size(len(bare), 0) == count
 
 
 @given(st.integers(0, 40), st.integers(0, 2))
@@ -122,7 +122,7 @@ def test_there_is_a_size_exactly_where_there_is_such_base64(plain: int, padding:
     size: int | None = None
     if re.fullmatch(rb"(?:A{4})*(?:AA(?:==)?|AAA=?)?", text):
         size = len(base64.b64decode(text.rstrip(b"=") + b"=" * (-plain % 4)))
-    assert encoding.decoded_size(len(text), padding) == size
+    assert base64_text.decoded_size(len(text), padding) == size
 
 
 # -- what first bytes show -------------------------------------------------------------------
@@ -147,7 +147,7 @@ _SHOWN: list[tuple[bytes, str | None]] = [
 
 @pytest.mark.parametrize(("first", "kind"), _SHOWN)
 def test_the_first_bytes_tell_the_type(first: bytes, kind: str | None) -> None:
-    assert encoding.image_type(first) == kind
+    assert base64_text.image_type(first) == kind
 
 
 @given(st.sampled_from(_SHOWN), st.binary(min_size=24, max_size=40), st.data())
@@ -156,8 +156,8 @@ def test_base64_tells_the_type_that_its_bytes_tell(
 ) -> None:
     first = (shown[0] + tail)[:24]
     text = draw.draw(_written(shown[0] + tail))
-    assert encoding.image_type_of_base64(text) == encoding.image_type(first)
-    assert encoding.shows_type(text)
+    assert base64_text.image_type_of_base64(text) == base64_text.image_type(first)
+    assert base64_text.shows_type(text)
 
 
 @given(st.sampled_from(_SHOWN), st.binary(min_size=24, max_size=40), st.data())
@@ -165,25 +165,25 @@ def test_what_is_seen_once_enough_is_here_does_not_depend_on_where_it_was_cut(
     shown: tuple[bytes, str | None], tail: bytes, draw: st.DataObject
 ) -> None:
     text = draw.draw(_written(shown[0] + tail))
-    whole = encoding.image_type_of_base64(text)
+    whole = base64_text.image_type_of_base64(text)
     for stop in range(len(text) + 1):
-        if encoding.shows_type(text[:stop]):
-            assert encoding.image_type_of_base64(text[:stop]) == whole
+        if base64_text.shows_type(text[:stop]):
+            assert base64_text.image_type_of_base64(text[:stop]) == whole
 
 
 @pytest.mark.parametrize("count", [0, 31, 32, 33])
 def test_32_characters_are_enough_however_they_are_written(count: int) -> None:
     for character in (b"A", b"\\/", b"\\u002b", b"\\u002F"):
-        assert encoding.shows_type(character * count) is (count >= 32)
+        assert base64_text.shows_type(character * count) is (count >= 32)
 
 
 @pytest.mark.parametrize("text", [b"", b"QUJDREVGRw==", b"!!!", b"Q", b"AAA!", b"A===", b"\\u00"])
 def test_what_shows_nothing_known_has_no_type(text: bytes) -> None:
-    assert encoding.image_type_of_base64(text) is None
+    assert base64_text.image_type_of_base64(text) is None
 
 
 @given(st.one_of(st.binary(max_size=80), st.text("\\u0/A=", max_size=80).map(str.encode)))
 def test_any_bytes_can_be_looked_at(text: bytes) -> None:
-    found: Any = encoding.image_type_of_base64(text)
+    found: Any = base64_text.image_type_of_base64(text)
     assert found is None or found.startswith("image/")
-    assert encoding.shows_type(text) in {True, False}
+    assert base64_text.shows_type(text) in {True, False}

@@ -7,12 +7,13 @@ refuses to know what the text means.  Three rules:
 - Nothing is held but the current key and a stack of ``ScanLimits.depth`` places, so a picture of
   100 MB costs what one chunk costs.  A long string is passed over with ``bytes.find``; a regular
   expression is used only for pieces that hold a backslash (alone 0.7 s for 64 MiB of ``\"``).
-- Whether the text is well formed is decided elsewhere: ``lifting`` takes long strings out and gives
+- Whether the text is well formed is decided elsewhere: ``json_skeleton`` takes long strings out and
+gives
   the rest, which is small, to a strict parser.
 
-On top of it stand ``lifting``, which reads a body without holding its pictures, ``data_urls``,
-which turns ``b64_json`` into ``url`` while an answer streams, and ``intent``, which looks for a few
-names.
+On top of it stand ``json_skeleton``, which reads a body without holding its pictures,
+``data_urls``, which turns ``b64_json`` into ``url`` while an answer streams, and ``intent``, which
+looks for a few names.
 """
 
 import re

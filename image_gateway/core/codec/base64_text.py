@@ -40,7 +40,8 @@ def unescape(text: bytes) -> bytes:
 class Base64Decoder:
     """Base64 of a JSON text to bytes, for pieces of any size.
 
-    For text that was checked before (``lifting.Lifted.odd``); padding may be left out.
+    For text that was checked before (``json_skeleton.LiftedString.non_base64``); padding may be
+    left out.
     """
 
     def __init__(self) -> None:

@@ -1,8 +1,8 @@
 """JSON without its long strings: what is left is small and parsed, what was long stays where it is.
 
-A lifted string is replaced by a mark: NUL and its number.  A mark cannot be forged, and becomes the
-string again wherever a body is made of what was parsed (``body.from_json``), so that no picture is
-ever held.
+A lifted string is replaced by a placeholder: NUL and its number.  A placeholder cannot be forged,
+and becomes the string again wherever a body is made of what was parsed
+(``body_segments.from_json``), so that no picture is ever held.
 """
 
 import re
@@ -12,19 +12,19 @@ from typing import Final
 
 import orjson
 
-from image_gateway.core.codec import encoding, scan
+from image_gateway.core.codec import base64_text, json_scanner
 
 LIFT_BYTES: Final = 4096
 """Value strings longer than this are lifted out.  Holds any URL a person would write."""
 
 
 @dataclass(frozen=True, slots=True)
-class Lifted:
+class LiftedString:
     """A long string that stays where it is: bytes ``start`` to ``stop`` of the text, still escaped.
 
     ``head`` and ``tail`` hold its first and last bytes, enough to tell a data URL from an address
-    and to see its padding.  ``characters`` counts it without its escapes, and ``odd`` those that
-    are none of base64's alphabet; both are known only where the skeleton is strict.
+    and to see its padding.  ``characters`` counts it without its escapes, and ``non_base64`` those
+    that are none of base64's alphabet; both are known only where the skeleton is strict.
     """
 
     start: int
@@ -32,7 +32,7 @@ class Lifted:
     head: bytes
     tail: bytes = b""
     characters: int = 0
-    odd: int = 0
+    non_base64: int = 0
 
     @property
     def length(self) -> int:
@@ -40,7 +40,7 @@ class Lifted:
         return self.stop - self.start
 
     def __repr__(self) -> str:
-        return f"<Lifted {self.start}..{self.stop}>"
+        return f"<LiftedString {self.start}..{self.stop}>"
 
 
 _CONTROL_FREE: Final = bytes(range(0x20, 0x100))
@@ -54,32 +54,33 @@ _ESCAPE: Final = re.compile(
 _PARTIAL_ESCAPE: Final = re.compile(
     rb"\\(?:u[0-9a-fA-F]{0,3}|u[dD][89abAB][0-9a-fA-F]{2}(?:\\(?:u[0-9a-fA-F]{0,3})?)?)?"
 )
-_MARK: Final = "\0"
-_MARK_TEXT: Final = b"\\u0000"
-# A quote behind a backslash is within a text, and one before a colon ends a key: neither is a mark.
-_MARKED: Final = re.compile(rb'(?<!\\)"\\u0000(\d+)"(?!:)')
+_PLACEHOLDER: Final = "\0"
+_PLACEHOLDER_TEXT: Final = b"\\u0000"
+# A quote behind a backslash is within a text, and one before a colon ends a key: neither is a
+# placeholder.
+_PLACEHOLDERS: Final = re.compile(rb'(?<!\\)"\\u0000(\d+)"(?!:)')
 
 
-class Skeleton:
+class JsonSkeleton:
     """Reads JSON text in chunks and keeps all of it but the long strings.
 
-    A lifted string is replaced by a mark: NUL and its number in ``lifted``.  No other value string
-    of the text may begin with NUL, so a mark cannot be forged.  Strings at a path for which
-    ``keep`` holds stay in the skeleton up to ``keep_bytes``; use it for a text that must be read.
-    ``strict`` looks for broken escapes and control characters in lifted strings, too; that costs
-    half of what passing a picture on costs, and is for what goes into a body of ours.
+    A lifted string is replaced by a placeholder: NUL and its number in ``lifted``.  No other value
+    string of the text may begin with NUL, so a placeholder cannot be forged.  Strings at a path for
+    which ``keep`` holds stay in the skeleton up to ``keep_bytes``; use it for a text that must be
+    read. ``strict`` looks for broken escapes and control characters in lifted strings, too; that
+    costs half of what passing a picture on costs, and is for what goes into a body of ours.
     """
 
     def __init__(
         self,
-        keep: Callable[[scan.Path], bool] = lambda _: False,
+        keep: Callable[[json_scanner.Path], bool] = lambda _: False,
         keep_bytes: int = LIFT_BYTES,
         *,
-        limits: scan.ScanLimits = scan.IMAGES,
+        limits: json_scanner.ScanLimits = json_scanner.IMAGES,
         strict: bool = True,
     ) -> None:
-        self.lifted: list[Lifted] = []
-        self._scanner = scan.Scanner(self, limits)
+        self.lifted: list[LiftedString] = []
+        self._scanner = json_scanner.Scanner(self, limits)
         self._most = limits.skeleton_bytes
         self._keep = keep
         self._strict = strict
@@ -92,10 +93,10 @@ class Skeleton:
         self._limit = LIFT_BYTES
         self._tail = b""
         self._characters = 0
-        self._odd = 0
+        self._non_base64 = 0
 
     def __repr__(self) -> str:
-        return f"<Skeleton of {len(self._out)} bytes, {len(self.lifted)} lifted>"
+        return f"<JsonSkeleton of {len(self._out)} bytes, {len(self.lifted)} lifted>"
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes of the text; raises ``ScanError``."""
@@ -108,21 +109,21 @@ class Skeleton:
         as U+FFFD; for what has been paid for and must not be lost to it.
         """
         try:
-            return scan.read_mended(self._out) if mend else orjson.loads(self._out)
+            return json_scanner.read_mended(self._out) if mend else orjson.loads(self._out)
         except orjson.JSONDecodeError:
-            raise scan.ScanError("The body is not valid JSON.") from None
+            raise json_scanner.ScanError("The body is not valid JSON.") from None
 
     def structure(self, data: bytes) -> None:
         self._put(data)
 
     def key(self, data: bytes) -> None:
-        if data.startswith(b'"' + _MARK_TEXT):
-            raise scan.ScanError("A key in the JSON begins with a NUL character.")
+        if data.startswith(b'"' + _PLACEHOLDER_TEXT):
+            raise json_scanner.ScanError("A key in the JSON begins with a NUL character.")
         self._put(data)
 
     def text_start(self, offset: int) -> None:
         self._start = offset
-        self._length = self._characters = self._odd = 0
+        self._length = self._characters = self._non_base64 = 0
         self._tail = b""
         self._limit = self._keep_bytes if self._keep(self._scanner.path()) else LIFT_BYTES
 
@@ -147,45 +148,45 @@ class Skeleton:
         part = self._carry + part
         self._carry = b""
         # One pass for all questions: of a picture next to nothing is left.
-        odd = part.translate(None, encoding.ALPHABET)
-        if odd.translate(None, _CONTROL_FREE):
-            raise scan.ScanError("A string in the JSON holds a control character.")
-        if b"\\" in odd:
+        non_base64 = part.translate(None, base64_text.ALPHABET)
+        if non_base64.translate(None, _CONTROL_FREE):
+            raise json_scanner.ScanError("A string in the JSON holds a control character.")
+        if b"\\" in non_base64:
             plain = _ESCAPE.sub(b" ", part)
             broken = plain.find(b"\\")
             if broken >= 0:
                 # An escape may go on in the next piece.
                 if not _PARTIAL_ESCAPE.fullmatch(plain, broken):
-                    raise scan.ScanError("A string in the JSON holds a broken escape.")
+                    raise json_scanner.ScanError("A string in the JSON holds a broken escape.")
                 self._carry = plain[broken:]
                 plain = plain[:broken]
                 part = part[: len(part) - len(self._carry)]
             self._characters += len(plain)
             # An escaped backslash is odd, and would hide where the next escape begins.
             shown = part.replace(b"\\\\", b"\0")
-            odd = encoding.unescape(shown).translate(None, encoding.ALPHABET)
+            non_base64 = base64_text.unescape(shown).translate(None, base64_text.ALPHABET)
         else:
             self._characters += len(part)
-        self._odd += len(odd)
+        self._non_base64 += len(non_base64)
 
     def text_stop(self) -> None:
         if self._length > self._limit:
             if self._carry:
-                raise scan.ScanError("A string in the JSON holds a broken escape.")
+                raise json_scanner.ScanError("A string in the JSON holds a broken escape.")
             stop = self._start + self._length
             self.lifted.append(
-                Lifted(
+                LiftedString(
                     self._start,
                     stop,
                     bytes(self._text),
                     self._tail,
                     self._characters,
-                    self._odd,
+                    self._non_base64,
                 )
             )
-            self._put(_MARK_TEXT + b"%d" % (len(self.lifted) - 1))
-        elif self._text.startswith(_MARK_TEXT):
-            raise scan.ScanError("A string in the JSON begins with a NUL character.")
+            self._put(_PLACEHOLDER_TEXT + b"%d" % (len(self.lifted) - 1))
+        elif self._text.startswith(_PLACEHOLDER_TEXT):
+            raise json_scanner.ScanError("A string in the JSON begins with a NUL character.")
         else:
             self._put(bytes(self._text))
         self._text.clear()
@@ -193,41 +194,41 @@ class Skeleton:
     def _put(self, data: bytes) -> None:
         self._out += data
         if len(self._out) > self._most:
-            raise scan.ScanLimitError(
+            raise json_scanner.ScanLimitError(
                 f"The JSON holds more than {self._most // 1024} KiB beside its long texts."
             )
 
 
-def mark(number: int) -> str:
+def placeholder(number: int) -> str:
     """What stands in a skeleton for the lifted string of that number."""
-    return f"{_MARK}{number}"
+    return f"{_PLACEHOLDER}{number}"
 
 
-def is_marked(value: str) -> bool:
-    """Whether a text begins as marks do."""
-    return value.startswith(_MARK)
+def is_placeholder(value: str) -> bool:
+    """Whether a text begins as placeholders do."""
+    return value.startswith(_PLACEHOLDER)
 
 
-def holds_mark(value: object) -> bool:
-    """Whether a mark stands anywhere in a skeleton."""
+def contains_placeholder(value: object) -> bool:
+    """Whether a placeholder stands anywhere in a skeleton."""
     if isinstance(value, dict):
-        return any(map(holds_mark, value.values()))
+        return any(map(contains_placeholder, value.values()))
     if isinstance(value, list):
-        return any(map(holds_mark, value))
-    return isinstance(value, str) and is_marked(value)
+        return any(map(contains_placeholder, value))
+    return isinstance(value, str) and is_placeholder(value)
 
 
-def lifted_number(value: str) -> int | None:
+def placeholder_number(value: str) -> int | None:
     """The number of the lifted string that ``value`` stands for, None for an ordinary string."""
-    return int(value[1:]) if is_marked(value) else None
+    return int(value[1:]) if is_placeholder(value) else None
 
 
-def split_marks(text: bytes) -> list[bytes]:
-    """JSON text cut at its marks: literal, number, literal, number, ..., literal.
+def split_placeholders(text: bytes) -> list[bytes]:
+    """JSON text cut at its placeholders: literal, number, literal, number, ..., literal.
 
-    The quotes around a mark stay with the literals.
+    The quotes around a placeholder stay with the literals.
     """
-    parts = _MARKED.split(text)
+    parts = _PLACEHOLDERS.split(text)
     for index in range(0, len(parts) - 1, 2):
         parts[index] += b'"'
         parts[index + 2] = b'"' + parts[index + 2]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from image_gateway.core.codec import lifting
+from image_gateway.core.codec import json_skeleton
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +56,13 @@ def length(body: Body) -> int:
 
 
 def from_json(value: object, texts: Sequence[Body]) -> Body:
-    """JSON text of ``value``, in which a mark (``lifting.mark``) becomes the body of that number.
+    """JSON text of ``value``, in which a placeholder (``json_skeleton.placeholder``) becomes the
+    body of that number.
 
     Such a body stands between quotes, so it holds base64, an address, or JSON text with its
     escapes as it was received.
     """
-    parts = lifting.split_marks(orjson.dumps(value))
+    parts = json_skeleton.split_placeholders(orjson.dumps(value))
     segments: list[Segment] = []
     for index, part in enumerate(parts):
         if index % 2:

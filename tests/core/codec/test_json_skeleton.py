@@ -10,14 +10,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from image_gateway.core.codec import body, lifting, scan
+from image_gateway.core.codec import body_segments, json_scanner, json_skeleton
 from image_gateway.core.dialects import events
 from tests.core.builders import play, split
 from tests.core.json_texts import BROKEN, JSON_TEXTS, LONG, WITH_NUL, texts, value_strings
 
 
-def _skeleton(chunks: Iterable[bytes], **options: Any) -> tuple[object, list[lifting.Lifted]]:
-    skeleton = lifting.Skeleton(**options)
+def _skeleton(
+    chunks: Iterable[bytes], **options: Any
+) -> tuple[object, list[json_skeleton.LiftedString]]:
+    skeleton = json_skeleton.JsonSkeleton(**options)
     for chunk in chunks:
         skeleton.feed(chunk)
     return skeleton.close(), skeleton.lifted
@@ -25,7 +27,7 @@ def _skeleton(chunks: Iterable[bytes], **options: Any) -> tuple[object, list[lif
 
 def _without_long_strings(text: bytes) -> tuple[object, list[tuple[int, int]]]:
     """The skeleton by another way: long strings found by a regular expression."""
-    spans = [(a, b) for a, b in value_strings(text) if b - a > lifting.LIFT_BYTES]
+    spans = [(a, b) for a, b in value_strings(text) if b - a > json_skeleton.LIFT_BYTES]
     out, at = b"", 0
     for number, (start, stop) in enumerate(spans):
         out += text[at:start] + b"\\u0000%d" % number
@@ -50,10 +52,10 @@ def test_a_body_made_of_a_skeleton_means_what_the_text_meant(
     text: bytes, data: st.DataObject
 ) -> None:
     value, lifted = _skeleton(data.draw(split(text)))
-    made = body.from_json(value, events.texts(lifted))
+    made = body_segments.from_json(value, events.texts(lifted))
     played = play(made, text)
     assert json.loads(played) == json.loads(text)
-    assert body.length(made) == len(played)
+    assert body_segments.length(made) == len(played)
 
 
 @given(texts(st.one_of(WITH_NUL, LONG), keys=WITH_NUL))
@@ -61,13 +63,18 @@ def test_a_body_made_of_a_skeleton_means_what_the_text_meant(
 def test_no_value_and_no_key_can_forge_a_mark(text: bytes) -> None:
     """A client's own NUL and quotes stay what they are, wherever in a string they stand."""
     value, lifted = _skeleton([text])
-    assert json.loads(play(body.from_json(value, events.texts(lifted)), text)) == json.loads(text)
+    assert json.loads(
+        play(body_segments.from_json(value, events.texts(lifted)), text)
+    ) == json.loads(text)
 
 
 def test_the_longest_string_that_stays_has_4096_bytes() -> None:
     stays, goes = b'["' + b"x" * 4096 + b'"]', b'["' + b"x" * 4097 + b'"]'
     assert _skeleton([stays]) == (["x" * 4096], [])
-    assert _skeleton([goes]) == (["\x000"], [lifting.Lifted(2, 4099, b"x" * 64, b"x" * 24, 4097)])
+    assert _skeleton([goes]) == (
+        ["\x000"],
+        [json_skeleton.LiftedString(2, 4099, b"x" * 64, b"x" * 24, 4097)],
+    )
 
 
 def test_the_limit_counts_bytes_of_text_not_characters() -> None:
@@ -97,19 +104,19 @@ def test_a_kept_path_stays_up_to_its_own_limit() -> None:
     [b'"\\u0000"', b'["\\u00000"]', b'{"a":"\\u0000xyz"}', b'["' + b"x" * 5000 + b'","\\u00000"]'],
 )
 def test_a_value_that_begins_with_nul_is_refused(text: bytes) -> None:
-    with pytest.raises(scan.ScanError, match="NUL"):
+    with pytest.raises(json_scanner.ScanError, match="NUL"):
         _skeleton([text])
 
 
 @pytest.mark.parametrize("key", [b"\\u0000", b"\\u00000", b"\\u0000x"])
 def test_a_key_that_begins_with_nul_is_refused(key: bytes) -> None:
-    with pytest.raises(scan.ScanError, match="NUL"):
+    with pytest.raises(json_scanner.ScanError, match="NUL"):
         _skeleton([b'{"' + key + b'":1}'])
     assert _skeleton([b'{"x' + key + b'":1}'])[1] == []
 
 
 def test_a_raw_nul_is_refused() -> None:
-    with pytest.raises(scan.ScanError):
+    with pytest.raises(json_scanner.ScanError):
         _skeleton([b'["\x000"]'])
 
 
@@ -134,7 +141,7 @@ def test_a_control_character_in_a_string_is_refused_wherever_it_stands(
 ) -> None:
     at = min(at, size - 1)
     text = b'["' + b"x" * at + control + b"x" * (size - at - 1) + b'"]'
-    with pytest.raises(scan.ScanError):
+    with pytest.raises(json_scanner.ScanError):
         _skeleton(data.draw(split(text)))
 
 
@@ -199,7 +206,7 @@ def test_a_lifted_string_is_as_valid_as_the_strict_parser_wants_it(
     read = True
     try:
         _skeleton(chunks)
-    except scan.ScanError:
+    except json_scanner.ScanError:
         read = inner.startswith("\\u0000") and valid
     assert read is valid
 
@@ -251,14 +258,14 @@ def _borders(data: st.DataObject, at: int, size: int) -> list[int]:
 def test_what_is_known_of_lifted_base64_is_that_of_its_characters(
     fragments: list[str], size: int, before: object, data: st.DataObject
 ) -> None:
-    filler = "x" * size + "y" * max(0, lifting.LIFT_BYTES + 1 - size)
+    filler = "x" * size + "y" * max(0, json_skeleton.LIFT_BYTES + 1 - size)
     inner = filler + "".join(fragments) if before else "".join(fragments) + filler
     text = f'["{inner}"]'.encode()
     cuts = _borders(data, len(filler) if before else 0, len(text))
     _, [lifted] = _skeleton([text[a:b] for a, b in pairwise([0, *cuts, len(text)])])
     plain = json.loads(text)[0]
     assert lifted.characters == len(plain)
-    assert lifted.odd == plain.count("=")
+    assert lifted.non_base64 == plain.count("=")
     assert inner.encode().endswith(lifted.tail)
     assert len(lifted.tail) == 24
 
@@ -273,23 +280,23 @@ def test_what_is_known_of_a_lifted_string_does_not_depend_on_how_it_came(
     _, [lifted] = _skeleton([text[a:b] for a, b in pairwise([0, *cuts, len(text)])])
     _, [whole] = _skeleton([text])
     assert (lifted.characters, lifted.tail) == (whole.characters, whole.tail)
-    assert lifted.odd == whole.odd
+    assert lifted.non_base64 == whole.non_base64
 
 
 @pytest.mark.parametrize("broken", [b"\\q", b"\\u12g", b"\\ud83d\\n", b"\\ude00", b"\\ud83dx"])
 def test_a_broken_escape_is_refused_at_the_byte_that_breaks_it(broken: bytes) -> None:
     """Wherever the chunks' border lies, and not only once the string is over."""
     for border in range(len(broken)):
-        skeleton = lifting.Skeleton()
+        skeleton = json_skeleton.JsonSkeleton()
         skeleton.feed(b'["' + b"x" * 5000 + broken[:border])
-        with pytest.raises(scan.ScanError, match="escape"):
+        with pytest.raises(json_scanner.ScanError, match="escape"):
             skeleton.feed(broken[border:])
 
 
 @pytest.mark.parametrize("end", [b"\\", b"\\u", b"\\u00", b"\\ud83d", b"\\ud83d\\ude0"])
 def test_a_lifted_string_cannot_end_within_an_escape(end: bytes) -> None:
     closing = b"" if end == b"\\" else b'"]'
-    with pytest.raises(scan.ScanError):
+    with pytest.raises(json_scanner.ScanError):
         _skeleton([b'["' + b"x" * 5000 + end + closing])
 
 
@@ -297,7 +304,9 @@ def test_a_lifted_string_cannot_end_within_an_escape(end: bytes) -> None:
 def test_space_and_what_lies_above_it_is_no_control_character(size: int) -> None:
     text = '["{}"]'.format(" \x7f\x80é" * size).encode()
     value, lifted = _skeleton([text])
-    assert json.loads(play(body.from_json(value, events.texts(lifted)), text)) == json.loads(text)
+    assert json.loads(
+        play(body_segments.from_json(value, events.texts(lifted)), text)
+    ) == json.loads(text)
 
 
 @pytest.mark.parametrize(
@@ -325,7 +334,7 @@ def test_space_and_what_lies_above_it_is_no_control_character(size: int) -> None
     ],
 )
 def test_what_is_not_one_whole_json_value_is_refused(text: bytes) -> None:
-    with pytest.raises(scan.ScanError):
+    with pytest.raises(json_scanner.ScanError):
         _skeleton([text])
 
 
@@ -336,42 +345,42 @@ def test_broken_text_ends_in_the_same_way_for_any_split_and_never_in_another_err
     def outcome(chunks: list[bytes]) -> object:
         try:
             return _skeleton(chunks)
-        except scan.ScanError:
+        except json_scanner.ScanError:
             return None
 
     assert outcome(data.draw(split(text))) == outcome([text])
 
 
 def test_a_skeleton_of_one_mebibyte_is_read_and_one_of_a_byte_more_is_not() -> None:
-    text = b"[" + b" " * (scan.IMAGES.skeleton_bytes - 2) + b"]"
+    text = b"[" + b" " * (json_scanner.IMAGES.skeleton_bytes - 2) + b"]"
     assert _skeleton([text]) == ([], [])
-    with pytest.raises(scan.ScanError, match="1024 KiB"):
+    with pytest.raises(json_scanner.ScanError, match="1024 KiB"):
         _skeleton([b" " + text])
 
 
 def test_keys_and_short_strings_count_towards_the_limit() -> None:
     filler = b'"' + b"x" * 4000 + b'",'
-    with pytest.raises(scan.ScanError, match="1024 KiB"):
+    with pytest.raises(json_scanner.ScanError, match="1024 KiB"):
         _skeleton([b"[" + filler * 263 + b"1]"])
     filler = b'"' + b"k" * 1000 + b'":1,'
-    with pytest.raises(scan.ScanError, match="1024 KiB"):
+    with pytest.raises(json_scanner.ScanError, match="1024 KiB"):
         _skeleton([b"{" + filler * 1050 + b'"z":1}'])
 
 
 def test_a_picture_of_megabytes_leaves_no_trace_in_a_skeleton() -> None:
-    skeleton = lifting.Skeleton()
+    skeleton = json_skeleton.JsonSkeleton()
     skeleton.feed(b'{"a":"')
     for _ in range(64):
         skeleton.feed(b"A" * 65_536)
     skeleton.feed(b'"}')
-    assert repr(skeleton) == "<Skeleton of 15 bytes, 1 lifted>"
+    assert repr(skeleton) == "<JsonSkeleton of 15 bytes, 1 lifted>"
     assert skeleton.close() == {"a": "\x000"}
     size = 64 * 65_536
-    assert skeleton.lifted == [lifting.Lifted(6, 6 + size, b"A" * 64, b"A" * 24, size)]
+    assert skeleton.lifted == [json_skeleton.LiftedString(6, 6 + size, b"A" * 64, b"A" * 24, size)]
 
 
 def test_a_lifted_string_does_not_show_what_it_begins_with() -> None:
-    assert repr(lifting.Lifted(3, 9, b"data:image/png")) == "<Lifted 3..9>"
+    assert repr(json_skeleton.LiftedString(3, 9, b"data:image/png")) == "<LiftedString 3..9>"
 
 
 @pytest.mark.parametrize(
@@ -379,15 +388,15 @@ def test_a_lifted_string_does_not_show_what_it_begins_with() -> None:
     [("\x000", 0), ("\x0017", 17), ("", None), ("0", None), ("a\x000", None)],
 )
 def test_only_a_mark_has_a_number(value: str, number: int | None) -> None:
-    assert lifting.lifted_number(value) == number
+    assert json_skeleton.placeholder_number(value) == number
 
 
 def test_marks_are_cut_out_with_their_quotes_left_behind() -> None:
-    assert lifting.split_marks(b'{"a":"\\u00000","b":["\\u000012"]}') == [
+    assert json_skeleton.split_placeholders(b'{"a":"\\u00000","b":["\\u000012"]}') == [
         b'{"a":"',
         b"0",
         b'","b":["',
         b"12",
         b'"]}',
     ]
-    assert lifting.split_marks(b'{"a":1}') == [b'{"a":1}']
+    assert json_skeleton.split_placeholders(b'{"a":1}') == [b'{"a":1}']

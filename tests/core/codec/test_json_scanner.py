@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from image_gateway.core.codec import scan
+from image_gateway.core.codec import json_scanner
 from tests.core.builders import split
 from tests.core.json_texts import BROKEN, JSON_TEXTS, value_strings
 
@@ -16,9 +16,9 @@ class _Events:
     """A sink that writes down what it is told, neighbouring pieces of one kind joined."""
 
     def __init__(self) -> None:
-        self.scanner = scan.Scanner(self)
+        self.scanner = json_scanner.Scanner(self)
         self.events: list[tuple[str, bytes]] = []
-        self.texts: list[tuple[scan.Path, int, bytes]] = []
+        self.texts: list[tuple[json_scanner.Path, int, bytes]] = []
 
     def structure(self, data: bytes) -> None:
         self._add("structure", data)
@@ -80,7 +80,7 @@ def _outcome(chunks: Iterable[bytes]) -> tuple[list[tuple[str, bytes]], str | No
     try:
         for chunk in chunks:
             events.scanner.feed(chunk)
-    except scan.ScanError as error:
+    except json_scanner.ScanError as error:
         return [], str(error)
     return events.events, None
 
@@ -170,9 +170,9 @@ def test_an_escape_in_a_key_may_lie_on_any_border(inner: bytes) -> None:
 
 def test_containers_may_be_64_deep_and_no_deeper() -> None:
     for opening in (b"[", b'{"a":'):
-        assert _scan([opening * scan.IMAGES.depth]).texts == []
-        with pytest.raises(scan.ScanError, match="deeper than 64"):
-            _scan([opening * (scan.IMAGES.depth + 1)])
+        assert _scan([opening * json_scanner.IMAGES.depth]).texts == []
+        with pytest.raises(json_scanner.ScanError, match="deeper than 64"):
+            _scan([opening * (json_scanner.IMAGES.depth + 1)])
 
 
 @pytest.mark.parametrize("step", [1000, 10**6])
@@ -186,10 +186,10 @@ def test_values_and_brackets_may_be_20000_and_no_more(item: bytes, step: int) ->
         text = opening + item * (count // tokens) + b"," * (count % tokens)
         return [text[at : at + step] for at in range(0, len(text), step)]
 
-    chunks = pieces(scan.IMAGES.tokens - 1)
+    chunks = pieces(json_scanner.IMAGES.tokens - 1)
     assert _scan(chunks).bytes() == b"".join(chunks)
-    with pytest.raises(scan.ScanError, match="more than 20000"):
-        _scan(pieces(scan.IMAGES.tokens))
+    with pytest.raises(json_scanner.ScanError, match="more than 20000"):
+        _scan(pieces(json_scanner.IMAGES.tokens))
 
 
 def test_what_stands_within_a_string_is_not_counted() -> None:
@@ -203,7 +203,7 @@ def test_closed_containers_do_not_count_as_depth() -> None:
 
 @pytest.mark.parametrize("text", [b"]", b"}", b"[]]", b'{"a":1}}', b"[[]]]"])
 def test_closing_more_than_was_opened_is_an_error(text: bytes) -> None:
-    with pytest.raises(scan.ScanError, match="closes more"):
+    with pytest.raises(json_scanner.ScanError, match="closes more"):
         _scan([text])
 
 
@@ -213,21 +213,23 @@ def test_a_key_may_have_1024_bytes_and_no_more(step: int) -> None:
         text = b'{"' + b"k" * size + b'":1}'
         return [text[at : at + step] for at in range(0, len(text), step)]
 
-    assert _scan(pieces(scan.IMAGES.key_bytes)).bytes() == b"".join(pieces(scan.IMAGES.key_bytes))
-    with pytest.raises(scan.ScanError, match="longer than 1024 bytes"):
-        _scan(pieces(scan.IMAGES.key_bytes + 1))
+    assert _scan(pieces(json_scanner.IMAGES.key_bytes)).bytes() == b"".join(
+        pieces(json_scanner.IMAGES.key_bytes)
+    )
+    with pytest.raises(json_scanner.ScanError, match="longer than 1024 bytes"):
+        _scan(pieces(json_scanner.IMAGES.key_bytes + 1))
 
 
 def test_a_key_that_never_ends_is_refused_while_it_comes() -> None:
     events = _Events()
     events.scanner.feed(b'{"' + b"k" * 1000)
-    with pytest.raises(scan.ScanError, match="longer than"):
+    with pytest.raises(json_scanner.ScanError, match="longer than"):
         events.scanner.feed(b"k" * 1000)
 
 
 @pytest.mark.parametrize("key", [b"\\q", b"\\u12", b"\xff", b"a\nb"])
 def test_a_broken_key_is_an_error(key: bytes) -> None:
-    with pytest.raises(scan.ScanError, match="key in the JSON is broken"):
+    with pytest.raises(json_scanner.ScanError, match="key in the JSON is broken"):
         _scan([b'{"' + key + b'":1}'])
 
 

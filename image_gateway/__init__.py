@@ -13,9 +13,10 @@ Four ideas hold the gateway together.
 
 *Core decides, edge acts, the exchange is where they meet.*  ``core`` is pure: no clock, no
 randomness, no environment, no logging, no asyncio.  ``edge`` does IO and has no policy.
-``exchange`` is one request's life: only there, and in its inner rooms ``reception``, ``dispatch``,
-``attempts``, ``fan_out``, ``responses_api`` and ``delivery``, decisions and awaits interleave.
-``app`` owns every resource and gives each to whoever needs it; nothing is global.
+``exchange`` is one request's life: only there, and in ``request_body`` and the modules of
+``calls``, ``dispatch``, ``attempts``, ``fan_out``, ``responses_api`` and ``delivery``, decisions
+and awaits interleave. ``app`` owns every resource and gives each to whoever needs it; nothing is
+global.
 
 *A picture costs money, so certainty decides.*  A call may go to another account only while it is
 certain that no picture can exist: before the connection stood, or after an answer that says so.

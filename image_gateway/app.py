@@ -21,7 +21,7 @@ from typing import Final
 
 from image_gateway.config import Address, Settings, SettingsError
 from image_gateway.context import AppContext
-from image_gateway.core.request import models
+from image_gateway.core.request import catalogue
 from image_gateway.core.routing.slots import Candidate, StartClock
 from image_gateway.edge import supervisor
 from image_gateway.edge.client import listener
@@ -53,10 +53,12 @@ class StartError(Exception):
     """The gateway cannot start; the message is for the operator."""
 
 
-def load_catalogue(settings: Settings) -> models.Catalogue:
+def load_catalogue(settings: Settings) -> catalogue.Catalogue:
     """The shipped catalogue with the settings' own models."""
-    text = resources.files("image_gateway.core.request").joinpath("models.toml").read_text("utf-8")
-    return models.parse(text, settings.models)
+    text = (
+        resources.files("image_gateway.core.request").joinpath("catalogue.toml").read_text("utf-8")
+    )
+    return catalogue.parse(text, settings.models)
 
 
 async def serve(settings: Settings) -> None:

@@ -19,7 +19,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from image_gateway.core.headers import Network, is_sendable
 from image_gateway.core.model import HTTP_SCHEMES, Dialect, Secret, require_url
-from image_gateway.core.request import models
+from image_gateway.core.request import catalogue
 
 PREFIX: Final = "IMAGE_GATEWAY_"
 MIB: Final = 1024 * 1024
@@ -256,8 +256,8 @@ def _models(value: object) -> Mapping[str, object]:
     if not isinstance(value, Mapping):
         raise ValueError("must be tables of the TOML file: [models.NAME]")  # noqa: TRY004 - one kind
     try:
-        models.parse_models(value)
-    except models.CatalogueError as error:
+        catalogue.parse_models(value)
+    except catalogue.CatalogueError as error:
         raise ValueError(f"is not usable: {error}") from None
     return value
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from image_gateway.config import Settings
 from image_gateway.core.records.status import Board
-from image_gateway.core.request.models import Catalogue
+from image_gateway.core.request.catalogue import Catalogue
 from image_gateway.core.routing import routing
 from image_gateway.core.routing.budget import Budgets
 from image_gateway.core.routing.cooldowns import CooldownTracker

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from image_gateway import config
 from image_gateway.config import SETTINGS, Settings, SettingsError
 from image_gateway.core.model import Secret
-from image_gateway.core.request import models
+from image_gateway.core.request import catalogue
 from tests.core.builders import CATALOGUE
 
 P = "IMAGE_GATEWAY_"
@@ -378,13 +378,13 @@ def test_an_operator_s_models_reach_the_catalogue() -> None:
         sizes = ["512x512"]
         """
     )
-    text = Path(models.__file__).with_name("models.toml").read_text("utf-8")
-    catalogue = models.parse(text, made.models)
-    assert set(catalogue.models) == {*CATALOGUE.models, "gpt-image-9"}
-    assert catalogue.models["gpt-image-9"] == models.Model(
+    text = Path(catalogue.__file__).with_name("catalogue.toml").read_text("utf-8")
+    whole = catalogue.parse(text, made.models)
+    assert set(whole.models) == {*CATALOGUE.models, "gpt-image-9"}
+    assert whole.models["gpt-image-9"] == catalogue.ModelRules(
         "gpt-image-9", None, {"quality": ("low", "high"), "input_fidelity": ()}
     )
-    assert catalogue.models["gpt-image-2"] == models.Model("gpt-image-2", ("512x512",), {})
+    assert whole.models["gpt-image-2"] == catalogue.ModelRules("gpt-image-2", ("512x512",), {})
 
 
 @pytest.mark.parametrize(

@@ -32,8 +32,8 @@ from image_gateway.core.dialects import ExpectedResponse, UpstreamRequest
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account, Grant
 from image_gateway.core.records import record
+from image_gateway.core.request.image_request import ImageRequest
 from image_gateway.core.request.intent import AnyRequest, IntentRequest
-from image_gateway.core.request.request import ImageRequest
 from image_gateway.core.routing import capability, failover, routing
 from image_gateway.core.routing.cooldowns import Cause
 from image_gateway.core.routing.failover import Action, Outcome, Stage, Step

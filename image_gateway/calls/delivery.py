@@ -27,7 +27,7 @@ from image_gateway.core.dialects import events
 from image_gateway.core.dialects.events import EventKind, ParsedEvent
 from image_gateway.core.model import Dialect
 from image_gateway.core.records import record
-from image_gateway.core.request.request import ImageRequest
+from image_gateway.core.request.image_request import ImageRequest
 from image_gateway.core.routing.failover import Outcome, Stage
 from image_gateway.edge.client.downstream import Downstream
 from image_gateway.edge.client.event_stream import EventStream

@@ -25,7 +25,7 @@ from image_gateway.core.codec.body_segments import Body
 from image_gateway.core.dialects import events
 from image_gateway.core.dialects.events import EventKind, ResponseReader
 from image_gateway.core.model import Dialect
-from image_gateway.core.request.request import ImageRequest
+from image_gateway.core.request.image_request import ImageRequest
 from image_gateway.core.routing.failover import Outcome
 from image_gateway.edge.spool import SpooledBody
 from image_gateway.edge.upstream.event_reader import EventReader, Keep, SpooledEvent

@@ -29,8 +29,8 @@ from image_gateway.core import errors, headers
 from image_gateway.core.errors import Refusal, Source
 from image_gateway.core.model import Grant, Key
 from image_gateway.core.records import record
+from image_gateway.core.request.catalogue import Endpoint
 from image_gateway.core.request.intent import AnyRequest
-from image_gateway.core.request.models import Endpoint
 from image_gateway.core.routing import access, failover
 from image_gateway.core.routing.failover import Action, Stage
 from image_gateway.core.routing.slots import Slot
@@ -39,7 +39,7 @@ from image_gateway.edge.client.event_stream import EventStream
 from image_gateway.edge.postgres.cache import UnavailableError
 from image_gateway.edge.spool import Spool
 from image_gateway.edge.upstream.http_client import LostError, UnsentError
-from image_gateway.exchange.reception import Reception
+from image_gateway.exchange.request_body import RequestBodyReader
 
 _UNAVAILABLE_RETRY_SECONDS: Final = 5.0
 _OVERLOADED_RETRY_SECONDS: Final = 5.0
@@ -61,7 +61,7 @@ class Exchange:
         self._downstream = downstream
         self._draft = draft
         self._began = time.monotonic()
-        self._reception = Reception(app, downstream, draft)
+        self._body_reader = RequestBodyReader(app, downstream, draft)
         self._dispatch: Dispatch | None = None
         self._stream: EventStream | None = None
         self._finish: Finish | None = None
@@ -120,7 +120,7 @@ class Exchange:
             raise _control_plane_unavailable() from None
         access.check_key(key)
         with self._take_key(key), self._app.spools.open() as spool:
-            parsed = await self._reception.image(endpoint, path_model, key, spool)
+            parsed = await self._body_reader.image(endpoint, path_model, key, spool)
             await self._forward(key, parsed, spool)
         await self._send_rest()
 
@@ -137,14 +137,14 @@ class Exchange:
                 raise _control_plane_unavailable()
             access.check_key(key)
             with self._take_key(key):
-                parsed = await self._reception.intent(key, spool)
+                parsed = await self._body_reader.intent(key, spool)
                 await self._forward(key, parsed, spool)
         await self._send_rest()
 
     async def _is_intent(self, key: Key | None, spool: Spool) -> bool:
         """Whether the body asks for a picture; it lies in the spool then, whatever it is."""
-        signs = await self._reception.signs(spool)
-        return signs.show_intent({} if key is None else key.model_map)
+        signals = await self._body_reader.signals(spool)
+        return signals.show_intent({} if key is None else key.model_map)
 
     async def _find_key(self) -> Key:
         """The key that came; raises ``Refusal`` and ``UnavailableError``."""
@@ -212,7 +212,7 @@ class Exchange:
         """What asks for no picture goes on as it came."""
         text_api, downstream, began = self._app.text_api, self._downstream, time.monotonic()
         if text_api is None:
-            raise _not_an_image_request(is_encoded=self._reception.is_encoded)
+            raise _not_an_image_request(is_encoded=self._body_reader.is_encoded)
         self._flight.is_text = True
         try:
             async with (

@@ -17,7 +17,7 @@ from image_gateway.context import AppContext
 from image_gateway.core import headers
 from image_gateway.core.errors import Refusal
 from image_gateway.core.records import record
-from image_gateway.core.request.models import Endpoint
+from image_gateway.core.request.catalogue import Endpoint
 from image_gateway.edge.client.downstream import ClientLeftError, ClientLimits, Downstream
 from image_gateway.edge.client.listener import Receive, Scope, Send
 from image_gateway.exchange.exchange import Exchange, Way, draining

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from image_gateway.core.codec import base64_text, body_segments, json_skeleton, multipart
 from image_gateway.core.errors import Refusal
 from image_gateway.core.model import Account, Credential, Grant, Key, Secret
-from image_gateway.core.request import forms, models, request
-from image_gateway.core.request.models import Endpoint
+from image_gateway.core.request import catalogue, forms, image_request
+from image_gateway.core.request.catalogue import Endpoint
 
-CATALOGUE = models.parse(Path(models.__file__).with_name("models.toml").read_text("utf-8"))
+CATALOGUE = catalogue.parse(Path(catalogue.__file__).with_name("catalogue.toml").read_text("utf-8"))
 
 PNG = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAA"
 """A data URL of 18 bytes."""
@@ -86,9 +86,9 @@ def account_row(**changes: object) -> dict[str, object]:
     return {"account_name": "alpha", "dialect": "codex", **changes}
 
 
-def rules(**changes: Any) -> request.Rules:
+def rules(**changes: Any) -> image_request.Rules:
     """The shipped catalogue, and no exceptions from it."""
-    plain = request.Rules(CATALOGUE, "gpt-image-2", {}, frozenset())
+    plain = image_request.Rules(CATALOGUE, "gpt-image-2", {}, frozenset())
     return replace(plain, **changes)
 
 
@@ -107,7 +107,7 @@ def parse(
     endpoint: Endpoint = "generations",
     path_model: str | None = None,
     **changes: Any,
-) -> request.ImageRequest:
+) -> image_request.ImageRequest:
     """A request, the whole way from its bytes; a mapping gets a prompt where it has none."""
     if isinstance(body_value, bytes):
         text = body_value
@@ -115,17 +115,17 @@ def parse(
         text = json.dumps({"prompt": "a cat", **body_value}).encode()
     value, lifted = read(text)
     given = forms.from_json(value, lifted, takes_pictures=endpoint == "edits")
-    return request.parse(endpoint, given, rules(**changes), path_model)
+    return image_request.parse(endpoint, given, rules(**changes), path_model)
 
 
 def parse_form(
     text: bytes, boundary: bytes, endpoint: Endpoint = "edits", **changes: Any
-) -> tuple[request.ImageRequest, bytes]:
+) -> tuple[image_request.ImageRequest, bytes]:
     """A request from the bytes of a multipart body, and what was laid down of them."""
     reader = multipart.MultipartReader(boundary, multipart.PartLimits(50_000_000, 64))
     laid_down = b"".join(reader.feed(text))
     given = forms.from_parts(reader.close(), CATALOGUE, takes_pictures=endpoint == "edits")
-    return request.parse(endpoint, given, rules(**changes)), laid_down
+    return image_request.parse(endpoint, given, rules(**changes)), laid_down
 
 
 def refusal_of(

@@ -22,8 +22,8 @@ from image_gateway.core.dialects.upstream_request import (
 )
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account
+from image_gateway.core.request.image_request import ImageRequest
 from image_gateway.core.request.intent import AnyRequest, IntentRequest
-from image_gateway.core.request.request import ImageRequest
 from image_gateway.core.routing.capability import UpstreamRoute
 
 __all__ = ["EncodeContext", "ExpectedResponse", "UpstreamRequest", "encode"]

@@ -17,7 +17,7 @@ from image_gateway.core.dialects.upstream_request import (
 )
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account
-from image_gateway.core.request.request import ImageRequest
+from image_gateway.core.request.image_request import ImageRequest
 
 HOSTS: Final = re.compile(
     r"(?:[a-z0-9-]+\.)+(?:openai\.azure|services\.ai\.azure|cognitiveservices\.azure)\.(?:com|us|cn)\.?"

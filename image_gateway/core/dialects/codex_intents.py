@@ -43,7 +43,7 @@ def encode(
         payload["tools"] = tools
     if request.is_for_image_model and payload.get("tool_choice") is None:
         payload["tool_choice"] = {"type": intent.TOOL}
-    if not intent.of(payload).show_intent({}):
+    if not intent.signals_of(payload).show_intent({}):
         raise ValueError("an image intent was lost when it was rewritten")
     return UpstreamRequest(
         url=join(account.base_url or context.codex_base_url, "/responses"),

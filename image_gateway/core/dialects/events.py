@@ -17,7 +17,7 @@ from image_gateway.core import errors
 from image_gateway.core.codec import base64_text, json_skeleton
 from image_gateway.core.codec.body_segments import Body, Span, from_json
 from image_gateway.core.errors import UpstreamError
-from image_gateway.core.request.models import Endpoint
+from image_gateway.core.request.catalogue import Endpoint
 
 _SHARED: Final = ("background", "output_format", "quality", "size")
 """What an answer says once for all of its pictures."""

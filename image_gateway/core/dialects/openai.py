@@ -15,7 +15,7 @@ from image_gateway.core.dialects.upstream_request import (
 )
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account
-from image_gateway.core.request.request import ImageRequest
+from image_gateway.core.request.image_request import ImageRequest
 
 BASE_URL: Final = "https://api.openai.com/v1"
 _FROM_CLIENT: Final = frozenset({"traceparent", "tracestate"})

@@ -9,7 +9,7 @@ from image_gateway.core.codec import body_segments, multipart
 from image_gateway.core.codec.body_segments import Body
 from image_gateway.core.model import Account
 from image_gateway.core.request import forms
-from image_gateway.core.request.request import ImageRequest
+from image_gateway.core.request.image_request import ImageRequest
 
 
 class ExpectedResponse(Enum):

@@ -16,8 +16,8 @@ from typing import Final
 from image_gateway.core.codec import json_scanner, json_skeleton
 from image_gateway.core.errors import Source, UpstreamError
 from image_gateway.core.model import Key
+from image_gateway.core.request.image_request import ImageRequest
 from image_gateway.core.request.intent import IntentRequest
-from image_gateway.core.request.request import ImageRequest
 
 SCHEMA_VERSION: Final = 1
 

@@ -3,7 +3,7 @@
 Here a form's own habits end: a part's text becomes the type that its parameter has, ``svg[model]``
 becomes a name within ``svg``, ``images`` of JSON and ``image`` and ``image[]`` of a form become
 pictures in the order of the wire.  What the values mean, and whether they are allowed, is
-``core.request.request``.
+``core.request.image_request``.
 """
 
 import re
@@ -16,9 +16,9 @@ import orjson
 from image_gateway.core.codec import json_scanner, json_skeleton, multipart
 from image_gateway.core.codec.body_segments import Body, Span
 from image_gateway.core.errors import Refusal, wrong_type, wrong_value
-from image_gateway.core.request import pictures
-from image_gateway.core.request.models import Catalogue
-from image_gateway.core.request.pictures import Image
+from image_gateway.core.request import images
+from image_gateway.core.request.catalogue import Catalogue
+from image_gateway.core.request.images import Image
 
 MOST_IMAGES: Final = 16
 LONGEST_PROMPT_BYTES: Final = 32_000 * 12
@@ -30,7 +30,7 @@ _BOOLEANS: Final = {"true": True, "false": False}
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class RawParameters:
     """What a body gives: ``values`` by name, pictures, and the texts that placeholders stand for.
 
     ``is_form`` tells a multipart body from JSON.  None of ``values`` is null.
@@ -51,7 +51,7 @@ def keep_prompt(path: json_scanner.Path) -> bool:
 
 def from_json(
     body: object, lifted: Sequence[json_skeleton.LiftedString], *, takes_pictures: bool
-) -> Given:
+) -> RawParameters:
     """What a JSON body gives, from its skeleton; null means absent.  Raises ``Refusal``.
 
     Where the endpoint takes no pictures their names stay among the values, to be refused there.
@@ -61,9 +61,9 @@ def from_json(
     values = {name: value for name, value in body.items() if value is not None}
     texts = tuple((Span(each.start, each.stop),) for each in lifted)
     if not takes_pictures:
-        return Given(values, texts=texts)
-    images = values.pop("images", None)
-    if images is None:
+        return RawParameters(values, texts=texts)
+    references = values.pop("images", None)
+    if references is None:
         if "image" in values:
             raise Refusal(
                 "unknown_parameter",
@@ -71,19 +71,19 @@ def from_json(
                 param="image",
             )
         raise Refusal("missing_required_parameter", "`images` is missing.", param="images")
-    if not isinstance(images, list):
+    if not isinstance(references, list):
         raise wrong_type("images", "a list of images")
-    if not 1 <= len(images) <= MOST_IMAGES:
+    if not 1 <= len(references) <= MOST_IMAGES:
         raise wrong_value("images", f"must hold 1 to {MOST_IMAGES} images")
 
     def single(name: str) -> Image | None:
         value = values.pop(name, None)
-        return None if value is None else pictures.from_json(name, name, value, lifted)
+        return None if value is None else images.from_json(name, name, value, lifted)
 
-    return Given(
+    return RawParameters(
         images=tuple(
-            pictures.from_json("image[]", f"images[{index}]", value, lifted)
-            for index, value in enumerate(images)
+            images.from_json("image[]", f"images[{index}]", value, lifted)
+            for index, value in enumerate(references)
         ),
         mask=single("mask"),
         markup=single("markup"),
@@ -94,7 +94,7 @@ def from_json(
 
 def from_parts(
     parts: Sequence[multipart.Part], catalogue: Catalogue, *, takes_pictures: bool
-) -> Given:
+) -> RawParameters:
     """What a multipart body gives.  Raises ``Refusal``."""
     values: dict[str, object] = {}
     found: dict[str, list[Image]] = {"image": [], "mask": [], "markup": []}
@@ -112,7 +112,7 @@ def from_parts(
             )
         # ``image`` and ``image[]`` go on as they came; of the others there is only one.
         sent_as = part.name if name == "image" else name
-        image, text = pictures.from_part(sent_as, part, len(texts))
+        image, text = images.from_part(sent_as, part, len(texts))
         texts.append(text)
         found[name].append(image)
         if len(found[name]) > (MOST_IMAGES if name == "image" else 1):
@@ -120,7 +120,7 @@ def from_parts(
             raise wrong_value(name, many)
     if takes_pictures and not found["image"]:
         raise Refusal("missing_required_parameter", "`image` is missing.", param="image")
-    return Given(
+    return RawParameters(
         values,
         tuple(found["image"]),
         next(iter(found["mask"]), None),

@@ -2,9 +2,10 @@
 
 A Responses call is text's business unless it asks for a picture (API_CONTRACT section 5): by a
 model that is an image model, by an ``image_generation`` entry of ``tools``, or by a ``tool_choice``
-that selects it, even where ``tools`` is absent or broken.  ``Signs`` is that rule.  It takes texts
-with their places, so one rule serves a body that streams in (``SignReader``), which may be a long
-conversation and is never held, and a body that was parsed and rewritten (``of``).
+that selects it, even where ``tools`` is absent or broken.  ``IntentSignals`` is that rule.  It
+takes texts with their places, so one rule serves a body that streams in (``IntentSignalReader``),
+which may be a long conversation and is never held, and a body that was parsed and rewritten
+(``signals_of``).
 
 Only what is an intent is parsed (``parse``), and only the fields that say where it goes.
 """
@@ -19,12 +20,12 @@ import orjson
 from image_gateway.core.codec import json_scanner, json_skeleton
 from image_gateway.core.codec.body_segments import Body, Span
 from image_gateway.core.errors import Refusal, wrong_type
-from image_gateway.core.request.request import ImageRequest
+from image_gateway.core.request.image_request import ImageRequest
 
 TOOL: Final = "image_generation"
 _IMAGE_MODELS: Final = "gpt-image-"
 _NAMING_TYPES: Final = frozenset({"tool", "function"})
-_LONGEST_SIGN: Final = 1024
+_LONGEST_SIGNAL: Final = 1024
 """Bytes; of a longer text these are looked at."""
 
 
@@ -33,7 +34,7 @@ def is_image_model(model: str) -> bool:
     return model.strip().lower().rpartition("/")[2].startswith(_IMAGE_MODELS)
 
 
-class Signs:
+class IntentSignals:
     """What speaks for an intent, gathered from the texts of a body."""
 
     def __init__(self) -> None:
@@ -45,7 +46,7 @@ class Signs:
         self._choice_names: set[str] = set()
 
     def __repr__(self) -> str:
-        return f"<Signs of {len(self.models)} models, tool={self._has_tool}>"
+        return f"<IntentSignals of {len(self.models)} models, tool={self._has_tool}>"
 
     def note(self, path: json_scanner.Path, text: str) -> None:
         """One text of the body and the keys and indices that lead to it."""
@@ -77,13 +78,13 @@ class Signs:
         )
 
 
-def of(body: object) -> Signs:
-    """The signs of a parsed body."""
-    signs = Signs()
+def signals_of(body: object) -> IntentSignals:
+    """The signals of a parsed body."""
+    signals = IntentSignals()
 
     def walk(path: json_scanner.Path, value: object) -> None:
         if isinstance(value, str):
-            signs.note(path, value)
+            signals.note(path, value)
         elif len(path) >= _DEEPEST:
             return
         elif isinstance(value, dict):
@@ -96,29 +97,29 @@ def of(body: object) -> Signs:
     if isinstance(body, dict):
         for name in _ROOTS:
             walk((name,), body.get(name))
-    return signs
+    return signals
 
 
 _ROOTS: Final = frozenset({"model", "tools", "tool_choice"})
 _DEEPEST: Final = 3
-"""Keys and indices on the way to a sign; below stand a tool's schemas, which may be large."""
+"""Keys and indices on the way to a signal; below stand a tool's schemas, which may be large."""
 
 
-class SignReader:
-    """The signs of a body that comes in pieces.
+class IntentSignalReader:
+    """The signals of a body that comes in pieces.
 
     Raises ``ScanError``: with ``ScanLimitError`` for a body that is beyond all measure, else for
-    one that is no JSON, whose signs so far count all the same.
+    one that is no JSON, whose signals so far count all the same.
     """
 
     def __init__(self) -> None:
-        self.signs = Signs()
+        self.signals = IntentSignals()
         self._scanner = json_scanner.Scanner(self, json_scanner.TEXT)
         self._path: json_scanner.Path | None = None
         self._text = bytearray()
 
     def __repr__(self) -> str:
-        return f"<SignReader {self._scanner!r}>"
+        return f"<IntentSignalReader {self._scanner!r}>"
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes of the text."""
@@ -137,13 +138,13 @@ class SignReader:
 
     def text(self, chunk: bytes, start: int, stop: int) -> None:
         if self._path is not None:
-            self._text += chunk[start : min(stop, start + _LONGEST_SIGN - len(self._text))]
+            self._text += chunk[start : min(stop, start + _LONGEST_SIGNAL - len(self._text))]
 
     def text_stop(self) -> None:
         if self._path is not None:
             # A text that nobody can read names nothing, and hides nothing behind it.
             with contextlib.suppress(orjson.JSONDecodeError):
-                self.signs.note(self._path, orjson.loads(b'"' + self._text + b'"'))
+                self.signals.note(self._path, orjson.loads(b'"' + self._text + b'"'))
         self._path = None
         self._text.clear()
 
@@ -223,7 +224,7 @@ def parse(
     """An intent from the skeleton of its body; raises ``Refusal``."""
     if not isinstance(body, dict):
         raise Refusal("invalid_body", "The body must be a JSON object.")
-    if not of(body).show_intent(model_map):
+    if not signals_of(body).show_intent(model_map):
         raise Refusal("invalid_body", "A name stands twice in the body, with different values.")
     model = _name(body, "model", "model") or default_model
     stream = body.get("stream")

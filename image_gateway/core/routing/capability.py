@@ -12,9 +12,9 @@ from enum import StrEnum
 from typing import Final
 
 from image_gateway.core.model import Account
+from image_gateway.core.request.image_request import ImageRequest
+from image_gateway.core.request.images import Image
 from image_gateway.core.request.intent import AnyRequest, IntentRequest
-from image_gateway.core.request.pictures import Image
-from image_gateway.core.request.request import ImageRequest
 
 
 class UpstreamRoute(StrEnum):

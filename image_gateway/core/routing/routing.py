@@ -16,8 +16,8 @@ from typing import Final
 
 from image_gateway.core.errors import Refusal
 from image_gateway.core.model import Account, Grant, Key
+from image_gateway.core.request.catalogue import Catalogue
 from image_gateway.core.request.intent import AnyRequest
-from image_gateway.core.request.models import Catalogue
 from image_gateway.core.routing import capability
 from image_gateway.core.routing.budget import Budgets
 from image_gateway.core.routing.capability import Gap

@@ -25,8 +25,8 @@ from image_gateway.core.dialects import (
 )
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account, Credential, Secret
-from image_gateway.core.request.models import Endpoint
-from image_gateway.core.request.request import ImageRequest
+from image_gateway.core.request.catalogue import Endpoint
+from image_gateway.core.request.image_request import ImageRequest
 from image_gateway.core.routing.capability import UpstreamRoute
 from tests.core.builders import ACCOUNT_ID, PNG, TOKEN, account, parse, parse_form, play
 

@@ -16,7 +16,7 @@ from image_gateway.core.codec.sse import EventSplitter
 from image_gateway.core.dialects import events
 from image_gateway.core.dialects.events import Event, EventKind, ParsedEvent, ResponseReader
 from image_gateway.core.errors import UpstreamError
-from image_gateway.core.request.models import Endpoint
+from image_gateway.core.request.catalogue import Endpoint
 from tests.core.builders import play
 
 G: Endpoint = "generations"

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from image_gateway.core.codec import json_skeleton, multipart
 from image_gateway.core.errors import Refusal
-from image_gateway.core.request import forms, request
-from image_gateway.core.request.forms import Given
-from image_gateway.core.request.models import Endpoint
+from image_gateway.core.request import forms, image_request
+from image_gateway.core.request.catalogue import Endpoint
+from image_gateway.core.request.forms import RawParameters
 from tests.core.builders import CATALOGUE, PNG, parse, parse_form, play, read, rules
 
 G: Endpoint = "generations"
@@ -41,7 +41,7 @@ def _body(*parts: _Field) -> bytes:
     return text + f"--{_BOUNDARY}--\r\n".encode()
 
 
-def _given(*parts: _Field, takes_pictures: bool = True) -> Given:
+def _given(*parts: _Field, takes_pictures: bool = True) -> RawParameters:
     reader = multipart.MultipartReader(_BOUNDARY.encode(), multipart.PartLimits(10_000_000, 64))
     reader.feed(_body(*parts))
     return forms.from_parts(reader.close(), CATALOGUE, takes_pictures=takes_pictures)
@@ -60,7 +60,7 @@ def _fault(*parts: _Field, takes_pictures: bool = False) -> tuple[str, str | Non
 
 def _form(
     *parts: _Field, endpoint: Endpoint = E, **changes: Any
-) -> tuple[request.ImageRequest, bytes]:
+) -> tuple[image_request.ImageRequest, bytes]:
     return parse_form(_body(*parts), _BOUNDARY.encode(), endpoint, **changes)
 
 
@@ -305,13 +305,13 @@ _SCALARS = st.fixed_dictionaries(
 )
 
 
-def _outcome(make: Any) -> request.ImageRequest | tuple[str, str | None]:
+def _outcome(make: Any) -> image_request.ImageRequest | tuple[str, str | None]:
     try:
         made = make()
     except Refusal as refusal:
         param = {"image": "images"}.get(refusal.param or "", refusal.param)
         return refusal.code, param
-    assert isinstance(made, request.ImageRequest)
+    assert isinstance(made, image_request.ImageRequest)
     return made
 
 
@@ -349,7 +349,7 @@ def test_a_form_and_the_json_of_the_same_call_are_the_same_request(
     forward = frozenset({"seed"})
     spools: list[bytes] = []
 
-    def by_form() -> request.ImageRequest:
+    def by_form() -> image_request.ImageRequest:
         made, laid_down = parse_form(form, _BOUNDARY.encode(), endpoint, forward_parameters=forward)
         spools.append(laid_down)
         return made
@@ -357,7 +357,7 @@ def test_a_form_and_the_json_of_the_same_call_are_the_same_request(
     one = _outcome(lambda: parse(text, endpoint, forward_parameters=forward))
     other = _outcome(by_form)
     if isinstance(one, tuple) or isinstance(other, tuple):
-        if endpoint == E and not isinstance(one, request.ImageRequest) and one != other:
+        if endpoint == E and not isinstance(one, image_request.ImageRequest) and one != other:
             # A bad picture and a bad scalar in one body: either may be told.
             assert isinstance(other, tuple)
             return

@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from image_gateway.core.codec import json_scanner, json_skeleton
 from image_gateway.core.errors import Refusal
 from image_gateway.core.request import intent
-from image_gateway.core.request.intent import IntentRequest, SignReader
+from image_gateway.core.request.intent import IntentRequest, IntentSignalReader
 from tests.core.builders import PNG, play, split
 
 TOOL = {"type": "image_generation"}
 TEXT = {"model": "gpt-5", "input": "a cat"}
 
 
-def read(pieces: Iterable[bytes]) -> SignReader:
-    reader = SignReader()
+def read(pieces: Iterable[bytes]) -> IntentSignalReader:
+    reader = IntentSignalReader()
     for piece in pieces:
         reader.feed(piece)
     return reader
@@ -31,15 +31,15 @@ def read(pieces: Iterable[bytes]) -> SignReader:
 def is_intent(value: Any, model_map: dict[str, str] | None = None) -> bool:
     """The verdict on a body; parsed or read as it comes, it is the same."""
     mapped = model_map or {}
-    found = intent.of(value).show_intent(mapped)
-    assert read([json.dumps(value).encode()]).signs.show_intent(mapped) is found
-    assert read([orjson.dumps(value)]).signs.show_intent(mapped) is found
+    found = intent.signals_of(value).show_intent(mapped)
+    assert read([json.dumps(value).encode()]).signals.show_intent(mapped) is found
+    assert read([orjson.dumps(value)]).signals.show_intent(mapped) is found
     return found
 
 
 def shows(text: bytes) -> bool:
     """The verdict on a text, fed byte by byte."""
-    return read(text[at : at + 1] for at in range(len(text))).signs.show_intent({})
+    return read(text[at : at + 1] for at in range(len(text))).signals.show_intent({})
 
 
 # -- what is one -----------------------------------------------------------------------------------
@@ -255,10 +255,10 @@ def test_a_body_in_any_pieces_has_the_verdict_of_the_whole(
     data: st.DataObject, value: Any, model_map: dict[str, str], plain: Any
 ) -> None:
     text = json.dumps(value, ensure_ascii=plain, indent=data.draw(st.none() | st.just(2))).encode()
-    signs = read(data.draw(split(text))).signs
-    whole = intent.of(value)
-    assert signs.show_intent(model_map) is whole.show_intent(model_map)
-    assert signs.models == whole.models
+    signals = read(data.draw(split(text))).signals
+    whole = intent.signals_of(value)
+    assert signals.show_intent(model_map) is whole.show_intent(model_map)
+    assert signals.models == whole.models
 
 
 @given(
@@ -279,7 +279,7 @@ def test_an_intent_is_seen_however_its_texts_and_names_are_written(
     for character in json.dumps(value):
         is_letter = character.isalnum() or character in "_-"
         text += f"\\u{ord(character):04x}" if is_letter and data.draw(st.booleans()) else character
-    assert read(data.draw(split(text.encode()))).signs.show_intent({})
+    assert read(data.draw(split(text.encode()))).signals.show_intent({})
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ def test_an_intent_is_seen_however_its_texts_and_names_are_written(
     ],
 )
 def test_escapes_hide_nothing(text: bytes) -> None:
-    assert intent.of(json.loads(text)).show_intent({})
+    assert intent.signals_of(json.loads(text)).show_intent({})
     assert shows(text)
 
 
@@ -317,7 +317,7 @@ def test_of_a_name_that_stands_twice_each_counts(text: bytes) -> None:
 
 
 def test_every_model_that_is_named_is_noted_in_order() -> None:
-    assert read([b'{"model":"a","x":{"model":"b"},"model":"c"}']).signs.models == ["a", "c"]
+    assert read([b'{"model":"a","x":{"model":"b"},"model":"c"}']).signals.models == ["a", "c"]
 
 
 @pytest.mark.parametrize(
@@ -327,10 +327,10 @@ def test_every_model_that_is_named_is_noted_in_order() -> None:
 )
 def test_half_a_surrogate_pair_hides_nothing_behind_it(before: bytes) -> None:
     """RFC 8259 allows it and JavaScript and Python read it, so a text API may, too."""
-    reader = SignReader()
+    reader = IntentSignalReader()
     with contextlib.suppress(json_scanner.ScanError):
         reader.feed(b'{%b,"tools":[{"type":"image_generation"}]}' % before)
-    assert reader.signs.show_intent({})
+    assert reader.signals.show_intent({})
 
 
 def test_white_space_between_tokens_hides_nothing() -> None:
@@ -342,10 +342,10 @@ def test_a_byte_order_mark_hides_nothing() -> None:
 
 
 def test_what_was_shown_before_the_text_broke_counts() -> None:
-    reader = SignReader()
+    reader = IntentSignalReader()
     with pytest.raises(json_scanner.ScanError):
         reader.feed(b'{"tools":[{"type":"image_generation"}]}}}')
-    assert reader.signs.show_intent({})
+    assert reader.signals.show_intent({})
 
 
 @given(pieces=st.lists(st.binary(max_size=40), max_size=8))
@@ -357,11 +357,11 @@ def test_what_was_shown_before_the_text_broke_counts() -> None:
 @example(pieces=[b"]"])
 @example(pieces=[b'{"a"', b"}", b"}"])
 def test_bytes_that_are_no_json_raise_a_scan_error_or_nothing(pieces: list[bytes]) -> None:
-    reader = SignReader()
+    reader = IntentSignalReader()
     with contextlib.suppress(json_scanner.ScanError):
         for piece in pieces:
             reader.feed(piece)
-    reader.signs.show_intent({})
+    reader.signals.show_intent({})
 
 
 @given(data=st.data(), value=_BODIES)
@@ -396,7 +396,7 @@ def test_a_body_at_its_limits_is_read() -> None:
     deep = b"[" * (limits.depth - 1) + b"]" * (limits.depth - 1)
     key = b"k" * limits.key_bytes
     assert shows(b'{"metadata":%b,"%b":1,"model":"gpt-image-2"}' % (deep, key[:2000]))
-    assert read([b'{"%b":1,"model":"gpt-image-2"}' % key]).signs.models == ["gpt-image-2"]
+    assert read([b'{"%b":1,"model":"gpt-image-2"}' % key]).signals.models == ["gpt-image-2"]
 
 
 def test_a_conversation_of_10_mb_costs_little_memory() -> None:
@@ -405,7 +405,7 @@ def test_a_conversation_of_10_mb_costs_little_memory() -> None:
     texts = [b'{"model":"gpt-5","input":[', *([piece + b","] * 100), large + b",", large + b","]
     texts.append(b'{}],"tool_choice":"image_generation"}')
     assert sum(map(len, texts)) > 10_000_000
-    reader = SignReader()
+    reader = IntentSignalReader()
     tracemalloc.start()
     try:
         for text in texts:
@@ -414,12 +414,12 @@ def test_a_conversation_of_10_mb_costs_little_memory() -> None:
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert reader.signs.show_intent({})
+    assert reader.signals.show_intent({})
     assert peak < 512 * 1024
 
 
 def test_a_model_s_name_of_megabytes_is_not_held() -> None:
-    reader = SignReader()
+    reader = IntentSignalReader()
     tracemalloc.start()
     try:
         reader.feed(b'{"model":"gpt-image-2')
@@ -430,8 +430,8 @@ def test_a_model_s_name_of_megabytes_is_not_held() -> None:
     finally:
         tracemalloc.stop()
     assert peak < 512 * 1024
-    assert [len(model) for model in reader.signs.models] == [1024]
-    assert reader.signs.show_intent({})
+    assert [len(model) for model in reader.signals.models] == [1024]
+    assert reader.signals.show_intent({})
 
 
 @pytest.mark.parametrize("count", [1, 40, 1000])
@@ -442,7 +442,7 @@ def test_a_sign_behind_a_text_of_any_length_is_read_whole(count: int) -> None:
 
 def test_readers_show_what_they_are() -> None:
     reader = read([b'{"model":"secret-model","tools":[{"type":"image_generation"}]}'])
-    assert repr(reader.signs) == "<Signs of 1 models, tool=True>"
+    assert repr(reader.signals) == "<IntentSignals of 1 models, tool=True>"
     assert "secret-model" not in repr(reader)
 
 
@@ -459,7 +459,7 @@ def test_nobody_looks_deeper_into_a_body_than_a_sign_can_stand() -> None:
     """A tool's schemas may hold a million values; each would cost the event loop its time."""
     tools = [{"type": "function", "parameters": _Sealed(type="object")}]
     choice = {"type": "function", "function": {"name": "f", "more": _Sealed(a=1)}}
-    assert not intent.of({"tools": tools, "tool_choice": choice}).show_intent({})
+    assert not intent.signals_of({"tools": tools, "tool_choice": choice}).show_intent({})
 
 
 # -- what it asks for ------------------------------------------------------------------------------

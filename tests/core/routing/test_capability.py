@@ -12,8 +12,8 @@ from image_gateway.core.dialects import EncodeContext, UpstreamRequest, encode
 from image_gateway.core.errors import Refusal
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account
-from image_gateway.core.request.models import Endpoint
-from image_gateway.core.request.request import ImageRequest
+from image_gateway.core.request.catalogue import Endpoint
+from image_gateway.core.request.image_request import ImageRequest
 from image_gateway.core.routing import capability
 from image_gateway.core.routing.capability import (
     NEEDS,

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from image_gateway.core.errors import Refusal
 from image_gateway.core.model import Account, Credential, Grant, Secret
-from image_gateway.core.request.pictures import Image
-from image_gateway.core.request.request import ImageRequest
+from image_gateway.core.request.image_request import ImageRequest
+from image_gateway.core.request.images import Image
 from image_gateway.core.routing import routing
 from image_gateway.core.routing.budget import Budgets
 from image_gateway.core.routing.cooldowns import CooldownSpec, CooldownTracker

@@ -13,7 +13,7 @@ from image_gateway.core.codec import body_segments
 from image_gateway.core.codec.body_segments import Span
 from image_gateway.core.codec.multipart import PartLimits
 from image_gateway.core.errors import Refusal
-from image_gateway.edge.client.intake import Intake, JsonIntake, PartsIntake
+from image_gateway.edge.client.body_parsers import BodyParser, JsonBodyParser, MultipartBodyParser
 from image_gateway.edge.spool import Spool, SpoolFullError, Spools
 from tests.core.builders import CATALOGUE
 
@@ -54,7 +54,7 @@ def every(size: int, step: int) -> list[int]:
     return list(range(step, size, step))
 
 
-async def pour(intake: Intake, data: bytes, splits: list[int]) -> None:
+async def pour(intake: BodyParser, data: bytes, splits: list[int]) -> None:
     for piece in in_pieces(data, splits):
         await intake.write(piece)
 
@@ -108,7 +108,7 @@ async def test_of_multipart_the_files_alone_are_laid_down_in_their_order(
         ]
     )
     with spools.open() as spool:
-        intake = PartsIntake(spool, BOUNDARY, LIMITS)
+        intake = MultipartBodyParser(spool, BOUNDARY, LIMITS)
         await pour(intake, whole, random_splits(source, len(whole), 40))
         given = intake.close(CATALOGUE, takes_pictures=True)
         assert await laid_down(spool) == files[0] + mask + files[1] + files[2]
@@ -130,7 +130,7 @@ async def test_of_multipart_the_files_alone_are_laid_down_in_their_order(
 async def test_byte_by_byte_it_is_the_same(spools: Spools) -> None:
     whole = part("prompt", b"a cat") + file("image", picture(1, 300)) + END
     with spools.open() as spool:
-        intake = PartsIntake(spool, BOUNDARY, LIMITS)
+        intake = MultipartBodyParser(spool, BOUNDARY, LIMITS)
         await pour(intake, whole, every(len(whole), 1))
         given = intake.close(CATALOGUE, takes_pictures=True)
         assert await laid_down(spool) == picture(1, 300)
@@ -141,7 +141,7 @@ async def test_byte_by_byte_it_is_the_same(spools: Spools) -> None:
 async def test_fields_alone_lay_nothing_down(spools: Spools) -> None:
     whole = part("prompt", b"a cat" * 10_000) + part("n", b"1") + END
     with spools.open() as spool:
-        intake = PartsIntake(spool, BOUNDARY, LIMITS)
+        intake = MultipartBodyParser(spool, BOUNDARY, LIMITS)
         await pour(intake, whole, every(len(whole), 1000))
         given = intake.close(CATALOGUE, takes_pictures=False)
         assert (spool.size, spools.memory.used) == (0, 0)
@@ -192,7 +192,7 @@ async def test_nothing_is_left_of_what_was_laid_down_before_a_refusal(
 ) -> None:
     whole = BEFORE + tail
     with pytest.raises(Refusal) as caught, spools.open() as spool:  # noqa: PT012 - the block is it
-        intake = PartsIntake(spool, BOUNDARY, LIMITS)
+        intake = MultipartBodyParser(spool, BOUNDARY, LIMITS)
         await pour(intake, whole, every(len(whole), step))
         assert spools.memory.used + spools.disk.used == spool.size
         intake.close(CATALOGUE, takes_pictures=True)
@@ -209,7 +209,7 @@ async def test_a_body_that_ends_anywhere_is_refused_and_leaves_nothing(
     stop = source.randrange(len(whole) - len(b"--\r\n"))
     cut = whole[: stop if seed % 3 else source.randrange(300)]
     with pytest.raises(Refusal) as caught, spools.open() as spool:  # noqa: PT012 - the block is it
-        intake = PartsIntake(spool, BOUNDARY, LIMITS)
+        intake = MultipartBodyParser(spool, BOUNDARY, LIMITS)
         await pour(intake, cut, random_splits(source, len(cut), 20))
         intake.close(CATALOGUE, takes_pictures=True)
     assert caught.value.code == "invalid_body"
@@ -225,14 +225,16 @@ async def test_nothing_is_left_where_there_is_no_room(
     whole = BEFORE + file("image[]", LARGE) + END
     with Spools(tmp_path, memory, disk) as spools:
         with pytest.raises(SpoolFullError), spools.open() as spool:
-            await pour(PartsIntake(spool, BOUNDARY, LIMITS), whole, every(len(whole), 65536))
+            await pour(
+                MultipartBodyParser(spool, BOUNDARY, LIMITS), whole, every(len(whole), 65536)
+            )
         assert nothing_is_left(spools)
 
 
 async def test_a_file_where_none_is_taken_is_refused_and_leaves_nothing(spools: Spools) -> None:
     whole = BEFORE + END
     with pytest.raises(Refusal) as caught, spools.open() as spool:  # noqa: PT012 - the block is it
-        intake = PartsIntake(spool, BOUNDARY, LIMITS)
+        intake = MultipartBodyParser(spool, BOUNDARY, LIMITS)
         await pour(intake, whole, every(len(whole), 65536))
         intake.close(CATALOGUE, takes_pictures=False)
     assert caught.value.code == "unknown_parameter"
@@ -252,7 +254,7 @@ async def test_json_is_laid_down_whole_and_its_pictures_are_found_in_it(
     value = {"prompt": "ein Kätzchen 🐈", "images": [{"image_url": url} for url in urls], "n": 1}
     whole = json.dumps(value, ensure_ascii=False).encode()
     with spools.open() as spool:
-        intake = JsonIntake(spool)
+        intake = JsonBodyParser(spool)
         await pour(intake, whole, random_splits(source, len(whole), 40))
         given = intake.close(CATALOGUE, takes_pictures=True)
         assert await laid_down(spool) == whole
@@ -285,7 +287,7 @@ async def test_nothing_is_left_of_json_that_is_refused(
     spools: Spools, whole: bytes, step: int
 ) -> None:
     with pytest.raises(Refusal) as caught, spools.open() as spool:  # noqa: PT012 - the block is it
-        intake = JsonIntake(spool)
+        intake = JsonBodyParser(spool)
         await pour(intake, whole, every(len(whole), step))
         intake.close(CATALOGUE, takes_pictures=True)
     assert caught.value.code == "invalid_body"
@@ -293,14 +295,16 @@ async def test_nothing_is_left_of_json_that_is_refused(
     assert nothing_is_left(spools)
 
 
-MAKERS: list[Callable[[Spool], Intake]] = [
-    JsonIntake,
-    lambda spool: PartsIntake(spool, BOUNDARY, LIMITS),
+MAKERS: list[Callable[[Spool], BodyParser]] = [
+    JsonBodyParser,
+    lambda spool: MultipartBodyParser(spool, BOUNDARY, LIMITS),
 ]
 
 
 @pytest.mark.parametrize("make", MAKERS, ids=["JSON", "multipart"])
-async def test_an_empty_body_is_refused(spools: Spools, make: Callable[[Spool], Intake]) -> None:
+async def test_an_empty_body_is_refused(
+    spools: Spools, make: Callable[[Spool], BodyParser]
+) -> None:
     with pytest.raises(Refusal) as caught, spools.open() as spool:
         make(spool).close(CATALOGUE, takes_pictures=True)
     assert caught.value.code == "invalid_body"
@@ -308,9 +312,9 @@ async def test_an_empty_body_is_refused(spools: Spools, make: Callable[[Spool], 
 
 async def test_what_an_intake_shows_of_itself_holds_nothing_of_the_body(spools: Spools) -> None:
     with spools.open() as spool:
-        json_intake = JsonIntake(spool)
+        json_intake = JsonBodyParser(spool)
         await json_intake.write(b'{"prompt":"planted"')
-        parts_intake = PartsIntake(spool, BOUNDARY, LIMITS)
+        parts_intake = MultipartBodyParser(spool, BOUNDARY, LIMITS)
         await parts_intake.write(part("prompt", b"planted") + part("x", b"planted"))
         for intake in (json_intake, parts_intake):
             assert "planted" not in repr(intake)

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from image_gateway.core.request import models
-from image_gateway.core.request.models import CatalogueError
+from image_gateway.core.request import catalogue
+from image_gateway.core.request.catalogue import CatalogueError
 from tests.core.builders import CATALOGUE
 
 _BOTH = {"generations", "edits"}
@@ -115,9 +115,9 @@ mask = []
 
 
 def test_a_catalogue_holds_what_its_text_says() -> None:
-    made = models.parse(_TEXT)
+    made = catalogue.parse(_TEXT)
     assert made.parameters == {
-        "size": models.Parameter(
+        "size": catalogue.Parameter(
             "size",
             "string",
             frozenset({"edits"}),
@@ -125,18 +125,18 @@ def test_a_catalogue_holds_what_its_text_says() -> None:
             longest=3,
             needs={"n": (1, True, "x")},
         ),
-        "n": models.Parameter("n", "integer", frozenset(), minimum=0, maximum=5),
+        "n": catalogue.Parameter("n", "integer", frozenset(), minimum=0, maximum=5),
     }
     assert made.models == {
-        "one": models.Model("one", ("1x1",), {"quality": ("a",), "mask": ()}),
-        "two": models.Model("two", None, {}),
+        "one": catalogue.ModelRules("one", ("1x1",), {"quality": ("a",), "mask": ()}),
+        "two": catalogue.ModelRules("two", None, {}),
     }
 
 
 def test_an_operator_s_models_are_added_or_replace_a_shipped_one() -> None:
-    made = models.parse(_TEXT, {"one": {"sizes": "free"}, "three": {"quality": []}})
+    made = catalogue.parse(_TEXT, {"one": {"sizes": "free"}, "three": {"quality": []}})
     assert set(made.models) == {"one", "two", "three"}
-    assert made.models["one"] == models.Model("one", None, {})
+    assert made.models["one"] == catalogue.ModelRules("one", None, {})
     assert made.models["three"].choices == {"quality": ()}
 
 
@@ -154,13 +154,13 @@ def test_an_operator_s_models_are_added_or_replace_a_shipped_one() -> None:
     ],
 )
 def test_what_a_model_may_narrow(name: str) -> None:
-    made = models.parse_models({"a": {name: ["x"]}, "b": {name: []}})
+    made = catalogue.parse_models({"a": {name: ["x"]}, "b": {name: []}})
     assert made["a"].choices == {name: ("x",)}
     assert made["b"].choices == {name: ()}
 
 
 def test_a_new_model_s_own_snapshot_goes_before_the_rules_of_its_base() -> None:
-    made = models.parse(_TEXT, {"two-2026-01-01": {"sizes": ["2x2"]}})
+    made = catalogue.parse(_TEXT, {"two-2026-01-01": {"sizes": ["2x2"]}})
     found = made.rules("two-2026-01-01")
     assert found is not None
     assert found.sizes == ("2x2",)
@@ -192,7 +192,7 @@ def test_a_new_model_s_own_snapshot_goes_before_the_rules_of_its_base() -> None:
 )
 def test_data_that_breaks_its_own_rules_says_where(text: str, where: str) -> None:
     with pytest.raises(CatalogueError, match=where):
-        models.parse(text)
+        catalogue.parse(text)
 
 
 @pytest.mark.parametrize(
@@ -200,6 +200,6 @@ def test_data_that_breaks_its_own_rules_says_where(text: str, where: str) -> Non
 )
 def test_an_operator_s_broken_model_says_where(extra: dict[str, Any]) -> None:
     with pytest.raises(CatalogueError, match=r"^a"):
-        models.parse(_TEXT, extra)
+        catalogue.parse(_TEXT, extra)
     with pytest.raises(CatalogueError, match=r"^a"):
-        models.parse_models(extra)
+        catalogue.parse_models(extra)

@@ -1,6 +1,6 @@
 """The catalogue: which parameters the Images API takes, and what each model makes of them.
 
-The data is ``models.toml``; an operator's settings may add models or replace them.  A model that
+The data is ``catalogue.toml``; an operator's settings may add models or replace them.  A model that
 the catalogue does not know is not refused here: where an account lists it, it has no rules of its
 own (``rules`` gives None).
 """
@@ -51,7 +51,7 @@ class Parameter:
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class ModelRules:
     """One model's rules.  ``sizes`` None: free sizes.  ``choices``: what narrows a parameter."""
 
     name: str
@@ -64,9 +64,9 @@ class Catalogue:
     """All parameters and models."""
 
     parameters: Mapping[str, Parameter]
-    models: Mapping[str, Model]
+    models: Mapping[str, ModelRules]
 
-    def rules(self, model: str) -> Model | None:
+    def rules(self, model: str) -> ModelRules | None:
         """A model's rules; a dated snapshot has those of the model it is of."""
         return self.models.get(model) or self.models.get(_SNAPSHOT.sub("", model))
 
@@ -82,7 +82,7 @@ def parse(text: str, extra: Mapping[str, object] | None = None) -> Catalogue:
     return Catalogue(parameters, {**models, **parse_models(extra or {})})
 
 
-def parse_models(tables: Mapping[str, object]) -> dict[str, Model]:
+def parse_models(tables: Mapping[str, object]) -> dict[str, ModelRules]:
     """Models from their tables; raises ``CatalogueError``."""
     return {name: _model(name, _table(table, name)) for name, table in tables.items()}
 
@@ -109,12 +109,12 @@ def _parameter(name: str, table: Mapping[str, object]) -> Parameter:
     )
 
 
-def _model(name: str, table: Mapping[str, object]) -> Model:
+def _model(name: str, table: Mapping[str, object]) -> ModelRules:
     unknown = set(table) - _NARROWED - {"sizes"}
     if unknown:
         raise CatalogueError(f"{name}.{min(unknown)} is nothing that a model can narrow")
     sizes = table.get("sizes", "free")
-    return Model(
+    return ModelRules(
         name=name,
         sizes=None if sizes == "free" else _texts(sizes, f"{name}.sizes"),
         choices={

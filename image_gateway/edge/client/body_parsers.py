@@ -12,19 +12,19 @@ from image_gateway.core.codec import json_scanner, json_skeleton, multipart
 from image_gateway.core.codec.body_segments import Span
 from image_gateway.core.errors import Refusal
 from image_gateway.core.request import forms
-from image_gateway.core.request.forms import Given
-from image_gateway.core.request.intent import SignReader
-from image_gateway.core.request.models import Catalogue
+from image_gateway.core.request.catalogue import Catalogue
+from image_gateway.core.request.forms import RawParameters
+from image_gateway.core.request.intent import IntentSignalReader
 from image_gateway.edge.spool import Spool
 
 
-class Intake(Protocol):
+class BodyParser(Protocol):
     """Where a body goes.  Both methods raise ``Refusal``."""
 
     async def write(self, chunk: bytes) -> None:
         """The next bytes; raises ``SpoolFullError``, too."""
 
-    def close(self, catalogue: Catalogue, *, takes_pictures: bool) -> Given:
+    def close(self, catalogue: Catalogue, *, takes_pictures: bool) -> RawParameters:
         """The whole of it."""
 
 
@@ -50,7 +50,7 @@ class _Json:
             raise _broken(error) from None
 
 
-class JsonIntake:
+class JsonBodyParser:
     """A JSON body: through the scanner into the spool."""
 
     def __init__(self, spool: Spool) -> None:
@@ -60,19 +60,19 @@ class JsonIntake:
         )
 
     def __repr__(self) -> str:
-        return f"<JsonIntake {self._spool!r}>"
+        return f"<JsonBodyParser {self._spool!r}>"
 
     async def write(self, chunk: bytes) -> None:
         self._json.feed(chunk)
         await self._spool.write(chunk)
 
-    def close(self, catalogue: Catalogue, *, takes_pictures: bool) -> Given:  # noqa: ARG002 - JSON
+    def close(self, catalogue: Catalogue, *, takes_pictures: bool) -> RawParameters:  # noqa: ARG002 - JSON
         body, lifted = self._json.close()
         return forms.from_json(body, lifted, takes_pictures=takes_pictures)
 
 
-class SignIntake:
-    """A body on a Responses path: into the spool as it is, its signs noted on the way.
+class IntentBodyParser:
+    """A body on a Responses path: into the spool as it is, its signals noted on the way.
 
     What cannot be read is refused: a text API may read more than we do (UTF-16, bytes that are no
     UTF-8), and must not be shown what would have been refused here.  One that is ``encoded``, in
@@ -82,11 +82,11 @@ class SignIntake:
     def __init__(self, spool: Spool, *, encoded: bool) -> None:
         self._spool = spool
         self._encoded = encoded
-        self._reader: SignReader | None = SignReader()
-        self.signs = self._reader.signs
+        self._reader: IntentSignalReader | None = IntentSignalReader()
+        self.signals = self._reader.signals
 
     def __repr__(self) -> str:
-        return f"<SignIntake {self.signs!r}>"
+        return f"<IntentBodyParser {self.signals!r}>"
 
     async def write(self, chunk: bytes) -> None:
         """The next bytes; raises ``Refusal`` and ``SpoolFullError``."""
@@ -108,7 +108,7 @@ async def reread(spool: Spool) -> tuple[object, Sequence[json_skeleton.LiftedStr
     return json.close()
 
 
-class PartsIntake:
+class MultipartBodyParser:
     """A multipart body: fields are kept, the data of files goes into the spool."""
 
     def __init__(self, spool: Spool, boundary: bytes, limits: multipart.PartLimits) -> None:
@@ -116,13 +116,13 @@ class PartsIntake:
         self._reader = multipart.MultipartReader(boundary, limits)
 
     def __repr__(self) -> str:
-        return f"<PartsIntake {self._reader!r}>"
+        return f"<MultipartBodyParser {self._reader!r}>"
 
     async def write(self, chunk: bytes) -> None:
         for piece in self._reader.feed(chunk):
             await self._spool.write(piece)
 
-    def close(self, catalogue: Catalogue, *, takes_pictures: bool) -> Given:
+    def close(self, catalogue: Catalogue, *, takes_pictures: bool) -> RawParameters:
         parts = self._reader.close()
         return forms.from_parts(parts, catalogue, takes_pictures=takes_pictures)
 

@@ -1,6 +1,6 @@
 """From a parsed body to an image request that is known to be sane.
 
-It owns the rules of the Images API (``models.toml`` and what a table cannot say) and refuses
+It owns the rules of the Images API (``catalogue.toml`` and what a table cannot say) and refuses
 whatever breaks them with the name of the parameter.  It works on what ``core.request.forms`` made
 of the body: a long string is only a placeholder (``core.codec.json_scanner``), so nothing here ever
 holds a picture.
@@ -17,10 +17,15 @@ from typing import Final
 from image_gateway.core.codec import json_skeleton
 from image_gateway.core.codec.body_segments import Body
 from image_gateway.core.errors import Refusal, wrong_type, wrong_value
-from image_gateway.core.request import models
-from image_gateway.core.request.forms import Given
-from image_gateway.core.request.models import Catalogue, Endpoint, Parameter, Scalar
-from image_gateway.core.request.pictures import Image
+from image_gateway.core.request.catalogue import (
+    Catalogue,
+    Endpoint,
+    ModelRules,
+    Parameter,
+    Scalar,
+)
+from image_gateway.core.request.forms import RawParameters
+from image_gateway.core.request.images import Image
 
 _LONGEST_NAME: Final = 256
 _EDGE_STEP: Final = 16
@@ -99,13 +104,13 @@ class Rules:
 
 
 def parse(
-    endpoint: Endpoint, given: Given, rules: Rules, path_model: str | None = None
+    endpoint: Endpoint, raw: RawParameters, rules: Rules, path_model: str | None = None
 ) -> ImageRequest:
     """A request from what its body gives; raises ``Refusal``.
 
     ``path_model`` is a deployment named by the path; it goes before the body's ``model``.
     """
-    scalars = _check_parameters(endpoint, given.values, rules)
+    scalars = _check_parameters(endpoint, raw.values, rules)
     prompt = scalars.pop("prompt", None)
     if not isinstance(prompt, str):
         raise Refusal("missing_required_parameter", "`prompt` is missing.", param="prompt")
@@ -116,21 +121,21 @@ def parse(
     upstream_model = rules.model_map.get(model, model)
     stream = scalars.pop("stream", False) is True
     answer_as_url = scalars.pop("response_format", None) == "url"
-    _check_combinations(scalars, given, stream=stream, answer_as_url=answer_as_url)
-    _check_model(upstream_model, scalars, given, rules.catalogue)
+    _check_combinations(scalars, raw, stream=stream, answer_as_url=answer_as_url)
+    _check_model(upstream_model, scalars, raw, rules.catalogue)
     return ImageRequest(
         endpoint=endpoint,
         model=model,
         upstream_model=upstream_model,
         prompt=prompt,
         parameters=scalars,
-        images=given.images,
-        mask=given.mask,
-        markup=given.markup,
+        images=raw.images,
+        mask=raw.mask,
+        markup=raw.markup,
         stream=stream,
         answer_as_url=answer_as_url,
-        texts=given.texts,
-        is_form=given.is_form,
+        texts=raw.texts,
+        is_form=raw.is_form,
     )
 
 
@@ -223,7 +228,7 @@ def _shown(value: Scalar) -> str:
 
 
 def _check_combinations(
-    scalars: Mapping[str, object], given: Given, *, stream: bool, answer_as_url: bool
+    scalars: Mapping[str, object], raw: RawParameters, *, stream: bool, answer_as_url: bool
 ) -> None:
     output_format = scalars.get("output_format", "png")
     if scalars.get("background") == "transparent" and output_format not in {"png", "webp"}:
@@ -238,17 +243,17 @@ def _check_combinations(
             "A stream carries its pictures as b64_json. Leave out `response_format` or `stream`.",
             param="response_format",
         )
-    if given.mask is not None and given.markup is not None:
+    if raw.mask is not None and raw.markup is not None:
         raise wrong_value("markup", "cannot be used together with `mask`")
 
 
 def _check_model(
-    model: str, scalars: Mapping[str, object], given: Given, catalogue: Catalogue
+    model: str, scalars: Mapping[str, object], raw: RawParameters, catalogue: Catalogue
 ) -> None:
     rules = catalogue.rules(model)
     if rules is None:
         return
-    present = {"mask": given.mask is not None, "markup": given.markup is not None}
+    present = {"mask": raw.mask is not None, "markup": raw.markup is not None}
     for name, choices in rules.choices.items():
         if name not in scalars and not present.get(name):
             continue
@@ -261,7 +266,7 @@ def _check_model(
         _check_size(size, rules)
 
 
-def _check_size(size: str, rules: models.Model) -> None:
+def _check_size(size: str, rules: ModelRules) -> None:
     if rules.sizes is not None:
         if size not in rules.sizes:
             raise wrong_value("size", f"must be one of {', '.join(rules.sizes)} for {rules.name}")

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from image_gateway.core.codec import body_segments, json_skeleton, multipart
 from image_gateway.core.codec.body_segments import Decoded, Encoded, Span
 from image_gateway.core.errors import Refusal
-from image_gateway.core.request import pictures
-from image_gateway.core.request.pictures import Image
+from image_gateway.core.request import images
+from image_gateway.core.request.images import Image
 from tests.core.builders import play, read, split
 
 MAGIC = {
@@ -41,7 +41,7 @@ def _from_json(text: bytes, chunks: list[bytes] | None = None, name: str = "imag
     """The picture of ``["..."]``."""
     value, lifted = read(text, chunks)
     assert isinstance(value, list)
-    return pictures.from_json(name, "images[0]", value[0], lifted)
+    return images.from_json(name, "images[0]", value[0], lifted)
 
 
 def _fault(text: bytes, chunks: list[bytes] | None = None) -> tuple[str, str | None]:
@@ -221,7 +221,7 @@ def test_a_part_is_its_data_url_of_exactly_the_announced_length(
     kind: str, tail: bytes, declared: str
 ) -> None:
     data = MAGIC[kind] + tail
-    image, text = pictures.from_part("image", _part("image", data, declared), 3)
+    image, text = images.from_part("image", _part("image", data, declared), 3)
     spool = b"before!" + data + b"after"
     url = f"data:{kind};base64,".encode() + base64.b64encode(data)
     assert play(text, spool) == url
@@ -238,7 +238,7 @@ def test_a_part_is_its_data_url_of_exactly_the_announced_length(
 def test_both_forms_of_one_picture_are_each_other_s(kind: str, tail: bytes) -> None:
     """A part's data URL, read as JSON again, gives the part's bytes."""
     data = MAGIC[kind] + tail
-    _, text = pictures.from_part("image", _part("image", data), 0)
+    _, text = images.from_part("image", _part("image", data), 0)
     back = b'["' + play(text, b"before!" + data) + b'"]'
     image = _from_json(back)
     assert image.data is not None
@@ -248,7 +248,7 @@ def test_both_forms_of_one_picture_are_each_other_s(kind: str, tail: bytes) -> N
 
 @pytest.mark.parametrize("declared", ["image/png", "image/jpeg", "image/webp"])
 def test_a_part_that_shows_nothing_is_believed_its_type(declared: str) -> None:
-    image, text = pictures.from_part("image", _part("image", b"abc", declared), 0)
+    image, text = images.from_part("image", _part("image", b"abc", declared), 0)
     assert image.type == declared
     assert play(text, b"before!abc") == f"data:{declared};base64,YWJj".encode()
 
@@ -268,7 +268,7 @@ def test_a_part_of_another_type_is_refused_whatever_it_says(
     name: str, data: bytes, declared: str
 ) -> None:
     with pytest.raises(Refusal) as refused:
-        pictures.from_part(name, _part(name, data, declared), 0)
+        images.from_part(name, _part(name, data, declared), 0)
     assert (refused.value.code, refused.value.param) == ("invalid_value", name)
     assert "png, jpeg or webp" in refused.value.message
 
@@ -276,10 +276,10 @@ def test_a_part_of_another_type_is_refused_whatever_it_says(
 @pytest.mark.parametrize("name", ["mask", "mask[]", "markup", "markup[]"])
 def test_a_mask_s_part_is_a_png(name: str) -> None:
     sent_as = name.removesuffix("[]")
-    image, _ = pictures.from_part(sent_as, _part(name, MAGIC["image/png"], "image/jpeg"), 0)
+    image, _ = images.from_part(sent_as, _part(name, MAGIC["image/png"], "image/jpeg"), 0)
     assert (image.name, image.type) == (sent_as, "image/png")
     with pytest.raises(Refusal) as refused:
-        pictures.from_part(sent_as, _part(name, MAGIC["image/jpeg"], "image/png"), 0)
+        images.from_part(sent_as, _part(name, MAGIC["image/jpeg"], "image/png"), 0)
     assert (refused.value.code, refused.value.param) == ("invalid_value", name)
 
 
@@ -287,7 +287,7 @@ def test_a_mask_s_part_is_a_png(name: str) -> None:
 @pytest.mark.parametrize("data", [Span(5, 5), None])
 def test_a_part_of_no_bytes_is_no_picture(name: str, data: Span | None) -> None:
     with pytest.raises(Refusal) as refused:
-        pictures.from_part(name, multipart.Part(name, data=data, declared="image/png"), 0)
+        images.from_part(name, multipart.Part(name, data=data, declared="image/png"), 0)
     assert (refused.value.code, refused.value.param) == ("invalid_value", name)
     assert "empty" in refused.value.message
 

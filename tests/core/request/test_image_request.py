@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from image_gateway.core.codec import body_segments as bodies
 from image_gateway.core.codec import json_scanner, json_skeleton
 from image_gateway.core.errors import Refusal
-from image_gateway.core.request import forms, request
-from image_gateway.core.request.models import Endpoint
-from image_gateway.core.request.pictures import Image
+from image_gateway.core.request import forms, image_request
+from image_gateway.core.request.catalogue import Endpoint
+from image_gateway.core.request.images import Image
 from tests.core.builders import CATALOGUE, PNG, parse, play, read, refusal_of, rules, split
 
 G: Endpoint = "generations"
@@ -40,7 +40,7 @@ def _fault(
 
 def test_the_least_call_is_a_prompt() -> None:
     made = parse(b'{"prompt":"a cat"}')
-    assert made == request.ImageRequest(
+    assert made == image_request.ImageRequest(
         endpoint=G,
         model="gpt-image-2",
         upstream_model="gpt-image-2",
@@ -277,7 +277,7 @@ def test_a_prompt_that_looks_like_a_mark_stays_a_prompt(data: st.DataObject) -> 
     picture = "data:image/png;base64," + "A" * 5000
     text = json.dumps({"prompt": prompt, "images": [picture]}).encode()
     found = forms.from_json(*read(text, data.draw(split(text))), takes_pictures=True)
-    made = request.parse(E, found, rules())
+    made = image_request.parse(E, found, rules())
     assert made.prompt == prompt
     assert [image.text for image in made.images] == ["\x000"]
 
@@ -880,7 +880,7 @@ def test_a_picture_may_have_20971520_characters_and_no_more() -> None:
     body: dict[str, Any] = {"prompt": "x"}
     text, lifted = _lifted(20_971_520)
     found = forms.from_json({**body, "images": [text]}, lifted, takes_pictures=True)
-    assert request.parse(E, found, rules()).images[0].size == (20_971_520 - 22) * 3 // 4
+    assert image_request.parse(E, found, rules()).images[0].size == (20_971_520 - 22) * 3 // 4
     text, lifted = _lifted(20_971_521)
     with pytest.raises(Refusal) as refused:
         forms.from_json({**body, "images": [{"image_url": text}]}, lifted, takes_pictures=True)
@@ -924,7 +924,7 @@ def test_any_body_is_a_sane_request_or_a_refusal_of_a_client_s_mistake(
     refused: Refusal | json_scanner.ScanError | None = None
     try:
         found = forms.from_json(*read(text), takes_pictures=endpoint == E)
-        made = request.parse(endpoint, found, forward)
+        made = image_request.parse(endpoint, found, forward)
     except (json_scanner.ScanError, Refusal) as error:
         refused = error
     if isinstance(refused, json_scanner.ScanError):

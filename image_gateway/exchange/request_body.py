@@ -1,7 +1,7 @@
 """A request's body, from the socket into the spool and from there to what is asked.
 
 An image call's body is understood while it comes.  A body on a Responses path is text's until it
-shows otherwise, and may be a long conversation: while it comes only its signs are read
+shows otherwise, and may be a long conversation: while it comes only its signals are read
 (``core.request.intent``), and only an image intent is read again, from the spool, to be understood.
 """
 
@@ -14,20 +14,25 @@ from image_gateway.core.codec import multipart
 from image_gateway.core.errors import Refusal
 from image_gateway.core.model import Key
 from image_gateway.core.records import record
-from image_gateway.core.request import intent, request
-from image_gateway.core.request.intent import IntentRequest, Signs
-from image_gateway.core.request.models import Endpoint
-from image_gateway.core.request.request import ImageRequest
+from image_gateway.core.request import image_request, intent
+from image_gateway.core.request.catalogue import Endpoint
+from image_gateway.core.request.image_request import ImageRequest
+from image_gateway.core.request.intent import IntentRequest, IntentSignals
 from image_gateway.core.routing import access
-from image_gateway.edge.client import intake
+from image_gateway.edge.client import body_parsers
+from image_gateway.edge.client.body_parsers import (
+    BodyParser,
+    IntentBodyParser,
+    JsonBodyParser,
+    MultipartBodyParser,
+)
 from image_gateway.edge.client.downstream import BodySink, Downstream
-from image_gateway.edge.client.intake import Intake, JsonIntake, PartsIntake, SignIntake
 from image_gateway.edge.spool import Spool, SpoolFullError
 
 _OVERLOADED_RETRY_SECONDS: Final = 5.0
 
 
-class Reception:
+class RequestBodyReader:
     """One request's body; every method raises ``Refusal`` and ``ClientLeftError``."""
 
     def __init__(self, app: AppContext, downstream: Downstream, draft: record.Draft) -> None:
@@ -36,7 +41,7 @@ class Reception:
         self._draft = draft
 
     def __repr__(self) -> str:
-        return f"<Reception {self._downstream!r}>"
+        return f"<RequestBodyReader {self._downstream!r}>"
 
     @property
     def is_encoded(self) -> bool:
@@ -48,34 +53,34 @@ class Reception:
         self, endpoint: Endpoint, path_model: str | None, key: Key, spool: Spool
     ) -> ImageRequest:
         """The body of an image call."""
-        sink = self._intake(spool)
-        await self._read(sink)
+        parser = self._body_parser(spool)
+        await self._read(parser)
         app = self._app
-        given = sink.close(app.catalogue, takes_pictures=endpoint == "edits")
-        rules = request.Rules(
+        raw = parser.close(app.catalogue, takes_pictures=endpoint == "edits")
+        rules = image_request.Rules(
             app.catalogue,
             app.settings.default_model,
             key.model_map,
             app.settings.forward_parameters,
         )
-        parsed = request.parse(endpoint, given, rules, path_model)
+        parsed = image_request.parse(endpoint, raw, rules, path_model)
         self._draft.note_request(parsed, app.prompt_key)
         access.check_model(key, parsed.model)
         return parsed
 
-    async def signs(self, spool: Spool) -> Signs:
-        """The signs of a body on a Responses path."""
-        sink = SignIntake(spool, encoded=self.is_encoded)
+    async def signals(self, spool: Spool) -> IntentSignals:
+        """The signals of a body on a Responses path."""
+        parser = IntentBodyParser(spool, encoded=self.is_encoded)
         self._draft.body_form = "json"
-        await self._read(sink)
-        models = sink.signs.models
+        await self._read(parser)
+        models = parser.signals.models
         self._draft.model = models[-1] if models else None
-        return sink.signs
+        return parser.signals
 
     async def intent(self, key: Key, spool: Spool) -> IntentRequest:
         """What an image intent asks for, once its body is here."""
         self._check_encoding()
-        body, lifted = await intake.reread(spool)
+        body, lifted = await body_parsers.reread(spool)
         default_model = self._app.settings.default_model
         parsed = intent.parse(body, lifted, key.model_map, default_model)
         self._draft.note_intent(parsed, self._app.prompt_key)
@@ -83,11 +88,11 @@ class Reception:
             access.check_model(key, model)
         return parsed
 
-    async def _read(self, sink: BodySink) -> None:
+    async def _read(self, parser: BodySink) -> None:
         began = time.monotonic()
         self._downstream.check_size()
         try:
-            await self._downstream.read_body(sink)
+            await self._downstream.read_body(parser)
         except SpoolFullError:
             raise Refusal(
                 "overloaded",
@@ -101,18 +106,18 @@ class Reception:
         if self.is_encoded:
             raise Refusal("unsupported_media_type", "Send the body without a `content-encoding`.")
 
-    def _intake(self, spool: Spool) -> Intake:
+    def _body_parser(self, spool: Spool) -> BodyParser:
         settings = self._app.settings
         self._check_encoding()
         content_type = self._downstream.headers.get("content-type")
         match headers.media_type(content_type):
             case "application/json":
                 self._draft.body_form = "json"
-                return JsonIntake(spool)
+                return JsonBodyParser(spool)
             case "multipart/form-data":
                 self._draft.body_form = "multipart"
                 limits = multipart.PartLimits(settings.max_part_bytes, settings.max_parts)
-                return PartsIntake(spool, multipart.boundary(content_type), limits)
+                return MultipartBodyParser(spool, multipart.boundary(content_type), limits)
         raise Refusal(
             "unsupported_media_type",
             "Send the body as `content-type: application/json`, or an edit with its pictures as "

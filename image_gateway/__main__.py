@@ -21,11 +21,11 @@ from image_gateway.cli.terminal import (
     read,
     say,
 )
-from image_gateway.core.routing import routing
+from image_gateway.core.routing import ranking
 from image_gateway.edge.postgres import contract
 from image_gateway.edge.postgres.cache import UnavailableError
 from image_gateway.edge.postgres.contract import ContractError, Findings
-from image_gateway.edge.records import logs
+from image_gateway.edge.records import writer
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,7 +76,7 @@ def _serve(_: argparse.Namespace) -> int:
     settings = _settings()
     if settings is None:
         return BAD_SETTINGS
-    logs.configure_process_log()
+    writer.configure_process_log()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(app.serve(settings))
@@ -121,7 +121,7 @@ def _check(_: argparse.Namespace) -> int:
         say(f"warning: {finding}")
     model, catalogue = settings.default_model, app.load_catalogue(settings)
     sound = findings.sound_accounts
-    if sound and not any(routing.knows(account, model, catalogue) for account in sound):
+    if sound and not any(ranking.knows(account, model, catalogue) for account in sound):
         say(
             f"warning: no account serves DEFAULT_MODEL {escaped(model)}: calls that name no model "
             "get 404"

@@ -23,22 +23,22 @@ from image_gateway.config import Address, Settings, SettingsError
 from image_gateway.context import AppContext
 from image_gateway.core.request import catalogue
 from image_gateway.core.routing.slots import Candidate, StartClock
-from image_gateway.edge import supervisor
+from image_gateway.edge import systemd
 from image_gateway.edge.client import listener
 from image_gateway.edge.client.listener import Listener
 from image_gateway.edge.metrics import Metrics
 from image_gateway.edge.postgres import contract
 from image_gateway.edge.postgres.cache import Freshness, UnavailableError
 from image_gateway.edge.postgres.control_plane import ControlPlane
-from image_gateway.edge.records import logs
-from image_gateway.edge.records.logs import RequestLog, Rotation
+from image_gateway.edge.records import writer
+from image_gateway.edge.records.writer import RequestLog, Rotation
 from image_gateway.edge.slots.broker import SlotBroker
 from image_gateway.edge.spool import Spools
 from image_gateway.edge.upstream.http_client import UpstreamClient
 from image_gateway.edge.upstream.text_api import TextApi
-from image_gateway.exchange.paths import Paths
+from image_gateway.exchange.routes import ImageApp
 from image_gateway.ops import server as ops
-from image_gateway.ops.server import Ops, OpsListener
+from image_gateway.ops.server import OpsApp, OpsListener
 
 _SHORTEST_PROMPT_KEY: Final = 16
 _STOP_SECONDS: Final = 30.0
@@ -67,7 +67,7 @@ async def serve(settings: Settings) -> None:
     Raises ``StartError``, ``SettingsError``, ``ContractError`` and ``UnavailableError``.  A second
     signal ends the process at once.
     """
-    asyncio.get_running_loop().set_exception_handler(logs.report_loop_error)
+    asyncio.get_running_loop().set_exception_handler(writer.report_loop_error)
     stop = asyncio.Event()
     with _signals(stop) as on_hangup:
         await _wait_for_control_plane(settings, stop)
@@ -80,9 +80,9 @@ async def serve(settings: Settings) -> None:
             await _read_accounts(app.control_plane)
             port: Listener | None = None
             is_up = False
-            paths = Paths(app, lambda: port is not None and port.draining)
+            paths = ImageApp(app, lambda: port is not None and port.draining)
             port = Listener(paths, _sockets(settings), settings.send_seconds)
-            ops_page = Ops(app, lambda: is_up and not stop.is_set())
+            ops_page = OpsApp(app, lambda: is_up and not stop.is_set())
             ops_port = OpsListener(
                 ops_page, [_bind("OPS_BIND", settings.ops_bind)], ops.SEND_SECONDS
             )
@@ -90,16 +90,16 @@ async def serve(settings: Settings) -> None:
             stack.push_async_callback(ops_port.close)
             await port.start()
             is_up = True
-            supervisor.notify(os.environ, "READY=1")
+            systemd.notify(os.environ, "READY=1")
             watchdog = asyncio.create_task(
-                supervisor.keep_watchdog(os.environ, partial(_in_a_line, port, stop))
+                systemd.keep_watchdog(os.environ, partial(_in_a_line, port, stop))
             )
             stack.callback(watchdog.cancel)
             _log.info("accepting on %s:%d", *settings.bind)
             await stop.wait()
             # However the unit's own time was meant: what still draws is not to be killed.
             seconds = settings.drain_seconds + _STOP_SECONDS
-            supervisor.notify(
+            systemd.notify(
                 os.environ,
                 f"STOPPING=1\nSTATUS=stopping, {port.connections} in flight\n"
                 f"EXTEND_TIMEOUT_USEC={seconds * 1e6:.0f}",
@@ -214,7 +214,7 @@ async def _refuse_pooler(settings: Settings) -> None:
 
 
 def _sockets(settings: Settings) -> list[socket.socket]:
-    inherited = supervisor.inherited_sockets(os.environ)
+    inherited = systemd.inherited_sockets(os.environ)
     if inherited:
         return inherited
     return [_bind("BIND", settings.bind)]

@@ -5,15 +5,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from image_gateway.config import Settings
-from image_gateway.core.records.status import Board
+from image_gateway.core.records.status import CallTracker
 from image_gateway.core.request.catalogue import Catalogue
-from image_gateway.core.routing import routing
+from image_gateway.core.routing import ranking
 from image_gateway.core.routing.budget import Budgets
 from image_gateway.core.routing.cooldowns import CooldownTracker
 from image_gateway.core.routing.slots import SlotTable, StartClock
 from image_gateway.edge.metrics import Metrics
 from image_gateway.edge.postgres.control_plane import ControlPlane
-from image_gateway.edge.records.logs import RequestLog
+from image_gateway.edge.records.writer import RequestLog
 from image_gateway.edge.slots.broker import SlotBroker
 from image_gateway.edge.spool import Spools
 from image_gateway.edge.upstream.http_client import UpstreamClient
@@ -40,14 +40,14 @@ class AppContext:
     key_slots: SlotTable = field(default_factory=SlotTable)
     cooldowns: CooldownTracker = field(default_factory=CooldownTracker)
     budgets: Budgets = field(default_factory=Budgets)
-    board: Board = field(default_factory=Board)
+    tracker: CallTracker = field(default_factory=CallTracker)
     """The calls in flight and those of the last hour."""
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
     """When it was built."""
 
-    def now(self) -> routing.State:
+    def now(self) -> ranking.State:
         """The moment as routing sees it."""
-        return routing.State(
+        return ranking.State(
             self.slots.in_use,
             self.cooldowns,
             self.budgets,

@@ -18,9 +18,9 @@ from image_gateway import __main__, config
 from image_gateway.core import errors
 from image_gateway.core.records import record, status, summary
 from image_gateway.core.routing import capability
-from image_gateway.core.routing.routing import Condition
-from image_gateway.edge.metrics import AccountNow, Metrics, Now
-from image_gateway.exchange import paths
+from image_gateway.core.routing.ranking import Condition
+from image_gateway.edge.metrics import AccountGauges, GaugeValues, Metrics
+from image_gateway.exchange import routes
 
 ROOT = Path(__file__).parents[1]
 README = ROOT.joinpath("README.md").read_text("utf-8")
@@ -173,7 +173,7 @@ def test_every_field_of_the_record_is_told_in_order() -> None:
 
 def test_every_path_is_told() -> None:
     told = re.findall(r"^    (.*)$", section("Paths"), re.MULTILINE)
-    assert sorted(" ".join(told).split()) == sorted((*paths.PREFIXES, *paths.RESPONSES))
+    assert sorted(" ".join(told).split()) == sorted((*routes.PREFIXES, *routes.RESPONSES))
 
 
 def test_what_each_kind_of_account_can_do_is_told_as_the_code_has_it() -> None:
@@ -198,12 +198,12 @@ def test_what_happens_when_something_fails_is_told_and_each_line_has_its_test() 
 
 def served_metrics() -> dict[str, set[str]]:
     """The metrics without their prefix, each with its labels."""
-    account = AccountNow("a", Condition.USABLE, 0, 3)
-    now = Now("1", 0.0, (account,), 0, {}, True, 0, True, True, 0.0, 0)
+    account = AccountGauges("a", Condition.USABLE, 0, 3)
+    now = GaugeValues("1", 0.0, (account,), 0, {}, True, 0, True, True, 0.0, 0)
     metrics = Metrics(lambda: now)
-    draft = record.Draft(datetime.now(UTC), "req_1")
+    draft = record.RecordBuilder(datetime.now(UTC), "req_1")
     draft.auth_ms = 1
-    draft.attempts = [record.Attempt("a", "codex", "answer", 200, None, "deliver", 1)]
+    draft.attempts = [record.AttemptRecord("a", "codex", "answer", 200, None, "deliver", 1)]
     metrics.observe(draft)
     served: dict[str, set[str]] = {}
     for name, labels in re.findall(
@@ -241,7 +241,7 @@ def test_every_field_of_the_status_is_told() -> None:
     told = " ".join(section("The ops port").split())
     assert names_of(status.Status) - set(re.findall(r"`(\w+)`", told)) == set()
     assert f"({', '.join(Condition)})" in told
-    assert f"({', '.join(status.Outcome)})" in told
+    assert f"({', '.join(status.RequestOutcome)})" in told
     phases = re.findall(r"`phase` \((.*?)\)", told)[0]
     assert [each.split(":")[0] for each in phases.split(", ")] == list(status.Phase)
 

@@ -34,9 +34,9 @@ from image_gateway.core.model import Account, Grant
 from image_gateway.core.records import record
 from image_gateway.core.request.image_request import ImageRequest
 from image_gateway.core.request.intent import AnyRequest, IntentRequest
-from image_gateway.core.routing import capability, failover, routing
+from image_gateway.core.routing import capability, failover, ranking
 from image_gateway.core.routing.cooldowns import Cause
-from image_gateway.core.routing.failover import Action, Outcome, Stage, Step
+from image_gateway.core.routing.failover import Action, AttemptOutcome, Stage, Step
 from image_gateway.edge.slots.broker import BusyError, Lease
 from image_gateway.edge.spool import Spool
 from image_gateway.edge.upstream.http_client import (
@@ -66,8 +66,8 @@ class AttemptResult:
     """How a call ended; ``headers`` and ``body`` are those of an answer that was no success."""
 
     account: Account
-    outcome: Outcome
-    note: record.Attempt
+    outcome: AttemptOutcome
+    note: record.AttemptRecord
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     body: bytes = field(default=b"", repr=False)
 
@@ -103,7 +103,7 @@ class Attempts:
         self.finish: Finish | None = None
 
     def __repr__(self) -> str:
-        return f"<Attempts {len(self._context.draft.attempts)}>"
+        return f"<Attempts {len(self._context.record_builder.attempts)}>"
 
     @property
     def time_is_left(self) -> bool:
@@ -139,7 +139,7 @@ class Attempts:
         if (
             renewed is not None
             and renewed.credential != account.credential
-            and routing.has_credential(renewed, datetime.now(UTC))
+            and ranking.has_credential(renewed, datetime.now(UTC))
             and self.time_is_left
         ):
             return await self._ask_once(renewed, reread=True)
@@ -247,10 +247,10 @@ class Attempts:
         reread: bool,
     ) -> AttemptResult:
         """One call, and its answer delivered as far as it goes."""
-        draft, stream = self._context.draft, self._context.stream
-        note = record.Attempt(account.account_name, account.dialect, stage=Stage.CONNECT)
-        draft.attempts.append(note)
-        draft.account_name, draft.dialect = account.account_name, account.dialect
+        record_builder, stream = self._context.record_builder, self._context.stream
+        note = record.AttemptRecord(account.account_name, account.dialect, stage=Stage.CONNECT)
+        record_builder.attempts.append(note)
+        record_builder.account_name, record_builder.dialect = account.account_name, account.dialect
         if stream is not None:
             stream.name_headers({})
             stream.keep_alive()
@@ -282,7 +282,7 @@ class Attempts:
             note.stage = Stage.STREAM if outcome.usable else outcome.stage
             note.action = step.action
             note.error_code = outcome.reason or record.upstream_code(outcome.error)
-            draft.may_be_billed |= step.may_be_billed
+            record_builder.may_be_billed |= step.may_be_billed
             self._cool(result, began)
             return result
 
@@ -292,7 +292,7 @@ class Attempts:
         account: Account,
         upstream_request: UpstreamRequest,
         until: float,
-        note: record.Attempt,
+        note: record.AttemptRecord,
         *,
         reread: bool,
     ) -> tuple[AttemptResult, UpstreamResponse | None]:
@@ -301,22 +301,22 @@ class Attempts:
         try:
             response = await connection.open(until - began)
         except UnsentError as error:
-            outcome = Outcome(Stage.CONNECT, account.dialect, reason=str(error))
+            outcome = AttemptOutcome(Stage.CONNECT, account.dialect, reason=str(error))
             return AttemptResult(account, outcome, note), None
         except LostError as error:
-            outcome = Outcome(Stage.SENT, account.dialect, reason=str(error))
+            outcome = AttemptOutcome(Stage.SENT, account.dialect, reason=str(error))
             return AttemptResult(account, outcome, note), None
         finally:
             if connection.connected:
                 note.stage = Stage.SENT
             note.upstream_ms = round((time.monotonic() - began) * 1000)
-            draft = self._context.draft
-            draft.upstream_ms = (draft.upstream_ms or 0) + note.upstream_ms
+            record_builder = self._context.record_builder
+            record_builder.upstream_ms = (record_builder.upstream_ms or 0) + note.upstream_ms
         note.status = response.status
         if account.dialect == "codex":
             self._app.budgets.learn(account, response.headers, time.monotonic(), time.time())
         if self._is_usable(response, upstream_request):
-            outcome = Outcome(Stage.ANSWER, account.dialect, response.status)
+            outcome = AttemptOutcome(Stage.ANSWER, account.dialect, response.status)
             return AttemptResult(account, outcome, note), response
         return await self._read_failure(account, response, note, reread=reread), None
 
@@ -350,20 +350,25 @@ class Attempts:
         return SyntheticStream(context, stream, request)
 
     async def _read_failure(
-        self, account: Account, response: UpstreamResponse, note: record.Attempt, *, reread: bool
+        self,
+        account: Account,
+        response: UpstreamResponse,
+        note: record.AttemptRecord,
+        *,
+        reread: bool,
     ) -> AttemptResult:
         """What an answer says that is no success."""
         if 200 <= response.status < 300:
             return AttemptResult(
-                account, Outcome(Stage.ANSWER, account.dialect, response.status), note
+                account, AttemptOutcome(Stage.ANSWER, account.dialect, response.status), note
             )
         if response.status == _PROXY_REFUSED and account.proxy is not None:
             # The proxy speaks for itself; what it refused did not reach the upstream.
-            outcome = Outcome(Stage.CONNECT, account.dialect, reason="ProxyRefused")
+            outcome = AttemptOutcome(Stage.CONNECT, account.dialect, reason="ProxyRefused")
             return AttemptResult(account, outcome, note)
         body = await response.read(_ERROR_BYTES, _ERROR_SECONDS)
         error = errors.read_upstream_error(body)
-        outcome = Outcome(
+        outcome = AttemptOutcome(
             Stage.ANSWER,
             account.dialect,
             response.status,
@@ -394,7 +399,7 @@ class Attempts:
                 seconds,
                 result.note.status,
                 result.note.error_code,
-                self._context.draft.request_id,
+                self._context.record_builder.request_id,
             )
         elif step.action is Action.NEXT and self._is_last:
             # An overload, a 5xx, or no connection: the next call may ask it again.
@@ -404,5 +409,5 @@ class Attempts:
                 result.note.stage,
                 result.note.status,
                 result.note.error_code,
-                self._context.draft.request_id,
+                self._context.record_builder.request_id,
             )

@@ -8,10 +8,10 @@ was asked for.
 | a stream | an Images answer | ``SyntheticStream``: one completed event for each picture |
 | either | events of the Responses API | ``fan_out.FanOut``: pictures taken out of them |
 
-``take`` delivers what can be delivered and says how it ended (``failover.Outcome``); what follows
-from that is decided elsewhere.  The last bytes are not sent by it: they are left in ``finish``, for
-when slot, connection and spool are given back.  Were they sent before, a client that calls again at
-once could find its own slot taken.
+``take`` delivers what can be delivered and says how it ended (``failover.AttemptOutcome``); what
+follows from that is decided elsewhere.  The last bytes are not sent by it: they are left in
+``finish``, for when slot, connection and spool are given back.  Were they sent before, a client
+that calls again at once could find its own slot taken.
 """
 
 import time
@@ -28,7 +28,7 @@ from image_gateway.core.dialects.events import EventKind, ParsedEvent
 from image_gateway.core.model import Dialect
 from image_gateway.core.records import record
 from image_gateway.core.request.image_request import ImageRequest
-from image_gateway.core.routing.failover import Outcome, Stage
+from image_gateway.core.routing.failover import AttemptOutcome, Stage
 from image_gateway.edge.client.downstream import Downstream
 from image_gateway.edge.client.event_stream import EventStream
 from image_gateway.edge.spool import Spools
@@ -48,7 +48,7 @@ class ResponseContext:
 
     downstream: Downstream
     stream: EventStream | None
-    draft: record.Draft
+    record_builder: record.RecordBuilder
     spools: Spools
     kept: ExitStack
     idle_seconds: float
@@ -66,7 +66,9 @@ class Delivery(Protocol):
 
     finish: Finish | None
 
-    async def take(self, response: UpstreamResponse, dialect: Dialect, until: float) -> Outcome:
+    async def take(
+        self, response: UpstreamResponse, dialect: Dialect, until: float
+    ) -> AttemptOutcome:
         """Deliver an answer whose head promised the right thing; says how it ended.
 
         ``until``, on the monotonic clock, is when something must have come.  Raises
@@ -77,26 +79,26 @@ class Delivery(Protocol):
 # -- how an answer ended ---------------------------------------------------------------------------
 
 
-def delivered(response: UpstreamResponse, dialect: Dialect) -> Outcome:
+def delivered(response: UpstreamResponse, dialect: Dialect) -> AttemptOutcome:
     """All that was asked for is here, or on its way."""
-    return Outcome(Stage.ANSWER, dialect, response.status, usable=True)
+    return AttemptOutcome(Stage.ANSWER, dialect, response.status, usable=True)
 
 
-def invalid(response: UpstreamResponse, dialect: Dialect) -> Outcome:
+def invalid(response: UpstreamResponse, dialect: Dialect) -> AttemptOutcome:
     """It is not what its head promised, or holds no picture."""
-    return Outcome(Stage.ANSWER, dialect, response.status)
+    return AttemptOutcome(Stage.ANSWER, dialect, response.status)
 
 
-def lost(dialect: Dialect, reason: str, *, sent: bool) -> Outcome:
+def lost(dialect: Dialect, reason: str, *, sent: bool) -> AttemptOutcome:
     """It broke off; ``sent``: the client has seen some of it."""
-    return Outcome(Stage.STREAM if sent else Stage.SENT, dialect, reason=reason)
+    return AttemptOutcome(Stage.STREAM if sent else Stage.SENT, dialect, reason=reason)
 
 
 def failed(
     response: UpstreamResponse, dialect: Dialect, found: ParsedEvent, *, sent: bool
-) -> Outcome:
+) -> AttemptOutcome:
     """An event told of an error; before anything was sent it counts like an answer's status."""
-    return Outcome(
+    return AttemptOutcome(
         Stage.STREAM if sent else Stage.ANSWER,
         dialect,
         found.status,
@@ -113,8 +115,8 @@ def failed(
 class AnswerTimer:
     """When an answer began and how long it took, for the record."""
 
-    def __init__(self, draft: record.Draft) -> None:
-        self._draft = draft
+    def __init__(self, record_builder: record.RecordBuilder) -> None:
+        self._record = record_builder
         self._began: float | None = None
 
     @property
@@ -124,7 +126,7 @@ class AnswerTimer:
     def tick(self) -> None:
         now = time.monotonic()
         self._began = now if self._began is None else self._began
-        self._draft.stream_ms = round((now - self._began) * 1000)
+        self._record.stream_ms = round((now - self._began) * 1000)
 
 
 class BodyPassthrough:
@@ -135,9 +137,11 @@ class BodyPassthrough:
         self._request = request
         self.finish: Finish | None = None
 
-    async def take(self, response: UpstreamResponse, dialect: Dialect, until: float) -> Outcome:
+    async def take(
+        self, response: UpstreamResponse, dialect: Dialect, until: float
+    ) -> AttemptOutcome:
         context, downstream = self._context, self._context.downstream
-        meter, timer = record.Meter(), AnswerTimer(context.draft)
+        meter, timer = record.AnswerMeter(), AnswerTimer(context.record_builder)
         urls = data_urls.DataUrls() if self._request.answer_as_url else None
         left = headers.whole(response.headers.get("content-length"))
         sent = headers.to_client(response.headers)
@@ -161,7 +165,7 @@ class BodyPassthrough:
         except (LostError, json_scanner.ScanError) as error:
             return lost(dialect, _reason(error), sent=timer.begun)
         finally:
-            is_whole = meter.close(context.draft)
+            is_whole = meter.close(context.record_builder)
         if not timer.begun:
             return invalid(response, dialect)
         if not is_whole and response.ends_by_close:
@@ -186,10 +190,12 @@ class StreamPassthrough:
         self._stream = stream
         self._pictures = 0
         self._usage: Mapping[str, object] | None = None
-        self._timer = AnswerTimer(context.draft)
+        self._timer = AnswerTimer(context.record_builder)
         self.finish: Finish | None = None
 
-    async def take(self, response: UpstreamResponse, dialect: Dialect, until: float) -> Outcome:
+    async def take(
+        self, response: UpstreamResponse, dialect: Dialect, until: float
+    ) -> AttemptOutcome:
         context, stream = self._context, self._stream
         stream.name_headers(headers.to_client(response.headers))
         with EventReader(
@@ -226,7 +232,7 @@ class StreamPassthrough:
         if found.kind is EventKind.PICTURE:
             self._pictures += 1
             self._usage = events.add_usage(self._usage, found.usage)
-            self._context.draft.note_answer(self._pictures, self._usage, found.picture)
+            self._context.record_builder.record_answer(self._pictures, self._usage, found.picture)
 
 
 class SyntheticStream:
@@ -240,11 +246,13 @@ class SyntheticStream:
         self._stream = stream
         self.finish: Finish | None = None
 
-    async def take(self, response: UpstreamResponse, dialect: Dialect, until: float) -> Outcome:
+    async def take(
+        self, response: UpstreamResponse, dialect: Dialect, until: float
+    ) -> AttemptOutcome:
         context, stream = self._context, self._stream
         stream.name_headers(headers.to_client(response.headers))
         spool = context.kept.enter_context(context.spools.open(paid=True))
-        skeleton, timer = json_skeleton.JsonSkeleton(), AnswerTimer(context.draft)
+        skeleton, timer = json_skeleton.JsonSkeleton(), AnswerTimer(context.record_builder)
         try:
             async for chunk in response.chunks(
                 _first_seconds(until, context), context.idle_seconds
@@ -262,7 +270,7 @@ class SyntheticStream:
         found, usage = events.completed_events(whole, int(time.time()))
         if not found:
             return invalid(response, dialect)
-        context.draft.note_answer(len(found), usage, found[0])
+        context.record_builder.record_answer(len(found), usage, found[0])
         frames = [
             spool.hold(events.frame(self._request.endpoint, "completed", fields, skeleton.lifted))
             for fields in found

@@ -15,7 +15,7 @@ from image_gateway.core import headers
 from image_gateway.core.errors import Refusal
 from image_gateway.core.model import Account
 from image_gateway.core.request.intent import IntentRequest
-from image_gateway.core.routing import failover, routing
+from image_gateway.core.routing import failover, ranking
 from image_gateway.core.routing.failover import Action, Stage
 from image_gateway.edge.slots.broker import BusyError, EarlyError, Lease
 
@@ -46,14 +46,14 @@ class Dispatch:
         """The result that decides what the client gets.  Raises ``Refusal``, where it is none of an
         upstream's, and ``ClientLeftError``.
         """
-        able = routing.able(self._grant, self._request, self._app.catalogue)
+        able = ranking.able(self._grant, self._request, self._app.catalogue)
         self._rank(able)
         admitted = self._admit()
-        self._context.draft.wait_ms = 0
+        self._context.record_builder.wait_ms = 0
         try:
             return await self._search(able)
         finally:
-            if not self._context.draft.attempts:
+            if not self._context.record_builder.attempts:
                 self._app.starts.withdraw(self._grant.key.key_id, admitted)
 
     def _admit(self) -> float:
@@ -81,7 +81,7 @@ class Dispatch:
                 break
             with lease:
                 account = self._grant.accounts[lease.account_name]
-                if not routing.is_usable(account, self._request.upstream_model, self._app.now()):
+                if not ranking.is_usable(account, self._request.upstream_model, self._app.now()):
                     # It began to cool down while we waited: nothing was started.
                     lease.undo_start(self._app.starts)
                     self._has_started = bool(failed)
@@ -96,8 +96,8 @@ class Dispatch:
     def _rank(self, accounts: Sequence[Account]) -> Sequence[Account]:
         """Those that can be asked now, best first; raises ``Refusal``."""
         model, state = self._request.upstream_model, self._app.now()
-        usable = routing.usable(accounts, model, state)
-        return routing.order(usable, self._grant.key, model, state, self._session)
+        usable = ranking.usable(accounts, model, state)
+        return ranking.order(usable, self._grant.key, model, state, self._session)
 
     async def _slot(self, ranked: Sequence[Account]) -> Lease:
         """A slot of the best account that has one; raises ``Refusal`` when the wait is over."""
@@ -111,25 +111,28 @@ class Dispatch:
         except EarlyError as early:
             raise self._too_early(early.seconds) from None
         except BusyError as busy:
-            raise routing.all_busy(busy.seconds) from None
+            raise ranking.all_busy(busy.seconds) from None
         else:
             self._has_started = True
             return lease
         finally:
             self._waited += time.monotonic() - began
-            self._context.draft.wait_ms = round(self._waited * 1000)
+            self._context.record_builder.wait_ms = round(self._waited * 1000)
 
     def _most_telling(
         self, failed: Sequence[AttemptResult], last_refusal: Refusal | None
     ) -> AttemptResult:
         """No account is left: the most telling upstream answer, else what kept us from one."""
-        draft = self._context.draft
+        record_builder = self._context.record_builder
         best = failover.most_telling([result.outcome for result in failed])
         if best is not None:
             account = failed[best].account
-            draft.account_name, draft.dialect = account.account_name, account.dialect
+            record_builder.account_name, record_builder.dialect = (
+                account.account_name,
+                account.dialect,
+            )
             return failed[best]
-        draft.account_name = draft.dialect = None
+        record_builder.account_name = record_builder.dialect = None
         if last_refusal is not None and last_refusal.code in _PASSING:
             raise last_refusal
         if any(result.outcome.stage is Stage.CONNECT for result in failed):
@@ -138,4 +141,4 @@ class Dispatch:
                 "No connection to any upstream could be made; nothing was sent. Try again.",
                 retry_after=_UNREACHABLE_RETRY_SECONDS,
             )
-        raise last_refusal or routing.no_credentials()
+        raise last_refusal or ranking.no_credentials()

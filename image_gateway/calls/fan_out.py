@@ -26,7 +26,7 @@ from image_gateway.core.dialects import events
 from image_gateway.core.dialects.events import EventKind, ResponseReader
 from image_gateway.core.model import Dialect
 from image_gateway.core.request.image_request import ImageRequest
-from image_gateway.core.routing.failover import Outcome
+from image_gateway.core.routing.failover import AttemptOutcome
 from image_gateway.edge.spool import SpooledBody
 from image_gateway.edge.upstream.event_reader import EventReader, Keep, SpooledEvent
 from image_gateway.edge.upstream.http_client import LostError, UpstreamResponse
@@ -54,7 +54,7 @@ class FanOut:
         self._request = request
         self._pictures: list[_Picture] = []
         self._usage: Mapping[str, object] | None = None
-        self._timer = AnswerTimer(context.draft)
+        self._timer = AnswerTimer(context.record_builder)
         self._unsent: list[SpooledBody] = []
         self.finish: Finish | None = None
 
@@ -66,7 +66,9 @@ class FanOut:
         """Made so far."""
         return len(self._pictures)
 
-    async def take(self, response: UpstreamResponse, dialect: Dialect, until: float) -> Outcome:
+    async def take(
+        self, response: UpstreamResponse, dialect: Dialect, until: float
+    ) -> AttemptOutcome:
         """The pictures of one call; says how it ended.  Raises ``ClientLeftError``."""
         context = self._context
         call = _Call(self, context)
@@ -90,7 +92,9 @@ class FanOut:
         for picture in made:
             self._timer.tick()
             self._pictures.append(picture)
-            context.draft.note_answer(len(self._pictures), self._usage, self._pictures[0].fields)
+            context.record_builder.record_answer(
+                len(self._pictures), self._usage, self._pictures[0].fields
+            )
             fields = {
                 "created_at": int(time.time()),
                 **{name: v for name, v in picture.fields.items() if name != "revised_prompt"},
@@ -160,7 +164,7 @@ class _Call:
 
     async def read(
         self, reader: EventReader, response: UpstreamResponse, dialect: Dialect
-    ) -> Outcome:
+    ) -> AttemptOutcome:
         """How it ended; what it made is in ``made`` whatever that was."""
         responses = ResponseReader()
         while len(self.made) < MOST_PER_CALL:

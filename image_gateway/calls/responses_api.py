@@ -24,7 +24,7 @@ from image_gateway.core.codec import json_scanner
 from image_gateway.core.dialects import events
 from image_gateway.core.dialects.events import EventKind, ParsedEvent
 from image_gateway.core.model import Dialect
-from image_gateway.core.routing.failover import Outcome
+from image_gateway.core.routing.failover import AttemptOutcome
 from image_gateway.edge.client.event_stream import EventStream
 from image_gateway.edge.spool import SpooledBody
 from image_gateway.edge.upstream.event_reader import (
@@ -44,10 +44,12 @@ class ResponseStreamPassthrough:
         self._stream = stream
         self._counts = _ResponseCounts(context)
         self._unsent: list[SpooledBody] = []
-        self._timer = AnswerTimer(context.draft)
+        self._timer = AnswerTimer(context.record_builder)
         self.finish: Finish | None = None
 
-    async def take(self, response: UpstreamResponse, dialect: Dialect, until: float) -> Outcome:
+    async def take(
+        self, response: UpstreamResponse, dialect: Dialect, until: float
+    ) -> AttemptOutcome:
         context, stream = self._context, self._stream
         stream.name_headers(headers.to_client(response.headers))
         with _reader(response, context, Keep.FRAME, until) as reader:
@@ -99,7 +101,7 @@ class AssembledResponse:
     def __init__(self, context: ResponseContext) -> None:
         self._context = context
         self._counts = _ResponseCounts(context)
-        self._timer = AnswerTimer(context.draft)
+        self._timer = AnswerTimer(context.record_builder)
         self._items: list[_Item] = []
         self._response: _Item | None = None
         self.finish: Finish | None = None
@@ -109,7 +111,9 @@ class AssembledResponse:
         """Made so far."""
         return self._counts.pictures
 
-    async def take(self, response: UpstreamResponse, dialect: Dialect, until: float) -> Outcome:
+    async def take(
+        self, response: UpstreamResponse, dialect: Dialect, until: float
+    ) -> AttemptOutcome:
         context = self._context
         with _reader(response, context, Keep.DATA, until) as reader:
             outcome = await self._read(reader, response, dialect)
@@ -121,7 +125,7 @@ class AssembledResponse:
 
     async def _read(
         self, reader: EventReader, response: UpstreamResponse, dialect: Dialect
-    ) -> Outcome:
+    ) -> AttemptOutcome:
         while True:
             try:
                 spooled = await reader.next()
@@ -213,7 +217,7 @@ class _ResponseCounts:
     """What a response made, for the record."""
 
     def __init__(self, context: ResponseContext) -> None:
-        self._draft = context.draft
+        self._record = context.record_builder
         self._first: Mapping[str, object] = {}
         self.pictures = 0
 
@@ -224,4 +228,4 @@ class _ResponseCounts:
             self.pictures = found.pictures
         self._first = self._first or found.picture
         if found.kind in {EventKind.PICTURE, EventKind.END}:
-            self._draft.note_answer(self.pictures, found.usage, self._first)
+            self._record.record_answer(self.pictures, found.usage, self._first)

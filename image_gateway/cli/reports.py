@@ -26,8 +26,8 @@ from image_gateway.cli.terminal import (
 )
 from image_gateway.core.records import record, summary
 from image_gateway.core.records.summary import KeyUsage, Record, Summary, Table, Tally
-from image_gateway.edge.records import record_files
-from image_gateway.edge.records.record_files import Reading, RecordFile
+from image_gateway.edge.records import reader
+from image_gateway.edge.records.reader import Reading, RecordFile
 
 _HEADS: Final = (
     "calls",
@@ -40,7 +40,7 @@ _HEADS: Final = (
     "tokens",
     "images",
 )
-_ATTEMPT: Final = tuple(item.name for item in fields(record.Attempt))
+_ATTEMPT: Final = tuple(item.name for item in fields(record.AttemptRecord))
 
 
 def add_command(commands: "argparse._SubParsersAction[Any]") -> None:
@@ -201,7 +201,7 @@ def _find(given: argparse.Namespace) -> None:
 def _look_for(request_id: str, files: Sequence[RecordFile], reading: Reading) -> Record | None:
     with Progress(sum(file.size for file in files)) as progress:
         for file in reversed(files):  # the newest: whoever asks, asks about a call of today
-            for found in record_files.read(file, reading):
+            for found in reader.read(file, reading):
                 progress.show(reading.read_bytes)
                 if found.get("request_id") == request_id:
                     return found
@@ -246,7 +246,7 @@ def _read_all(given: argparse.Namespace, take: Callable[[Record, datetime], None
     reading = Reading()
     with Progress(sum(file.size for file in files)) as progress:
         for file in files:
-            for read in record_files.read(file, reading):
+            for read in reader.read(file, reading):
                 progress.show(reading.read_bytes)
                 came = summary.time_of(read)
                 if came is None:

@@ -17,8 +17,8 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from image_gateway import config
-from image_gateway.edge.records import record_files
-from image_gateway.edge.records.record_files import Reading, RecordFile
+from image_gateway.edge.records import reader
+from image_gateway.edge.records.reader import Reading, RecordFile
 
 OK: Final = 0
 FAILED: Final = 1
@@ -203,7 +203,7 @@ def find_files(given: argparse.Namespace) -> list[RecordFile]:
     if missing:
         raise CommandError(f"no such folder: {', '.join(missing)}")
     folders: list[Path] = given.dir or [_default_folder()]
-    files = record_files.find(folders)
+    files = reader.find(folders)
     if not files:
         looked_in = ", ".join(escaped(str(folder)) for folder in folders)
         raise CommandError(f"no log files in {looked_in}, nor in a folder in it; see --dir")

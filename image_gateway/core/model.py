@@ -123,7 +123,7 @@ class Account:
     last_error: str | None = field(default=None, repr=False)
 
     def signed_by(self) -> Credential:
-        """What signs a call; routing asks no account without it (``routing.has_credential``)."""
+        """What signs a call; routing asks no account without it (``core.routing.ranking``)."""
         if self.credential is None:
             raise ValueError("an account without a credential was asked to sign a call")
         return self.credential

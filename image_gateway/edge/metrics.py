@@ -15,9 +15,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from image_gateway.core import errors
-from image_gateway.core.records.record import Draft
+from image_gateway.core.records.record import RecordBuilder
 from image_gateway.core.records.status import Phase
-from image_gateway.core.routing.routing import Condition
+from image_gateway.core.routing.ranking import Condition
 
 CONTENT_TYPE: Final = "text/plain; version=1.0.0; charset=utf-8"
 BUCKETS: Final = (0.1, 0.5, 1, 2.5, 5, 10, 20, 30, 45, 60, 90, 120, 180, 240, 300, 420, 600)
@@ -29,7 +29,7 @@ _PREFIX: Final = "image_gateway_"
 
 
 @dataclass(frozen=True, slots=True)
-class AccountNow:
+class AccountGauges:
     """One account at this moment."""
 
     account_name: str
@@ -39,7 +39,7 @@ class AccountNow:
 
 
 @dataclass(frozen=True, slots=True)
-class Now:
+class GaugeValues:
     """What is at this moment; ``grant_age_seconds`` None: nothing was read yet.
 
     ``since`` is when the process began, in seconds since 1970; ``phases`` counts the calls in
@@ -48,7 +48,7 @@ class Now:
 
     version: str
     since: float
-    accounts: tuple[AccountNow, ...]
+    accounts: tuple[AccountGauges, ...]
     waiting: int
     phases: Mapping[Phase, int]
     slots_shared: bool
@@ -62,7 +62,7 @@ class Now:
 class Metrics:
     """One process's metrics; ``read_gauges`` gives the values at this moment."""
 
-    def __init__(self, look: Callable[[], Now]) -> None:
+    def __init__(self, look: Callable[[], GaugeValues]) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(_Gauges(look))
         self._requests = Counter(
@@ -101,25 +101,25 @@ class Metrics:
     def __repr__(self) -> str:
         return "<Metrics>"
 
-    def observe(self, draft: Draft) -> None:
+    def observe(self, record: RecordBuilder) -> None:
         """A request has ended."""
-        code = draft.error_code or ""
+        code = record.error_code or ""
         if code and code not in errors.ERROR_SPECS and code != errors.CLIENT_LEFT:
             code = _UPSTREAM
         self._requests.labels(
-            draft.endpoint or "", draft.dialect or "", _status(draft.status), code
+            record.endpoint or "", record.dialect or "", _status(record.status), code
         ).inc()
-        self._seconds.observe((draft.total_ms or 0) / 1000)
+        self._seconds.observe((record.total_ms or 0) / 1000)
         for phase, milliseconds in (
-            ("auth", draft.auth_ms),
-            ("body", draft.body_ms),
-            ("wait", draft.wait_ms),
-            ("upstream", draft.upstream_ms),
-            ("stream", draft.stream_ms),
+            ("auth", record.auth_ms),
+            ("body", record.body_ms),
+            ("wait", record.wait_ms),
+            ("upstream", record.upstream_ms),
+            ("stream", record.stream_ms),
         ):
             if milliseconds is not None:
                 self._phases.labels(phase).observe(milliseconds / 1000)
-        for attempt in draft.attempts:
+        for attempt in record.attempts:
             self._attempts.labels(attempt.account_name, attempt.action or "unfinished").inc()
             if attempt.upstream_ms is not None:
                 seconds = self._attempt_seconds.labels(attempt.account_name)
@@ -131,7 +131,7 @@ class Metrics:
 
 
 class _Gauges(Collector):
-    def __init__(self, look: Callable[[], Now]) -> None:
+    def __init__(self, look: Callable[[], GaugeValues]) -> None:
         self._look = look
 
     def describe(self) -> Iterable[Metric]:

@@ -31,7 +31,7 @@ from image_gateway.core.model import Grant, Key
 from image_gateway.core.records import record
 from image_gateway.core.request.catalogue import Endpoint
 from image_gateway.core.request.intent import AnyRequest
-from image_gateway.core.routing import access, failover
+from image_gateway.core.routing import admission, failover
 from image_gateway.core.routing.failover import Action, Stage
 from image_gateway.core.routing.slots import Slot
 from image_gateway.edge.client.downstream import ClientLeftError, Downstream, DrainedError
@@ -49,41 +49,43 @@ _DRAIN_RETRY_SECONDS: Final = 1.0
 _log = logging.getLogger(__name__)
 
 
-Way = Endpoint | Literal["responses"]
+Operation = Endpoint | Literal["responses"]
 """Where a path leads."""
 
 
 class Exchange:
     """One request to an image path, from its headers to its record."""
 
-    def __init__(self, app: AppContext, downstream: Downstream, draft: record.Draft) -> None:
+    def __init__(
+        self, app: AppContext, downstream: Downstream, record_builder: record.RecordBuilder
+    ) -> None:
         self._app = app
         self._downstream = downstream
-        self._draft = draft
+        self._record = record_builder
         self._began = time.monotonic()
-        self._body_reader = RequestBodyReader(app, downstream, draft)
+        self._body_reader = RequestBodyReader(app, downstream, record_builder)
         self._dispatch: Dispatch | None = None
         self._stream: EventStream | None = None
         self._finish: Finish | None = None
-        self._flight = app.board.begin(draft, self._began)
+        self._call = app.tracker.begin(record_builder, self._began)
         self._kept = ExitStack()
 
     def __repr__(self) -> str:
-        return f"<Exchange {self._draft.request_id} {self._downstream!r}>"
+        return f"<Exchange {self._record.request_id} {self._downstream!r}>"
 
-    async def run(self, way: Way | Refusal, path_model: str | None = None) -> None:
+    async def run(self, operation: Operation | Refusal, path_model: str | None = None) -> None:
         """Answer the request and record it.  Raises nothing but a cancellation from outside.
 
-        ``way``: where the path leads, or the refusal that it leads to.
+        ``operation``: where the path leads, or the refusal that it leads to.
         """
         try:
             try:
-                if isinstance(way, Refusal):
-                    raise way
-                if way == "responses":
+                if isinstance(operation, Refusal):
+                    raise operation
+                if operation == "responses":
                     await self._serve_responses()
                 else:
-                    await self._serve_images(way, path_model)
+                    await self._serve_images(operation, path_model)
             except Refusal as refusal:
                 await self._refuse(refusal)
             except DrainedError:
@@ -91,19 +93,19 @@ class Exchange:
             except ClientLeftError:
                 raise
             except Exception:  # noqa: BLE001 - the last resort of a request
-                self._note_unfinished()
-                _log.exception("request %s failed by a mistake of ours", self._draft.request_id)
+                self._record_unfinished()
+                _log.exception("request %s failed by a mistake of ours", self._record.request_id)
                 await self._refuse(
                     Refusal(
                         "internal_error",
                         "The gateway made a mistake. Whoever runs it can find it by the request "
-                        f"id {self._draft.request_id}.",
+                        f"id {self._record.request_id}.",
                     )
                 )
         except ClientLeftError:
-            self._note_left()
+            self._record_left()
         except asyncio.CancelledError:
-            self._note_left()
+            self._record_left()
             raise
         finally:
             if self._stream is not None:
@@ -118,7 +120,7 @@ class Exchange:
             key = await self._find_key()
         except UnavailableError:
             raise _control_plane_unavailable() from None
-        access.check_key(key)
+        admission.check_key(key)
         with self._take_key(key), self._app.spools.open() as spool:
             parsed = await self._body_reader.image(endpoint, path_model, key, spool)
             await self._forward(key, parsed, spool)
@@ -135,7 +137,7 @@ class Exchange:
                 return
             if key is None:
                 raise _control_plane_unavailable()
-            access.check_key(key)
+            admission.check_key(key)
             with self._take_key(key):
                 parsed = await self._body_reader.intent(key, spool)
                 await self._forward(key, parsed, spool)
@@ -155,10 +157,10 @@ class Exchange:
         try:
             key = await self._app.control_plane.key(secret)
         finally:
-            self._draft.auth_ms = _ms(began)
+            self._record.auth_ms = _ms(began)
         if key is None:
             raise errors.unknown_key()
-        self._draft.note_key(key)
+        self._record.record_key(key)
         return key
 
     def _take_key(self, key: Key) -> Slot:
@@ -189,7 +191,7 @@ class Exchange:
             context = ResponseContext(
                 self._downstream,
                 self._stream,
-                self._draft,
+                self._record,
                 app.spools,
                 self._kept,
                 app.settings.upstream_idle_seconds,
@@ -206,20 +208,20 @@ class Exchange:
         except UnavailableError:
             raise _control_plane_unavailable() from None
         finally:
-            self._draft.auth_ms = (self._draft.auth_ms or 0) + _ms(began)
+            self._record.auth_ms = (self._record.auth_ms or 0) + _ms(began)
 
     async def _pass_to_text_api(self, spool: Spool) -> None:
         """What asks for no picture goes on as it came."""
         text_api, downstream, began = self._app.text_api, self._downstream, time.monotonic()
         if text_api is None:
             raise _not_an_image_request(is_encoded=self._body_reader.is_encoded)
-        self._flight.is_text = True
+        self._call.is_text = True
         try:
             async with (
                 downstream.watch(),
                 text_api.post(downstream.target, downstream.pairs, spool) as answer,
             ):
-                self._draft.upstream_ms = _ms(began)
+                self._record.upstream_ms = _ms(began)
                 await downstream.pass_on(answer.status, answer.headers)
                 async for chunk in answer.chunks():
                     await downstream.send(chunk)
@@ -240,7 +242,7 @@ class Exchange:
             self._finish = finish
         elif step.action is Action.END and finish is not None:
             # The client has heard of it in the upstream's own words.
-            self._note_failure(result)
+            self._record_failure(result)
             self._finish = finish
         elif step.action is Action.REPLACE and step.code is not None:
             raise failover.replacement(step.code)
@@ -264,13 +266,13 @@ class Exchange:
             sent |= errors.retry_headers(outcome.wait)
         if not result.step.retry:
             sent["x-should-retry"] = "false"
-        self._note_failure(result)
+        self._record_failure(result)
         self._finish = partial(self._answer, status, sent, body)
 
-    def _note_failure(self, result: AttemptResult) -> None:
+    def _record_failure(self, result: AttemptResult) -> None:
         outcome = result.outcome
         code = record.upstream_code(outcome.error) or f"upstream_{outcome.status or 502}"
-        self._draft.note_failure(code, Source.UPSTREAM)
+        self._record.record_failure(code, Source.UPSTREAM)
 
     async def _answer(self, status: int, sent: Mapping[str, str], body: bytes) -> None:
         """An error as JSON: with its status, or as the last event of a stream that has begun."""
@@ -285,11 +287,11 @@ class Exchange:
         """The drain deadline: what was made is delivered, what was sent stays unknown, what was
         not may come again.
         """
-        self._note_unfinished()
+        self._record_unfinished()
         finish = None if self._dispatch is None else self._dispatch.attempts.salvage()
         if finish is not None:
             await finish()
-        elif self._flight.is_text:
+        elif self._call.is_text:
             await self._refuse(
                 Refusal(
                     "outcome_unknown",
@@ -297,14 +299,14 @@ class Exchange:
                     "has come.",
                 )
             )
-        elif self._draft.may_be_billed:
-            self._draft.note_failure("outcome_unknown", Source.GATEWAY)
+        elif self._record.may_be_billed:
+            self._record.record_failure("outcome_unknown", Source.GATEWAY)
             await self._refuse(failover.replacement("outcome_unknown"))
         else:
             await self._refuse(draining())
 
     async def _refuse(self, refusal: Refusal) -> None:
-        self._draft.note_failure(refusal.code, refusal.spec.source)
+        self._record.record_failure(refusal.code, refusal.spec.source)
         if self._stream is None and self._downstream.status is not None:
             self._downstream.break_off()
             return
@@ -312,27 +314,27 @@ class Exchange:
 
     # -- the record ------------------------------------------------------------------------------
 
-    def _note_left(self) -> None:
-        draft = self._draft
-        draft.client_left = True
-        draft.note_failure(errors.CLIENT_LEFT, Source.CLIENT)
-        self._note_unfinished()
+    def _record_left(self) -> None:
+        record_builder = self._record
+        record_builder.client_left = True
+        record_builder.record_failure(errors.CLIENT_LEFT, Source.CLIENT)
+        self._record_unfinished()
 
-    def _note_unfinished(self) -> None:
+    def _record_unfinished(self) -> None:
         """Sent and not answered, or answered and not delivered: it may be billed all the same."""
-        for attempt in self._draft.attempts:
+        for attempt in self._record.attempts:
             if attempt.stage != Stage.CONNECT:
-                self._draft.may_be_billed |= attempt.action in {None, Action.DELIVER}
+                self._record.may_be_billed |= attempt.action in {None, Action.DELIVER}
 
     def _put_record(self) -> None:
-        draft = self._draft
-        draft.status = self._downstream.status
-        draft.request_bytes = self._downstream.request_bytes
-        draft.response_bytes = self._downstream.response_bytes
-        draft.total_ms = _ms(self._began)
-        self._app.board.end(self._flight, datetime.now(UTC))
-        self._app.metrics.observe(draft)
-        self._app.logs.put(record.build(draft))
+        record_builder = self._record
+        record_builder.status = self._downstream.status
+        record_builder.request_bytes = self._downstream.request_bytes
+        record_builder.response_bytes = self._downstream.response_bytes
+        record_builder.total_ms = _ms(self._began)
+        self._app.tracker.end(self._call, datetime.now(UTC))
+        self._app.metrics.observe(record_builder)
+        self._app.logs.put(record.build(record_builder))
 
 
 def draining() -> Refusal:

@@ -18,7 +18,7 @@ from image_gateway.core.request import image_request, intent
 from image_gateway.core.request.catalogue import Endpoint
 from image_gateway.core.request.image_request import ImageRequest
 from image_gateway.core.request.intent import IntentRequest, IntentSignals
-from image_gateway.core.routing import access
+from image_gateway.core.routing import admission
 from image_gateway.edge.client import body_parsers
 from image_gateway.edge.client.body_parsers import (
     BodyParser,
@@ -35,10 +35,12 @@ _OVERLOADED_RETRY_SECONDS: Final = 5.0
 class RequestBodyReader:
     """One request's body; every method raises ``Refusal`` and ``ClientLeftError``."""
 
-    def __init__(self, app: AppContext, downstream: Downstream, draft: record.Draft) -> None:
+    def __init__(
+        self, app: AppContext, downstream: Downstream, record_builder: record.RecordBuilder
+    ) -> None:
         self._app = app
         self._downstream = downstream
-        self._draft = draft
+        self._record = record_builder
 
     def __repr__(self) -> str:
         return f"<RequestBodyReader {self._downstream!r}>"
@@ -64,17 +66,17 @@ class RequestBodyReader:
             app.settings.forward_parameters,
         )
         parsed = image_request.parse(endpoint, raw, rules, path_model)
-        self._draft.note_request(parsed, app.prompt_key)
-        access.check_model(key, parsed.model)
+        self._record.record_request(parsed, app.prompt_key)
+        admission.check_model(key, parsed.model)
         return parsed
 
     async def signals(self, spool: Spool) -> IntentSignals:
         """The signals of a body on a Responses path."""
         parser = IntentBodyParser(spool, encoded=self.is_encoded)
-        self._draft.body_form = "json"
+        self._record.body_form = "json"
         await self._read(parser)
         models = parser.signals.models
-        self._draft.model = models[-1] if models else None
+        self._record.model = models[-1] if models else None
         return parser.signals
 
     async def intent(self, key: Key, spool: Spool) -> IntentRequest:
@@ -83,9 +85,9 @@ class RequestBodyReader:
         body, lifted = await body_parsers.reread(spool)
         default_model = self._app.settings.default_model
         parsed = intent.parse(body, lifted, key.model_map, default_model)
-        self._draft.note_intent(parsed, self._app.prompt_key)
+        self._record.record_intent(parsed, self._app.prompt_key)
         for model in (parsed.model, *parsed.tool_models):
-            access.check_model(key, model)
+            admission.check_model(key, model)
         return parsed
 
     async def _read(self, parser: BodySink) -> None:
@@ -100,7 +102,7 @@ class RequestBodyReader:
                 retry_after=_OVERLOADED_RETRY_SECONDS,
             ) from None
         finally:
-            self._draft.body_ms = round((time.monotonic() - began) * 1000)
+            self._record.body_ms = round((time.monotonic() - began) * 1000)
 
     def _check_encoding(self) -> None:
         if self.is_encoded:
@@ -112,10 +114,10 @@ class RequestBodyReader:
         content_type = self._downstream.headers.get("content-type")
         match headers.media_type(content_type):
             case "application/json":
-                self._draft.body_form = "json"
+                self._record.body_form = "json"
                 return JsonBodyParser(spool)
             case "multipart/form-data":
-                self._draft.body_form = "multipart"
+                self._record.body_form = "multipart"
                 limits = multipart.PartLimits(settings.max_part_bytes, settings.max_parts)
                 return MultipartBodyParser(spool, multipart.boundary(content_type), limits)
         raise Refusal(

@@ -15,16 +15,16 @@ from image_gateway.core.records.status import (
     Block,
     LastHour,
     Minute,
-    Outcome,
+    RequestOutcome,
 )
 from image_gateway.ops.markup import NOTHING, Html, fill, joined
 
 WORDS: Final = {
-    Outcome.OK: "served",
-    Outcome.CLIENT_ERROR: "client errors",
-    Outcome.CLIENT_LEFT: "client left",
-    Outcome.GATEWAY_ERROR: "gateway errors",
-    Outcome.UPSTREAM_ERROR: "upstream errors",
+    RequestOutcome.OK: "served",
+    RequestOutcome.CLIENT_ERROR: "client errors",
+    RequestOutcome.CLIENT_LEFT: "client left",
+    RequestOutcome.GATEWAY_ERROR: "gateway errors",
+    RequestOutcome.UPSTREAM_ERROR: "upstream errors",
 }
 """In the order in which they are stacked, from the bottom."""
 

@@ -13,14 +13,14 @@ from importlib import resources
 from typing import Final
 
 from image_gateway.core.records.status import (
-    AccountTold,
-    CallTold,
-    ErrorTold,
+    AccountView,
+    CallView,
+    ErrorView,
     LastHour,
-    Outcome,
+    RequestOutcome,
     Status,
 )
-from image_gateway.core.routing.routing import Condition
+from image_gateway.core.routing.ranking import Condition
 from image_gateway.ops import charts
 from image_gateway.ops.markup import NOTHING, Html, fill, joined
 
@@ -110,8 +110,10 @@ def _head(status: Status) -> Html:
 def _facts(status: Status) -> Html:
     whole, waiting, told = status.last_hour.whole, status.waiting, status.readiness
     p50, longest = whole.latency.p50, waiting.longest_seconds
-    text = whole.outcomes[Outcome.OK] - whole.latency.calls
-    failed = whole.outcomes[Outcome.GATEWAY_ERROR] + whole.outcomes[Outcome.UPSTREAM_ERROR]
+    text = whole.outcomes[RequestOutcome.OK] - whole.latency.calls
+    failed = (
+        whole.outcomes[RequestOutcome.GATEWAY_ERROR] + whole.outcomes[RequestOutcome.UPSTREAM_ERROR]
+    )
     facts = (
         ("In flight", status.in_flight.total, f"{_bytes(status.bytes_in_flight)} held"),
         (
@@ -176,7 +178,7 @@ def _accounts(status: Status) -> Html:
     )
 
 
-def _account(each: AccountTold) -> Html:
+def _account(each: AccountView) -> Html:
     share = each.slots_in_use / each.slots_limit
     spent = (each.budget_primary_percent, each.budget_secondary_percent)
     known = [percent for percent in spent if percent is not None]
@@ -200,7 +202,7 @@ def _account(each: AccountTold) -> Html:
     )
 
 
-def _why(each: AccountTold) -> Html:
+def _why(each: AccountView) -> Html:
     found = []
     if each.cooldown is not None:
         answer = " ".join(
@@ -233,7 +235,7 @@ def _in_flight(status: Status) -> Html:
     )
 
 
-def _call(each: CallTold) -> Html:
+def _call(each: CallView) -> Html:
     return fill(
         '<tr><td class="n">{age}</td><td>{phase}</td><td>{account}</td>'
         "<td>{model}<small>{endpoint}</small></td><td>{key}</td>"
@@ -301,7 +303,7 @@ def _errors(status: Status) -> Html:
     )
 
 
-def _folded(title: str, found: Sequence[ErrorTold]) -> Html:
+def _folded(title: str, found: Sequence[ErrorView]) -> Html:
     return fill(
         "<details><summary>{title}: {count}</summary>\n{table}</details>\n",
         title=title,
@@ -310,12 +312,12 @@ def _folded(title: str, found: Sequence[ErrorTold]) -> Html:
     )
 
 
-def _error_table(title: str, found: Sequence[ErrorTold]) -> Html:
+def _error_table(title: str, found: Sequence[ErrorView]) -> Html:
     heads = ("Time", "#Status", "Code", "Whose", "Account", "Request")
     return _table(title, heads, map(_error, found), "There is none.")
 
 
-def _error(each: ErrorTold) -> Html:
+def _error(each: ErrorView) -> Html:
     return fill(
         '<tr><td>{time}</td><td class="n">{status}</td><td>{code}</td><td>{source}</td>'
         '<td>{account}</td><th scope="row"><code>{request_id}</code></th></tr>\n',

@@ -19,8 +19,8 @@ from image_gateway.core.errors import Refusal
 from image_gateway.edge import metrics
 from image_gateway.edge.client.downstream import ClientLeftError, ClientLimits, Downstream
 from image_gateway.edge.client.listener import Listener, Receive, Scope, Send
-from image_gateway.edge.metrics import AccountNow, Now
-from image_gateway.ops import page, survey
+from image_gateway.edge.metrics import AccountGauges, GaugeValues
+from image_gateway.ops import page, snapshot
 
 SEND_SECONDS: Final = 10.0
 """The longest that a reader may block its answer."""
@@ -42,24 +42,24 @@ class _Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_gauges(app: AppContext) -> Now:
+def read_gauges(app: AppContext) -> GaugeValues:
     """What is at this moment, as far as it is known; asks nobody."""
     accounts, age = app.control_plane.known_accounts()
     state = app.now()
-    return Now(
+    return GaugeValues(
         version=__version__,
         since=app.since.timestamp(),
         accounts=tuple(
-            AccountNow(
+            AccountGauges(
                 name,
-                survey.condition(app, account, state),
+                snapshot.condition(app, account, state),
                 app.slots.in_use(name),
                 account.image_max_concurrency,
             )
             for name, account in sorted(accounts.items())
         ),
         waiting=app.slots.waiting,
-        phases=app.board.phases(),
+        phases=app.tracker.phases(),
         slots_shared=app.slots.is_shared,
         bytes_in_flight=app.spools.memory.used + app.spools.disk.used,
         control_plane_up=not app.control_plane.is_away,
@@ -79,7 +79,7 @@ class OpsListener(Listener):
         super()._accept(reader, writer)
 
 
-class Ops:
+class OpsApp:
     """The ASGI application of the ops port."""
 
     def __init__(self, app: AppContext, is_accepting: Callable[[], bool]) -> None:
@@ -100,7 +100,7 @@ class Ops:
         )
 
     def __repr__(self) -> str:
-        return f"<Ops {len(self._router.routes)} routes>"
+        return f"<OpsApp {len(self._router.routes)} routes>"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._router(scope, receive, send)
@@ -109,15 +109,15 @@ class Ops:
         return _Answer(200, metrics.CONTENT_TYPE, self._app.metrics.text())
 
     async def _ready(self) -> _Answer:
-        found = await survey.readiness(self._app, accepting=self._is_accepting())
+        found = await snapshot.readiness(self._app, accepting=self._is_accepting())
         return _Answer(200 if found.ready else 503, _JSON, orjson.dumps(found))
 
     async def _status(self) -> _Answer:
-        found = await survey.survey(self._app, accepting=self._is_accepting())
+        found = await snapshot.take(self._app, accepting=self._is_accepting())
         return _Answer(200, _HTML, page.page(found), page.HEADERS)
 
     async def _status_json(self) -> _Answer:
-        found = await survey.survey(self._app, accepting=self._is_accepting())
+        found = await snapshot.take(self._app, accepting=self._is_accepting())
         return _Answer(200, _JSON, orjson.dumps(found, option=orjson.OPT_UTC_Z))
 
     async def _unknown(self) -> _Answer:
@@ -138,7 +138,9 @@ class _Page:
         try:
             if scope["method"] not in {"GET", "HEAD"}:
                 refusal = Refusal(
-                    "method_not_allowed", "Ops pages are read with GET.", headers={"allow": "GET"}
+                    "method_not_allowed",
+                    "OpsApp pages are read with GET.",
+                    headers={"allow": "GET"},
                 )
                 await downstream.answer(
                     405, {**refusal.headers(), "content-type": _JSON}, refusal.body()

@@ -10,7 +10,7 @@ import pytest
 
 from image_gateway.calls.delivery import ResponseContext
 from image_gateway.calls.responses_api import AssembledResponse
-from image_gateway.core.records.record import Draft
+from image_gateway.core.records.record import RecordBuilder
 from image_gateway.edge.client.downstream import Downstream
 from image_gateway.edge.spool import Spools
 from image_gateway.edge.upstream.http_client import UpstreamResponse
@@ -61,7 +61,7 @@ async def test_a_process_that_ends_after_a_response_has_come_delivers_it_as_comp
         completed["response"]["output"] = [item["item"]]
         events = [*before, completed]
     with Spools(tmp_path, ROOM, ROOM) as spools, ExitStack() as kept:
-        draft = Draft(datetime.now(UTC), "req_1")
+        draft = RecordBuilder(datetime.now(UTC), "req_1")
         context = ResponseContext(cast("Downstream", client), None, draft, spools, kept, 5.0)
         whole = AssembledResponse(context)
         outcome = await whole.take(cast("UpstreamResponse", Said(*events)), "codex", float("inf"))

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from image_gateway.__main__ import main
 from image_gateway.cli import terminal
 from image_gateway.cli.control import usage
-from image_gateway.edge.records.record_files import RecordFile
+from image_gateway.edge.records.reader import RecordFile
 from tests.parts.eventually import BOUND_SECONDS, eventually
 from tests.parts.gateway import Gateway, parse, post
 from tests.parts.plane import Plane

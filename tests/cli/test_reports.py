@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from image_gateway.__main__ import main
 from image_gateway.cli import terminal
 from image_gateway.core.records import record
-from image_gateway.core.records.record import Attempt, Draft
+from image_gateway.core.records.record import AttemptRecord, RecordBuilder
 from tests.daemon.conftest import Door, open_door
 from tests.parts.gateway import Gateway
 from tests.parts.plane import Plane
@@ -39,14 +39,14 @@ USAGE = {
 
 def drawn(number: int, **facts: Any) -> dict[str, Any]:
     """The daemon's record of a call that made a picture, ``number`` seconds after noon."""
-    draft = Draft(NOON + timedelta(seconds=number), f"req_{number}")
+    draft = RecordBuilder(NOON + timedelta(seconds=number), f"req_{number}")
     made = {
         "key_id": "key-1",
         "key_name": "Ann",
         "model": "gpt-image-2",
         "status": 200,
         "account_name": "account-1",
-        "attempts": [Attempt("account-1", "codex", "answer", 200, None, "deliver", 12_345)],
+        "attempts": [AttemptRecord("account-1", "codex", "answer", 200, None, "deliver", 12_345)],
         "request_bytes": 1_000,
         "response_bytes": 2_000_000,
         "response_image_count": 1,
@@ -240,7 +240,7 @@ def test_what_a_terminal_would_obey_is_shown_escaped(logs: Path, ask: Ask, fail:
     """In every place that a record's text comes to."""
     evil = "\x1b[31mred\x9b\u202e\n"
     facts = dict.fromkeys(("key_name", "account_name", "model", "error_code", "key_id"), evil)
-    attempt = Attempt(evil, evil, evil)
+    attempt = AttemptRecord(evil, evil, evil)
     odd = {"path": [evil], evil: evil, "usage": {evil: 1}, "request_id": "req_evil"}
     write(logs / "green" / "requests.jsonl", drawn(0, **facts, attempts=[attempt]) | odd)
     said = [ask(*words, "--dir", logs) for words in (["summary"], ["usage"], ["find", "req_evil"])]

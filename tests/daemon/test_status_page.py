@@ -14,16 +14,16 @@ import pytest
 from PIL import Image
 from playwright.async_api import expect
 
-from image_gateway.core.records.record import Attempt, Draft
+from image_gateway.core.records.record import AttemptRecord, RecordBuilder
 from image_gateway.core.records.status import (
-    AccountTold,
-    Board,
-    CooldownTold,
+    AccountView,
+    CallTracker,
+    CooldownView,
     Readiness,
     Status,
-    WaitingTold,
+    WaitingView,
 )
-from image_gateway.core.routing.routing import Condition
+from image_gateway.core.routing.ranking import Condition
 from image_gateway.ops import page as status_page
 from tests.daemon.conftest import Door, make_door
 from tests.daemon.test_refusals import PROMPT, Held
@@ -271,22 +271,24 @@ class _Tags(HTMLParser):
 def drawn(word: str) -> str:
     """A page in which ``word`` stands wherever a text from outside can."""
     now = datetime(2026, 11, 21, 21, 4, tzinfo=UTC)
-    board = Board()
+    board = CallTracker()
     for status, source in ((502, "upstream"), (400, "client")):
-        draft = Draft(now, word, status=status, error_code=word, error_source=source)
+        draft = RecordBuilder(now, word, status=status, error_code=word, error_source=source)
         draft.account_name = word
         board.end(board.begin(draft, 0.0), now)
-    draft = Draft(now, word, key_id=word, endpoint=word, model=word, account_name=word, auth_ms=1)
-    draft.attempts.append(Attempt(word, word))
+    draft = RecordBuilder(
+        now, word, key_id=word, endpoint=word, model=word, account_name=word, auth_ms=1
+    )
+    draft.attempts.append(AttemptRecord(word, word))
     board.begin(draft, 0.0)
-    account = AccountTold(
-        word, word, Condition.COOLING, 1, 3, True, 5.0, None, CooldownTold(now, 429, word), 1, now
+    account = AccountView(
+        word, word, Condition.COOLING, 1, 3, True, 5.0, None, CooldownView(now, 429, word), 1, now
     )
     told = Readiness(False, (word,), word, word, True, True, 1.0, True, 1.0)
     return shown(board, now, told, account)
 
 
-def shown(board: Board, now: datetime, told: Readiness, *accounts: AccountTold) -> str:
+def shown(board: CallTracker, now: datetime, told: Readiness, *accounts: AccountView) -> str:
     """The page with what a board tells."""
     return status_page.page(
         Status(
@@ -294,7 +296,7 @@ def shown(board: Board, now: datetime, told: Readiness, *accounts: AccountTold) 
             now,
             told,
             accounts,
-            WaitingTold(1, 2.0),
+            WaitingView(1, 2.0),
             board.in_flight(1.0),
             0,
             0,
@@ -314,9 +316,9 @@ def shown(board: Board, now: datetime, told: Readiness, *accounts: AccountTold) 
 )
 def test_text_that_was_passed_on_is_no_picture_that_was_served(texts: int, note: str) -> None:
     now = datetime(2026, 11, 21, 21, 4, tzinfo=UTC)
-    board = Board()
+    board = CallTracker()
     for is_text in [False] * 2 + [True] * texts:
-        flight = board.begin(Draft(now, "req_1", status=200, total_ms=1000), 0.0)
+        flight = board.begin(RecordBuilder(now, "req_1", status=200, total_ms=1000), 0.0)
         flight.is_text = is_text
         board.end(flight, now)
     told = Readiness(True, (), "1", "one", True, True, 1.0, True, 1.0)

@@ -18,7 +18,7 @@ import openai
 import pytest
 
 from image_gateway import config
-from image_gateway.exchange import paths
+from image_gateway.exchange import routes
 from tests.daemon.conftest import Door, open_door
 from tests.daemon.test_refusals import PROMPT, Held, check_error, check_refused
 from tests.parts import caddy, forms, node
@@ -216,7 +216,7 @@ def test_the_page_tells_every_file_path_and_code() -> None:
     errors = (FOLDER / "image-errors.caddy").read_text("utf-8")
     codes = re.findall(r'"code": "(\w+)"', errors)
     assert len(codes) == 2
-    for name in (*(path.name for path in FILES), *paths.RESPONSES, *codes):
+    for name in (*(path.name for path in FILES), *routes.RESPONSES, *codes):
         assert f"`{name}`" in page
 
 
@@ -244,10 +244,10 @@ def test_the_paths_are_the_gateway_s_own(tmp_path: Path) -> None:
     """Every prefix with all that lies below it, but for ``/images``, which may be a site's own."""
     wanted = {
         f"{prefix.replace('{deployment}', '%*')}/*"
-        for prefix in paths.PREFIXES
+        for prefix in routes.PREFIXES
         if prefix != "/images"
     }
-    wanted |= {f"/images/{endpoint}" for endpoint in paths.ENDPOINTS}
+    wanted |= {f"/images/{endpoint}" for endpoint in routes.ENDPOINTS}
     found = matched(caddy.adapt(tmp_path, EXAMPLE), "path")
     # One path to a handle, or Caddy would not put it before broader ones.
     assert sorted(found) == sorted([path] for path in wanted)
@@ -256,7 +256,7 @@ def test_the_paths_are_the_gateway_s_own(tmp_path: Path) -> None:
 def test_the_responses_paths_are_the_gateway_s_own(tmp_path: Path) -> None:
     [expression] = matched(caddy.adapt(tmp_path, EXAMPLE), "expression")
     [pattern] = re.findall(r"uri\}\.matches\('(.*?)'\)", expression)
-    for path in paths.RESPONSES:
+    for path in routes.RESPONSES:
         assert re.match(pattern, path)
         assert re.match(pattern, f"{path}?a=b")
         for other in (f"{path}/", f"{path}/compact", f"{path}s", f"/v2{path}", path.upper()):
@@ -271,7 +271,7 @@ def test_every_way_to_the_gateway_is_the_same_and_leaves_it_time(tmp_path: Path)
         for way in handlers(caddy.adapt(tmp_path, EXAMPLE), "reverse_proxy")
         if way["upstreams"] != [{"dial": TEXT_ADDRESS}]
     ]
-    assert len(ways) == len(paths.PREFIXES) + 2  # /images is two, the intents are one
+    assert len(ways) == len(routes.PREFIXES) + 2  # /images is two, the intents are one
     [way] = {json.dumps(each, sort_keys=True): each for each in ways}.values()
     assert way["upstreams"] == [{"dial": dict(_defaults())["BIND"]}]
     assert "load_balancing" not in way
@@ -300,8 +300,8 @@ def _defaults() -> Iterator[tuple[str, str]]:
 # -- who gets it -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("endpoint", paths.ENDPOINTS)
-@pytest.mark.parametrize("prefix", paths.PREFIXES)
+@pytest.mark.parametrize("endpoint", routes.ENDPOINTS)
+@pytest.mark.parametrize("prefix", routes.PREFIXES)
 async def test_every_image_path_reaches_the_gateway_as_it_was_sent(
     front: Front, upstream: ScriptedUpstream, prefix: str, endpoint: str
 ) -> None:
@@ -443,7 +443,7 @@ async def check_who_gets_what(front: Front) -> None:
     ],
     ids=str,
 )
-@pytest.mark.parametrize("path", paths.RESPONSES)
+@pytest.mark.parametrize("path", routes.RESPONSES)
 async def test_every_intent_reaches_the_gateway(
     talking: Front, upstream: ScriptedUpstream, path: str, fields: dict[str, Any]
 ) -> None:
@@ -506,7 +506,7 @@ async def test_whatever_letter_of_an_intent_is_escaped_the_gateway_gets_it(talki
         assert not re.search(pattern, rf'"\u{code}"')
 
 
-@pytest.mark.parametrize("path", paths.RESPONSES)
+@pytest.mark.parametrize("path", routes.RESPONSES)
 async def test_text_on_the_responses_paths_goes_past_the_gateway(front: Front, path: str) -> None:
     call = await front.goes_to_text(TEXT, path)
     assert (call.target, call.body) == (path, TEXT)

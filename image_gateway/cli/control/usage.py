@@ -25,8 +25,8 @@ from image_gateway.cli.terminal import Progress, complain, complain_of, counted,
 from image_gateway.core.records import charges
 from image_gateway.core.records.charges import Charge, Uncharged
 from image_gateway.edge.postgres.standalone import Standalone
-from image_gateway.edge.records import record_files
-from image_gateway.edge.records.record_files import Reading, RecordFile
+from image_gateway.edge.records import reader
+from image_gateway.edge.records.reader import Reading, RecordFile
 
 _BATCH: Final = 1000
 """Calls of one transaction: it holds their keys' rows for some milliseconds."""
@@ -119,7 +119,7 @@ def _batches(
 ) -> Iterator[list[Charge]]:
     """The charges of a file; the last batch may be empty."""
     batch: list[Charge] = []
-    for record in record_files.read(file, reading):
+    for record in reader.read(file, reading):
         progress.show(reading.read_bytes)
         applied.records += 1
         found = charges.of(record)

@@ -1,8 +1,8 @@
 """The log record: one object per request, built from an allow-list.
 
-The exchange fills a ``Draft`` as facts become known; ``build`` turns it into the record with every
-field of ``FIELDS``, null where a fact is not known.  There is no field that could hold a prompt, a
-picture, an address of one, a credential or an upstream's body, so none can get in.
+The exchange fills a ``RecordBuilder`` as facts become known; ``build`` turns it into the record
+with every field of ``FIELDS``, null where a fact is not known.  There is no field that could hold a
+prompt, a picture, an address of one, a credential or an upstream's body, so none can get in.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ SCHEMA_VERSION: Final = 1
 
 
 @dataclass(slots=True)
-class Attempt:
+class AttemptRecord:
     """One call to one account."""
 
     account_name: str
@@ -36,7 +36,7 @@ class Attempt:
 
 
 @dataclass(slots=True)
-class Draft:
+class RecordBuilder:
     """A record in the making; the fields are the record's, in its order."""
 
     time: datetime
@@ -64,7 +64,7 @@ class Draft:
     error_source: str | None = None
     account_name: str | None = None
     dialect: str | None = None
-    attempts: list[Attempt] = field(default_factory=list)
+    attempts: list[AttemptRecord] = field(default_factory=list)
     response_bytes: int | None = None
     response_image_count: int | None = None
     usage: dict[str, int] | None = None
@@ -77,13 +77,13 @@ class Draft:
     client_left: bool = False
     may_be_billed: bool = False
 
-    def note_key(self, key: Key) -> None:
+    def record_key(self, key: Key) -> None:
         """Whose call it is."""
         self.key_id = key.key_id
         self.key_name = key.key_name
         self.group_id = key.group_id
 
-    def note_request(self, request: ImageRequest, prompt_key: bytes) -> None:
+    def record_request(self, request: ImageRequest, prompt_key: bytes) -> None:
         """What was asked for; of the prompt its length and its keyed hash."""
         size, quality = request.parameters.get("size"), request.parameters.get("quality")
         self.model = request.model
@@ -97,7 +97,7 @@ class Draft:
         self.prompt_chars = len(request.prompt)
         self.prompt_hmac = prompt_hmac(prompt_key, request.prompt)
 
-    def note_intent(self, request: IntentRequest, prompt_key: bytes) -> None:
+    def record_intent(self, request: IntentRequest, prompt_key: bytes) -> None:
         """The same of a call to the Responses API, as far as it is known."""
         prompt = request.prompt
         self.model = request.model
@@ -108,7 +108,7 @@ class Draft:
             self.prompt_chars = len(prompt)
             self.prompt_hmac = prompt_hmac(prompt_key, prompt)
 
-    def note_answer(
+    def record_answer(
         self, pictures: int, usage: Mapping[str, object] | None, first: Mapping[str, object]
     ) -> None:
         """What came back: pictures, usage, and the size and quality that ``first`` of them says.
@@ -120,29 +120,29 @@ class Draft:
         self.size = _answered(first, "size") or self.size
         self.quality = _answered(first, "quality") or self.quality
 
-    def note_failure(self, code: str, source: Source) -> None:
+    def record_failure(self, code: str, source: Source) -> None:
         """The first failure is the one that counts; what follows from it does not."""
         if self.error_code is None:
             self.error_code = code
             self.error_source = source
 
 
-FIELDS: Final = ("schema_version", *(item.name for item in fields(Draft)))
+FIELDS: Final = ("schema_version", *(item.name for item in fields(RecordBuilder)))
 """The record's fields, in order."""
 
-_ATTEMPT_FIELDS: Final = tuple(item.name for item in fields(Attempt))
+_ATTEMPT_FIELDS: Final = tuple(item.name for item in fields(AttemptRecord))
 _LONGEST_TEXT: Final = 256
 
 
-def build(draft: Draft) -> dict[str, object]:
+def build(builder: RecordBuilder) -> dict[str, object]:
     """The record, ready for JSON; texts are cut to 256 characters, for clients choose some."""
     record: dict[str, object] = {"schema_version": SCHEMA_VERSION}
     for name in FIELDS[1:]:
-        record[name] = _plain(getattr(draft, name))
-    record["time"] = draft.time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        record[name] = _plain(getattr(builder, name))
+    record["time"] = builder.time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     record["attempts"] = [
         {name: _plain(getattr(attempt, name)) for name in _ATTEMPT_FIELDS}
-        for attempt in draft.attempts
+        for attempt in builder.attempts
     ]
     return record
 
@@ -173,7 +173,7 @@ _ANSWERS: Final = replace(json_scanner.IMAGES, tokens=json_scanner.IMAGES.skelet
 of it bounds them all the same."""
 
 
-class Meter:
+class AnswerMeter:
     """Counts an answer's pictures and usage; an answer it cannot read it lets pass unread.
 
     The record of one that passed unread says ``may_be_billed``: it holds what nobody has counted.
@@ -191,7 +191,7 @@ class Meter:
             except json_scanner.ScanError:
                 self._skeleton = None
 
-    def close(self, draft: Draft) -> bool:
+    def close(self, record: RecordBuilder) -> bool:
         """Note what the answer says: pictures, usage, and the size and quality that came back.
 
         Gives False where it ends too early, or is no JSON at all.
@@ -207,9 +207,9 @@ class Meter:
             data = answer.get("data")
             # The entries count, whatever ``n`` asked for.
             pictures = len(data) if isinstance(data, list) else 0
-            draft.note_answer(pictures, answer.get("usage"), answer)
+            record.record_answer(pictures, answer.get("usage"), answer)
         else:
-            draft.may_be_billed = True
+            record.may_be_billed = True
         return is_whole
 
 

@@ -21,11 +21,11 @@ from itertools import islice
 from typing import Final
 
 from image_gateway.core.errors import Source
-from image_gateway.core.records.record import Attempt, Draft
+from image_gateway.core.records.record import AttemptRecord, RecordBuilder
 from image_gateway.core.routing.failover import Action
-from image_gateway.core.routing.routing import Condition
+from image_gateway.core.routing.ranking import Condition
 
-MOST_TOLD: Final = 200
+MOST_LISTED: Final = 200
 """Calls in flight that are told one by one, the oldest; of the others the number is told."""
 MOST_ERRORS: Final = 50
 """Of each kind: clients' own mistakes, which anybody can make by the thousand, push out no
@@ -60,7 +60,7 @@ class Phase(StrEnum):
     """An answer is coming, or going out."""
 
 
-class Outcome(StrEnum):
+class RequestOutcome(StrEnum):
     """How a call ended."""
 
     OK = "ok"
@@ -71,43 +71,43 @@ class Outcome(StrEnum):
 
 
 _BY_SOURCE: Final = {
-    Source.CLIENT: Outcome.CLIENT_ERROR,
-    Source.GATEWAY: Outcome.GATEWAY_ERROR,
-    Source.UPSTREAM: Outcome.UPSTREAM_ERROR,
+    Source.CLIENT: RequestOutcome.CLIENT_ERROR,
+    Source.GATEWAY: RequestOutcome.GATEWAY_ERROR,
+    Source.UPSTREAM: RequestOutcome.UPSTREAM_ERROR,
 }
-_CLIENTS: Final = frozenset({Outcome.CLIENT_ERROR, Outcome.CLIENT_LEFT})
+_CLIENTS: Final = frozenset({RequestOutcome.CLIENT_ERROR, RequestOutcome.CLIENT_LEFT})
 
 
 @dataclass(eq=False, slots=True)
-class Flight:
+class InFlightCall:
     """One call under way, since ``began``; ``is_text``: it is passed on to the text API."""
 
-    draft: Draft
+    record: RecordBuilder
     began: float
     is_text: bool = False
 
     @property
     def phase(self) -> Phase:
         """What it is at, as its draft tells."""
-        draft = self.draft
-        if draft.auth_ms is None:
+        record = self.record
+        if record.auth_ms is None:
             return Phase.AUTH
         if self.is_text:
-            return Phase.UPSTREAM if draft.upstream_ms is None else Phase.STREAM
-        if draft.body_ms is None:
+            return Phase.UPSTREAM if record.upstream_ms is None else Phase.STREAM
+        if record.body_ms is None:
             return Phase.BODY
-        if draft.error_code is not None:
+        if record.error_code is not None:
             return Phase.STREAM
-        return Phase.AUTH if draft.wait_ms is None else _phase_of(draft.attempts)
+        return Phase.AUTH if record.wait_ms is None else _phase_of(record.attempts)
 
     def waited(self, now: float) -> float:
         """Seconds for which it has waited for slots: what is left of its age beside the rest."""
-        draft = self.draft
-        known = (draft.auth_ms, draft.body_ms, draft.upstream_ms, draft.stream_ms)
+        record = self.record
+        known = (record.auth_ms, record.body_ms, record.upstream_ms, record.stream_ms)
         return max(now - self.began - sum(each or 0 for each in known) / 1000, 0.0)
 
 
-def _phase_of(attempts: Sequence[Attempt]) -> Phase:
+def _phase_of(attempts: Sequence[AttemptRecord]) -> Phase:
     """What a call is at that looks for an account, or has found one."""
     running = [each for each in attempts if each.action is None]
     if running:
@@ -119,18 +119,18 @@ def _phase_of(attempts: Sequence[Attempt]) -> Phase:
     return Phase.UPSTREAM if last in {Action.RETRY, Action.REREAD} else Phase.STREAM
 
 
-def outcome(draft: Draft) -> Outcome:
+def outcome(record: RecordBuilder) -> RequestOutcome:
     """How a call ended, by its record; an error of the text API has a status and no code."""
-    if draft.client_left:
-        return Outcome.CLIENT_LEFT
-    if draft.error_code is not None:
-        return _BY_SOURCE[Source(draft.error_source or Source.GATEWAY)]
-    if draft.status is None or draft.status < 400:
-        return Outcome.OK
-    return Outcome.CLIENT_ERROR if draft.status < 500 else Outcome.UPSTREAM_ERROR
+    if record.client_left:
+        return RequestOutcome.CLIENT_LEFT
+    if record.error_code is not None:
+        return _BY_SOURCE[Source(record.error_source or Source.GATEWAY)]
+    if record.status is None or record.status < 400:
+        return RequestOutcome.OK
+    return RequestOutcome.CLIENT_ERROR if record.status < 500 else RequestOutcome.UPSTREAM_ERROR
 
 
-def _tried_last(attempts: Sequence[Attempt]) -> str | None:
+def _tried_last(attempts: Sequence[AttemptRecord]) -> str | None:
     return attempts[-1].account_name if attempts else None
 
 
@@ -138,82 +138,82 @@ def _tried_last(attempts: Sequence[Attempt]) -> str | None:
 
 
 @dataclass(slots=True)
-class _Minute:
+class _MinuteCounts:
     """One minute of UTC, counted since 1970."""
 
     number: int
-    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    outcomes: Counter[RequestOutcome] = field(default_factory=Counter)
     buckets: Counter[int] = field(default_factory=Counter)
 
 
-class Board:
+class CallTracker:
     """The calls of one process, in flight and ended."""
 
     def __init__(self) -> None:
         # In the order in which they came.
-        self._flights: dict[Flight, None] = {}
-        self._minutes = [_Minute(-1) for _ in range(_MINUTES)]
-        self._errors: deque[ErrorTold] = deque(maxlen=MOST_ERRORS)
-        self._client_errors: deque[ErrorTold] = deque(maxlen=MOST_ERRORS)
+        self._calls: dict[InFlightCall, None] = {}
+        self._minutes = [_MinuteCounts(-1) for _ in range(_MINUTES)]
+        self._errors: deque[ErrorView] = deque(maxlen=MOST_ERRORS)
+        self._client_errors: deque[ErrorView] = deque(maxlen=MOST_ERRORS)
 
     def __repr__(self) -> str:
-        return f"<Board {len(self._flights)} in flight>"
+        return f"<CallTracker {len(self._calls)} in flight>"
 
-    def begin(self, draft: Draft, now: float) -> Flight:
+    def begin(self, record: RecordBuilder, now: float) -> InFlightCall:
         """A call has come; it is told until ``end``."""
-        flight = Flight(draft, now)
-        self._flights[flight] = None
-        return flight
+        call = InFlightCall(record, now)
+        self._calls[call] = None
+        return call
 
-    def end(self, flight: Flight, wall: datetime) -> None:
+    def end(self, call: InFlightCall, wall: datetime) -> None:
         """Its record is built."""
-        del self._flights[flight]
-        draft, ended = flight.draft, outcome(flight.draft)
+        del self._calls[call]
+        record, ended = call.record, outcome(call.record)
         minute = self._minute(_minute_number(wall))
         minute.outcomes[ended] += 1
-        if ended is Outcome.OK:
-            if not flight.is_text and draft.total_ms is not None:
-                minute.buckets[_bucket(draft.total_ms)] += 1
+        if ended is RequestOutcome.OK:
+            if not call.is_text and record.total_ms is not None:
+                minute.buckets[_bucket(record.total_ms)] += 1
             return
         kept = self._client_errors if ended in _CLIENTS else self._errors
         kept.append(
-            ErrorTold(
+            ErrorView(
                 wall,
-                draft.request_id,
-                draft.status,
-                draft.error_code,
-                draft.error_source,
-                draft.account_name or _tried_last(draft.attempts),
+                record.request_id,
+                record.status,
+                record.error_code,
+                record.error_source,
+                record.account_name or _tried_last(record.attempts),
             )
         )
 
-    def _minute(self, number: int) -> _Minute:
+    def _minute(self, number: int) -> _MinuteCounts:
         found = self._minutes[number % _MINUTES]
         if found.number != number:
-            found = self._minutes[number % _MINUTES] = _Minute(number)
+            found = self._minutes[number % _MINUTES] = _MinuteCounts(number)
         return found
 
     # -- telling -----------------------------------------------------------------------------------
 
     def phases(self) -> Counter[Phase]:
         """How many calls are at what."""
-        return Counter(flight.phase for flight in self._flights)
+        return Counter(call.phase for call in self._calls)
 
-    def in_flight(self, now: float) -> "InFlight":
+    def in_flight(self, now: float) -> "InFlightView":
         """The calls under way, oldest first."""
-        oldest = islice(self._flights, MOST_TOLD)
-        return InFlight(len(self._flights), tuple(_tell(flight, now) for flight in oldest))
+        oldest = islice(self._calls, MOST_LISTED)
+        return InFlightView(len(self._calls), tuple(_view(call, now) for call in oldest))
 
     def longest_wait(self, now: float) -> float | None:
         """Seconds for which a call waits for a slot; None where none does."""
-        waits = [flight.waited(now) for flight in self._flights if flight.phase is Phase.WAITING]
+        waits = [call.waited(now) for call in self._calls if call.phase is Phase.WAITING]
         return round(max(waits), 3) if waits else None
 
-    def errors(self) -> tuple["ErrorTold", ...]:
+    def errors(self) -> tuple["ErrorView", ...]:
         """The last ones of the gateway and of upstreams, newest first."""
         return tuple(reversed(self._errors))
 
-    def client_errors(self) -> tuple["ErrorTold", ...]:
+    def client_errors(self) -> tuple["ErrorView", ...]:
         """The last ones of clients, newest first."""
         return tuple(reversed(self._client_errors))
 
@@ -222,7 +222,7 @@ class Board:
         last = _minute_number(wall)
         first = (last // BLOCK_MINUTES - BLOCKS + 1) * BLOCK_MINUTES
         known = {each.number: each for each in self._minutes if first <= each.number <= last}
-        minutes = [known.get(number) or _Minute(number) for number in range(first, last + 1)]
+        minutes = [known.get(number) or _MinuteCounts(number) for number in range(first, last + 1)]
         blocks = [
             _sum(minutes[at : at + BLOCK_MINUTES]) for at in range(0, len(minutes), BLOCK_MINUTES)
         ]
@@ -233,16 +233,16 @@ class Board:
         )
 
 
-def _tell(flight: Flight, now: float) -> "CallTold":
-    draft = flight.draft
-    return CallTold(
-        draft.request_id,
-        draft.key_id,
-        draft.endpoint,
-        None if draft.model is None else draft.model[:_LONGEST_TEXT],
-        draft.account_name,
-        flight.phase,
-        round(max(now - flight.began, 0.0), 3),
+def _view(call: InFlightCall, now: float) -> "CallView":
+    record = call.record
+    return CallView(
+        record.request_id,
+        record.key_id,
+        record.endpoint,
+        None if record.model is None else record.model[:_LONGEST_TEXT],
+        record.account_name,
+        call.phase,
+        round(max(now - call.began, 0.0), 3),
     )
 
 
@@ -254,12 +254,12 @@ def _moment(number: int) -> datetime:
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(minutes=number)
 
 
-def _counts(outcomes: Counter[Outcome]) -> dict[str, int]:
-    return {each.value: outcomes[each] for each in Outcome}
+def _counts(outcomes: Counter[RequestOutcome]) -> dict[str, int]:
+    return {each.value: outcomes[each] for each in RequestOutcome}
 
 
-def _sum(minutes: Sequence[_Minute]) -> "Block":
-    outcomes, buckets = Counter[Outcome](), Counter[int]()
+def _sum(minutes: Sequence[_MinuteCounts]) -> "Block":
+    outcomes, buckets = Counter[RequestOutcome](), Counter[int]()
     for each in minutes:
         outcomes.update(each.outcomes)
         buckets.update(each.buckets)
@@ -289,7 +289,7 @@ def _percentile(buckets: Counter[int], calls: int, share: float) -> float | None
 
 
 @dataclass(frozen=True, slots=True)
-class CallTold:
+class CallView:
     """One call in flight."""
 
     request_id: str
@@ -302,15 +302,15 @@ class CallTold:
 
 
 @dataclass(frozen=True, slots=True)
-class InFlight:
+class InFlightView:
     """All calls in flight, and the oldest of them one by one."""
 
     total: int
-    oldest: tuple[CallTold, ...]
+    oldest: tuple[CallView, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class ErrorTold:
+class ErrorView:
     """One call that failed, at the end of it; ``status`` None: nobody was there to answer.
 
     ``account_name`` is the account that answered; where none did, the one that was tried last.
@@ -364,7 +364,7 @@ class LastHour:
 
 
 @dataclass(frozen=True, slots=True)
-class CooldownTold:
+class CooldownView:
     """Until when an account is left alone, and the answer that began it."""
 
     until: datetime
@@ -373,7 +373,7 @@ class CooldownTold:
 
 
 @dataclass(frozen=True, slots=True)
-class AccountTold:
+class AccountView:
     """One account.  ``slots_in_use`` are this process's; ``taken_elsewhere``: other processes hold
     the rest.  Budgets are per cent spent, None where nobody has told.
     """
@@ -386,13 +386,13 @@ class AccountTold:
     taken_elsewhere: bool
     budget_primary_percent: float | None
     budget_secondary_percent: float | None
-    cooldown: CooldownTold | None
+    cooldown: CooldownView | None
     models_cooling: int
     blocked_until: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
-class WaitingTold:
+class WaitingView:
     """Calls that wait for a slot, and the longest of these waits in seconds."""
 
     calls: int
@@ -423,11 +423,11 @@ class Status:
     time: datetime
     since: datetime
     readiness: Readiness
-    accounts: tuple[AccountTold, ...]
-    waiting: WaitingTold
-    in_flight: InFlight
+    accounts: tuple[AccountView, ...]
+    waiting: WaitingView
+    in_flight: InFlightView
     bytes_in_flight: int
     log_records_lost: int
     last_hour: LastHour
-    last_errors: tuple[ErrorTold, ...]
-    last_client_errors: tuple[ErrorTold, ...]
+    last_errors: tuple[ErrorView, ...]
+    last_client_errors: tuple[ErrorView, ...]

@@ -46,7 +46,7 @@ class Action(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class AttemptOutcome:
     """What happened to one attempt.
 
     ``usable``: a 2xx whose body is of the asked-for kind.  ``challenge``: an HTML page where an
@@ -94,15 +94,15 @@ MISSING_MODEL_SECONDS: Final = 300.0
 _SDK_RETRIES: Final = frozenset({408, 409, 429})
 
 
-def _codes(outcome: Outcome) -> set[str]:
+def _codes(outcome: AttemptOutcome) -> set[str]:
     return errors.codes(outcome.error)
 
 
-def _status(outcome: Outcome) -> int:
+def _status(outcome: AttemptOutcome) -> int:
     return outcome.status if outcome.stage is Stage.ANSWER and outcome.status is not None else 0
 
 
-def _lacks_model(outcome: Outcome) -> bool:
+def _lacks_model(outcome: AttemptOutcome) -> bool:
     codes = _codes(outcome)
     return _status(outcome) == 404 and bool(
         codes & errors.MISSING_MODEL
@@ -111,13 +111,13 @@ def _lacks_model(outcome: Outcome) -> bool:
     )
 
 
-def _is_overload(outcome: Outcome) -> bool:
+def _is_overload(outcome: AttemptOutcome) -> bool:
     return _status(outcome) in {503, 529} and (
         outcome.dialect == "codex" or outcome.wait is not None or outcome.error.shaped
     )
 
 
-def _returned(outcome: Outcome) -> Step:
+def _returned(outcome: AttemptOutcome) -> Step:
     """As it is, and without a retry where the SDKs would make one."""
     status = _status(outcome)
     return Step(Action.RETURN, retry=not (status in _SDK_RETRIES or status >= 500))
@@ -127,12 +127,12 @@ def _replaced(code: str) -> Step:
     return Step(Action.REPLACE, code=code, retry=False, may_be_billed=True)
 
 
-def _refused(outcome: Outcome) -> Step:
+def _refused(outcome: AttemptOutcome) -> Step:
     seconds = CHALLENGE_SECONDS if outcome.challenge else REFUSED_SECONDS
     return Step(Action.NEXT, cooldown=CooldownSpec(seconds))
 
 
-_Rule = tuple[str, Callable[[Outcome], bool], Callable[[Outcome], Step]]
+_Rule = tuple[str, Callable[[AttemptOutcome], bool], Callable[[AttemptOutcome], Step]]
 
 TABLE: Final[Sequence[_Rule]] = (
     (
@@ -213,7 +213,7 @@ TABLE: Final[Sequence[_Rule]] = (
 )
 
 
-def next_step(outcome: Outcome) -> Step:
+def next_step(outcome: AttemptOutcome) -> Step:
     """The first row that fits."""
     return next(step(outcome) for _, fits, step in TABLE if fits(outcome))
 
@@ -238,7 +238,7 @@ def weightiest(steps: Sequence[Step]) -> int:
     return min(range(len(steps)), key=lambda index: _WEIGHT.index(steps[index].action))
 
 
-_TELLING: Final[Sequence[Callable[[Outcome], bool]]] = (
+_TELLING: Final[Sequence[Callable[[AttemptOutcome], bool]]] = (
     lambda it: _status(it) == 429,
     lambda it: _status(it) == 404,
     lambda it: _status(it) >= 500 and it.error.message is not None,
@@ -246,7 +246,7 @@ _TELLING: Final[Sequence[Callable[[Outcome], bool]]] = (
 )
 
 
-def most_telling(outcomes: Sequence[Outcome]) -> int | None:
+def most_telling(outcomes: Sequence[AttemptOutcome]) -> int | None:
     """When every account failed: the index of the answer that tells the client most.
 
     None when no answer is fit for a client: 401, 402 and 403 are about our credentials, and the

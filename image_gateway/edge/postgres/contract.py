@@ -17,10 +17,10 @@ from psycopg.conninfo import conninfo_to_dict
 from image_gateway import sql
 from image_gateway.core.dialects import azure
 from image_gateway.core.model import Account, RowError, Secret, ViewRow, account_from_row
-from image_gateway.core.routing import routing
+from image_gateway.core.routing import ranking
 from image_gateway.core.routing.budget import Budgets
 from image_gateway.core.routing.cooldowns import CooldownTracker
-from image_gateway.edge.postgres import pooler, postgres
+from image_gateway.edge.postgres import connections, pooler
 from image_gateway.edge.postgres.cache import LOAD_SECONDS, UnavailableError
 
 CONTRACT_VERSION: Final = 1
@@ -67,7 +67,7 @@ async def check(database: Secret) -> Findings:
     try:
         async with (
             asyncio.timeout(LOAD_SECONDS),
-            postgres.connected(database, autocommit=False) as connection,
+            connections.connected(database, autocommit=False) as connection,
         ):
             await _check_contract(connection)
             rows = await _rows(connection, "accounts")
@@ -82,8 +82,8 @@ async def check(database: Secret) -> Findings:
             broken.append(f"account {row.get('account_name')}: {error}")
         else:
             sound.append(account)
-            name, condition = account.account_name, routing.condition(account, _untouched())
-            if condition not in routing.SERVING:
+            name, condition = account.account_name, ranking.condition(account, _untouched())
+            if condition not in ranking.SERVING:
                 idle.append(f"account {name} serves no call: {condition}")
             if account.dialect == "azure":
                 found = azure.doubts(account)
@@ -91,9 +91,9 @@ async def check(database: Secret) -> Findings:
     return Findings(len(rows), tuple(sound), tuple(broken), tuple(idle), tuple(doubtful), writable)
 
 
-def _untouched() -> routing.State:
+def _untouched() -> ranking.State:
     """A moment in which no call was made yet."""
-    return routing.State(lambda _: 0, CooldownTracker(), Budgets(), 100.0, 0.0, datetime.now(UTC))
+    return ranking.State(lambda _: 0, CooldownTracker(), Budgets(), 100.0, 0.0, datetime.now(UTC))
 
 
 def first_line(error: BaseException, database: Secret) -> str:
@@ -103,7 +103,7 @@ def first_line(error: BaseException, database: Secret) -> str:
     return line.replace(str(password), "[redacted]") if password else line
 
 
-async def _check_contract(connection: postgres.AsyncConnection) -> None:
+async def _check_contract(connection: connections.AsyncConnection) -> None:
     cure = (
         "Print the SQL with `image-gateway schema standalone`, or `llm_access` for that control "
         "plane, and run it on the control plane's database; `image-gateway schema reader` prints "
@@ -141,9 +141,9 @@ async def _check_contract(connection: postgres.AsyncConnection) -> None:
 
 
 async def _rows(
-    connection: postgres.AsyncConnection,
+    connection: connections.AsyncConnection,
     name: str,
     values: Mapping[str, object] | None = None,
 ) -> list[ViewRow]:
     cursor = await connection.execute(sql.text(name).encode(), values)
-    return postgres.rows(await cursor.fetchall())
+    return connections.rows(await cursor.fetchall())

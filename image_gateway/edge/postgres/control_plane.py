@@ -31,7 +31,7 @@ from image_gateway.core.model import (
     account_from_row,
     key_from_row,
 )
-from image_gateway.edge.postgres import postgres
+from image_gateway.edge.postgres import connections
 from image_gateway.edge.postgres.cache import (
     LOAD_SECONDS,
     Entry,
@@ -72,7 +72,7 @@ class ControlPlane:
         self._direct = direct
         self._pool = AsyncConnectionPool(
             database.reveal(),
-            kwargs={**postgres.OPTIONS, "prepare_threshold": None, "row_factory": dict_row},
+            kwargs={**connections.OPTIONS, "prepare_threshold": None, "row_factory": dict_row},
             min_size=0,
             max_size=_MOST_CONNECTIONS,
             configure=_read_only,
@@ -258,7 +258,7 @@ class ControlPlane:
         try:
             async with self._pool.connection() as connection:
                 cursor = await connection.execute(sql.text(name).encode(), values)
-                rows = postgres.rows(await cursor.fetchall())
+                rows = connections.rows(await cursor.fetchall())
         except TooManyRequests as error:
             # A flood of look-ups is no outage: those who wait already are served.
             raise UnavailableError from error
@@ -282,7 +282,7 @@ class ControlPlane:
     async def _listen(self) -> None:
         while True:
             try:
-                async with postgres.connected(self._direct, autocommit=True) as connection:
+                async with connections.connected(self._direct, autocommit=True) as connection:
                     await connection.execute(f"LISTEN {CHANNEL}".encode())
                     self._expire_all()
                     self.listening = True
@@ -295,7 +295,7 @@ class ControlPlane:
             # Spread out, so that many instances do not come back in one moment.
             await asyncio.sleep(_LISTEN_RETRY_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311
 
-    async def _hear(self, connection: postgres.AsyncConnection) -> None:
+    async def _hear(self, connection: connections.AsyncConnection) -> None:
         while True:
             async for notification in connection.notifies(timeout=_LISTEN_CHECK_SECONDS):
                 self.changed(notification.payload)
@@ -354,6 +354,6 @@ class ControlPlane:
         self._keys_readable.expire()
 
 
-async def _read_only(connection: postgres.AsyncConnection) -> None:
+async def _read_only(connection: connections.AsyncConnection) -> None:
     # By transaction, not by SET: a transaction pooler would keep a SET for its other clients.
     await connection.set_read_only(True)

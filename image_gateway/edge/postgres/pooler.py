@@ -40,7 +40,7 @@ from typing import Final, TypeAlias
 import psycopg
 
 from image_gateway.core.model import Secret
-from image_gateway.edge.postgres import postgres
+from image_gateway.edge.postgres import connections
 from image_gateway.edge.postgres.cache import LOAD_SECONDS
 
 _ROUNDS: Final = 12
@@ -155,7 +155,7 @@ class _Session:
     psycopg in the midst of a statement is to wait for the server, for up to 10 s.
     """
 
-    def __init__(self, connection: postgres.AsyncConnection) -> None:
+    def __init__(self, connection: connections.AsyncConnection) -> None:
         self._connection = connection
         self._work: asyncio.Task[None] | None = None
         self.processes: set[_Process] = set()
@@ -198,7 +198,7 @@ class _Session:
     async def close(self) -> None:
         try:
             if self._work is not None:
-                postgres.hang_up(self._connection)
+                connections.hang_up(self._connection)
                 await asyncio.wait([self._work])
                 if not self._work.cancelled():
                     self._work.exception()  # expected: nobody waits for the answer any more
@@ -230,7 +230,7 @@ class _Session:
 @asynccontextmanager
 async def _open(database: Secret, *, autocommit: bool) -> AsyncIterator[_Session]:
     """One session of its own; without autocommit its transactions are read-only."""
-    session = _Session(await postgres.connect(database, autocommit=autocommit))
+    session = _Session(await connections.connect(database, autocommit=autocommit))
     try:
         yield session
     finally:

@@ -22,7 +22,7 @@ from psycopg.types.json import Jsonb
 from image_gateway import sql
 from image_gateway.core.model import RowError, Secret
 from image_gateway.core.records.charges import Charge
-from image_gateway.edge.postgres import postgres
+from image_gateway.edge.postgres import connections
 from image_gateway.edge.postgres.contract import first_line
 
 SCHEMA_VERSION: Final = 2
@@ -318,7 +318,7 @@ def connected(database: Secret) -> Iterator[Standalone]:
 
 
 def _connect(database: Secret) -> psycopg.Connection[TableRow]:
-    options: dict[str, Any] = {**postgres.OPTIONS, "application_name": "image-gateway control"}
+    options: dict[str, Any] = {**connections.OPTIONS, "application_name": "image-gateway control"}
     try:
         return psycopg.Connection[TableRow].connect(
             database.reveal(),

@@ -18,7 +18,7 @@ import psycopg
 
 from image_gateway import sql
 from image_gateway.core.model import Secret
-from image_gateway.edge.postgres import postgres
+from image_gateway.edge.postgres import connections
 
 ANSWER_SECONDS: Final = 2.0
 """The longest that a statement may take, which is of a tenth of a millisecond; then the session
@@ -38,7 +38,7 @@ class SlotSession:
     Every method raises ``LostSessionError``.
     """
 
-    def __init__(self, connection: postgres.AsyncConnection) -> None:
+    def __init__(self, connection: connections.AsyncConnection) -> None:
         self._connection = connection
         self._held: dict[str, set[int]] = {}
 
@@ -49,8 +49,8 @@ class SlotSession:
     async def open(cls, database: Secret) -> Self:
         """A session of its own; ``database`` must not lead through a transaction pooler."""
         try:
-            async with asyncio.timeout(postgres.CONNECT_SECONDS):
-                connection = await postgres.connect(database, autocommit=True)
+            async with asyncio.timeout(connections.CONNECT_SECONDS):
+                connection = await connections.connect(database, autocommit=True)
         except (psycopg.Error, OSError, TimeoutError) as error:
             raise LostSessionError(type(error).__name__) from error
         session = cls(connection)
@@ -116,7 +116,7 @@ class SlotSession:
             raise LostSessionError(type(error).__name__) from error
         finally:
             if not work.done():
-                postgres.hang_up(self._connection)
+                connections.hang_up(self._connection)
                 await asyncio.wait([work])
                 work.exception()  # expected: nobody waits for the answer any more
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from image_gateway.core.errors import Source, UpstreamError
 from image_gateway.core.records import record
-from image_gateway.core.records.record import Attempt, Draft
+from image_gateway.core.records.record import AttemptRecord, RecordBuilder
 from image_gateway.core.routing.failover import Action, Stage
 from tests.core.builders import PNG, key, parse, split
 
@@ -69,8 +69,8 @@ ATTEMPT_FIELDS = (
 _TIME = datetime(2026, 11, 5, 12, 30, 1, 234_567, tzinfo=UTC)
 
 
-def _draft(**changes: Any) -> Draft:
-    return Draft(_TIME, "req-1", **changes)
+def _draft(**changes: Any) -> RecordBuilder:
+    return RecordBuilder(_TIME, "req-1", **changes)
 
 
 def test_the_fields_are_exactly_the_promised_ones_in_their_order() -> None:
@@ -79,7 +79,7 @@ def test_the_fields_are_exactly_the_promised_ones_in_their_order() -> None:
 
 
 def test_an_attempt_has_exactly_the_promised_fields_in_their_order() -> None:
-    built = record.build(_draft(attempts=[Attempt("a", "codex")]))
+    built = record.build(_draft(attempts=[AttemptRecord("a", "codex")]))
     assert isinstance(built["attempts"], list)
     assert tuple(built["attempts"][0]) == ATTEMPT_FIELDS
 
@@ -106,8 +106,8 @@ def test_every_fact_arrives_under_its_own_name() -> None:
 
 def test_every_fact_of_an_attempt_arrives_under_its_own_name() -> None:
     facts: dict[str, Any] = {name: f"value of {name}" for name in ATTEMPT_FIELDS}
-    other = Attempt("b", "codex", status=500, upstream_ms=7)
-    built = record.build(_draft(attempts=[Attempt(**facts), other]))
+    other = AttemptRecord("b", "codex", status=500, upstream_ms=7)
+    built = record.build(_draft(attempts=[AttemptRecord(**facts), other]))
     assert built["attempts"] == [
         facts,
         {
@@ -128,7 +128,7 @@ def test_the_time_is_rfc_3339_in_utc() -> None:
 
 @given(st.datetimes(timezones=st.just(UTC)))
 def test_any_time_can_be_read_back(moment: datetime) -> None:
-    text = record.build(Draft(moment, "req-1"))["time"]
+    text = record.build(RecordBuilder(moment, "req-1"))["time"]
     assert isinstance(text, str)
     assert text.endswith("Z")
     found = datetime.fromisoformat(text)
@@ -137,7 +137,7 @@ def test_any_time_can_be_read_back(moment: datetime) -> None:
 
 def test_texts_are_cut_to_256_characters_everywhere() -> None:
     long = "é" * 300
-    attempt = Attempt(long, long, error_code=long)
+    attempt = AttemptRecord(long, long, error_code=long)
     built = record.build(_draft(path=long, model=long, size=long, attempts=[attempt]))
     for name in ("path", "model", "size"):
         assert built[name] == "é" * 256
@@ -148,14 +148,14 @@ def test_texts_are_cut_to_256_characters_everywhere() -> None:
 
 
 def test_a_long_list_of_attempts_is_whole() -> None:
-    attempts = [Attempt(f"a{number}", "codex") for number in range(300)]
+    attempts = [AttemptRecord(f"a{number}", "codex") for number in range(300)]
     built = record.build(_draft(attempts=attempts))
     assert isinstance(built["attempts"], list)
     assert len(built["attempts"]) == 300
 
 
 def test_a_record_is_plain_json() -> None:
-    attempt = Attempt("a", "codex", stage=Stage.ANSWER, action=Action.DELIVER, status=200)
+    attempt = AttemptRecord("a", "codex", stage=Stage.ANSWER, action=Action.DELIVER, status=200)
     built = record.build(
         _draft(error_source=Source.UPSTREAM, attempts=[attempt], usage={"input_tokens": 1})
     )
@@ -167,17 +167,17 @@ def test_a_record_is_plain_json() -> None:
 
 
 def test_a_draft_that_goes_on_does_not_change_a_record() -> None:
-    draft = _draft(attempts=[Attempt("a", "codex")])
+    draft = _draft(attempts=[AttemptRecord("a", "codex")])
     built = record.build(draft)
     draft.attempts[0].status = 500
-    draft.attempts.append(Attempt("b", "codex"))
+    draft.attempts.append(AttemptRecord("b", "codex"))
     assert isinstance(built["attempts"], list)
     assert [attempt["status"] for attempt in built["attempts"]] == [None]
 
 
 def test_drafts_share_no_attempts() -> None:
     first, second = _draft(), _draft()
-    first.attempts.append(Attempt("a", "codex"))
+    first.attempts.append(AttemptRecord("a", "codex"))
     assert second.attempts == []
 
 
@@ -186,7 +186,7 @@ def test_drafts_share_no_attempts() -> None:
 
 def test_a_key_is_noted_by_its_names_alone() -> None:
     draft = _draft()
-    draft.note_key(key(key_id="k", key_name="n", group_id="g"))
+    draft.record_key(key(key_id="k", key_name="n", group_id="g"))
     built = record.build(draft)
     assert (built["key_id"], built["key_name"], built["group_id"]) == ("k", "n", "g")
     assert "c0ffee" not in repr(built)
@@ -206,7 +206,7 @@ def test_a_request_is_noted_without_its_prompt_and_its_pictures() -> None:
         "model": "public",
     }
     draft = _draft()
-    draft.note_request(parse(value, "edits", model_map={"public": "inner"}), b"key")
+    draft.record_request(parse(value, "edits", model_map={"public": "inner"}), b"key")
     built = record.build(draft)
     assert "hush" not in repr(built)
     assert "base64" not in repr(built)
@@ -233,7 +233,7 @@ def test_a_request_is_noted_without_its_prompt_and_its_pictures() -> None:
 
 def test_what_a_request_did_not_ask_for_is_null() -> None:
     draft = _draft()
-    draft.note_request(parse({"stream": True}), b"key")
+    draft.record_request(parse({"stream": True}), b"key")
     built = record.build(draft)
     assert (built["size"], built["quality"], built["n"]) == (None, None, 1)
     assert (built["stream"], built["input_image_count"], built["input_image_bytes"]) == (True, 0, 0)
@@ -241,8 +241,8 @@ def test_what_a_request_did_not_ask_for_is_null() -> None:
 
 def test_the_first_failure_is_the_one_that_counts() -> None:
     draft = _draft()
-    draft.note_failure("upstream_cut", Source.UPSTREAM)
-    draft.note_failure("client_left", Source.CLIENT)
+    draft.record_failure("upstream_cut", Source.UPSTREAM)
+    draft.record_failure("client_left", Source.CLIENT)
     built = record.build(draft)
     assert (built["error_code"], built["error_source"]) == ("upstream_cut", "upstream")
 
@@ -298,8 +298,8 @@ def test_a_hash_fits_a_record() -> None:
 # -- what an answer says ---------------------------------------------------------------------
 
 
-def _metered(chunks: list[bytes], **known: Any) -> Draft:
-    draft, meter = _draft(**known), record.Meter()
+def _metered(chunks: list[bytes], **known: Any) -> RecordBuilder:
+    draft, meter = _draft(**known), record.AnswerMeter()
     for chunk in chunks:
         meter.feed(chunk)
     meter.close(draft)
@@ -371,10 +371,10 @@ def test_what_came_back_is_noted_and_what_it_does_not_say_stays_as_asked(
     first: dict[str, object], size: str, quality: str
 ) -> None:
     draft = _draft(size="auto", quality="high")
-    draft.note_answer(2, {"total_tokens": 3, "more": {"x": 1}}, first)
+    draft.record_answer(2, {"total_tokens": 3, "more": {"x": 1}}, first)
     assert (draft.response_image_count, draft.usage) == (2, {"total_tokens": 3})
     assert (draft.size, draft.quality) == (size, quality)
-    draft.note_answer(1, None, {})
+    draft.record_answer(1, None, {})
     assert (draft.response_image_count, draft.usage) == (1, None)
 
 
@@ -474,7 +474,7 @@ def test_an_odd_answer_is_counted_as_far_as_it_can_be_read(more: bytes) -> None:
 
 def test_an_answer_of_more_than_its_bound_is_not_held() -> None:
     chunk = b"1," * 8192
-    meter, draft = record.Meter(), _draft()
+    meter, draft = record.AnswerMeter(), _draft()
     meter.feed(b'{"values":[')
     for _ in range(1024):
         meter.feed(chunk)

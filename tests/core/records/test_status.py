@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 
 from image_gateway.core import errors
 from image_gateway.core.model import Credential, Secret
-from image_gateway.core.records.record import Attempt, Draft
+from image_gateway.core.records.record import AttemptRecord, RecordBuilder
 from image_gateway.core.records.status import (
     BLOCK_MINUTES,
     BLOCKS,
     MOST_ERRORS,
-    MOST_TOLD,
-    Board,
-    Flight,
-    Outcome,
+    MOST_LISTED,
+    CallTracker,
+    InFlightCall,
     Phase,
+    RequestOutcome,
     outcome,
 )
 from image_gateway.core.routing.budget import Budgets
@@ -34,19 +34,19 @@ FIRST = datetime(2026, 11, 21, 11, 5, tzinfo=UTC)
 """Where the hour begins that ends in the block of noon."""
 
 
-def draft(**facts: Any) -> Draft:
+def draft(**facts: Any) -> RecordBuilder:
     """A record in the making, of which only these facts are known."""
-    return Draft(NOON, facts.pop("request_id", "req_1"), **facts)
+    return RecordBuilder(NOON, facts.pop("request_id", "req_1"), **facts)
 
 
-def ended(board: Board, wall: datetime = NOON, **facts: Any) -> None:
+def ended(board: CallTracker, wall: datetime = NOON, **facts: Any) -> None:
     """A call that came and went; it was served, unless the facts say otherwise."""
     facts = {"status": 200, "total_ms": 1000, **facts}
     board.end(board.begin(draft(**facts), 0.0), wall)
 
 
-def attempt(**facts: Any) -> Attempt:
-    return Attempt("alpha", "codex", **facts)
+def attempt(**facts: Any) -> AttemptRecord:
+    return AttemptRecord("alpha", "codex", **facts)
 
 
 # -- phases ----------------------------------------------------------------------------------------
@@ -78,26 +78,26 @@ LET_IN = {"auth_ms": 1, "body_ms": 1, "wait_ms": 0}
 def test_a_call_is_at_what_its_record_so_far_says(
     facts: Mapping[str, Any], attempts: list[Mapping[str, Any]], phase: Phase
 ) -> None:
-    flight = Flight(draft(**facts, attempts=[attempt(**each) for each in attempts]), 0.0)
+    flight = InFlightCall(draft(**facts, attempts=[attempt(**each) for each in attempts]), 0.0)
     assert flight.phase is phase
 
 
 def test_a_call_that_goes_to_the_text_api_waits_for_no_slot() -> None:
-    asked = Flight(draft(auth_ms=1, body_ms=1), 0.0, is_text=True)
+    asked = InFlightCall(draft(auth_ms=1, body_ms=1), 0.0, is_text=True)
     assert asked.phase is Phase.UPSTREAM
-    answered = Flight(draft(auth_ms=1, body_ms=1, upstream_ms=5), 0.0, is_text=True)
+    answered = InFlightCall(draft(auth_ms=1, body_ms=1, upstream_ms=5), 0.0, is_text=True)
     assert answered.phase is Phase.STREAM
 
 
 def test_the_phases_of_all_calls_are_counted() -> None:
-    board = Board()
+    board = CallTracker()
     for facts in ({}, {"auth_ms": 1}, {"auth_ms": 1}):
         board.begin(draft(**facts), 0.0)
     assert board.phases() == {Phase.AUTH: 1, Phase.BODY: 2}
 
 
 def test_a_wait_is_what_a_call_was_not_otherwise_busy_with() -> None:
-    board = Board()
+    board = CallTracker()
     assert board.longest_wait(100.0) is None
     board.begin(draft(auth_ms=1000, body_ms=2000, wait_ms=0), 50.0)
     board.begin(draft(auth_ms=0, body_ms=0, wait_ms=0, attempts=[attempt()]), 0.0)
@@ -110,7 +110,7 @@ def test_a_wait_is_what_a_call_was_not_otherwise_busy_with() -> None:
 
 def test_only_a_wait_for_a_slot_is_one() -> None:
     """Not one for the control plane, which comes before it."""
-    board = Board()
+    board = CallTracker()
     call = draft(auth_ms=0, body_ms=0)
     board.begin(call, 0.0)
     assert board.longest_wait(60.0) is None
@@ -124,7 +124,7 @@ def test_only_a_wait_for_a_slot_is_one() -> None:
 
 
 def test_a_call_is_told_from_its_beginning_to_its_record() -> None:
-    board = Board()
+    board = CallTracker()
     call = draft(request_id="req_a", key_id="key-1", endpoint="edits", model="gpt-image-2")
     flight = board.begin(call, 100.0)
     call.auth_ms, call.account_name = 1, "alpha"
@@ -145,18 +145,18 @@ def test_a_call_is_told_from_its_beginning_to_its_record() -> None:
 
 
 def test_of_many_calls_the_oldest_are_told_and_all_are_counted() -> None:
-    board = Board()
-    flights = [board.begin(draft(request_id=f"req_{n}"), float(n)) for n in range(MOST_TOLD + 50)]
+    board = CallTracker()
+    flights = [board.begin(draft(request_id=f"req_{n}"), float(n)) for n in range(MOST_LISTED + 50)]
     board.end(flights[0], NOON)
     found = board.in_flight(1000.0)
-    assert found.total == MOST_TOLD + 49
+    assert found.total == MOST_LISTED + 49
     assert [each.request_id for each in found.oldest] == [
-        f"req_{n}" for n in range(1, MOST_TOLD + 1)
+        f"req_{n}" for n in range(1, MOST_LISTED + 1)
     ]
 
 
 def test_a_model_name_that_a_client_made_long_is_cut() -> None:
-    board = Board()
+    board = CallTracker()
     board.begin(draft(model="m" * 30_000), 0.0)
     [told] = board.in_flight(1.0).oldest
     assert told.model == "m" * 64
@@ -168,7 +168,7 @@ def test_a_model_name_that_a_client_made_long_is_cut() -> None:
 @pytest.mark.parametrize(
     ("facts", "how"),
     [
-        ({"status": 200}, Outcome.OK),
+        ({"status": 200}, RequestOutcome.OK),
         ({"status": 400, "error_code": "invalid_value", "error_source": "client"}, "client_error"),
         ({"status": 503, "error_code": "overloaded", "error_source": "gateway"}, "gateway_error"),
         ({"status": 400, "error_code": "moderated", "error_source": "upstream"}, "upstream_error"),
@@ -195,7 +195,7 @@ def test_every_error_of_ours_is_counted_as_its_source_says(code: str) -> None:
 
 
 def test_an_hour_is_sixty_minutes_in_blocks_that_stand_on_the_clock() -> None:
-    board = Board()
+    board = CallTracker()
     for wall in (NOON, NOON + timedelta(minutes=4, seconds=59)):
         hour = board.last_hour(wall)
         assert [each.start for each in hour.blocks] == [
@@ -207,7 +207,7 @@ def test_an_hour_is_sixty_minutes_in_blocks_that_stand_on_the_clock() -> None:
 
 
 def test_calls_are_counted_in_the_minute_in_which_they_ended() -> None:
-    board = Board()
+    board = CallTracker()
     ended(board, NOON - timedelta(seconds=1))
     ended(board, NOON)
     ended(board, NOON + timedelta(seconds=59), status=503, error_code="overloaded")
@@ -227,7 +227,7 @@ def test_calls_are_counted_in_the_minute_in_which_they_ended() -> None:
 
 
 def test_what_is_older_than_an_hour_is_forgotten() -> None:
-    board = Board()
+    board = CallTracker()
     ended(board, NOON)
     assert board.last_hour(NOON + timedelta(minutes=59)).whole.outcomes["ok"] == 1
     assert board.last_hour(NOON + timedelta(minutes=60)).whole.outcomes["ok"] == 0
@@ -243,7 +243,7 @@ def test_what_is_older_than_an_hour_is_forgotten() -> None:
 )
 def test_an_hour_tells_what_a_list_of_all_calls_would(calls: list[tuple[int, int, int]]) -> None:
     """Against a model that forgets nothing; the clock goes forward, as it does."""
-    board = Board()
+    board = CallTracker()
     calls.sort()
     sources = {400: "client", 503: "gateway"}
     for seconds, status, total in calls:
@@ -274,7 +274,7 @@ def test_an_hour_tells_what_a_list_of_all_calls_would(calls: list[tuple[int, int
 
 @given(st.lists(st.integers(1, 1_500_000), min_size=1))
 def test_a_percentile_is_at_most_a_tenth_above_the_truth(times: list[int]) -> None:
-    board = Board()
+    board = CallTracker()
     for milliseconds in times:
         ended(board, total_ms=milliseconds)
     found = board.last_hour(NOON).whole.latency
@@ -287,7 +287,7 @@ def test_a_percentile_is_at_most_a_tenth_above_the_truth(times: list[int]) -> No
 
 
 def test_only_served_pictures_tell_how_long_a_picture_takes() -> None:
-    board = Board()
+    board = CallTracker()
     ended(board, total_ms=1, status=401, error_code="invalid_api_key", error_source="client")
     text = board.begin(draft(status=200, total_ms=5), 0.0)
     text.is_text = True
@@ -301,7 +301,7 @@ def test_only_served_pictures_tell_how_long_a_picture_takes() -> None:
 
 
 def test_the_last_errors_are_told_newest_first_with_ids_and_codes_only() -> None:
-    board = Board()
+    board = CallTracker()
     facts = {"error_source": "upstream", "account_name": "alpha", "key_id": "key-1", "model": "m"}
     for number in range(MOST_ERRORS + 5):
         wall = NOON + timedelta(seconds=number)
@@ -321,8 +321,8 @@ def test_the_last_errors_are_told_newest_first_with_ids_and_codes_only() -> None
 
 
 def test_a_failure_that_no_account_answered_names_the_one_that_was_tried_last() -> None:
-    board = Board()
-    tried = [Attempt("alpha", "codex"), Attempt("beta", "azure")]
+    board = CallTracker()
+    tried = [AttemptRecord("alpha", "codex"), AttemptRecord("beta", "azure")]
     failed: dict[str, Any] = {"status": 502, "error_code": "upstream_unreachable"}
     ended(board, attempts=tried, **failed)
     ended(board, attempts=tried, account_name="alpha", **failed)
@@ -331,7 +331,7 @@ def test_a_failure_that_no_account_answered_names_the_one_that_was_tried_last() 
 
 
 def test_a_flood_of_clients_mistakes_pushes_out_no_error_of_others() -> None:
-    board = Board()
+    board = CallTracker()
     ended(board, request_id="req_ours", status=500, error_code="internal_error")
     for _ in range(1000):
         ended(board, status=401, error_code="invalid_api_key", error_source="client")
@@ -398,7 +398,7 @@ def test_a_budget_is_what_was_learned_else_what_was_said_else_not_known() -> Non
 
 
 def test_what_is_kept_does_not_grow_with_the_calls() -> None:
-    board = Board()
+    board = CallTracker()
     texts = {"model": "m" * 1000, "path": "p" * 1000, "key_name": "a name", "prompt_hmac": "ab"}
 
     def kept(calls: int) -> int:
@@ -412,16 +412,16 @@ def test_what_is_kept_does_not_grow_with_the_calls() -> None:
     before = kept(4000)
     assert kept(4000) < before + 2000
     assert sum(len(each.buckets) for each in board._minutes) < 60 * 151
-    assert len(board._flights) == 0
+    assert len(board._calls) == 0
 
 
 def test_nothing_but_ids_codes_and_times_is_told() -> None:
     """Every other text of a record stays away, whatever stands in it."""
-    board = Board()
+    board = CallTracker()
     told = {"request_id", "key_id", "endpoint", "model", "account_name", "error_code"}
     facts: dict[str, Any] = {
         item.name: "hidden"
-        for item in dataclasses.fields(Draft)
+        for item in dataclasses.fields(RecordBuilder)
         if item.type == "str | None" or item.type == (str | None)
     }
     assert {"prompt_hmac", "key_name", "client_address"} <= set(facts)

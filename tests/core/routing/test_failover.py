@@ -13,7 +13,7 @@ from image_gateway.core.errors import ERROR_SPECS, UpstreamError
 from image_gateway.core.model import Dialect
 from image_gateway.core.routing import failover
 from image_gateway.core.routing.cooldowns import LONGEST_SECONDS, CooldownSpec
-from image_gateway.core.routing.failover import Action, Outcome, Stage, Step, next_step
+from image_gateway.core.routing.failover import Action, AttemptOutcome, Stage, Step, next_step
 
 DIALECTS: Final[tuple[Dialect, ...]] = get_args(Dialect)
 STATUSES: Final[tuple[int | None, ...]] = (None, *range(701))
@@ -50,31 +50,33 @@ WAITS: Final = (None, 0.0, 30.0)
 _FLAGS: Final = (False, True)
 
 
-def _answer(status: int | None, dialect: Dialect = "codex", **changes: Any) -> Outcome:
-    return Outcome(Stage.ANSWER, dialect, status, **changes)
+def _answer(status: int | None, dialect: Dialect = "codex", **changes: Any) -> AttemptOutcome:
+    return AttemptOutcome(Stage.ANSWER, dialect, status, **changes)
 
 
-def _everything() -> Iterator[Outcome]:
+def _everything() -> Iterator[AttemptOutcome]:
     """Every stage, dialect and status from 0 to 700; where it matters every other fact too."""
     for stage, dialect, status, error in itertools.product(Stage, DIALECTS, STATUSES, ERRORS):
-        yield Outcome(stage, dialect, status, error=error)
+        yield AttemptOutcome(stage, dialect, status, error=error)
     telling = (None, 0, 100, 199, 200, 201, 204, 299, 300, 302, 307, 399, 400, 401, 402, 403, 404)
     more = (405, 408, 409, 413, 422, 425, 429, 451, 499, 500, 501, 502, 503, 504, 520, 529, 599)
     for dialect, status, error, wait, usable, challenge, reread in itertools.product(
         DIALECTS, (*telling, *more, 600, 700), ERRORS, WAITS, _FLAGS, _FLAGS, _FLAGS
     ):
-        yield Outcome(Stage.ANSWER, dialect, status, error, wait, usable, challenge, reread=reread)
+        yield AttemptOutcome(
+            Stage.ANSWER, dialect, status, error, wait, usable, challenge, reread=reread
+        )
 
 
 EVERYTHING: Final = tuple(_everything())
 
 
-def _names_the_model(outcome: Outcome) -> bool:
+def _names_the_model(outcome: AttemptOutcome) -> bool:
     by_azure = outcome.dialect == "azure" and outcome.error.code == "404"
     return outcome.error in MODEL_FAULTS or by_azure
 
 
-def _promised(outcome: Outcome) -> Action:  # noqa: PLR0911 - the design's table, by hand
+def _promised(outcome: AttemptOutcome) -> Action:  # noqa: PLR0911 - the design's table, by hand
     """What the design says, written as plainly as it is there."""
     if outcome.stage is Stage.STREAM:
         return Action.END
@@ -180,7 +182,7 @@ def test_what_may_be_billed_says_so() -> None:
 
 @given(
     st.builds(
-        Outcome,
+        AttemptOutcome,
         st.sampled_from(Stage),
         st.sampled_from(DIALECTS),
         st.one_of(st.none(), st.integers()),
@@ -195,7 +197,7 @@ def test_what_may_be_billed_says_so() -> None:
         reread=st.booleans(),
     )
 )
-def test_there_is_a_step_for_whatever_happens(outcome: Outcome) -> None:
+def test_there_is_a_step_for_whatever_happens(outcome: AttemptOutcome) -> None:
     assert isinstance(next_step(outcome), Step)
 
 
@@ -223,7 +225,7 @@ def test_the_last_row_takes_what_no_other_took() -> None:
 def test_once_bytes_went_to_the_client_the_answer_ends(
     dialect: Dialect, status: int | None
 ) -> None:
-    broken = Outcome(Stage.STREAM, dialect, status, wait=5.0, usable=True)
+    broken = AttemptOutcome(Stage.STREAM, dialect, status, wait=5.0, usable=True)
     assert next_step(broken) == Step(Action.END, code="upstream_cut", may_be_billed=True)
 
 
@@ -231,12 +233,12 @@ def test_once_bytes_went_to_the_client_the_answer_ends(
 def test_when_nothing_was_sent_the_next_account_is_asked_and_none_is_cooled(
     dialect: Dialect,
 ) -> None:
-    assert next_step(Outcome(Stage.CONNECT, dialect)) == Step(Action.NEXT)
+    assert next_step(AttemptOutcome(Stage.CONNECT, dialect)) == Step(Action.NEXT)
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_silence_after_sending_is_an_unknown_outcome(dialect: Dialect) -> None:
-    assert next_step(Outcome(Stage.SENT, dialect)) == Step(
+    assert next_step(AttemptOutcome(Stage.SENT, dialect)) == Step(
         Action.REPLACE, code="outcome_unknown", retry=False, may_be_billed=True
     )
 
@@ -472,7 +474,7 @@ def test_every_code_that_can_replace_has_its_words() -> None:
 
 def test_a_word_for_the_log_decides_nothing() -> None:
     for stage, status in ((Stage.STREAM, 200), (Stage.SENT, None), (Stage.ANSWER, 500)):
-        plain = Outcome(stage, "codex", status)
+        plain = AttemptOutcome(stage, "codex", status)
         assert next_step(replace(plain, reason="TimeoutError")) == next_step(plain)
 
 
@@ -515,13 +517,18 @@ def test_of_calls_that_weigh_the_same_the_first_decides(steps: list[Step]) -> No
 _SAID = UpstreamError("because")
 
 
-def _most_telling(*outcomes: Outcome) -> int | None:
+def _most_telling(*outcomes: AttemptOutcome) -> int | None:
     return failover.most_telling(outcomes)
 
 
 def test_where_there_is_no_answer_none_is_told() -> None:
     assert _most_telling() is None
-    assert _most_telling(Outcome(Stage.CONNECT, "codex"), Outcome(Stage.CONNECT, "azure")) is None
+    assert (
+        _most_telling(
+            AttemptOutcome(Stage.CONNECT, "codex"), AttemptOutcome(Stage.CONNECT, "azure")
+        )
+        is None
+    )
 
 
 @pytest.mark.parametrize("status", [401, 402, 403])
@@ -547,7 +554,7 @@ def test_of_equals_the_first_is_told() -> None:
 
 
 def test_a_connection_that_never_stood_tells_less_than_any_answer() -> None:
-    assert _most_telling(Outcome(Stage.CONNECT, "codex", 429), _answer(500)) == 1
+    assert _most_telling(AttemptOutcome(Stage.CONNECT, "codex", 429), _answer(500)) == 1
 
 
 @given(
@@ -559,7 +566,7 @@ def test_a_connection_that_never_stood_tells_less_than_any_answer() -> None:
         )
     )
 )
-def test_what_is_told_is_always_fit_for_a_client(outcomes: list[Outcome]) -> None:
+def test_what_is_told_is_always_fit_for_a_client(outcomes: list[AttemptOutcome]) -> None:
     fit = [it for it in outcomes if it.status not in {401, 402, 403}]
     best = failover.most_telling(outcomes)
     assert (best is None) == (not fit)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from image_gateway.core.model import Secret
 from image_gateway.demo import postgres
-from image_gateway.edge.postgres import postgres as connections
+from image_gateway.edge.postgres import connections
 from image_gateway.edge.slots import advisory_locks
 from image_gateway.edge.slots.advisory_locks import LostSessionError, SlotSession, lock_key
 from tests.edge.conftest import Watcher

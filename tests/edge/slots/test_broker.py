@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from image_gateway.core.model import Account, Key, Secret
 from image_gateway.core.routing.slots import StartClock
 from image_gateway.demo import postgres
-from image_gateway.edge.postgres import postgres as connections
+from image_gateway.edge.postgres import connections
 from image_gateway.edge.slots import advisory_locks, broker, shared_slots
 from image_gateway.edge.slots.broker import BusyError, EarlyError, Lease, SlotBroker
 from tests.core import builders

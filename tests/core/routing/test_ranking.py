@@ -16,7 +16,7 @@ from image_gateway.core.errors import Refusal
 from image_gateway.core.model import Account, Credential, Grant, Secret
 from image_gateway.core.request.image_request import ImageRequest
 from image_gateway.core.request.images import Image
-from image_gateway.core.routing import routing
+from image_gateway.core.routing import ranking
 from image_gateway.core.routing.budget import Budgets
 from image_gateway.core.routing.cooldowns import CooldownSpec, CooldownTracker
 from tests.core.builders import CATALOGUE, account, grant, key
@@ -42,9 +42,9 @@ def _state(
     cooldowns: CooldownTracker | None = None,
     budgets: Budgets | None = None,
     threshold: float = 95.0,
-) -> routing.State:
+) -> ranking.State:
     found = loads or {}
-    return routing.State(
+    return ranking.State(
         lambda name: found.get(name, 0),
         cooldowns or CooldownTracker(),
         budgets or Budgets(),
@@ -57,19 +57,19 @@ def _state(
 def _order(
     one: Grant,
     request: ImageRequest | None = None,
-    state: routing.State | None = None,
+    state: ranking.State | None = None,
     session: str | None = None,
 ) -> list[str]:
     asked, moment = request or _request(), state or _state()
-    able = routing.able(one, asked, CATALOGUE)
-    usable = routing.usable(able, asked.upstream_model, moment)
-    found = routing.order(usable, one.key, asked.upstream_model, moment, session)
+    able = ranking.able(one, asked, CATALOGUE)
+    usable = ranking.usable(able, asked.upstream_model, moment)
+    found = ranking.order(usable, one.key, asked.upstream_model, moment, session)
     assert all(one.accounts[each.account_name] is each for each in found)
     return [each.account_name for each in found]
 
 
 def _refusal(
-    one: Grant, request: ImageRequest | None = None, state: routing.State | None = None
+    one: Grant, request: ImageRequest | None = None, state: ranking.State | None = None
 ) -> Refusal:
     with pytest.raises(Refusal) as refused:
         _order(one, request, state)
@@ -94,19 +94,19 @@ def _refusal(
 def test_an_account_knows_its_own_list_or_without_one_the_catalogue(
     deployments: dict[str, str] | None, model: str, *, expected: bool
 ) -> None:
-    assert routing.knows(account(deployments=deployments), model, CATALOGUE) is expected
+    assert ranking.knows(account(deployments=deployments), model, CATALOGUE) is expected
 
 
 @pytest.mark.parametrize("dialect", ["codex", "azure", "openai"])
 def test_every_dialect_is_spoken(dialect: str) -> None:
     one = account(dialect=dialect, base_url="https://up.example", deployments={MODEL: "d"})
-    assert routing.knows(one, MODEL, CATALOGUE)
+    assert ranking.knows(one, MODEL, CATALOGUE)
     assert _order(grant(one)) == ["alpha"]
 
 
 def test_a_credential_is_there_and_not_over() -> None:
-    assert routing.has_credential(account(), WALL) is True
-    assert routing.has_credential(account(credential=None), WALL) is False
+    assert ranking.has_credential(account(), WALL) is True
+    assert ranking.has_credential(account(credential=None), WALL) is False
 
 
 def test_a_model_that_no_account_knows_is_not_found() -> None:
@@ -263,10 +263,10 @@ def test_only_bad_credentials_are_called_by_their_name() -> None:
 
 
 def test_the_refusals_made_elsewhere_have_their_codes_and_waits() -> None:
-    busy = routing.all_busy(7.5)
+    busy = ranking.all_busy(7.5)
     assert (busy.code, busy.retry_after) == ("account_concurrency", 7.5)
     assert "retry-after" in busy.headers()
-    assert routing.no_credentials().code == "account_credentials"
+    assert ranking.no_credentials().code == "account_credentials"
 
 
 @for_all(
@@ -517,7 +517,7 @@ def test_each_sieve_only_leaves_out_and_only_the_ranking_moves(
     ]
     if not knowing:
         return
-    able = routing.able(one, _request(), CATALOGUE)
+    able = ranking.able(one, _request(), CATALOGUE)
     assert list(able) == knowing
     working = [
         each
@@ -526,11 +526,11 @@ def test_each_sieve_only_leaves_out_and_only_the_ranking_moves(
     ]
     if not working:
         with pytest.raises(Refusal):
-            routing.usable(able, MODEL, _state())
+            ranking.usable(able, MODEL, _state())
         return
-    usable = routing.usable(able, MODEL, _state())
+    usable = ranking.usable(able, MODEL, _state())
     assert list(usable) == working
-    ranked = routing.order(usable, one.key, MODEL, _state(), session)
+    ranked = ranking.order(usable, one.key, MODEL, _state(), session)
     assert sorted(each.account_name for each in ranked) == sorted(
         each.account_name for each in usable
     )
@@ -600,13 +600,13 @@ def _learned(spent: str) -> Budgets:
     ids=["spent", "learned", "cooling", "disabled", "bare", "blocked", "off"],
 )
 def test_where_an_account_drops_out_only_its_own_sessions_move_and_they_return(
-    changes: dict[str, Any], state: routing.State
+    changes: dict[str, Any], state: ranking.State
 ) -> None:
     """Each goes where it would belong if the account had never been there."""
     others = [account(name) for name in "bcd"]
     whole, lacking = grant(account("a"), *others), grant(account("a", **changes), *others)
 
-    def homes(one: Grant, moment: routing.State) -> dict[str, str]:
+    def homes(one: Grant, moment: ranking.State) -> dict[str, str]:
         return {each: _order(one, state=moment, session=each)[0] for each in _MANY_SESSIONS}
 
     before, meanwhile, without = homes(whole, _state()), homes(lacking, state), grant(*others)

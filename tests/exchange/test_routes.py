@@ -9,8 +9,8 @@ from image_gateway import app, config
 from image_gateway.context import AppContext
 from image_gateway.edge.client.listener import ClientConnection
 from image_gateway.edge.metrics import Metrics
-from image_gateway.edge.records.logs import RequestLog, Rotation
-from image_gateway.exchange import paths
+from image_gateway.edge.records.writer import RequestLog, Rotation
+from image_gateway.exchange import routes
 
 
 async def test_a_request_that_comes_after_the_grace_is_told_to_come_again(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ async def test_a_request_that_comes_after_the_grace_is_told_to_come_again(tmp_pa
             "client": ("127.0.0.1", 1),
             "state": {"connection": cast("ClientConnection", nobody)},
         }
-        await paths.Paths(context, lambda: True)(scope, receive, send)
+        await routes.ImageApp(context, lambda: True)(scope, receive, send)
     start, body = sent[0], b"".join(message.get("body", b"") for message in sent[1:])
     headers = dict(start["headers"])
     assert start["status"] == 503

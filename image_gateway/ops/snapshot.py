@@ -8,20 +8,20 @@ from image_gateway import __version__
 from image_gateway.context import AppContext
 from image_gateway.core.model import Account
 from image_gateway.core.records.status import (
-    AccountTold,
-    CooldownTold,
+    AccountView,
+    CooldownView,
     Readiness,
     Status,
-    WaitingTold,
+    WaitingView,
 )
-from image_gateway.core.routing import routing
+from image_gateway.core.routing import ranking
 from image_gateway.edge.postgres.cache import UnavailableError
 
 
-async def survey(app: AppContext, *, accepting: bool) -> Status:
+async def take(app: AppContext, *, accepting: bool) -> Status:
     """All that ``/status.json`` tells; asks the control plane where what is known has expired."""
     ready = await readiness(app, accepting=accepting)
-    now, wall, board = time.monotonic(), datetime.now(UTC), app.board
+    now, wall, tracker = time.monotonic(), datetime.now(UTC), app.tracker
     accounts, _ = app.control_plane.known_accounts()
     waiting = app.slots.waiting
     return Status(
@@ -29,13 +29,13 @@ async def survey(app: AppContext, *, accepting: bool) -> Status:
         since=app.since,
         readiness=ready,
         accounts=_accounts(app, accounts),
-        waiting=WaitingTold(waiting, board.longest_wait(now) if waiting else None),
-        in_flight=board.in_flight(now),
+        waiting=WaitingView(waiting, tracker.longest_wait(now) if waiting else None),
+        in_flight=tracker.in_flight(now),
         bytes_in_flight=app.spools.memory.used + app.spools.disk.used,
         log_records_lost=app.logs.lost,
-        last_hour=board.last_hour(wall),
-        last_errors=board.errors(),
-        last_client_errors=board.client_errors(),
+        last_hour=tracker.last_hour(wall),
+        last_errors=tracker.errors(),
+        last_client_errors=tracker.client_errors(),
     )
 
 
@@ -58,13 +58,13 @@ async def readiness(app: AppContext, *, accepting: bool) -> Readiness:
     )
 
 
-def condition(app: AppContext, account: Account, state: routing.State) -> routing.Condition:
+def condition(app: AppContext, account: Account, state: ranking.State) -> ranking.Condition:
     """What an account is, other processes considered."""
-    found = routing.condition(account, state)
-    is_usable = found in {routing.Condition.USABLE, routing.Condition.OVER_BUDGET}
+    found = ranking.condition(account, state)
+    is_usable = found in {ranking.Condition.USABLE, ranking.Condition.OVER_BUDGET}
     # Other processes may hold what this one was refused.
     if is_usable and app.slots.is_taken(account.account_name):
-        return routing.Condition.FULL
+        return ranking.Condition.FULL
     return found
 
 
@@ -83,14 +83,14 @@ async def _missing(app: AppContext) -> list[str]:
     state = app.now()
 
     def serves(account: Account) -> bool:
-        return routing.condition(account, state) in routing.SERVING
+        return ranking.condition(account, state) in ranking.SERVING
 
     if not any(map(serves, accounts.values())):
         reasons.append("no account is usable: off, blocked, cooling down or without a credential")
     return reasons
 
 
-def _accounts(app: AppContext, accounts: Mapping[str, Account]) -> tuple[AccountTold, ...]:
+def _accounts(app: AppContext, accounts: Mapping[str, Account]) -> tuple[AccountView, ...]:
     state = app.now()
     models = state.cooldowns.models_cooling(
         {name: account.credential for name, account in accounts.items()}, state.now
@@ -101,12 +101,12 @@ def _accounts(app: AppContext, accounts: Mapping[str, Account]) -> tuple[Account
 
 
 def _account(
-    app: AppContext, account: Account, state: routing.State, models_cooling: int
-) -> AccountTold:
+    app: AppContext, account: Account, state: ranking.State, models_cooling: int
+) -> AccountView:
     name, blocked_until = account.account_name, account.blocked_until
     in_use = app.slots.in_use(name)
     spent = state.budgets.windows(account, state.now)
-    return AccountTold(
+    return AccountView(
         account_name=name,
         dialect=account.dialect,
         condition=condition(app, account, state),
@@ -123,7 +123,7 @@ def _account(
     )
 
 
-def _cooldown(account: Account, state: routing.State) -> CooldownTold | None:
+def _cooldown(account: Account, state: ranking.State) -> CooldownView | None:
     found = state.cooldowns.cooldown(account.account_name, state.now, account.credential)
     if found is None:
         return None
@@ -131,4 +131,4 @@ def _cooldown(account: Account, state: routing.State) -> CooldownTold | None:
     status = code = None
     if found.cause is not None:
         status, code = found.cause.status, found.cause.code
-    return CooldownTold(until, status, code)
+    return CooldownView(until, status, code)

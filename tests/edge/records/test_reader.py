@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from image_gateway.edge.records import record_files
-from image_gateway.edge.records.logs import RequestLog, Rotation
-from image_gateway.edge.records.record_files import DEEPEST, LONGEST_LINE_BYTES, Reading, RecordFile
+from image_gateway.edge.records import reader
+from image_gateway.edge.records.reader import DEEPEST, LONGEST_LINE_BYTES, Reading, RecordFile
+from image_gateway.edge.records.writer import RequestLog, Rotation
 from tests.parts.eventually import BOUND_SECONDS
 
 SEALED = "requests-20261121T120000Z-0001.jsonl"
@@ -29,7 +29,7 @@ def write(path: Path, *ids: int) -> Path:
 
 
 def ids(files: list[RecordFile], reading: Reading | None = None) -> list[Any]:
-    return [record["request_id"] for file in files for record in record_files.read(file, reading)]
+    return [record["request_id"] for file in files for record in reader.read(file, reading)]
 
 
 def test_both_instances_are_found_from_the_folder_above_sealed_files_first(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_both_instances_are_found_from_the_folder_above_sealed_files_first(tmp_p
     write(tmp_path / "blue" / "older" / SEALED, 9)
     write(tmp_path / "blue" / "notes.jsonl", 9)
     (tmp_path / "blue" / "requests-folder.jsonl").mkdir()
-    files = record_files.find([tmp_path])
+    files = reader.find([tmp_path])
     assert [(file.path.relative_to(tmp_path), file.is_sealed) for file in files] == [
         (Path("blue") / SEALED, True),
         (Path("blue") / LATER, True),
@@ -54,22 +54,22 @@ def test_both_instances_are_found_from_the_folder_above_sealed_files_first(tmp_p
 def test_a_file_is_found_once_however_many_ways_lead_to_it(tmp_path: Path) -> None:
     write(tmp_path / "blue" / SEALED, 1)
     (tmp_path / "link").symlink_to(tmp_path / "blue")
-    assert len(record_files.find([tmp_path, tmp_path / "blue", tmp_path / "link"])) == 1
+    assert len(reader.find([tmp_path, tmp_path / "blue", tmp_path / "link"])) == 1
 
 
 def test_a_file_seen_under_both_names_while_it_is_sealed_is_found_once(tmp_path: Path) -> None:
     os.link(write(tmp_path / "requests.jsonl", 1), tmp_path / SEALED)
-    [file] = record_files.find([tmp_path])
+    [file] = reader.find([tmp_path])
     assert file.is_sealed
 
 
 def test_a_folder_that_is_not_there_holds_none(tmp_path: Path) -> None:
-    assert record_files.find([tmp_path / "none"]) == []
+    assert reader.find([tmp_path / "none"]) == []
 
 
 def test_a_folder_that_cannot_be_read_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
     with pytest.raises(NotADirectoryError):
-        record_files.find([write(tmp_path / "file", 1)])
+        reader.find([write(tmp_path / "file", 1)])
 
 
 def test_a_file_sealed_since_is_read_under_its_new_name_and_nothing_in_its_place(
@@ -77,7 +77,7 @@ def test_a_file_sealed_since_is_read_under_its_new_name_and_nothing_in_its_place
 ) -> None:
     current = write(tmp_path / "requests.jsonl", 2)
     write(tmp_path / SEALED, 1)
-    files = record_files.find([tmp_path])
+    files = reader.find([tmp_path])
     current.rename(tmp_path / LATER)
     write(current, 3)
     reading = Reading()
@@ -87,8 +87,8 @@ def test_a_file_sealed_since_is_read_under_its_new_name_and_nothing_in_its_place
 
 def test_a_file_sealed_and_pruned_while_it_is_read_is_read_to_its_end(tmp_path: Path) -> None:
     current = write(tmp_path / "requests.jsonl", *range(20_000))
-    [file] = record_files.find([tmp_path])
-    records = record_files.read(file)
+    [file] = reader.find([tmp_path])
+    records = reader.read(file)
     assert next(records)["request_id"] == 0
     current.rename(tmp_path / SEALED).unlink()
     assert sum(1 for _ in records) == 19_999
@@ -98,7 +98,7 @@ def test_a_pruned_file_is_told_as_gone_and_a_new_one_of_its_name_is_not_read(
     tmp_path: Path,
 ) -> None:
     sealed, current = write(tmp_path / SEALED, 1), write(tmp_path / "requests.jsonl", 2)
-    files = record_files.find([tmp_path])
+    files = reader.find([tmp_path])
     # Kept under another name, so that the new file cannot have the old one's inode.
     sealed.rename(tmp_path / "kept")
     write(sealed, 8)
@@ -111,7 +111,7 @@ def test_a_pruned_file_is_told_as_gone_and_a_new_one_of_its_name_is_not_read(
 def test_a_sealed_file_is_looked_for_under_its_own_name_only(tmp_path: Path) -> None:
     """A pruned file's inode may belong to another file by now, which is not to be read for it."""
     sealed = write(tmp_path / SEALED, 1)
-    files = record_files.find([tmp_path])
+    files = reader.find([tmp_path])
     sealed.rename(tmp_path / LATER)
     assert ids(files) == []
 
@@ -120,7 +120,7 @@ def test_a_link_that_leads_in_a_circle_is_no_file_and_no_folder(tmp_path: Path) 
     write(tmp_path / SEALED, 1)
     for name in (LATER, "requests.jsonl", "circle"):
         (tmp_path / name).symlink_to(name)
-    assert ids(record_files.find([tmp_path, tmp_path / "circle"])) == [1]
+    assert ids(reader.find([tmp_path, tmp_path / "circle"])) == [1]
 
 
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
@@ -134,7 +134,7 @@ def test_what_is_deeper_than_any_record_is_none(tmp_path: Path, opening: str, cl
     attempts = '{"request_id": 0, "attempts": [' + ", ".join(['{"a": [1]}'] * 500) + "]}\n"
     (tmp_path / SEALED).write_text("".join([attempts, *deep]))
     reading = Reading()
-    assert ids(record_files.find([tmp_path]), reading) == [0, DEEPEST - 1]
+    assert ids(reader.find([tmp_path]), reading) == [0, DEEPEST - 1]
     assert (reading.skipped_lines, reading.holes) == (3, 0)
 
 
@@ -153,7 +153,7 @@ def test_a_file_that_is_not_all_there_yet_shows_by_its_holes(
 ) -> None:
     (tmp_path / SEALED).write_bytes(b'{"request_id": 1}\n' + line)
     reading = Reading()
-    assert ids(record_files.find([tmp_path]), reading) == [1]
+    assert ids(reader.find([tmp_path]), reading) == [1]
     assert (reading.skipped_lines, reading.holes) == (1, holes)
 
 
@@ -174,7 +174,7 @@ def test_what_is_no_record_is_passed_over_and_counted(tmp_path: Path) -> None:
     path = tmp_path / "requests.jsonl"
     path.write_bytes(b"\n".join(lines))
     reading = Reading()
-    assert ids(record_files.find([tmp_path]), reading) == [1, 3, 4]
+    assert ids(reader.find([tmp_path]), reading) == [1, 3, 4]
     assert reading.skipped_lines == 8
     assert reading.read_bytes == path.stat().st_size
 
@@ -183,7 +183,7 @@ def test_reading_takes_bounded_memory_though_a_line_never_ends(tmp_path: Path) -
     path = tmp_path / "requests.jsonl"
     with path.open("wb") as file:
         file.truncate(LONGEST_LINE_BYTES * 16)
-    files = record_files.find([tmp_path])
+    files = reader.find([tmp_path])
     tracemalloc.start()
     try:
         assert ids(files) == []
@@ -218,7 +218,7 @@ def test_a_file_named_by_the_daemon_holds_what_it_held_before_it_was_sealed(tmp_
     with RequestLog(tmp_path, Rotation(1, 10**9, 10), now.timestamp) as log:
         log.put({"request_id": 1})
         log.put({"request_id": 2})
-    sealed, _ = record_files.find([tmp_path])
+    sealed, _ = reader.find([tmp_path])
     assert sealed.is_sealed
     assert sealed.may_hold(now)
     assert not sealed.may_hold(now + timedelta(days=1))
@@ -245,7 +245,7 @@ def test_no_record_is_missed_or_read_twice_while_the_daemon_writes_and_seals(
             sealed_between = 0
             while sealed_between < 20:
                 assert time.monotonic() < deadline
-                files = record_files.find([tmp_path])
+                files = reader.find([tmp_path])
                 sealed = sum(file.is_sealed for file in files)
                 counted = Counter(ids(files))
                 assert not [number for number, times in counted.items() if times > 1]
@@ -256,7 +256,7 @@ def test_no_record_is_missed_or_read_twice_while_the_daemon_writes_and_seals(
             stop.set()
             writer.join()
     assert log.lost == 0
-    whole = sorted(ids(record_files.find([tmp_path])))
+    whole = sorted(ids(reader.find([tmp_path])))
     assert whole == list(range(len(whole)))
     assert before <= set(whole)
 
@@ -265,5 +265,5 @@ def test_a_record_of_the_daemon_is_read_as_it_was_put(tmp_path: Path) -> None:
     record = {"request_id": "req_1", "usage": {"total_tokens": 2**40}, "key_name": "Zoë"}
     with RequestLog(tmp_path, Rotation(10**9, 10**9, 10), time.time) as log:
         log.put(dict(record))
-    [file] = record_files.find([tmp_path])
-    assert list(record_files.read(file)) == [json.loads(json.dumps(record))]
+    [file] = reader.find([tmp_path])
+    assert list(reader.read(file)) == [json.loads(json.dumps(record))]

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, Final
 
 import orjson
 
-from image_gateway.edge.records.logs import CURRENT, SEALED
+from image_gateway.edge.records.writer import CURRENT, SEALED
 
 LONGEST_LINE_BYTES: Final = 4 * 1024 * 1024
 """A record has a few KiB; what is longer than this is none."""

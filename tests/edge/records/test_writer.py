@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from image_gateway.edge.records import logs
-from image_gateway.edge.records.logs import CURRENT, RequestLog, Rotation
+from image_gateway.edge.records import writer
+from image_gateway.edge.records.writer import CURRENT, RequestLog, Rotation
 from tests.parts.eventually import BOUND_SECONDS
 
 NEVER = 10**9
@@ -51,13 +51,13 @@ def clock() -> Clock:
 @pytest.fixture(autouse=True)
 def _no_idle_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """The writing thread acts on what is put and on nothing else."""
-    monkeypatch.setattr(logs, "_IDLE_SECONDS", 60.0)
+    monkeypatch.setattr(writer, "_IDLE_SECONDS", 60.0)
 
 
 @pytest.fixture
 def idle_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """The writing thread looks around even if nothing is put, sooner than in life."""
-    monkeypatch.setattr(logs, "_IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(writer, "_IDLE_SECONDS", 0.05)
 
 
 def opened(folder: Path, clock: Callable[[], float], **rotation: float) -> RequestLog:
@@ -313,7 +313,7 @@ def test_a_file_that_is_gone_when_it_should_be_sealed_costs_no_further_record(
 def test_what_finds_no_place_in_the_queue_is_counted_and_nobody_waits(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(logs, "_QUEUED", 100)
+    monkeypatch.setattr(writer, "_QUEUED", 100)
     with opened(tmp_path, clock) as log:
         clock.going.clear()
         log.put(record(0))
@@ -346,8 +346,8 @@ def test_the_queue_holds_ten_thousand(tmp_path: Path, clock: Clock) -> None:
 def test_a_disk_that_hangs_does_not_keep_the_process_from_ending(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, waiting: int
 ) -> None:
-    monkeypatch.setattr(logs, "_QUEUED", 100)
-    monkeypatch.setattr(logs, "_FLUSH_SECONDS", 0.2)
+    monkeypatch.setattr(writer, "_QUEUED", 100)
+    monkeypatch.setattr(writer, "_FLUSH_SECONDS", 0.2)
     log = opened(tmp_path, clock).__enter__()
     clock.going.clear()
     log.put(record(0))
@@ -523,10 +523,10 @@ def test_what_asyncio_reports_is_logged_without_its_objects(
         "future": SECRET,
         "transport": SECRET,
     }
-    logs.report_loop_error(object(), context)
+    writer.report_loop_error(object(), context)
     [said] = caplog.records
     assert said.getMessage() == "asyncio: Task exception was never retrieved"
-    text = logs._Formatter("{levelname}{message}", style="{").format(said)
+    text = writer._Formatter("{levelname}{message}", style="{").format(said)
     assert SECRET not in text
     assert json.loads(text)["exc_info"] == "ValueError"
 

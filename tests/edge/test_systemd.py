@@ -13,7 +13,7 @@ from contextlib import ExitStack, closing
 
 import pytest
 
-from image_gateway.edge import supervisor
+from image_gateway.edge import systemd
 
 SECONDS = 20.0
 
@@ -37,8 +37,8 @@ def listening(address: str) -> socket.socket:
 
 def test_the_supervisor_is_told_at_its_path(path: str) -> None:
     with listening(path) as channel:
-        supervisor.notify({"NOTIFY_SOCKET": path}, "READY=1")
-        supervisor.notify({"NOTIFY_SOCKET": path}, "STOPPING=1")
+        systemd.notify({"NOTIFY_SOCKET": path}, "READY=1")
+        systemd.notify({"NOTIFY_SOCKET": path}, "STOPPING=1")
         assert channel.recv(100) == b"READY=1"
         assert channel.recv(100) == b"STOPPING=1"
 
@@ -46,7 +46,7 @@ def test_the_supervisor_is_told_at_its_path(path: str) -> None:
 def test_the_supervisor_is_told_at_its_abstract_address() -> None:
     name = f"image-gateway-{secrets.token_hex(8)}"
     with listening(f"\0{name}") as channel:
-        supervisor.notify({"NOTIFY_SOCKET": f"@{name}"}, "READY=1")
+        systemd.notify({"NOTIFY_SOCKET": f"@{name}"}, "READY=1")
         assert channel.recv(100) == b"READY=1"
 
 
@@ -54,7 +54,7 @@ def test_the_supervisor_is_told_at_its_abstract_address() -> None:
 def test_without_a_supervisor_nothing_is_told_and_nothing_said(
     environment: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    supervisor.notify(environment, "READY=1")
+    systemd.notify(environment, "READY=1")
     assert caplog.records == []
 
 
@@ -64,7 +64,7 @@ def test_without_a_supervisor_nothing_is_told_and_nothing_said(
 def test_a_supervisor_that_is_gone_is_no_reason_to_fail(
     address: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    supervisor.notify({"NOTIFY_SOCKET": address}, "READY=1")
+    systemd.notify({"NOTIFY_SOCKET": address}, "READY=1")
     [said] = caplog.records
     assert said.levelname == "WARNING"
     assert said.getMessage().startswith("the supervisor cannot be told READY=1")
@@ -79,7 +79,7 @@ async def test_a_supervisor_that_watches_hears_three_times_in_its_interval(path:
     with listening(path) as channel:
         numbers = iter(range(100))
         task = asyncio.create_task(
-            supervisor.keep_watchdog(environment, lambda: f"{next(numbers)} calls")
+            systemd.keep_watchdog(environment, lambda: f"{next(numbers)} calls")
         )
         started = time.monotonic()
         for number in range(4):
@@ -99,7 +99,7 @@ async def test_where_nobody_watches_there_is_no_sign_of_life(
 ) -> None:
     with listening(path) as channel:
         channel.setblocking(False)
-        await supervisor.keep_watchdog({**environment, "NOTIFY_SOCKET": path}, lambda: "")
+        await systemd.keep_watchdog({**environment, "NOTIFY_SOCKET": path}, lambda: "")
         with pytest.raises(BlockingIOError):
             channel.recv(100)
 
@@ -181,6 +181,6 @@ def test_sockets_that_were_meant_for_another_process_are_left_alone(pid: str, pa
 
 
 def test_without_a_supervisor_there_is_nothing_to_inherit() -> None:
-    assert supervisor.inherited_sockets({}) == []
-    assert supervisor.inherited_sockets({"LISTEN_FDS": "2"}) == []
-    assert supervisor.inherited_sockets({"LISTEN_PID": str(os.getpid())}) == []
+    assert systemd.inherited_sockets({}) == []
+    assert systemd.inherited_sockets({"LISTEN_FDS": "2"}) == []
+    assert systemd.inherited_sockets({"LISTEN_PID": str(os.getpid())}) == []

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from image_gateway.core.errors import Refusal
 from image_gateway.core.model import Key
-from image_gateway.core.routing import access
+from image_gateway.core.routing import admission
 from tests.core.builders import key
 
 _FAULTS: list[tuple[dict[str, Any], str]] = [
@@ -21,7 +21,7 @@ _FAULTS: list[tuple[dict[str, Any], str]] = [
 
 def _code(one: Key) -> str | None:
     try:
-        access.check_key(one)
+        admission.check_key(one)
     except Refusal as refusal:
         return refusal.code
     return None
@@ -65,7 +65,7 @@ def test_a_quota_of_zero_or_less_refuses_and_none_is_unlimited(
 
 def _model_code(model: str, **changes: Any) -> str | None:
     try:
-        access.check_model(key(**changes), model)
+        admission.check_model(key(**changes), model)
     except Refusal as refusal:
         return f"{refusal.code} {refusal.param}"
     return None
@@ -95,7 +95,7 @@ def test_the_name_asked_for_and_the_name_it_maps_to_must_both_be_allowed(
 
 def test_a_refused_model_is_answered_with_what_would_work() -> None:
     with pytest.raises(Refusal, match="It may use: a, b") as refused:
-        access.check_model(key(allowed_models=frozenset({"b", "a"})), "c")
+        admission.check_model(key(allowed_models=frozenset({"b", "a"})), "c")
     assert refused.value.spec.status == 403
     with pytest.raises(Refusal, match="It may use: none"):
-        access.check_model(key(allowed_models=frozenset()), "c")
+        admission.check_model(key(allowed_models=frozenset()), "c")

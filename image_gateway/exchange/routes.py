@@ -20,7 +20,7 @@ from image_gateway.core.records import record
 from image_gateway.core.request.catalogue import Endpoint
 from image_gateway.edge.client.downstream import ClientLeftError, ClientLimits, Downstream
 from image_gateway.edge.client.listener import Receive, Scope, Send
-from image_gateway.exchange.exchange import Exchange, Way, draining
+from image_gateway.exchange.exchange import Exchange, Operation, draining
 
 PREFIXES: Final = (
     "/v1/images",
@@ -40,7 +40,7 @@ RESPONSES: Final = ("/v1/responses", "/responses", "/backend-api/codex/responses
 """Where image intents are served; ``/responses/compact`` is text's."""
 
 
-class Paths:
+class ImageApp:
     """The ASGI application of the image port."""
 
     def __init__(self, app: AppContext, is_draining: Callable[[], bool]) -> None:
@@ -53,7 +53,7 @@ class Paths:
             settings.body_idle_seconds,
             settings.send_seconds,
         )
-        routes = [Route("/healthz", _Health(self._limits))]
+        routes = [Route("/healthz", _HealthCheck(self._limits))]
         for endpoint in ENDPOINTS:
             handler = _Endpoint(self, endpoint)
             routes += [Route(f"{prefix}/{endpoint}", handler) for prefix in PREFIXES]
@@ -61,7 +61,7 @@ class Paths:
         self._router = Router(routes, redirect_slashes=False, default=self._unknown)
 
     def __repr__(self) -> str:
-        return f"<Paths {len(self._router.routes)} routes>"
+        return f"<ImageApp {len(self._router.routes)} routes>"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse what is not plain HTTP/1, then find the path as it was sent, not as it decodes."""
@@ -80,14 +80,16 @@ class Paths:
         scope: Scope,
         receive: Receive,
         send: Send,
-        way: Way | Refusal,
+        operation: Operation | Refusal,
         path_model: str | None = None,
-        endpoint: Way | None = None,
+        endpoint: Operation | None = None,
     ) -> None:
-        """One request, from here to its record; ``way`` is what its path and method lead to."""
+        """One request, from here to its record; ``operation`` is what its path and method lead
+        to.
+        """
         request_id = _request_id()
         downstream = Downstream(scope, receive, send, self._limits, request_id)
-        draft = record.Draft(
+        record_builder = record.RecordBuilder(
             time=datetime.now(UTC),
             request_id=request_id,
             client_address=headers.client_address(
@@ -97,14 +99,14 @@ class Paths:
             path=scope["path"],
         )
         if self._is_draining():
-            way = draining()
-        await Exchange(self._app, downstream, draft).run(way, path_model)
+            operation = draining()
+        await Exchange(self._app, downstream, record_builder).run(operation, path_model)
 
     async def _unknown(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.exchange(scope, receive, send, _unknown_path(scope["path"]))
 
 
-class _Health:
+class _HealthCheck:
     """``/healthz``: the process answers; leaves no record."""
 
     def __init__(self, limits: ClientLimits) -> None:
@@ -119,9 +121,9 @@ class _Health:
 class _Endpoint:
     """One of the image endpoints, under any of its paths."""
 
-    def __init__(self, paths: Paths, endpoint: Way) -> None:
+    def __init__(self, paths: ImageApp, endpoint: Operation) -> None:
         self._paths = paths
-        self._endpoint: Way = endpoint
+        self._endpoint: Operation = endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         deployment = scope["path_params"].get("deployment")

@@ -10,17 +10,10 @@ from typing import NoReturn
 import uvloop
 
 from image_gateway import __version__, app, config, sql
-from image_gateway.cli import control, reports
-from image_gateway.cli.terminal import (
-    BAD_SETTINGS,
-    CONTROL_PLANE_UNUSABLE,
-    FAILED,
-    OK,
-    complain,
-    escaped,
-    read,
-    say,
-)
+from image_gateway.cli import control, logs
+from image_gateway.cli.environment import read
+from image_gateway.cli.exits import BAD_SETTINGS, CONTROL_PLANE_UNUSABLE, FAILED, OK
+from image_gateway.cli.output import complain, escaped, say
 from image_gateway.core.routing import ranking
 from image_gateway.edge.postgres import contract
 from image_gateway.edge.postgres.cache import UnavailableError
@@ -30,9 +23,9 @@ from image_gateway.edge.records import writer
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; gives the exit code."""
-    given = parser().parse_args(arguments)
-    run: Callable[[argparse.Namespace], int] = given.run
-    return run(given)
+    args = parser().parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = args.run
+    return run(args)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--once", action="store_true", help="end after the calls")
     demo.set_defaults(run=_demo)
     control.add_command(commands)
-    reports.add_command(commands)
+    logs.add_command(commands)
     commands.add_parser("version", help="print the version").set_defaults(run=_version)
     return made
 
@@ -140,18 +133,18 @@ async def _ask_control_plane(settings: config.Settings) -> tuple[Findings, bool]
     return findings, await contract.is_pooled(settings.direct_database_url)
 
 
-def _schema(given: argparse.Namespace) -> int:
-    say(sql.text(given.name).rstrip())
+def _schema(args: argparse.Namespace) -> int:
+    say(sql.text(args.name).rstrip())
     return OK
 
 
-def _demo(given: argparse.Namespace) -> int:
+def _demo(args: argparse.Namespace) -> int:
     try:
         from image_gateway.demo import run  # noqa: PLC0415 - its libraries are an extra
     except ModuleNotFoundError as error:
         complain(f"the demo needs {error.name}: pip install '.[demo]' in the project's folder")
         return FAILED
-    return run(once=given.once)
+    return run(once=args.once)
 
 
 def _version(_: argparse.Namespace) -> int:

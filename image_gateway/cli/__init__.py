@@ -1,6 +1,6 @@
 """What people type: ``image-gateway control`` and ``image-gateway logs``.
 
-``control`` changes the standalone control plane, ``reports`` reads the log records, and
-``terminal`` is how every command speaks: exit codes, tables, progress.  Nothing here needs a
+``control`` changes the standalone control plane and ``logs`` reads the log records.  The other
+modules are what every command shares: exit codes, output, settings.  Nothing here needs a
 running daemon.
 """

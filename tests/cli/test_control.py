@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from image_gateway.__main__ import main
-from image_gateway.cli import terminal
+from image_gateway.cli import output
 from image_gateway.cli.control import usage
 from image_gateway.edge.records.reader import RecordFile
 from tests.parts.eventually import BOUND_SECONDS, eventually
@@ -922,7 +922,7 @@ def test_progress_shows_where_nothing_is_charged(
 ) -> None:
     """Refused calls may be all there is in a file, or very many in a row."""
     shown: list[int] = []
-    monkeypatch.setattr(terminal.Progress, "show", lambda _, done: shown.append(done))
+    monkeypatch.setattr(output.Progress, "show", lambda _, done: shown.append(done))
     refused: dict[str, Any] = {"attempts": [], "usage": None, "response_image_count": None}
     seal(tmp_path, 1, *(record(str(n), **refused) for n in range(50)))
     assert apply(control, tmp_path)["charged"] == 0

@@ -591,7 +591,7 @@ async def test_a_folder_that_takes_no_files_is_a_full_spool(folder: str) -> None
 FULL_DISK = """
 import asyncio, resource, sys
 from pathlib import Path
-from image_gateway.core.body import Decoded, Encoded, Span
+from image_gateway.core.codec.body_segments import Decoded, Encoded, Span
 from image_gateway.edge.spool import Spools, SpoolFullError
 
 MIB = 1024 * 1024

@@ -108,9 +108,9 @@ async def test_where_nobody_watches_there_is_no_sign_of_life(
 
 INHERITOR = """
 import os, select, socket, sys
-from image_gateway.edge import supervisor
+from image_gateway.edge import systemd
 
-found = supervisor.inherited_sockets(os.environ)
+found = systemd.inherited_sockets(os.environ)
 for item in found:
     print(item.fileno(), item.getblocking(), os.get_inheritable(item.fileno()), flush=True)
 for item in found:

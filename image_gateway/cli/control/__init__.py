@@ -12,16 +12,16 @@ from collections.abc import Callable
 from typing import Any
 
 from image_gateway.cli.control import accounts, groups, keys, usage
-from image_gateway.cli.control.telling import MistakeError
-from image_gateway.cli.terminal import (
+from image_gateway.cli.control.arguments import UsageError
+from image_gateway.cli.environment import setting
+from image_gateway.cli.exits import (
     BAD_SETTINGS,
     CONTROL_PLANE_UNUSABLE,
     FAILED,
     CommandError,
-    command,
-    escaped,
-    setting,
+    handled,
 )
+from image_gateway.cli.output import escaped
 from image_gateway.core.model import RowError
 from image_gateway.edge.postgres import standalone
 from image_gateway.edge.postgres.standalone import (
@@ -42,22 +42,22 @@ _MISSING = (
 def add_command(commands: "argparse._SubParsersAction[Any]") -> None:
     """Put ``control`` on the command line."""
     control = commands.add_parser("control", help="keep the standalone control plane")
-    control.set_defaults(run=command(_do))
+    control.set_defaults(run=handled(_do))
     kinds = control.add_subparsers(required=True, metavar="KIND")
     for kind in (keys, groups, accounts, usage):
         kind.add_commands(kinds)
 
 
-def _do(given: argparse.Namespace) -> None:
+def _do(args: argparse.Namespace) -> None:
     """Raises ``CommandError``, and ``config.SettingsError``."""
-    act: Callable[[Standalone, argparse.Namespace], None] = given.act
+    handler: Callable[[Standalone, argparse.Namespace], None] = args.handler
     database = setting("ADMIN_DATABASE_URL")
     if database is None:
         raise CommandError(_MISSING, BAD_SETTINGS)
     try:
         with standalone.connected(database) as plane:
-            act(plane, given)
-    except (RowError, MistakeError) as error:
+            handler(plane, args)
+    except (RowError, UsageError) as error:
         raise CommandError(escaped(str(error)), BAD_SETTINGS) from None
     except (NotThereError, TakenError, InUseError) as error:
         raise CommandError(escaped(str(error)), FAILED) from None

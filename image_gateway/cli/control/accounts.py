@@ -10,9 +10,10 @@ from urllib.parse import urlsplit, urlunsplit
 
 import orjson
 
-from image_gateway.cli.control import breach, telling
-from image_gateway.cli.control.telling import MistakeError, cell
-from image_gateway.cli.terminal import complain
+from image_gateway.cli import output
+from image_gateway.cli.control import arguments, row_checks
+from image_gateway.cli.control.arguments import UsageError
+from image_gateway.cli.output import cell, complain
 from image_gateway.core.model import DEFAULT_SLOTS, Credential, account_from_row
 from image_gateway.edge.postgres.standalone import Standalone, TableRow
 
@@ -31,7 +32,7 @@ _NOT_V1: Final = (
     "the base URL's path does not end in /v1, as OpenAI's own does: calls go to it as it stands, "
     "with /images/... behind it"
 )
-_TOLD: Final = (
+_SHOWN_COLUMNS: Final = (
     "account_name",
     "dialect",
     "status",
@@ -62,13 +63,13 @@ def add_commands(kinds: "argparse._SubParsersAction[Any]") -> None:
     files = credential.add_mutually_exclusive_group(required=True)
     files.add_argument("--codex-auth", metavar="FILE", help=_CODEX_AUTH)
     files.add_argument("--api-key-file", metavar="FILE", help=_API_KEY_FILE)
-    telling.add_command(commands, "list", _list, "all accounts")
+    arguments.add_command(commands, "list", _list, "all accounts")
     _add(commands, "show", _show, "an account's fields, without its secrets")
     update = _add(commands, "update", _update, "change where an account's calls go")
     update.add_argument(
         "--base-url",
         required=True,
-        type=telling.name,
+        type=arguments.name,
         metavar="URL|none",
         help="none is the usual one of Codex or OpenAI",
     )
@@ -76,15 +77,15 @@ def add_commands(kinds: "argparse._SubParsersAction[Any]") -> None:
     _add(commands, "enable", _set_status("active"), "use an account")
     _add(commands, "disable", _set_status("disabled"), "use an account no more")
     images = _add(commands, "images", _set_images, "switch an account's images")
-    images.add_argument("switch", choices=telling.SWITCH)
+    images.add_argument("switch", choices=arguments.SWITCH)
     slots = _add(commands, "slots", _set_slots, "how many calls an account takes at once")
-    slots.add_argument("slots", metavar="N", type=telling.count)
+    slots.add_argument("slots", metavar="N", type=arguments.count)
     deployments = _add(
         commands, "deployments", _set_deployments, "which models an account serves, and as what"
     )
     which = deployments.add_mutually_exclusive_group(required=True)
     which.add_argument(
-        "deployments", nargs="*", default=[], metavar="MODEL=DEPLOYMENT", type=telling.pair
+        "deployments", nargs="*", default=[], metavar="MODEL=DEPLOYMENT", type=arguments.pair
     )
     which.add_argument("--all", action="store_true", help="whatever the catalogue lists")
 
@@ -94,10 +95,10 @@ _API_KEY_FILE: Final = "a file with the API key, or - for stdin"
 
 
 def _add(
-    commands: "argparse._SubParsersAction[Any]", word: str, act: Any, purpose: str
+    commands: "argparse._SubParsersAction[Any]", word: str, handler: Any, purpose: str
 ) -> argparse.ArgumentParser:
-    made = telling.add_command(commands, word, act, purpose)
-    made.add_argument("name", metavar="NAME", type=telling.name)
+    made = arguments.add_command(commands, word, handler, purpose)
+    made.add_argument("name", metavar="NAME", type=arguments.name)
     return made
 
 
@@ -108,20 +109,20 @@ def _add_add(commands: "argparse._SubParsersAction[Any]") -> None:
     dialects.add_argument("--azure", action="store_true", help="an Azure OpenAI resource")
     dialects.add_argument("--openai", action="store_true", help="OpenAI, or what speaks like it")
     add.add_argument("--api-key-file", metavar="FILE", help=_API_KEY_FILE)
-    add.add_argument("--base-url", type=telling.name, metavar="URL")
-    add.add_argument("--api-version", type=telling.name, help="Azure: the older path")
+    add.add_argument("--base-url", type=arguments.name, metavar="URL")
+    add.add_argument("--api-version", type=arguments.name, help="Azure: the older path")
     add.add_argument(
         "--deployment",
         nargs="+",
         action="extend",
-        type=telling.pair,
+        type=arguments.pair,
         metavar="MODEL=DEPLOYMENT",
         help="what the account calls a model; it serves no other",
     )
-    add.add_argument("--responses-model", type=telling.name, help="Codex: the main model")
+    add.add_argument("--responses-model", type=arguments.name, help="Codex: the main model")
     add.add_argument("--codex-route", choices=("direct", "responses"))
-    add.add_argument("--proxy", type=telling.name, metavar="URL", help="http, https, socks5(h)")
-    add.add_argument("--slots", type=telling.count, metavar="N", help="calls at once")
+    add.add_argument("--proxy", type=arguments.name, metavar="URL", help="http, https, socks5(h)")
+    add.add_argument("--slots", type=arguments.count, metavar="N", help="calls at once")
     add.add_argument("--weight", type=_number, metavar="W", help="share of calls; 1 is usual")
 
 
@@ -135,47 +136,47 @@ def _number(text: str) -> float:
 # -- acts ------------------------------------------------------------------------------------------
 
 
-def _add_account(plane: Standalone, given: argparse.Namespace) -> None:
-    dialect = "azure" if given.azure else "openai" if given.openai else "codex"
+def _add_account(plane: Standalone, args: argparse.Namespace) -> None:
+    dialect = "azure" if args.azure else "openai" if args.openai else "codex"
     for option in _FOREIGN[dialect]:
-        if getattr(given, option) is not None:
-            raise MistakeError(f"{_option(option)} is nothing that a {dialect} account has")
+        if getattr(args, option) is not None:
+            raise UsageError(f"{_option(option)} is nothing that a {dialect} account has")
     for option in _NEEDED[dialect]:
-        if getattr(given, option) is None:
-            raise MistakeError(f"a {dialect} account needs {_option(option)}")
-    if given.codex_route == "responses" and given.responses_model is None:
-        raise MistakeError("--codex-route responses needs --responses-model")
+        if getattr(args, option) is None:
+            raise UsageError(f"a {dialect} account needs {_option(option)}")
+    if args.codex_route == "responses" and args.responses_model is None:
+        raise UsageError("--codex-route responses needs --responses-model")
     row = {
-        "account_name": given.name,
+        "account_name": args.name,
         "dialect": dialect,
         "status": "active",
         "image_enabled": True,
-        "image_max_concurrency": given.slots,
-        "base_url": given.base_url,
-        "api_version": given.api_version,
-        "deployments": dict(given.deployment) if given.deployment else None,
+        "image_max_concurrency": args.slots,
+        "base_url": args.base_url,
+        "api_version": args.api_version,
+        "deployments": dict(args.deployment) if args.deployment else None,
         "credential": None,
-        "responses_model": given.responses_model,
-        "codex_route": given.codex_route,
-        "proxy_url": given.proxy,
-        "routing_weight": given.weight,
+        "responses_model": args.responses_model,
+        "codex_route": args.codex_route,
+        "proxy_url": args.proxy,
+        "routing_weight": args.weight,
     }
     account_from_row(row)  # before stdin is read, which may be a person
-    row["credential"] = _credential(given, row)
+    row["credential"] = _credential(args, row)
     added = plane.add_account(row)
     _warn_of_base(added)
-    _tell(given, added)
+    _show_row(args, added)
 
 
-def _update(plane: Standalone, given: argparse.Namespace) -> None:
+def _update(plane: Standalone, args: argparse.Namespace) -> None:
     def change(row: TableRow) -> TableRow:
-        changed = {**row, "base_url": None if given.base_url == "none" else given.base_url}
+        changed = {**row, "base_url": None if args.base_url == "none" else args.base_url}
         account_from_row(changed)
         return changed
 
-    row = plane.change_account(given.name, change)
+    row = plane.change_account(args.name, change)
     _warn_of_base(row)
-    _tell(given, row)
+    _show_row(args, row)
 
 
 def _warn_of_base(row: TableRow) -> None:
@@ -187,64 +188,64 @@ def _warn_of_base(row: TableRow) -> None:
             complain(_NOT_V1)
 
 
-def _remove(plane: Standalone, given: argparse.Namespace) -> None:
-    row = plane.remove_account(given.name)
-    telling.tell(given, _public(row), f"account {cell(row['account_name'])} is removed")
+def _remove(plane: Standalone, args: argparse.Namespace) -> None:
+    row = plane.remove_account(args.name)
+    output.show(args, _public(row), f"account {cell(row['account_name'])} is removed")
 
 
-def _set_credential(plane: Standalone, given: argparse.Namespace) -> None:
+def _set_credential(plane: Standalone, args: argparse.Namespace) -> None:
     def change(row: TableRow) -> TableRow:
         return {**row, "credential": credential}
 
-    row = plane.account(given.name)
-    if (given.codex_auth is not None) != (row["dialect"] == "codex"):
+    row = plane.account(args.name)
+    if (args.codex_auth is not None) != (row["dialect"] == "codex"):
         needed = "--codex-auth" if row["dialect"] == "codex" else "--api-key-file"
-        raise MistakeError(f"a {row['dialect']} account needs {needed}")
-    credential = _credential(given, row)
-    _tell(given, plane.change_account(given.name, change))
+        raise UsageError(f"a {row['dialect']} account needs {needed}")
+    credential = _credential(args, row)
+    _show_row(args, plane.change_account(args.name, change))
 
 
 def _set_status(status: str) -> Callable[[Standalone, argparse.Namespace], None]:
-    def act(plane: Standalone, given: argparse.Namespace) -> None:
-        _change(plane, given, {"status": status})
+    def handler(plane: Standalone, args: argparse.Namespace) -> None:
+        _change(plane, args, {"status": status})
 
-    return act
-
-
-def _set_images(plane: Standalone, given: argparse.Namespace) -> None:
-    _change(plane, given, {"image_enabled": telling.SWITCH[given.switch]})
+    return handler
 
 
-def _set_slots(plane: Standalone, given: argparse.Namespace) -> None:
-    _change(plane, given, {"image_max_concurrency": given.slots})
+def _set_images(plane: Standalone, args: argparse.Namespace) -> None:
+    _change(plane, args, {"image_enabled": arguments.SWITCH[args.switch]})
 
 
-def _set_deployments(plane: Standalone, given: argparse.Namespace) -> None:
-    _change(plane, given, {"deployments": None if given.all else dict(given.deployments)})
+def _set_slots(plane: Standalone, args: argparse.Namespace) -> None:
+    _change(plane, args, {"image_max_concurrency": args.slots})
 
 
-def _change(plane: Standalone, given: argparse.Namespace, changes: TableRow) -> None:
+def _set_deployments(plane: Standalone, args: argparse.Namespace) -> None:
+    _change(plane, args, {"deployments": None if args.all else dict(args.deployments)})
+
+
+def _change(plane: Standalone, args: argparse.Namespace, changes: TableRow) -> None:
     def change(row: TableRow) -> TableRow:
         changed = {**row, **changes}
-        breach.refuse_new(account_from_row, row, changed)
+        row_checks.refuse_new(account_from_row, row, changed)
         return changed
 
-    _tell(given, plane.change_account(given.name, change))
+    _show_row(args, plane.change_account(args.name, change))
 
 
 # -- secrets ---------------------------------------------------------------------------------------
 
 
-def _credential(given: argparse.Namespace, row: TableRow) -> TableRow:
+def _credential(args: argparse.Namespace, row: TableRow) -> TableRow:
     """What a file holds, as it is stored: nothing but what signs a call.
 
-    Raises ``MistakeError``, and ``RowError`` for what no header can carry.
+    Raises ``UsageError``, and ``RowError`` for what no header can carry.
     """
-    source = given.codex_auth if given.codex_auth is not None else given.api_key_file
+    source = args.codex_auth if args.codex_auth is not None else args.api_key_file
     text = _read(source)
     if row["dialect"] != "codex":
         if not text.strip():
-            raise MistakeError(f"{source} holds no API key")
+            raise UsageError(f"{source} holds no API key")
         account_from_row({**row, "credential": {"api_key": text.strip()}})
         return {"api_key": text.strip()}
     try:
@@ -252,10 +253,10 @@ def _credential(given: argparse.Namespace, row: TableRow) -> TableRow:
     except orjson.JSONDecodeError:
         auth = None
     if not isinstance(auth, dict):
-        raise MistakeError(f"{source} is no Codex auth.json: it holds no JSON object")
+        raise UsageError(f"{source} is no Codex auth.json: it holds no JSON object")
     found = account_from_row({**row, "credential": auth}).credential
     if found is None or found.kind != "access_token":
-        raise MistakeError(
+        raise UsageError(
             f"{source} holds no access token: log Codex in with ChatGPT. For an API key use "
             "--openai with --api-key-file"
         )
@@ -272,15 +273,15 @@ def _read(source: str) -> str:
     try:
         return sys.stdin.read() if source == "-" else Path(source).read_text("utf-8")
     except UnicodeDecodeError:
-        raise MistakeError(f"{source} is no text in UTF-8") from None
+        raise UsageError(f"{source} is no text in UTF-8") from None
     except OSError as error:
-        raise MistakeError(f"{source} cannot be read: {error.strerror}") from None
+        raise UsageError(f"{source} cannot be read: {error.strerror}") from None
 
 
 # -- how accounts are told -------------------------------------------------------------------------
 
 
-def _list(plane: Standalone, given: argparse.Namespace) -> None:
+def _list(plane: Standalone, args: argparse.Namespace) -> None:
     rows = [_public(row) for row in plane.list_accounts()]
     shown = [
         [
@@ -295,16 +296,16 @@ def _list(plane: Standalone, given: argparse.Namespace) -> None:
         for row in rows
     ]
     heads = ("account", "dialect", "status", "images", "slots", "credential", "problem")
-    telling.tell(given, rows, telling.listed(heads, shown))
+    output.show(args, rows, output.listed(heads, shown))
 
 
-def _show(plane: Standalone, given: argparse.Namespace) -> None:
-    _tell(given, plane.account(given.name))
+def _show(plane: Standalone, args: argparse.Namespace) -> None:
+    _show_row(args, plane.account(args.name))
 
 
-def _tell(given: argparse.Namespace, row: TableRow) -> None:
+def _show_row(args: argparse.Namespace, row: TableRow) -> None:
     shown = _public(row)
-    telling.tell(given, shown, telling.fields({**shown, "credential": _credential_word(shown)}))
+    output.show(args, shown, output.fields({**shown, "credential": _credential_word(shown)}))
 
 
 def _public(row: TableRow) -> TableRow:
@@ -313,13 +314,13 @@ def _public(row: TableRow) -> TableRow:
     Where a row breaks the contract its addresses may hold a password, so they are not told; and a
     query may hold a key, so of one only its ``?`` is.
     """
-    problem = breach.problem(account_from_row, row)
+    problem = row_checks.problem(account_from_row, row)
     addresses = {
         column: None if problem or row[column] is None else _without_query(row[column])
         for column in ("base_url", "proxy_url")
     }
     return {
-        **{column: row[column] for column in _TOLD},
+        **{column: row[column] for column in _SHOWN_COLUMNS},
         **addresses,
         "credential": None if problem else _credential_shown(account_from_row(row).credential),
         "problem": problem,

@@ -3,8 +3,10 @@
 import argparse
 from typing import Any
 
-from image_gateway.cli.control import keys, telling
-from image_gateway.cli.control.telling import MistakeError, cell
+from image_gateway.cli import output
+from image_gateway.cli.control import arguments, keys
+from image_gateway.cli.control.arguments import UsageError
+from image_gateway.cli.output import cell
 from image_gateway.edge.postgres.standalone import Standalone, TableRow
 
 
@@ -13,71 +15,73 @@ def add_commands(kinds: "argparse._SubParsersAction[Any]") -> None:
     group = kinds.add_parser("group", help="groups of keys")
     commands = group.add_subparsers(required=True, metavar="COMMAND")
 
-    create = telling.add_command(commands, "create", _create, "make a group, without images")
-    create.add_argument("group_id", metavar="GROUP_ID", type=telling.name)
-    create.add_argument("--name", type=telling.name, help="what people call it")
+    create = arguments.add_command(commands, "create", _create, "make a group, without images")
+    create.add_argument("group_id", metavar="GROUP_ID", type=arguments.name)
+    create.add_argument("--name", type=arguments.name, help="what people call it")
     create.add_argument("--images", action="store_true", help="its keys may make images")
 
-    update = telling.add_command(commands, "update", _update, "change a group")
-    update.add_argument("group_id", metavar="GROUP_ID", type=telling.name)
-    update.add_argument("--images", choices=telling.SWITCH, help="whether its keys may make images")
-    update.add_argument("--name", type=telling.name, help="what people call it")
+    update = arguments.add_command(commands, "update", _update, "change a group")
+    update.add_argument("group_id", metavar="GROUP_ID", type=arguments.name)
+    update.add_argument(
+        "--images", choices=arguments.SWITCH, help="whether its keys may make images"
+    )
+    update.add_argument("--name", type=arguments.name, help="what people call it")
 
-    remove = telling.add_command(commands, "remove", _remove, "take away a group without keys")
-    remove.add_argument("group_id", metavar="GROUP_ID", type=telling.name)
+    remove = arguments.add_command(commands, "remove", _remove, "take away a group without keys")
+    remove.add_argument("group_id", metavar="GROUP_ID", type=arguments.name)
 
-    telling.add_command(commands, "list", _list, "all groups")
-    show = telling.add_command(commands, "show", _show, "a group with its keys")
-    show.add_argument("group_id", metavar="GROUP_ID", type=telling.name)
+    arguments.add_command(commands, "list", _list, "all groups")
+    show = arguments.add_command(commands, "show", _show, "a group with its keys")
+    show.add_argument("group_id", metavar="GROUP_ID", type=arguments.name)
 
 
-def _create(plane: Standalone, given: argparse.Namespace) -> None:
+def _create(plane: Standalone, args: argparse.Namespace) -> None:
     row = plane.add_group(
         {
-            "group_id": given.group_id,
-            "group_name": given.name or "",
-            "image_enabled": given.images,
+            "group_id": args.group_id,
+            "group_name": args.name or "",
+            "image_enabled": args.images,
         }
     )
-    _tell(given, row)
+    _show_row(args, row)
 
 
-def _update(plane: Standalone, given: argparse.Namespace) -> None:
-    if given.images is None and given.name is None:
-        raise MistakeError("say what to change: --images or --name")
+def _update(plane: Standalone, args: argparse.Namespace) -> None:
+    if args.images is None and args.name is None:
+        raise UsageError("say what to change: --images or --name")
 
     def change(row: TableRow) -> TableRow:
-        images = row["image_enabled"] if given.images is None else telling.SWITCH[given.images]
-        return {**row, "image_enabled": images, "group_name": given.name or row["group_name"]}
+        images = row["image_enabled"] if args.images is None else arguments.SWITCH[args.images]
+        return {**row, "image_enabled": images, "group_name": args.name or row["group_name"]}
 
-    _tell(given, plane.change_group(given.group_id, change))
-
-
-def _remove(plane: Standalone, given: argparse.Namespace) -> None:
-    row = plane.remove_group(given.group_id)
-    telling.tell(given, row, f"group {cell(row['group_id'])} is removed")
+    _show_row(args, plane.change_group(args.group_id, change))
 
 
-def _tell(given: argparse.Namespace, row: TableRow) -> None:
+def _remove(plane: Standalone, args: argparse.Namespace) -> None:
+    row = plane.remove_group(args.group_id)
+    output.show(args, row, f"group {cell(row['group_id'])} is removed")
+
+
+def _show_row(args: argparse.Namespace, row: TableRow) -> None:
     switch = "may" if row["image_enabled"] else "may not"
-    telling.tell(given, row, f"group {cell(row['group_id'])}: its keys {switch} make images")
+    output.show(args, row, f"group {cell(row['group_id'])}: its keys {switch} make images")
 
 
-def _list(plane: Standalone, given: argparse.Namespace) -> None:
+def _list(plane: Standalone, args: argparse.Namespace) -> None:
     rows = plane.list_groups()
     shown = [
         [cell(row[column]) for column in ("group_id", "group_name", "image_enabled", "keys")]
         for row in rows
     ]
-    telling.tell(given, rows, telling.listed(("group", "name", "images", "keys"), shown))
+    output.show(args, rows, output.listed(("group", "name", "images", "keys"), shown))
 
 
-def _show(plane: Standalone, given: argparse.Namespace) -> None:
-    group, rows = plane.group(given.group_id), plane.list_keys(given.group_id)
-    telling.tell(
-        given,
+def _show(plane: Standalone, args: argparse.Namespace) -> None:
+    group, rows = plane.group(args.group_id), plane.list_keys(args.group_id)
+    output.show(
+        args,
         {**group, "keys": [keys.public(row) for row in rows]},
-        telling.fields(group),
+        output.fields(group),
         "",
         keys.listed(rows),
     )

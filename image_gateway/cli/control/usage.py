@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from image_gateway.cli import terminal
-from image_gateway.cli.control import telling
-from image_gateway.cli.control.telling import cell
-from image_gateway.cli.terminal import Progress, complain, complain_of, counted, escaped, find_files
+from image_gateway.cli import log_files, output
+from image_gateway.cli.control import arguments
+from image_gateway.cli.log_files import complain_of, find_files
+from image_gateway.cli.output import Progress, cell, complain, counted, escaped
 from image_gateway.core.records import charges
 from image_gateway.core.records.charges import Charge, Uncharged
 from image_gateway.edge.postgres.standalone import Standalone
@@ -37,10 +37,10 @@ def add_commands(kinds: "argparse._SubParsersAction[Any]") -> None:
     """Put ``usage`` on the command line."""
     usage = kinds.add_parser("usage", help="what calls cost")
     commands = usage.add_subparsers(required=True, metavar="COMMAND")
-    apply = telling.add_command(
+    apply = arguments.add_command(
         commands, "apply", _apply, "charge the tokens of the log records to their keys, each once"
     )
-    terminal.add_dir(apply)
+    log_files.add_dir(apply)
 
 
 @dataclass(slots=True)
@@ -63,9 +63,9 @@ class _Applied:
         return self.keys.setdefault(key_id, [0, 0, 0, 0])
 
 
-def _apply(plane: Standalone, given: argparse.Namespace) -> None:
+def _apply(plane: Standalone, args: argparse.Namespace) -> None:
     applied, reading = _Applied(), Reading()
-    files = [(file, _digest(file)) for file in find_files(given)]
+    files = [(file, _digest(file)) for file in find_files(args)]
     new = [(file, digest) for file, digest in files if not (digest and plane.is_charged(digest))]
     applied.known_files = len(files) - len(new)
     newest_before = plane.newest_charged_file()
@@ -84,7 +84,7 @@ def _apply(plane: Standalone, given: argparse.Namespace) -> None:
                 _complain_of_gap(file.path, newest_before)
     plane.forget_charges()
     complain_of(reading)
-    _tell(given, applied, reading)
+    _show_row(args, applied, reading)
 
 
 _Files = Sequence[tuple[RecordFile, str | None]]
@@ -176,7 +176,7 @@ def _digest(file: RecordFile) -> str | None:
     return found.hexdigest()
 
 
-def _tell(given: argparse.Namespace, applied: _Applied, reading: Reading) -> None:
+def _show_row(args: argparse.Namespace, applied: _Applied, reading: Reading) -> None:
     keys = [
         {"key_id": key_id, **dict(zip(_SUMS, sums, strict=True))}
         for key_id, sums in sorted(applied.keys.items())
@@ -198,9 +198,9 @@ def _tell(given: argparse.Namespace, applied: _Applied, reading: Reading) -> Non
     if keys:
         shown = [[cell(value) for value in row.values()] for row in keys]
         heads = ("key", *(name.replace("_", " ") for name in _SUMS))
-        lines += ["", telling.listed(heads, shown)]
-    telling.tell(
-        given,
+        lines += ["", output.listed(heads, shown)]
+    output.show(
+        args,
         {
             "files": applied.files,
             "known_files": applied.known_files,

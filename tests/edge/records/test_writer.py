@@ -366,7 +366,7 @@ def test_a_disk_that_hangs_does_not_keep_the_process_from_ending(
 FULL_DISK = """
 import json, os, resource, signal, sys, time
 from pathlib import Path
-from image_gateway.edge.logs import RequestLog, Rotation
+from image_gateway.edge.records.writer import RequestLog, Rotation
 
 folder = Path(sys.argv[1])
 current = folder / "requests.jsonl"
@@ -434,9 +434,9 @@ SECRET = "sk-planted-secret"
 
 WORDS = f"""
 import asyncio, json, logging, sys
-from image_gateway.edge import logs
+from image_gateway.edge.records import writer
 
-logs.configure_process_log()
+writer.configure_process_log()
 log = logging.getLogger("image_gateway.test")
 
 def fail():
@@ -465,7 +465,7 @@ logging.getLogger("library").warning("told")
 
 async def main():
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(logs.report_loop_error)
+    loop.set_exception_handler(writer.report_loop_error)
     loop.call_soon(fail)
     task = asyncio.ensure_future(asyncio.sleep(0))
     task.add_done_callback(lambda _: fail())

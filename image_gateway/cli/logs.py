@@ -12,18 +12,10 @@ from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from image_gateway.cli import terminal
-from image_gateway.cli.terminal import (
-    BAD_SETTINGS,
-    CommandError,
-    Progress,
-    command,
-    complain_of,
-    counted,
-    escaped,
-    find_files,
-    say,
-)
+from image_gateway.cli import log_files, output
+from image_gateway.cli.exits import BAD_SETTINGS, CommandError, handled
+from image_gateway.cli.log_files import complain_of, find_files
+from image_gateway.cli.output import Progress, counted, escaped, say
 from image_gateway.core.records import record, summary
 from image_gateway.core.records.summary import KeyUsage, Record, Summary, Table, Tally
 from image_gateway.edge.records import reader
@@ -46,7 +38,7 @@ _ATTEMPT: Final = tuple(item.name for item in fields(record.AttemptRecord))
 def add_command(commands: "argparse._SubParsersAction[Any]") -> None:
     """Put ``logs`` on the command line."""
     places = argparse.ArgumentParser(add_help=False)
-    terminal.add_dir(places)
+    log_files.add_dir(places)
     places.add_argument("--json", action="store_true", help="one JSON document, for programs")
     window = argparse.ArgumentParser(add_help=False)
     for name, which in (("--since", "from then on"), ("--until", "before then")):
@@ -70,14 +62,14 @@ def add_command(commands: "argparse._SubParsersAction[Any]") -> None:
         choices=summary.DIMENSIONS,
         help="one table for each; default: all",
     )
-    summed.set_defaults(run=command(_summary))
+    summed.set_defaults(run=handled(_summary))
     found = kinds.add_parser("find", parents=[places], help="the record of one request")
     found.add_argument("request_id", metavar="REQUEST_ID")
-    found.set_defaults(run=command(_find))
+    found.set_defaults(run=handled(_find))
     used = kinds.add_parser(
         "usage", parents=[window, places], help="what each key used, for other control planes"
     )
-    used.set_defaults(run=command(_usage))
+    used.set_defaults(run=handled(_usage))
 
 
 def _moment(text: str) -> datetime:
@@ -90,13 +82,13 @@ def _moment(text: str) -> datetime:
 # -- summary ---------------------------------------------------------------------------------------
 
 
-def _summary(given: argparse.Namespace) -> None:
-    summed = Summary(list(dict.fromkeys(given.by or summary.DIMENSIONS)))
-    count = _read_all(given, summed.add)
-    if given.json:
+def _summary(args: argparse.Namespace) -> None:
+    summed = Summary(list(dict.fromkeys(args.by or summary.DIMENSIONS)))
+    count = _read_all(args, summed.add)
+    if args.json:
         _say_json(
             {
-                **_window_json(given, count),
+                **_window_json(args, count),
                 "first": _rfc3339(summed.first),
                 "last": _rfc3339(summed.last),
                 "total": _tally_json(summed.total),
@@ -135,7 +127,7 @@ def _table_text(table: Table, total: Tally) -> str:
     if table.others is not None:
         rows.append(["(others)", *label, *_cells(table.others)])
     rows.append(["(all)", *label, *_cells(total)])
-    return terminal.table([table.dimension, *(["name"] if is_keys else []), *_HEADS], rows)
+    return output.table([table.dimension, *(["name"] if is_keys else []), *_HEADS], rows)
 
 
 def _cells(tally: Tally) -> list[str]:
@@ -166,18 +158,18 @@ def _tally_json(tally: Tally) -> dict[str, object]:
 # -- usage -----------------------------------------------------------------------------------------
 
 
-def _usage(given: argparse.Namespace) -> None:
+def _usage(args: argparse.Namespace) -> None:
     totals: dict[str | None, KeyUsage] = {}
-    count = _read_all(given, lambda read, _: summary.add_usage(totals, read))
+    count = _read_all(args, lambda read, _: summary.add_usage(totals, read))
     keys = [
         {"key_id": key_id, **asdict(usage)}
         for key_id, usage in sorted(totals.items(), key=lambda row: (row[0] is None, row[0] or ""))
     ]
-    if given.json:
-        _say_json({**_window_json(given, count), "keys": keys})
+    if args.json:
+        _say_json({**_window_json(args, count), "keys": keys})
     elif keys:
         rows = [[_shown(value) for value in row.values()] for row in keys]
-        say(terminal.table([name.replace("_", " ") for name in keys[0]], rows))
+        say(output.table([name.replace("_", " ") for name in keys[0]], rows))
     else:
         say("no usage")
 
@@ -185,14 +177,14 @@ def _usage(given: argparse.Namespace) -> None:
 # -- find ------------------------------------------------------------------------------------------
 
 
-def _find(given: argparse.Namespace) -> None:
-    files = find_files(given)
+def _find(args: argparse.Namespace) -> None:
+    files = find_files(args)
     reading = Reading()
-    found = _look_for(given.request_id, files, reading)
+    found = _look_for(args.request_id, files, reading)
     complain_of(reading)
     if found is None:
-        raise CommandError(f"no record of {escaped(given.request_id)} in {counted(len(files))}")
-    if given.json:
+        raise CommandError(f"no record of {escaped(args.request_id)} in {counted(len(files))}")
+    if args.json:
         _say_json(found)
     else:
         _say_record(found)
@@ -224,7 +216,7 @@ def _say_record(found: Record) -> None:
         ]
         say("")
         say("attempts")
-        say(terminal.table(_ATTEMPT, rows))
+        say(output.table(_ATTEMPT, rows))
 
 
 # -- reading ---------------------------------------------------------------------------------------
@@ -238,11 +230,11 @@ class _Count:
     skipped_lines: int
 
 
-def _read_all(given: argparse.Namespace, take: Callable[[Record, datetime], None]) -> _Count:
+def _read_all(args: argparse.Namespace, take: Callable[[Record, datetime], None]) -> _Count:
     """Hand over each record of the window with its time.  Raises ``CommandError``."""
-    if given.since is not None and given.until is not None and given.since >= given.until:
+    if args.since is not None and args.until is not None and args.since >= args.until:
         raise CommandError("--since must be before --until", BAD_SETTINGS)
-    files = [file for file in find_files(given) if file.may_hold(given.since)]
+    files = [file for file in find_files(args) if file.may_hold(args.since)]
     reading = Reading()
     with Progress(sum(file.size for file in files)) as progress:
         for file in files:
@@ -251,8 +243,8 @@ def _read_all(given: argparse.Namespace, take: Callable[[Record, datetime], None
                 came = summary.time_of(read)
                 if came is None:
                     reading.skipped_lines += 1
-                elif (given.since is None or came >= given.since) and (
-                    given.until is None or came < given.until
+                elif (args.since is None or came >= args.since) and (
+                    args.until is None or came < args.until
                 ):
                     take(read, came)
     complain_of(reading)
@@ -266,10 +258,10 @@ def _say_json(document: object) -> None:
     say(json.dumps(document, indent=2))
 
 
-def _window_json(given: argparse.Namespace, count: _Count) -> dict[str, object]:
+def _window_json(args: argparse.Namespace, count: _Count) -> dict[str, object]:
     return {
-        "since": _rfc3339(given.since),
-        "until": _rfc3339(given.until),
+        "since": _rfc3339(args.since),
+        "until": _rfc3339(args.until),
         "files": count.files,
         "skipped_lines": count.skipped_lines,
     }

@@ -1,12 +1,9 @@
 """What the commands of ``control`` take and tell, in one way for all of them."""
 
 import argparse
-import json
-from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any, Final
 
-from image_gateway.cli.terminal import escaped, say, table
+from image_gateway.cli.output import escaped
 
 SWITCH: Final = {"on": True, "off": False}
 LARGEST: Final = 2**31 - 1
@@ -17,11 +14,8 @@ LONGEST_KEY_ID: Final = 64
 """Characters.  Of a longer id than 256 a log record holds but a part, which is never charged."""
 
 
-class MistakeError(ValueError):
+class UsageError(ValueError):
     """What was asked for cannot be; the message says why."""
-
-
-# -- what is taken ---------------------------------------------------------------------------------
 
 
 def name(text: str) -> str:
@@ -77,51 +71,10 @@ def _whole(text: str, largest: int) -> int:
 
 
 def add_command(
-    commands: "argparse._SubParsersAction[Any]", word: str, act: Any, purpose: str
+    commands: "argparse._SubParsersAction[Any]", word: str, handler: Any, purpose: str
 ) -> argparse.ArgumentParser:
-    """A command that ``act`` does, with ``--json``."""
+    """A command that ``handler`` does, with ``--json``."""
     made: argparse.ArgumentParser = commands.add_parser(word, help=purpose, description=purpose)
     made.add_argument("--json", action="store_true", help="tell it as JSON")
-    made.set_defaults(act=act)
+    made.set_defaults(handler=handler)
     return made
-
-
-# -- what is told ----------------------------------------------------------------------------------
-
-
-def tell(given: argparse.Namespace, value: object, *lines: str) -> None:
-    """A result: ``value`` for a program, ``lines`` for a person, who sees no control character."""
-    if given.json:
-        say(json.dumps(value, indent=2, default=_plain))
-    else:
-        for line in lines:
-            say(line)
-
-
-def fields(row: Mapping[str, object]) -> str:
-    """One thing's fields, a line each."""
-    return listed(("field", "value"), [(key, cell(value)) for key, value in row.items()])
-
-
-def listed(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table, or a word where it would have no line."""
-    return table(heads, rows) if rows else "none"
-
-
-def cell(value: object) -> str:
-    """A value as a person reads it, on one line."""
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{cell(one)}={cell(other)}" for one, other in value.items()) or "-"
-    if isinstance(value, list | tuple):
-        return ", ".join(map(cell, value)) or "-"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return escaped(_plain(value))
-
-
-def _plain(value: object) -> str:
-    return value.isoformat(timespec="seconds") if isinstance(value, datetime) else str(value)

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from image_gateway.__main__ import main
-from image_gateway.cli import terminal
+from image_gateway.cli import log_files, output
 from image_gateway.core.records import record
 from image_gateway.core.records.record import AttemptRecord, RecordBuilder
 from tests.daemon.conftest import Door, open_door
@@ -348,7 +348,7 @@ def test_the_folder_is_the_settings(logs: Path, ask: Ask, monkeypatch: pytest.Mo
 @pytest.fixture
 def elsewhere(logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder without logs to be in, and an installed gateway with some."""
-    monkeypatch.setattr(terminal, "INSTALLED", logs)
+    monkeypatch.setattr(log_files, "INSTALLED", logs)
     monkeypatch.delenv("LOGS_DIRECTORY", raising=False)
     folder = tmp_path / "elsewhere"
     folder.mkdir()
@@ -536,8 +536,8 @@ def screen() -> Iterator[Screen]:
 def test_progress_is_told_to_a_terminal_and_cleared(
     logs: Path, ask: Ask, screen: Screen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(terminal, "_QUIET_SECONDS", 0.0)
-    monkeypatch.setattr(terminal, "_PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(output, "_QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(output, "_PROGRESS_SECONDS", 0.0)
     ask("summary", "--dir", logs)  # which holds that nothing else is told
     with contextlib.redirect_stderr(screen.stderr):
         ask("summary", "--dir", logs)

@@ -181,7 +181,8 @@ class UpstreamError:
 def read_upstream_error(body: bytes) -> UpstreamError:
     """Read an error body: OpenAI's shape, Codex's ``detail``, or a bare ``code`` and ``message``.
 
-    Anything else, HTML included, gives an empty error.  Source: API_CONTRACT sections 2 to 4.
+    Anything else, HTML included, gives an empty error.  Source: ``core/dialects/README.md``, the
+    errors of each upstream.
     """
     try:
         value = orjson.loads(body)

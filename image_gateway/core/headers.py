@@ -69,7 +69,7 @@ class Headers:
 
 
 def secret(headers: Headers) -> str | None:
-    """The key: ``Authorization: Bearer`` before ``api-key`` (API_CONTRACT section 1)."""
+    """The key: ``Authorization: Bearer`` before ``api-key``, which Azure's clients send."""
     scheme, _, token = (headers.get("authorization") or "").partition(" ")
     if scheme.lower() == "bearer" and token.strip():
         return token.strip()

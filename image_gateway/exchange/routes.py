@@ -32,7 +32,10 @@ PREFIXES: Final = (
     "/openai/v1/images",
     "/openai/deployments/{deployment}/images",
 )
-"""Where ``generations`` and ``edits`` are served (API_CONTRACT section 1); exact paths only."""
+"""Where ``generations`` and ``edits`` are served; exact paths only.
+
+Source: ``core/dialects/README.md``, "What clients send".
+"""
 
 ENDPOINTS: Final[tuple[Endpoint, ...]] = ("generations", "edits")
 

@@ -1,8 +1,8 @@
 """Azure OpenAI: deployments on the legacy path, or the model's name on the v1 path.
 
-Source: API_CONTRACT section 3.  An account with an ``api_version`` is asked on the legacy path,
-where the deployment stands in the path and ``model`` in the body would fail; one without on the v1
-path, where ``model`` is the deployment.  Edits are multipart only.
+Source: README.md in this folder, "Azure OpenAI".  An account with an ``api_version`` is asked on
+the legacy path, where the deployment stands in the path and ``model`` in the body would fail; one
+without on the v1 path, where ``model`` is the deployment.  Edits are multipart only.
 """
 
 import re

@@ -1,6 +1,6 @@
 """What both routes of a Codex account share: who we are, and how little of the client it sees.
 
-Source: API_CONTRACT section 4, as the Codex command line sends it.
+Source: README.md in this folder, "Codex, both routes"; measured with the Codex command line.
 """
 
 from typing import Final

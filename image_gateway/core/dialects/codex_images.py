@@ -1,6 +1,7 @@
 """Codex, the direct route: JSON in, JSON out, as the Codex command line sends it.
 
-Source: API_CONTRACT section 4.  The route never streams; an edit takes JSON only.
+Source: README.md in this folder, "Codex, direct route".  The route never streams; an edit takes
+JSON only.
 """
 
 from image_gateway.core.codec import body_segments

@@ -1,8 +1,9 @@
 """Codex, the Responses route for its own kind of call: an image intent goes on as it came.
 
-Only what the upstream would refuse is changed (API_CONTRACT section 4): it always streams and never
-stores, wants instructions and a list as input, and has text models only, so a call for an image
-model goes to the account's main model with the image tool.
+Only what the upstream would refuse is changed: it always streams and never stores, wants
+instructions and a list as input, and has text models only, so a call for an image model goes to the
+account's main model with the image tool.  Source: README.md in this folder, "Codex, Responses
+route".
 """
 
 from typing import Final

@@ -1,7 +1,8 @@
 """Codex, the Responses route: a text model is told to draw one picture with the image tool.
 
-Source: API_CONTRACT section 4.  It always streams, and one call makes one picture: what asks for
-more becomes several calls.  How its events are read is ``core.dialects.events``.
+Source: README.md in this folder, "Codex, Responses route".  It always streams, and one call makes
+one picture: what asks for more becomes several calls.  How its events are read is
+``core.dialects.events``.
 """
 
 from typing import Final

@@ -1,11 +1,11 @@
 """Image intents on the Responses paths: what is one, and what it asks for.
 
-A Responses call is text's business unless it asks for a picture (API_CONTRACT section 5): by a
-model that is an image model, by an ``image_generation`` entry of ``tools``, or by a ``tool_choice``
-that selects it, even where ``tools`` is absent or broken.  ``IntentSignals`` is that rule.  It
-takes texts with their places, so one rule serves a body that streams in (``IntentSignalReader``),
-which may be a long conversation and is never held, and a body that was parsed and rewritten
-(``signals_of``).
+A Responses call is text's business unless it asks for a picture: by a model that is an image model,
+by an ``image_generation`` entry of ``tools``, or by a ``tool_choice`` that selects it, even where
+``tools`` is absent or broken (``core/dialects/README.md``, "Image intents on /v1/responses").
+``IntentSignals`` is that rule.  It takes texts with their places, so one rule serves a body that
+streams in (``IntentSignalReader``), which may be a long conversation and is never held, and a body
+that was parsed and rewritten (``signals_of``).
 
 Only what is an intent is parsed (``parse``), and only the fields that say where it goes.
 """

@@ -1,9 +1,10 @@
 """How much of its budget an account has spent, as its own answers tell it.
 
-The control plane asks every few minutes; a Codex upstream says it with each answer (API_CONTRACT
-section 4).  What was learned from an answer counts until somebody knows better: the control plane,
-once it says something else than it did when the call was made, or the clock, once the window has
-begun anew.  Times are seconds: ``now`` of a clock that only goes forward, ``wall`` since 1970.
+The control plane asks every few minutes; a Codex upstream says it with each answer, in its
+``x-codex-*`` headers.  What was learned from an answer counts until somebody knows better: the
+control plane, once it says something else than it did when the call was made, or the clock, once
+the window has begun anew.  Times are seconds: ``now`` of a clock that only goes forward, ``wall``
+since 1970.
 """
 
 from collections.abc import Mapping

@@ -289,7 +289,7 @@ class WaitQueue:
 
 
 FIRST_HOLD_SECONDS: Final = 60.0
-"""How long a slot is held, until it was seen (PITFALLS: 60 to 120 s are usual)."""
+"""How long a slot is held, until it was seen: a picture usually takes 60 to 120 s."""
 _LEAST_HOLD_SECONDS: Final = 1.0
 _WEIGHT: Final = 0.2
 """Of the newest call in the mean; a handful of calls tell it."""

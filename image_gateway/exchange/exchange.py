@@ -42,7 +42,6 @@ from image_gateway.edge.upstream.http_client import LostError, UnsentError
 from image_gateway.exchange.request_body import RequestBodyReader
 
 _UNAVAILABLE_RETRY_SECONDS: Final = 5.0
-_OVERLOADED_RETRY_SECONDS: Final = 5.0
 _KEY_RETRY_SECONDS: Final = 1.0
 _DRAIN_RETRY_SECONDS: Final = 1.0
 

@@ -22,7 +22,6 @@ from image_gateway.core.model import HTTP_SCHEMES, Dialect, Secret, require_url
 from image_gateway.core.request import catalogue
 
 PREFIX: Final = "IMAGE_GATEWAY_"
-MIB: Final = 1024 * 1024
 
 Address = tuple[str, int]
 Read = Callable[[Path], str]

@@ -120,7 +120,6 @@ class Account:
     used_percent_secondary: float | None
     same_account_retries: int
     blocked_until: datetime | None
-    last_error: str | None = field(default=None, repr=False)
 
     def signed_by(self) -> Credential:
         """What signs a call; routing asks no account without it (``core.routing.ranking``)."""
@@ -224,7 +223,6 @@ def account_from_row(row: ViewRow) -> Account:
             max(0, _optional_integer(row, "same_account_retries") or 0), MOST_RETRIES
         ),
         blocked_until=blocked,
-        last_error=_optional_text(row, "last_error"),
     )
 
 

@@ -126,7 +126,6 @@ def test_every_column_of_an_account_arrives() -> None:
             used_percent_secondary=99.5,
             same_account_retries=2,
             blocked_until=blocked,
-            last_error="boom",
         )
     )
     assert made == Account(
@@ -148,7 +147,6 @@ def test_every_column_of_an_account_arrives() -> None:
         used_percent_secondary=99.5,
         same_account_retries=2,
         blocked_until=blocked,
-        last_error="boom",
     )
 
 
@@ -192,7 +190,7 @@ def test_retries_below_one_are_none(retries: int | None) -> None:
     assert account_from_row(account_row(same_account_retries=retries)).same_account_retries == 0
 
 
-@pytest.mark.parametrize("column", ["base_url", "api_version", "client_version", "last_error"])
+@pytest.mark.parametrize("column", ["base_url", "api_version", "client_version"])
 def test_an_empty_text_is_null(column: str) -> None:
     assert getattr(account_from_row(account_row(**{column: ""})), column) is None
 
@@ -284,7 +282,6 @@ _BAD_ACCOUNTS: list[tuple[str, Any]] = [
     ("same_account_retries", 1.5),
     ("blocked_until", _SECRET),
     ("blocked_until", datetime(2026, 1, 1)),  # noqa: DTZ001 - the fault to be found
-    ("last_error", 4711),
 ]
 
 
@@ -488,7 +485,6 @@ def _full_account() -> Account:
             proxy_url="http://proxy:3128",
             proxy_username="hush-user",
             proxy_password="hush-password",
-            last_error="hush: upstream words",
         )
     )
 

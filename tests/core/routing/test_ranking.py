@@ -205,10 +205,9 @@ def test_an_account_that_cannot_be_used_now_is_left_out(changes: dict[str, Any])
         {"blocked_until": WALL - timedelta(days=1)},
         {"credential": Credential(Secret("t"), "access_token", expires_at=WALL.timestamp() + 1)},
         {"credential": Credential(Secret("t"), "api_key")},
-        {"last_error": "something"},
     ],
 )
-def test_what_is_over_or_only_remembered_keeps_no_account_out(changes: dict[str, Any]) -> None:
+def test_what_is_over_keeps_no_account_out(changes: dict[str, Any]) -> None:
     assert _order(grant(account(**changes))) == ["alpha"]
 
 

@@ -374,7 +374,6 @@ async def test_a_codex_account_is_seen_with_all_that_llm_access_knows(
         proxy_config_id="p",
         route_weight_tier="plus",
     )
-    llm.change("llm_codex_accounts", {"account_name": "a"}, last_error="refresh failed")
     account = (await accounts_of(llm, open_control))["a"]
     assert account.blocked_until is None or account.blocked_until < datetime.now(UTC)
     assert replace(account, blocked_until=None) == Account(
@@ -396,7 +395,6 @@ async def test_a_codex_account_is_seen_with_all_that_llm_access_knows(
         used_percent_secondary=94.5,
         same_account_retries=0,
         blocked_until=None,
-        last_error="refresh failed",
     )
 
 

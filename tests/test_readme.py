@@ -201,10 +201,8 @@ def served_metrics() -> dict[str, set[str]]:
     account = AccountGauges("a", Condition.USABLE, 0, 3)
     now = GaugeValues("1", 0.0, (account,), 0, {}, True, 0, True, True, 0.0, 0)
     metrics = Metrics(lambda: now)
-    draft = record.RecordBuilder(datetime.now(UTC), "req_1")
-    draft.auth_ms = 1
-    draft.attempts = [record.AttemptRecord("a", "codex", "answer", 200, None, "deliver", 1)]
-    metrics.observe(draft)
+    attempt = record.AttemptRecord("a", "codex", "answer", 200, None, "deliver", 1)
+    metrics.observe(record.Record(datetime.now(UTC), "req_1", attempts=(attempt,), auth_ms=1))
     served: dict[str, set[str]] = {}
     for name, labels in re.findall(
         r"^image_gateway_(\w+?)(?:_bucket|_count|_sum)?(?:\{(.*)\})? ",
@@ -243,7 +241,7 @@ def test_every_field_of_the_status_is_told() -> None:
     assert f"({', '.join(Condition)})" in told
     assert f"({', '.join(status.RequestOutcome)})" in told
     phases = re.findall(r"`phase` \((.*?)\)", told)[0]
-    assert [each.split(":")[0] for each in phases.split(", ")] == list(status.Phase)
+    assert [each.split(":")[0] for each in phases.split(", ")] == list(status.PhaseLabel)
 
 
 def names_of(kind: object) -> set[str]:

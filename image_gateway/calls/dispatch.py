@@ -8,12 +8,14 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from image_gateway.calls.attempts import LEAST_SECONDS, AttemptResult, Attempts, UpstreamJob
-from image_gateway.calls.delivery import ResponseContext
+from image_gateway.calls.account_calls import AccountCalls
+from image_gateway.calls.attempt import LEAST_SECONDS, AttemptResult, UpstreamJob
+from image_gateway.calls.delivery import Finish, ResponseContext
 from image_gateway.context import AppContext
 from image_gateway.core import headers
 from image_gateway.core.errors import Refusal
 from image_gateway.core.model import Account
+from image_gateway.core.records.phases import Phase
 from image_gateway.core.request.intent import IntentRequest
 from image_gateway.core.routing import failover, ranking
 from image_gateway.core.routing.failover import Action, Stage
@@ -25,7 +27,7 @@ _UNREACHABLE_RETRY_SECONDS: Final = 5.0
 
 
 class Dispatch:
-    """One request's search; its time began when its body was complete."""
+    """One request's search for an account that serves it."""
 
     def __init__(self, app: AppContext, context: ResponseContext, job: UpstreamJob) -> None:
         self._app = app
@@ -35,12 +37,11 @@ class Dispatch:
         own = job.request.session if isinstance(job.request, IntentRequest) else None
         self._session = headers.session(job.client) or own
         self._has_started = False
-        self._waited = 0.0
-        self._deadline = time.monotonic() + app.settings.total_seconds
-        self.attempts = Attempts(app, context, job, self._deadline)
+        self._job = job
+        self._calls = AccountCalls(app, context, job)
 
     def __repr__(self) -> str:
-        return f"<Dispatch {self.attempts!r}>"
+        return f"<Dispatch {self._calls!r}>"
 
     async def run(self) -> AttemptResult:
         """The result that decides what the client gets.  Raises ``Refusal``, where it is none of an
@@ -49,12 +50,16 @@ class Dispatch:
         able = ranking.able(self._grant, self._request, self._app.catalogue)
         self._rank(able)
         admitted = self._admit()
-        self._context.record_builder.wait_ms = 0
+        self._context.record.enter(Phase.ADMITTED)
         try:
             return await self._search(able)
         finally:
-            if not self._context.record_builder.attempts:
+            if not self._context.record.attempts:
                 self._app.starts.withdraw(self._grant.key.key_id, admitted)
+
+    def salvage(self) -> Finish | None:
+        """What is left for the client where the search had to be given up before its end."""
+        return self._calls.salvage()
 
     def _admit(self) -> float:
         key, now = self._grant.key, time.monotonic()
@@ -73,7 +78,8 @@ class Dispatch:
     async def _search(self, left: Sequence[Account]) -> AttemptResult:
         failed: list[AttemptResult] = []
         last_refusal: Refusal | None = None
-        while left and (not failed or self.attempts.time_is_left):
+        while left and (not failed or self._job.time_is_left):
+            self._context.record.enter(Phase.WAITING)
             try:
                 lease = await self._slot(self._rank(left))
             except Refusal as refusal:
@@ -86,7 +92,7 @@ class Dispatch:
                     lease.undo_start(self._app.starts)
                     self._has_started = bool(failed)
                     continue
-                result = await self.attempts.ask(account)
+                result = await self._calls.ask(account)
             if result.step.action is not Action.NEXT:
                 return result
             failed.append(result)
@@ -101,9 +107,11 @@ class Dispatch:
 
     async def _slot(self, ranked: Sequence[Account]) -> Lease:
         """A slot of the best account that has one; raises ``Refusal`` when the wait is over."""
-        began = time.monotonic()
-        patience = self._app.settings.slot_wait_seconds - self._waited
-        seconds = min(patience, self._deadline - LEAST_SECONDS - began)
+        waited = self._context.record.timeline.seconds(Phase.WAITING) or 0.0
+        seconds = min(
+            self._app.settings.slot_wait_seconds - waited,
+            self._job.deadline - LEAST_SECONDS - time.monotonic(),
+        )
         try:
             lease = await self._app.slots.slot(
                 self._grant.key, ranked, seconds, starts=not self._has_started
@@ -115,24 +123,17 @@ class Dispatch:
         else:
             self._has_started = True
             return lease
-        finally:
-            self._waited += time.monotonic() - began
-            self._context.record_builder.wait_ms = round(self._waited * 1000)
 
     def _most_telling(
         self, failed: Sequence[AttemptResult], last_refusal: Refusal | None
     ) -> AttemptResult:
         """No account is left: the most telling upstream answer, else what kept us from one."""
-        record_builder = self._context.record_builder
+        record = self._context.record
         best = failover.most_telling([result.outcome for result in failed])
         if best is not None:
-            account = failed[best].account
-            record_builder.account_name, record_builder.dialect = (
-                account.account_name,
-                account.dialect,
-            )
+            record.answering = failed[best].record
             return failed[best]
-        record_builder.account_name = record_builder.dialect = None
+        record.answering = None
         if last_refusal is not None and last_refusal.code in _PASSING:
             raise last_refusal
         if any(result.outcome.stage is Stage.CONNECT for result in failed):

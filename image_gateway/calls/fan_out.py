@@ -1,192 +1,83 @@
-"""Pictures out of the events of the Responses API, over as many calls as pictures are wanted.
+"""Several calls for one request, where one call makes one picture."""
 
-``FanOut.take`` may run several times, at once or in turn; frames of all calls go out one at a
-time.  A picture that was made is delivered, even when its call, another one or the whole process
-ends before the request is done.  ``conclude`` leaves what is still to be sent in ``finish``.
-"""
-
-import time
-from collections.abc import Mapping
+import asyncio
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Final
+from dataclasses import replace
 
-from image_gateway.calls.delivery import (
-    AnswerTimer,
-    Finish,
-    ResponseContext,
-    delivered,
-    failed,
-    invalid,
-    lost,
-)
-from image_gateway.core.codec.body_segments import Body
-from image_gateway.core.dialects import events
-from image_gateway.core.dialects.events import EventKind, ResponseReader
-from image_gateway.core.model import Dialect
-from image_gateway.core.request.image_request import ImageRequest
-from image_gateway.core.routing.failover import AttemptOutcome
-from image_gateway.edge.spool import SpooledBody
-from image_gateway.edge.upstream.event_reader import EventReader, Keep, SpooledEvent
-from image_gateway.edge.upstream.http_client import LostError, UpstreamResponse
-
-MOST_PER_CALL: Final = 4
-"""Pictures taken of one call, which is asked for one."""
-
-
-@dataclass(frozen=True)
-class _Picture:
-    """A picture that a call has made, and the event that it lies in."""
-
-    fields: Mapping[str, object]
-    spooled: SpooledEvent
-
-    def hold(self, body: Body) -> SpooledBody:
-        return self.spooled.spool.hold(body)
+from image_gateway.calls.attempt import AttemptPlan, AttemptResult, AttemptRunner, UpstreamJob
+from image_gateway.calls.delivery import AnyDelivery
+from image_gateway.context import AppContext
+from image_gateway.core.routing.failover import Action
+from image_gateway.edge.slots.broker import BusyError, Lease
+from image_gateway.edge.upstream.http_client import UpstreamResponse
 
 
 class FanOut:
-    """What all calls for one request have made so far."""
+    """As many calls as pictures are wanted, on as many of the account's slots as are free.
 
-    def __init__(self, context: ResponseContext, request: ImageRequest) -> None:
-        self._context = context
-        self._request = request
-        self._pictures: list[_Picture] = []
-        self._usage: Mapping[str, object] | None = None
-        self._timer = AnswerTimer(context.record_builder)
-        self._unsent: list[SpooledBody] = []
-        self.finish: Finish | None = None
+    The first call goes alone until its upstream has accepted it: what would refuse it would refuse
+    the others.  Then the others take what slots are free, and a slot whose call has made its
+    picture serves for the next one.
+    """
+
+    def __init__(
+        self, app: AppContext, runner: AttemptRunner, job: UpstreamJob, plan: AttemptPlan
+    ) -> None:
+        self._app = app
+        self._runner = runner
+        self._job = job
+        self._accepted = asyncio.Event()
+        self._plan = replace(plan, choose=self._choose)
+        self._choose_delivery = plan.choose
+        self._results: list[AttemptResult] = []
+        self._wanted = 0
 
     def __repr__(self) -> str:
-        return f"<FanOut {len(self._pictures)} of {self._request.count}>"
+        return f"<FanOut {len(self._results)} ended, {self._wanted} wanted>"
 
-    @property
-    def pictures(self) -> int:
-        """Made so far."""
-        return len(self._pictures)
+    async def run(self, count: int) -> list[AttemptResult]:
+        """The results, at least one, in the order in which the calls ended.
 
-    async def take(
-        self, response: UpstreamResponse, dialect: Dialect, until: float
-    ) -> AttemptOutcome:
-        """The pictures of one call; says how it ended.  Raises ``ClientLeftError``."""
-        context = self._context
-        call = _Call(self, context)
-        try:
-            with EventReader(
-                response, context.spools, Keep.DATA, until, context.idle_seconds
-            ) as reader:
-                outcome = await call.read(reader, response, dialect)
-        finally:
-            # Cancelled or not: they have been paid for.
-            self._keep(call.made, call.usage)
-        if not call.made:
-            return outcome
-        await self._send()
-        # What broke after that is for the record alone.
-        return replace(delivered(response, dialect), reason=outcome.reason, error=outcome.error)
-
-    def _keep(self, made: list[_Picture], usage: Mapping[str, object] | None) -> None:
-        context = self._context
-        self._usage = events.add_usage(self._usage, usage)
-        for picture in made:
-            self._timer.tick()
-            self._pictures.append(picture)
-            context.record_builder.record_answer(
-                len(self._pictures), self._usage, self._pictures[0].fields
-            )
-            fields = {
-                "created_at": int(time.time()),
-                **{name: v for name, v in picture.fields.items() if name != "revised_prompt"},
-                # One call's usage is for all that it made.
-                "usage": usage if picture is made[-1] else None,
-            }
-            lifted = picture.spooled.event.lifted
-            frame = events.frame(self._request.endpoint, "completed", fields, lifted)
-            self._unsent.append(picture.hold(frame))
-
-    async def _send(self) -> None:
-        """In a stream, every finished picture but those that end it."""
-        stream = self._context.stream
-        while stream is not None and self._unsent and self.pictures < self._request.count:
-            await stream.send(self._unsent.pop(0))
-
-    async def show(self, picture: Mapping[str, object], spooled: SpooledEvent) -> bool:
-        """A partial picture: sent on, and True, if the client asked for such."""
-        context = self._context
-        if context.stream is None or not self._request.parameters.get("partial_images"):
-            return False
-        self._timer.tick()
-        fields = {"created_at": int(time.time()), **picture}
-        body = events.frame(self._request.endpoint, "partial_image", fields, spooled.event.lifted)
-        await context.stream.send(spooled.spool.hold(body))
-        return True
-
-    def conclude(self) -> None:
-        """No call goes on, and at least one picture is here."""
-        stream = self._context.stream
-        if stream is not None:
-            self.finish = partial(stream.finish, *self._unsent)
-        else:
-            self.finish = self._send_response
-
-    async def _send_response(self) -> None:
-        """The whole Images answer; its entries lie in spools of their own."""
-        before, behind = events.answer_ends(self._pictures[0].fields, self._usage, int(time.time()))
-        parts: list[SpooledBody] = []
-        for picture in self._pictures:
-            entry = events.entry(
-                picture.fields,
-                picture.spooled.event.lifted,
-                as_url=self._request.answer_as_url,
-            )
-            parts.append(picture.hold((b"," if parts else before, *entry)))
-        parts[-1] = replace(parts[-1], body=(*parts[-1].body, behind))
-        length = sum(part.length for part in parts)
-        sent = {"content-type": "application/json", "content-length": str(length)}
-        downstream = self._context.downstream
-        await downstream.start(200, sent)
-        for part in parts:
-            async for piece in part.play():
-                await downstream.send(piece)
-        await downstream.finish()
-
-
-class _Call:
-    """The events of one call, until it ends."""
-
-    def __init__(self, fan_out: FanOut, context: ResponseContext) -> None:
-        self._fan_out = fan_out
-        self._kept = context.kept
-        self._shown = False
-        self.made: list[_Picture] = []
-        self.usage: Mapping[str, object] | None = None
-
-    async def read(
-        self, reader: EventReader, response: UpstreamResponse, dialect: Dialect
-    ) -> AttemptOutcome:
-        """How it ended; what it made is in ``made`` whatever that was."""
-        responses = ResponseReader()
-        while len(self.made) < MOST_PER_CALL:
+        Raises ``ClientLeftError``.
+        """
+        self._wanted = count
+        with ExitStack() as taken:
             try:
-                spooled = await reader.next()
-            except LostError as error:
-                return lost(dialect, str(error), sent=self._shown)
-            if spooled is None:
-                return lost(dialect, "EndOfStream", sent=self._shown)
-            with ExitStack() as closing:
-                closing.enter_context(spooled)
-                found = responses.read(spooled.event)
-                if found.picture and found.kind is not EventKind.PARTIAL:
-                    self._kept.push(closing.pop_all())
-                    self.made.append(_Picture(found.picture, spooled))
-                    # All that is still to come is the usage.
-                    reader.hurry()
-                if found.kind is EventKind.PARTIAL:
-                    self._shown |= await self._fan_out.show(found.picture, spooled)
-                elif found.kind is EventKind.FAILURE:
-                    return failed(response, dialect, found, sent=self._shown)
-                elif found.kind is EventKind.END:
-                    self.usage = found.usage
-                    break
-        return invalid(response, dialect)
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._work(None))
+                    await self._accepted.wait()
+                    for _ in range(0 if self._results else self._wanted):
+                        try:
+                            lease = await self._slot()
+                        except BusyError:
+                            break
+                        group.create_task(self._work(taken.enter_context(lease)))
+            except BaseExceptionGroup as group_error:
+                # One says it all: the client left, or a bug that all of them met.
+                raise group_error.exceptions[0] from None
+        return self._results
+
+    async def _slot(self) -> Lease:
+        key, account = self._job.grant.key, self._plan.account
+        return await self._app.slots.slot(key, [account], 0)
+
+    async def _work(self, lease: Lease | None) -> None:
+        """Make calls on one slot, one after the other; the first slot is the caller's."""
+        while self._wanted > 0 and (lease is None or self._job.time_is_left):
+            self._wanted -= 1
+            result = await self._runner.run(self._plan)
+            self._results.append(result)
+            action = result.step.action
+            if action in {Action.NEXT, Action.REREAD}:
+                self._wanted = 0  # the account would refuse the others, too
+            if action is not Action.DELIVER or not self._job.time_is_left:
+                break
+        self._accepted.set()
+        if lease is not None:
+            lease.release()
+
+    def _choose(self, response: UpstreamResponse) -> AnyDelivery | None:
+        chosen = self._choose_delivery(response)
+        if chosen is not None:
+            self._accepted.set()
+        return chosen

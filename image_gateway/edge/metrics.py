@@ -15,8 +15,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from image_gateway.core import errors
-from image_gateway.core.records.record import RecordBuilder
-from image_gateway.core.records.status import Phase
+from image_gateway.core.records.record import Record
+from image_gateway.core.records.status import PhaseLabel
 from image_gateway.core.routing.ranking import Condition
 
 CONTENT_TYPE: Final = "text/plain; version=1.0.0; charset=utf-8"
@@ -50,7 +50,7 @@ class GaugeValues:
     since: float
     accounts: tuple[AccountGauges, ...]
     waiting: int
-    phases: Mapping[Phase, int]
+    phases: Mapping[PhaseLabel, int]
     slots_shared: bool
     bytes_in_flight: int
     control_plane_up: bool
@@ -101,7 +101,7 @@ class Metrics:
     def __repr__(self) -> str:
         return "<Metrics>"
 
-    def observe(self, record: RecordBuilder) -> None:
+    def observe(self, record: Record) -> None:
         """A request has ended."""
         code = record.error_code or ""
         if code and code not in errors.ERROR_SPECS and code != errors.CLIENT_LEFT:
@@ -151,7 +151,7 @@ class _Gauges(Collector):
         yield from (in_use, limit, state)
         yield _single("waiting", "Calls that wait for a slot.", now.waiting)
         phases = _gauge("in_flight", "Calls in flight, by what they are at.", "phase")
-        for phase in Phase:
+        for phase in PhaseLabel:
             phases.add_metric([phase], now.phases.get(phase, 0))
         yield phases
         yield _single(

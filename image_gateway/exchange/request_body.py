@@ -5,7 +5,6 @@ shows otherwise, and may be a long conversation: while it comes only its signals
 (``core.request.intent``), and only an image intent is read again, from the spool, to be understood.
 """
 
-import time
 from typing import Final
 
 from image_gateway.context import AppContext
@@ -13,7 +12,8 @@ from image_gateway.core import headers
 from image_gateway.core.codec import multipart
 from image_gateway.core.errors import Refusal
 from image_gateway.core.model import Key
-from image_gateway.core.records import record
+from image_gateway.core.records.builder import Asked, RecordBuilder
+from image_gateway.core.records.phases import Phase
 from image_gateway.core.request import image_request, intent
 from image_gateway.core.request.catalogue import Endpoint
 from image_gateway.core.request.image_request import ImageRequest
@@ -35,12 +35,10 @@ _OVERLOADED_RETRY_SECONDS: Final = 5.0
 class RequestBodyReader:
     """One request's body; every method raises ``Refusal`` and ``ClientLeftError``."""
 
-    def __init__(
-        self, app: AppContext, downstream: Downstream, record_builder: record.RecordBuilder
-    ) -> None:
+    def __init__(self, app: AppContext, downstream: Downstream, record: RecordBuilder) -> None:
         self._app = app
         self._downstream = downstream
-        self._record = record_builder
+        self._record = record
 
     def __repr__(self) -> str:
         return f"<RequestBodyReader {self._downstream!r}>"
@@ -66,7 +64,8 @@ class RequestBodyReader:
             app.settings.forward_parameters,
         )
         parsed = image_request.parse(endpoint, raw, rules, path_model)
-        self._record.record_request(parsed, app.prompt_key)
+        self._record.asked = Asked.of_image(parsed, app.prompt_key)
+        self._record.enter(Phase.READ)
         admission.check_model(key, parsed.model)
         return parsed
 
@@ -76,7 +75,7 @@ class RequestBodyReader:
         self._record.body_form = "json"
         await self._read(parser)
         models = parser.signals.models
-        self._record.model = models[-1] if models else None
+        self._record.asked = Asked(model=models[-1] if models else None)
         return parser.signals
 
     async def intent(self, key: Key, spool: Spool) -> IntentRequest:
@@ -85,14 +84,15 @@ class RequestBodyReader:
         body, lifted = await body_parsers.reread(spool)
         default_model = self._app.settings.default_model
         parsed = intent.parse(body, lifted, key.model_map, default_model)
-        self._record.record_intent(parsed, self._app.prompt_key)
+        self._record.asked = Asked.of_intent(parsed, self._app.prompt_key)
+        self._record.enter(Phase.READ)
         for model in (parsed.model, *parsed.tool_models):
             admission.check_model(key, model)
         return parsed
 
     async def _read(self, parser: BodySink) -> None:
-        began = time.monotonic()
         self._downstream.check_size()
+        self._record.enter(Phase.AUTHENTICATED)
         try:
             await self._downstream.read_body(parser)
         except SpoolFullError:
@@ -101,8 +101,6 @@ class RequestBodyReader:
                 "The gateway holds as many request bytes as it may. Try again in a moment.",
                 retry_after=_OVERLOADED_RETRY_SECONDS,
             ) from None
-        finally:
-            self._record.body_ms = round((time.monotonic() - began) * 1000)
 
     def _check_encoding(self) -> None:
         if self.is_encoded:

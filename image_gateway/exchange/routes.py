@@ -5,6 +5,7 @@ same shape, and recorded, like everything else.
 """
 
 import contextlib
+import time
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -16,11 +17,13 @@ from starlette.routing import Route, Router
 from image_gateway.context import AppContext
 from image_gateway.core import headers
 from image_gateway.core.errors import Refusal
-from image_gateway.core.records import record
+from image_gateway.core.records.builder import Arrival, RecordBuilder
+from image_gateway.core.records.phases import Timeline
 from image_gateway.core.request.catalogue import Endpoint
 from image_gateway.edge.client.downstream import ClientLeftError, ClientLimits, Downstream
 from image_gateway.edge.client.listener import Receive, Scope, Send
-from image_gateway.exchange.exchange import Exchange, Operation, draining
+from image_gateway.exchange import answers
+from image_gateway.exchange.exchange import Exchange, Operation
 
 PREFIXES: Final = (
     "/v1/images",
@@ -92,7 +95,7 @@ class ImageApp:
         """
         request_id = _request_id()
         downstream = Downstream(scope, receive, send, self._limits, request_id)
-        record_builder = record.RecordBuilder(
+        arrival = Arrival(
             time=datetime.now(UTC),
             request_id=request_id,
             client_address=headers.client_address(
@@ -101,9 +104,10 @@ class ImageApp:
             endpoint=endpoint,
             path=scope["path"],
         )
+        record = RecordBuilder(arrival, Timeline(time.monotonic))
         if self._is_draining():
-            operation = draining()
-        await Exchange(self._app, downstream, record_builder).run(operation, path_model)
+            operation = answers.draining()
+        await Exchange(self._app, downstream, record).run(operation, path_model)
 
     async def _unknown(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.exchange(scope, receive, send, _unknown_path(scope["path"]))

@@ -1,6 +1,5 @@
 """What is at this moment, gathered from the application's context: readiness, accounts, calls."""
 
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
@@ -21,7 +20,7 @@ from image_gateway.edge.postgres.cache import UnavailableError
 async def take(app: AppContext, *, accepting: bool) -> Status:
     """All that ``/status.json`` tells; asks the control plane where what is known has expired."""
     ready = await readiness(app, accepting=accepting)
-    now, wall, tracker = time.monotonic(), datetime.now(UTC), app.tracker
+    wall, tracker = datetime.now(UTC), app.tracker
     accounts, _ = app.control_plane.known_accounts()
     waiting = app.slots.waiting
     return Status(
@@ -29,8 +28,8 @@ async def take(app: AppContext, *, accepting: bool) -> Status:
         since=app.since,
         readiness=ready,
         accounts=_accounts(app, accounts),
-        waiting=WaitingView(waiting, tracker.longest_wait(now) if waiting else None),
-        in_flight=tracker.in_flight(now),
+        waiting=WaitingView(waiting, tracker.longest_wait() if waiting else None),
+        in_flight=tracker.in_flight(),
         bytes_in_flight=app.spools.memory.used + app.spools.disk.used,
         log_records_lost=app.logs.lost,
         last_hour=tracker.last_hour(wall),

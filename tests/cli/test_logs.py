@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from image_gateway.__main__ import main
 from image_gateway.cli import log_files, output
 from image_gateway.core.records import record
-from image_gateway.core.records.record import AttemptRecord, RecordBuilder
+from image_gateway.core.records.record import AttemptRecord, Record
 from tests.daemon.conftest import Door, open_door
 from tests.parts.gateway import Gateway
 from tests.parts.plane import Plane
@@ -39,29 +39,27 @@ USAGE = {
 
 def drawn(number: int, **facts: Any) -> dict[str, Any]:
     """The daemon's record of a call that made a picture, ``number`` seconds after noon."""
-    draft = RecordBuilder(NOON + timedelta(seconds=number), f"req_{number}")
-    made = {
+    made: dict[str, Any] = {
         "key_id": "key-1",
         "key_name": "Ann",
         "model": "gpt-image-2",
         "status": 200,
         "account_name": "account-1",
-        "attempts": [AttemptRecord("account-1", "codex", "answer", 200, None, "deliver", 12_345)],
+        "attempts": (AttemptRecord("account-1", "codex", "answer", 200, None, "deliver", 12_345),),
         "request_bytes": 1_000,
         "response_bytes": 2_000_000,
         "response_image_count": 1,
         "usage": {"input_tokens": 50, "output_tokens": 4_000, "total_tokens": 4_050},
         "total_ms": 12_400,
     }
-    for name, value in {**made, **facts}.items():
-        setattr(draft, name, value)
-    return record.build(draft)
+    time = NOON + timedelta(seconds=number)
+    return Record(time, **{"request_id": f"req_{number}", **made, **facts}).as_json()
 
 
 def refused(number: int, **facts: Any) -> dict[str, Any]:
     """The record of a call that was refused."""
     nothing = dict.fromkeys(("account_name", "response_image_count", "usage", "response_bytes"))
-    refusal = {"status": 429, "error_code": "key_concurrency", "total_ms": 3, "attempts": []}
+    refusal = {"status": 429, "error_code": "key_concurrency", "total_ms": 3, "attempts": ()}
     return drawn(number, **{**nothing, **refusal, **facts})
 
 

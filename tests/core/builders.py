@@ -25,6 +25,16 @@ TOKEN = "token-9f8e7d6c5b4a"
 ACCOUNT_ID = "acct-1a2b3c4d5e6f"
 
 
+class Clock:
+    """A clock that goes only when a test moves it."""
+
+    def __init__(self, now: float = 0.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
 def key(**changes: Any) -> Key:
     """A key that may do everything."""
     plain = Key(

@@ -9,12 +9,15 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 from playwright.async_api import expect
 
-from image_gateway.core.records.record import AttemptRecord, RecordBuilder
+from image_gateway.core.records.builder import Arrival, Asked, RecordBuilder
+from image_gateway.core.records.phases import Timeline
+from image_gateway.core.records.record import AttemptRecord, Record
 from image_gateway.core.records.status import (
     AccountView,
     CallTracker,
@@ -25,6 +28,7 @@ from image_gateway.core.records.status import (
 )
 from image_gateway.core.routing.ranking import Condition
 from image_gateway.ops import page as status_page
+from tests.core.builders import Clock, key
 from tests.daemon.conftest import Door, make_door
 from tests.daemon.test_refusals import PROMPT, Held
 from tests.parts.browser import Tab, tab
@@ -268,19 +272,24 @@ class _Tags(HTMLParser):
         self.found.append((tag, tuple(name for name, _ in attrs)))
 
 
+def coming(now: datetime, request_id: str = "req_1", **facts: Any) -> RecordBuilder:
+    """A request that has come, with these facts of its head."""
+    return RecordBuilder(Arrival(now, request_id, **facts), Timeline(Clock()))
+
+
 def drawn(word: str) -> str:
     """A page in which ``word`` stands wherever a text from outside can."""
     now = datetime(2026, 11, 21, 21, 4, tzinfo=UTC)
     board = CallTracker()
     for status, source in ((502, "upstream"), (400, "client")):
-        draft = RecordBuilder(now, word, status=status, error_code=word, error_source=source)
-        draft.account_name = word
-        board.end(board.begin(draft, 0.0), now)
-    draft = RecordBuilder(
-        now, word, key_id=word, endpoint=word, model=word, account_name=word, auth_ms=1
-    )
-    draft.attempts.append(AttemptRecord(word, word))
-    board.begin(draft, 0.0)
+        record = Record(
+            now, word, status=status, error_code=word, error_source=source, account_name=word
+        )
+        board.end(board.begin(coming(now)), record, now)
+    call = coming(now, word, endpoint=word)
+    call.key, call.asked = key(key_id=word), Asked(model=word)
+    call.attempt(AttemptRecord(word, word))
+    board.begin(call)
     account = AccountView(
         word, word, Condition.COOLING, 1, 3, True, 5.0, None, CooldownView(now, 429, word), 1, now
     )
@@ -297,7 +306,7 @@ def shown(board: CallTracker, now: datetime, told: Readiness, *accounts: Account
             told,
             accounts,
             WaitingView(1, 2.0),
-            board.in_flight(1.0),
+            board.in_flight(),
             0,
             0,
             board.last_hour(now),
@@ -318,9 +327,9 @@ def test_text_that_was_passed_on_is_no_picture_that_was_served(texts: int, note:
     now = datetime(2026, 11, 21, 21, 4, tzinfo=UTC)
     board = CallTracker()
     for is_text in [False] * 2 + [True] * texts:
-        flight = board.begin(RecordBuilder(now, "req_1", status=200, total_ms=1000), 0.0)
-        flight.is_text = is_text
-        board.end(flight, now)
+        call = board.begin(coming(now))
+        call.is_text = is_text
+        board.end(call, Record(now, "req_1", status=200, total_ms=1000), now)
     told = Readiness(True, (), "1", "one", True, True, 1.0, True, 1.0)
     assert f"<dt>Served</dt>{note}" in shown(board, now, told)
 

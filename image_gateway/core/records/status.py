@@ -3,9 +3,8 @@
 It keeps facts that are in the log record too, and fewer of them: ids, codes and times, never a
 name of a key, a prompt, a credential or an upstream's own words.  Its memory is bounded by design:
 an hour is a ring of minutes, a minute is counts and a histogram of fixed buckets, and of errors the
-last ones are kept.  A call costs it some microseconds: what a call is at is read off its draft when
-somebody asks.  Times are seconds of a clock that only goes forward (``now``) or UTC (``wall``); the
-caller brings them.
+last ones are kept.  A call costs it some microseconds: what a call is at is read off its timeline
+when somebody asks.  ``wall`` is the time in UTC; the caller brings it.
 
 The dataclasses at the end are what the ops port tells, and as JSON they are the promise of
 ``/status.json``: their fields' names are its names.
@@ -13,7 +12,7 @@ The dataclasses at the end are what the ops port tells, and as JSON they are the
 
 import math
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -21,8 +20,9 @@ from itertools import islice
 from typing import Final
 
 from image_gateway.core.errors import Source
-from image_gateway.core.records.record import AttemptRecord, RecordBuilder
-from image_gateway.core.routing.failover import Action
+from image_gateway.core.records.builder import RecordBuilder
+from image_gateway.core.records.phases import Phase
+from image_gateway.core.records.record import AttemptRecord, Record
 from image_gateway.core.routing.ranking import Condition
 
 MOST_LISTED: Final = 200
@@ -46,8 +46,8 @@ _BUCKETS: Final = 150
 # -- one call --------------------------------------------------------------------------------------
 
 
-class Phase(StrEnum):
-    """What a call is at."""
+class PhaseLabel(StrEnum):
+    """What a call is at, as the ops port tells it: a few of its phases in one word."""
 
     AUTH = "auth"
     """Key and accounts are looked up."""
@@ -58,6 +58,20 @@ class Phase(StrEnum):
     """Sent, or being sent; no answer yet."""
     STREAM = "stream"
     """An answer is coming, or going out."""
+
+
+_LABELS: Final[Mapping[Phase | None, PhaseLabel]] = {
+    None: PhaseLabel.AUTH,
+    Phase.RECEIVED: PhaseLabel.AUTH,
+    Phase.AUTHENTICATED: PhaseLabel.BODY,
+    Phase.READ: PhaseLabel.AUTH,
+    Phase.ADMITTED: PhaseLabel.AUTH,
+    Phase.WAITING: PhaseLabel.WAITING,
+    Phase.SENT: PhaseLabel.UPSTREAM,
+    Phase.ANSWERED: PhaseLabel.STREAM,
+    Phase.DELIVERED: PhaseLabel.STREAM,
+    Phase.RECORDED: PhaseLabel.STREAM,
+}
 
 
 class RequestOutcome(StrEnum):
@@ -80,46 +94,18 @@ _CLIENTS: Final = frozenset({RequestOutcome.CLIENT_ERROR, RequestOutcome.CLIENT_
 
 @dataclass(eq=False, slots=True)
 class InFlightCall:
-    """One call under way, since ``began``; ``is_text``: it is passed on to the text API."""
+    """One call under way; ``is_text``: it is passed on to the text API."""
 
-    record: RecordBuilder
-    began: float
+    builder: RecordBuilder
     is_text: bool = False
 
     @property
-    def phase(self) -> Phase:
-        """What it is at, as its draft tells."""
-        record = self.record
-        if record.auth_ms is None:
-            return Phase.AUTH
-        if self.is_text:
-            return Phase.UPSTREAM if record.upstream_ms is None else Phase.STREAM
-        if record.body_ms is None:
-            return Phase.BODY
-        if record.error_code is not None:
-            return Phase.STREAM
-        return Phase.AUTH if record.wait_ms is None else _phase_of(record.attempts)
-
-    def waited(self, now: float) -> float:
-        """Seconds for which it has waited for slots: what is left of its age beside the rest."""
-        record = self.record
-        known = (record.auth_ms, record.body_ms, record.upstream_ms, record.stream_ms)
-        return max(now - self.began - sum(each or 0 for each in known) / 1000, 0.0)
+    def label(self) -> PhaseLabel:
+        """What it is at."""
+        return _LABELS[self.builder.timeline.phase]
 
 
-def _phase_of(attempts: Sequence[AttemptRecord]) -> Phase:
-    """What a call is at that looks for an account, or has found one."""
-    running = [each for each in attempts if each.action is None]
-    if running:
-        is_answered = any(each.upstream_ms is not None for each in running)
-        return Phase.STREAM if is_answered else Phase.UPSTREAM
-    last = attempts[-1].action if attempts else Action.NEXT
-    if last == Action.NEXT:
-        return Phase.WAITING
-    return Phase.UPSTREAM if last in {Action.RETRY, Action.REREAD} else Phase.STREAM
-
-
-def outcome(record: RecordBuilder) -> RequestOutcome:
+def outcome(record: Record) -> RequestOutcome:
     """How a call ended, by its record; an error of the text API has a status and no code."""
     if record.client_left:
         return RequestOutcome.CLIENT_LEFT
@@ -159,16 +145,16 @@ class CallTracker:
     def __repr__(self) -> str:
         return f"<CallTracker {len(self._calls)} in flight>"
 
-    def begin(self, record: RecordBuilder, now: float) -> InFlightCall:
-        """A call has come; it is told until ``end``."""
-        call = InFlightCall(record, now)
+    def begin(self, builder: RecordBuilder) -> InFlightCall:
+        """A call has come; it is in flight until ``end``."""
+        call = InFlightCall(builder)
         self._calls[call] = None
         return call
 
-    def end(self, call: InFlightCall, wall: datetime) -> None:
+    def end(self, call: InFlightCall, record: Record, wall: datetime) -> None:
         """Its record is built."""
         del self._calls[call]
-        record, ended = call.record, outcome(call.record)
+        ended = outcome(record)
         minute = self._minute(_minute_number(wall))
         minute.outcomes[ended] += 1
         if ended is RequestOutcome.OK:
@@ -195,18 +181,22 @@ class CallTracker:
 
     # -- telling -----------------------------------------------------------------------------------
 
-    def phases(self) -> Counter[Phase]:
+    def phases(self) -> Counter[PhaseLabel]:
         """How many calls are at what."""
-        return Counter(call.phase for call in self._calls)
+        return Counter(call.label for call in self._calls)
 
-    def in_flight(self, now: float) -> "InFlightView":
+    def in_flight(self) -> "InFlightView":
         """The calls under way, oldest first."""
         oldest = islice(self._calls, MOST_LISTED)
-        return InFlightView(len(self._calls), tuple(_view(call, now) for call in oldest))
+        return InFlightView(len(self._calls), tuple(_view(call) for call in oldest))
 
-    def longest_wait(self, now: float) -> float | None:
+    def longest_wait(self) -> float | None:
         """Seconds for which a call waits for a slot; None where none does."""
-        waits = [call.waited(now) for call in self._calls if call.phase is Phase.WAITING]
+        waits = [
+            call.builder.timeline.seconds(Phase.WAITING) or 0.0
+            for call in self._calls
+            if call.label is PhaseLabel.WAITING
+        ]
         return round(max(waits), 3) if waits else None
 
     def errors(self) -> tuple["ErrorView", ...]:
@@ -233,16 +223,17 @@ class CallTracker:
         )
 
 
-def _view(call: InFlightCall, now: float) -> "CallView":
-    record = call.record
+def _view(call: InFlightCall) -> "CallView":
+    builder = call.builder
+    key, answering, model = builder.key, builder.answering, builder.asked.model
     return CallView(
-        record.request_id,
-        record.key_id,
-        record.endpoint,
-        None if record.model is None else record.model[:_LONGEST_TEXT],
-        record.account_name,
-        call.phase,
-        round(max(now - call.began, 0.0), 3),
+        builder.arrival.request_id,
+        None if key is None else key.key_id,
+        builder.arrival.endpoint,
+        None if model is None else model[:_LONGEST_TEXT],
+        None if answering is None else answering.account_name,
+        call.label,
+        round(builder.timeline.age(), 3),
     )
 
 
@@ -297,7 +288,7 @@ class CallView:
     endpoint: str | None
     model: str | None
     account_name: str | None
-    phase: Phase
+    phase: PhaseLabel
     age_seconds: float
 
 

@@ -15,7 +15,6 @@ from typing import Final
 
 from image_gateway.core import errors
 from image_gateway.core.errors import Refusal, UpstreamError
-from image_gateway.core.model import Dialect
 from image_gateway.core.routing.cooldowns import CooldownSpec
 
 
@@ -56,7 +55,7 @@ class AttemptOutcome:
     """
 
     stage: Stage
-    dialect: Dialect
+    dialect: str
     status: int | None = None
     error: UpstreamError = field(default_factory=UpstreamError)
     wait: float | None = None

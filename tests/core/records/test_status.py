@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from image_gateway.core import errors
 from image_gateway.core.model import Credential, Secret
-from image_gateway.core.records.record import AttemptRecord, RecordBuilder
+from image_gateway.core.records.builder import Arrival, Asked, RecordBuilder, Sent
+from image_gateway.core.records.phases import Phase, Timeline
+from image_gateway.core.records.record import AttemptRecord, Record
 from image_gateway.core.records.status import (
     BLOCK_MINUTES,
     BLOCKS,
@@ -21,114 +23,117 @@ from image_gateway.core.records.status import (
     MOST_LISTED,
     CallTracker,
     InFlightCall,
-    Phase,
+    PhaseLabel,
     RequestOutcome,
     outcome,
 )
 from image_gateway.core.routing.budget import Budgets
 from image_gateway.core.routing.cooldowns import Cause, Cooldown, CooldownSpec, CooldownTracker
 from tests.core import builders
+from tests.core.builders import Clock
 
 NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 FIRST = datetime(2026, 11, 21, 11, 5, tzinfo=UTC)
 """Where the hour begins that ends in the block of noon."""
 
 
-def draft(**facts: Any) -> RecordBuilder:
-    """A record in the making, of which only these facts are known."""
-    return RecordBuilder(NOON, facts.pop("request_id", "req_1"), **facts)
+def ended_record(**facts: Any) -> Record:
+    """A record of which only these facts are known."""
+    return Record(NOON, facts.pop("request_id", "req_1"), **facts)
+
+
+def coming(request_id: str = "req_1", clock: Clock | None = None, **facts: Any) -> RecordBuilder:
+    """A request that has come, with these facts of its head."""
+    return RecordBuilder(Arrival(NOON, request_id, **facts), Timeline(clock or Clock()))
 
 
 def ended(board: CallTracker, wall: datetime = NOON, **facts: Any) -> None:
     """A call that came and went; it was served, unless the facts say otherwise."""
     facts = {"status": 200, "total_ms": 1000, **facts}
-    board.end(board.begin(draft(**facts), 0.0), wall)
-
-
-def attempt(**facts: Any) -> AttemptRecord:
-    return AttemptRecord("alpha", "codex", **facts)
+    board.end(board.begin(coming()), ended_record(**facts), wall)
 
 
 # -- phases ----------------------------------------------------------------------------------------
 
-LET_IN = {"auth_ms": 1, "body_ms": 1, "wait_ms": 0}
-
 
 @pytest.mark.parametrize(
-    ("facts", "attempts", "phase"),
+    ("phase", "label"),
     [
-        ({}, [], Phase.AUTH),
-        ({"auth_ms": 1}, [], Phase.BODY),
-        ({"auth_ms": 1, "body_ms": 1}, [], Phase.AUTH),
-        ({"auth_ms": 1, "body_ms": 1, "error_code": "invalid_value"}, [], Phase.STREAM),
-        ({**LET_IN, "error_code": "account_concurrency"}, [], Phase.STREAM),
-        (LET_IN, [], Phase.WAITING),
-        (LET_IN, [{}], Phase.UPSTREAM),
-        (LET_IN, [{"stage": "sent"}], Phase.UPSTREAM),
-        (LET_IN, [{"stage": "sent", "upstream_ms": 9}], Phase.STREAM),
-        (LET_IN, [{"upstream_ms": 9, "action": "deliver"}], Phase.STREAM),
-        (LET_IN, [{"upstream_ms": 9, "action": "next"}], Phase.WAITING),
-        (LET_IN, [{"upstream_ms": 9, "action": "next"}, {}], Phase.UPSTREAM),
-        (LET_IN, [{"upstream_ms": 9, "action": "retry"}], Phase.UPSTREAM),
-        (LET_IN, [{"upstream_ms": 9, "action": "reread"}], Phase.UPSTREAM),
-        (LET_IN, [{"upstream_ms": 9}, {"stage": "sent"}], Phase.STREAM),
-        (LET_IN, [{"upstream_ms": 9, "action": "return"}], Phase.STREAM),
+        (None, PhaseLabel.AUTH),
+        (Phase.RECEIVED, PhaseLabel.AUTH),
+        (Phase.AUTHENTICATED, PhaseLabel.BODY),
+        (Phase.READ, PhaseLabel.AUTH),
+        (Phase.ADMITTED, PhaseLabel.AUTH),
+        (Phase.WAITING, PhaseLabel.WAITING),
+        (Phase.SENT, PhaseLabel.UPSTREAM),
+        (Phase.ANSWERED, PhaseLabel.STREAM),
+        (Phase.DELIVERED, PhaseLabel.STREAM),
+        (Phase.RECORDED, PhaseLabel.STREAM),
     ],
 )
-def test_a_call_is_at_what_its_record_so_far_says(
-    facts: Mapping[str, Any], attempts: list[Mapping[str, Any]], phase: Phase
+def test_a_call_is_shown_at_the_phase_that_it_entered_last(
+    phase: Phase | None, label: PhaseLabel
 ) -> None:
-    flight = InFlightCall(draft(**facts, attempts=[attempt(**each) for each in attempts]), 0.0)
-    assert flight.phase is phase
+    call = coming()
+    if phase is not None:
+        call.enter(phase)
+    assert InFlightCall(call).label is label
 
 
-def test_a_call_that_goes_to_the_text_api_waits_for_no_slot() -> None:
-    asked = InFlightCall(draft(auth_ms=1, body_ms=1), 0.0, is_text=True)
-    assert asked.phase is Phase.UPSTREAM
-    answered = InFlightCall(draft(auth_ms=1, body_ms=1, upstream_ms=5), 0.0, is_text=True)
-    assert answered.phase is Phase.STREAM
+def test_every_phase_has_a_label() -> None:
+    for phase in Phase:
+        call = coming()
+        call.enter(phase)
+        assert InFlightCall(call).label in PhaseLabel
 
 
 def test_the_phases_of_all_calls_are_counted() -> None:
     board = CallTracker()
-    for facts in ({}, {"auth_ms": 1}, {"auth_ms": 1}):
-        board.begin(draft(**facts), 0.0)
-    assert board.phases() == {Phase.AUTH: 1, Phase.BODY: 2}
+    for phases in ([], [Phase.AUTHENTICATED], [Phase.AUTHENTICATED]):
+        call = coming()
+        for phase in phases:
+            call.enter(phase)
+        board.begin(call)
+    assert board.phases() == {PhaseLabel.AUTH: 1, PhaseLabel.BODY: 2}
 
 
-def test_a_wait_is_what_a_call_was_not_otherwise_busy_with() -> None:
-    board = CallTracker()
-    assert board.longest_wait(100.0) is None
-    board.begin(draft(auth_ms=1000, body_ms=2000, wait_ms=0), 50.0)
-    board.begin(draft(auth_ms=0, body_ms=0, wait_ms=0, attempts=[attempt()]), 0.0)
-    assert board.longest_wait(60.0) == 7.0
-    failed = [attempt(upstream_ms=20_000, action="next")]
-    again = draft(auth_ms=0, body_ms=0, wait_ms=0, upstream_ms=20_000, attempts=failed)
-    board.begin(again, 30.0)
-    assert board.longest_wait(60.0) == 10.0
-
-
-def test_only_a_wait_for_a_slot_is_one() -> None:
-    """Not one for the control plane, which comes before it."""
-    board = CallTracker()
-    call = draft(auth_ms=0, body_ms=0)
-    board.begin(call, 0.0)
-    assert board.longest_wait(60.0) is None
-    call.auth_ms, call.wait_ms = 50_000, 0
-    assert board.longest_wait(60.0) == 10.0
-    call.error_code = "account_concurrency"
-    assert board.longest_wait(60.0) is None
+def test_the_longest_wait_is_that_of_a_call_that_waits() -> None:
+    """Over all of its waits; a call that is served waits no more."""
+    board, clock = CallTracker(), Clock()
+    assert board.longest_wait() is None
+    first, second = coming(clock=clock), coming(clock=clock)
+    for call in (first, second):
+        board.begin(call)
+    first.enter(Phase.RECEIVED)
+    assert board.longest_wait() is None
+    first.enter(Phase.WAITING)
+    clock.now = 7.0
+    second.enter(Phase.WAITING)
+    clock.now = 10.0
+    assert board.longest_wait() == 10.0
+    first.enter(Phase.SENT)
+    assert board.longest_wait() == 3.0
+    clock.now = 30.0
+    first.enter(Phase.WAITING)
+    second.enter(Phase.SENT)
+    clock.now = 34.0
+    assert board.longest_wait() == 14.0
+    first.enter(Phase.DELIVERED)
+    assert board.longest_wait() is None
 
 
 # -- in flight -------------------------------------------------------------------------------------
 
 
 def test_a_call_is_told_from_its_beginning_to_its_record() -> None:
-    board = CallTracker()
-    call = draft(request_id="req_a", key_id="key-1", endpoint="edits", model="gpt-image-2")
-    flight = board.begin(call, 100.0)
-    call.auth_ms, call.account_name = 1, "alpha"
-    [told] = board.in_flight(103.5).oldest
+    board, clock = CallTracker(), Clock(100.0)
+    call = coming("req_a", clock, endpoint="edits")
+    in_flight = board.begin(call)
+    call.key, call.asked = builders.key(key_id="key-1"), Asked(model="gpt-image-2")
+    call.enter(Phase.AUTHENTICATED)
+    call.attempt(AttemptRecord("alpha", "codex"))
+    clock.now = 103.5
+    [told] = board.in_flight().oldest
     assert dataclasses.asdict(told) == {
         "request_id": "req_a",
         "key_id": "key-1",
@@ -138,17 +143,16 @@ def test_a_call_is_told_from_its_beginning_to_its_record() -> None:
         "phase": "body",
         "age_seconds": 3.5,
     }
-    call.status, call.total_ms = 200, 3500
-    board.end(flight, NOON)
-    assert board.in_flight(104.0).total == 0
-    assert board.in_flight(104.0).oldest == ()
+    board.end(in_flight, call.build(Sent(200)), NOON)
+    assert board.in_flight().total == 0
+    assert board.in_flight().oldest == ()
 
 
 def test_of_many_calls_the_oldest_are_told_and_all_are_counted() -> None:
     board = CallTracker()
-    flights = [board.begin(draft(request_id=f"req_{n}"), float(n)) for n in range(MOST_LISTED + 50)]
-    board.end(flights[0], NOON)
-    found = board.in_flight(1000.0)
+    calls = [board.begin(coming(f"req_{n}")) for n in range(MOST_LISTED + 50)]
+    board.end(calls[0], ended_record(status=200), NOON)
+    found = board.in_flight()
     assert found.total == MOST_LISTED + 49
     assert [each.request_id for each in found.oldest] == [
         f"req_{n}" for n in range(1, MOST_LISTED + 1)
@@ -156,9 +160,10 @@ def test_of_many_calls_the_oldest_are_told_and_all_are_counted() -> None:
 
 
 def test_a_model_name_that_a_client_made_long_is_cut() -> None:
-    board = CallTracker()
-    board.begin(draft(model="m" * 30_000), 0.0)
-    [told] = board.in_flight(1.0).oldest
+    board, call = CallTracker(), coming()
+    call.asked = Asked(model="m" * 30_000)
+    board.begin(call)
+    [told] = board.in_flight().oldest
     assert told.model == "m" * 64
 
 
@@ -181,13 +186,13 @@ def test_a_model_name_that_a_client_made_long_is_cut() -> None:
     ],
 )
 def test_a_call_ended_as_its_record_says(facts: Mapping[str, Any], how: str) -> None:
-    assert outcome(draft(**facts)) == how
+    assert outcome(ended_record(**facts)) == how
 
 
 @pytest.mark.parametrize("code", errors.ERROR_SPECS)
 def test_every_error_of_ours_is_counted_as_its_source_says(code: str) -> None:
     kind = errors.ERROR_SPECS[code]
-    found = outcome(draft(status=kind.status, error_code=code, error_source=kind.source))
+    found = outcome(ended_record(status=kind.status, error_code=code, error_source=kind.source))
     assert found == f"{kind.source}_error"
 
 
@@ -289,9 +294,9 @@ def test_a_percentile_is_at_most_a_tenth_above_the_truth(times: list[int]) -> No
 def test_only_served_pictures_tell_how_long_a_picture_takes() -> None:
     board = CallTracker()
     ended(board, total_ms=1, status=401, error_code="invalid_api_key", error_source="client")
-    text = board.begin(draft(status=200, total_ms=5), 0.0)
+    text = board.begin(coming())
     text.is_text = True
-    board.end(text, NOON)
+    board.end(text, ended_record(status=200, total_ms=5), NOON)
     hour = board.last_hour(NOON)
     assert hour.whole.outcomes["ok"] == 1
     assert dataclasses.astuple(hour.whole.latency) == (0, None, None, None)
@@ -322,7 +327,7 @@ def test_the_last_errors_are_told_newest_first_with_ids_and_codes_only() -> None
 
 def test_a_failure_that_no_account_answered_names_the_one_that_was_tried_last() -> None:
     board = CallTracker()
-    tried = [AttemptRecord("alpha", "codex"), AttemptRecord("beta", "azure")]
+    tried = (AttemptRecord("alpha", "codex"), AttemptRecord("beta", "azure"))
     failed: dict[str, Any] = {"status": 502, "error_code": "upstream_unreachable"}
     ended(board, attempts=tried, **failed)
     ended(board, attempts=tried, account_name="alpha", **failed)
@@ -421,14 +426,18 @@ def test_nothing_but_ids_codes_and_times_is_told() -> None:
     told = {"request_id", "key_id", "endpoint", "model", "account_name", "error_code"}
     facts: dict[str, Any] = {
         item.name: "hidden"
-        for item in dataclasses.fields(RecordBuilder)
+        for item in dataclasses.fields(Record)
         if item.type == "str | None" or item.type == (str | None)
     }
     assert {"prompt_hmac", "key_name", "client_address"} <= set(facts)
     facts |= dict.fromkeys(told & set(facts), "shown")
     facts["error_source"] = "upstream"
-    board.begin(draft(**facts), 0.0)
+    call = coming("shown", client_address="hidden", path="hidden", endpoint="shown")
+    call.key = builders.key(key_id="shown", key_name="hidden", group_id="hidden")
+    call.asked = Asked(model="shown", upstream_model="hidden", prompt_hmac="hidden", size="hidden")
+    call.attempt(AttemptRecord("shown", "hidden", "hidden", error_code="hidden"))
+    board.begin(call)
     ended(board, **facts, status=502)
-    text = orjson.dumps((board.in_flight(1.0), board.last_hour(NOON), board.errors()))
+    text = orjson.dumps((board.in_flight(), board.last_hour(NOON), board.errors()))
     assert b"shown" in text
     assert b"hidden" not in text

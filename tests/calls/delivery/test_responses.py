@@ -9,11 +9,14 @@ from typing import Any, cast
 import pytest
 
 from image_gateway.calls.delivery import ResponseContext
-from image_gateway.calls.responses_api import AssembledResponse
-from image_gateway.core.records.record import RecordBuilder
+from image_gateway.calls.delivery.responses import AssembledResponse
+from image_gateway.core.records.builder import Arrival, RecordBuilder
+from image_gateway.core.records.phases import Timeline
+from image_gateway.core.request.intent import IntentRequest
 from image_gateway.edge.client.downstream import Downstream
 from image_gateway.edge.spool import Spools
 from image_gateway.edge.upstream.http_client import UpstreamResponse
+from tests.core.builders import Clock
 from tests.parts.upstream import drawn, frame, picture
 
 ROOM = 2**20
@@ -61,15 +64,19 @@ async def test_a_process_that_ends_after_a_response_has_come_delivers_it_as_comp
         completed["response"]["output"] = [item["item"]]
         events = [*before, completed]
     with Spools(tmp_path, ROOM, ROOM) as spools, ExitStack() as kept:
-        draft = RecordBuilder(datetime.now(UTC), "req_1")
-        context = ResponseContext(cast("Downstream", client), None, draft, spools, kept, 5.0)
-        whole = AssembledResponse(context)
-        outcome = await whole.take(cast("UpstreamResponse", Said(*events)), "codex", float("inf"))
+        record = RecordBuilder(Arrival(datetime.now(UTC), "req_1"), Timeline(Clock()))
+        context = ResponseContext(cast("Downstream", client), None, record, spools, kept, 5.0)
+        intent = IntentRequest("gpt-5", (), {}, {})
+        whole = AssembledResponse(context, intent)
+        outcome = await whole.deliver(
+            cast("UpstreamResponse", Said(*events)), "codex", float("inf")
+        )
         assert outcome.usable
-        assert whole.pictures == 1
-        whole.conclude()
-        assert whole.finish is not None
-        await whole.finish()
+        assert record.made is not None
+        assert record.made.pictures == 1
+        finish = whole.salvage()
+        assert finish is not None
+        await finish()
     answer = json.loads(client.body)
     assert answer["status"] == "completed"
     assert [each["result"] for each in answer["output"]] == [picture()]

@@ -1,4 +1,4 @@
-"""Answers for clients of the Responses API itself: its events as they are, or one whole response.
+"""Answers for clients of the Responses API itself: its events as they came, or one response.
 
 The upstream always streams.  What opens a stream and says nothing (``response.created``) is kept
 back until something follows, so that an account which fails at once can still be replaced by
@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 
-from image_gateway.calls.delivery import (
-    AnswerTimer,
+from image_gateway.calls.delivery.context import (
+    Delivery,
     Finish,
     ResponseContext,
     delivered,
@@ -23,9 +23,10 @@ from image_gateway.core import headers
 from image_gateway.core.codec import json_scanner
 from image_gateway.core.dialects import events
 from image_gateway.core.dialects.events import EventKind, ParsedEvent
-from image_gateway.core.model import Dialect
+from image_gateway.core.records.builder import Made
+from image_gateway.core.records.phases import Phase
+from image_gateway.core.request.intent import IntentRequest
 from image_gateway.core.routing.failover import AttemptOutcome
-from image_gateway.edge.client.event_stream import EventStream
 from image_gateway.edge.spool import SpooledBody
 from image_gateway.edge.upstream.event_reader import (
     MOST_EVENTS_OF_TEXT,
@@ -36,19 +37,18 @@ from image_gateway.edge.upstream.event_reader import (
 from image_gateway.edge.upstream.http_client import LostError, UpstreamResponse
 
 
-class ResponseStreamPassthrough:
-    """The events, frame by frame as they are."""
+class ResponseStreamPassthrough(Delivery[IntentRequest]):
+    """The events, frame by frame as they came."""
 
-    def __init__(self, context: ResponseContext, stream: EventStream) -> None:
-        self._context = context
-        self._stream = stream
+    def __init__(self, context: ResponseContext, request: IntentRequest) -> None:
+        super().__init__(context, request)
+        self._stream = context.open_stream
         self._counts = _ResponseCounts(context)
         self._unsent: list[SpooledBody] = []
-        self._timer = AnswerTimer(context.record_builder)
-        self.finish: Finish | None = None
+        self._has_begun = False
 
-    async def take(
-        self, response: UpstreamResponse, dialect: Dialect, until: float
+    async def deliver(
+        self, response: UpstreamResponse, dialect: str, until: float
     ) -> AttemptOutcome:
         context, stream = self._context, self._stream
         stream.name_headers(headers.to_client(response.headers))
@@ -57,26 +57,27 @@ class ResponseStreamPassthrough:
                 try:
                     spooled = await reader.next()
                 except LostError as error:
-                    return lost(dialect, str(error), sent=self._timer.begun)
+                    return lost(dialect, str(error), sent=self._has_begun)
                 if spooled is None:
-                    return lost(dialect, "EndOfStream", sent=self._timer.begun)
-                found = events.read_conversation_event(spooled.event)
-                self._counts.note(found)
+                    return lost(dialect, "EndOfStream", sent=self._has_begun)
+                event = events.read_conversation_event(spooled.event)
+                self._counts.add(event)
                 with ExitStack() as closing:
                     closing.enter_context(spooled)
-                    if found.kind is EventKind.FAILURE and not self._timer.begun:
-                        return failed(response, dialect, found, sent=False)
-                    if found.kind in {EventKind.OPENING, EventKind.FAILURE, EventKind.END}:
+                    if event.kind is EventKind.FAILURE and not self._has_begun:
+                        return failed(response, dialect, event, sent=False)
+                    if event.kind in {EventKind.OPENING, EventKind.FAILURE, EventKind.END}:
                         context.kept.push(closing.pop_all())
                         self._unsent.append(spooled.frame())
-                    if found.kind is EventKind.OPENING:
+                    if event.kind is EventKind.OPENING:
                         continue
-                    self._timer.tick()
-                    if found.kind is EventKind.FAILURE:
+                    self._has_begun = True
+                    context.record.enter(Phase.ANSWERED)
+                    if event.kind is EventKind.FAILURE:
                         # In its own words: they are those that this kind of client reads.
                         self.finish = partial(stream.finish, *self._unsent)
-                        return failed(response, dialect, found, sent=True)
-                    if found.kind is EventKind.END:
+                        return failed(response, dialect, event, sent=True)
+                    if event.kind is EventKind.END:
                         self.finish = partial(stream.finish, *self._unsent)
                         return delivered(response, dialect)
                     await self._send(spooled.frame())
@@ -95,36 +96,28 @@ class _Item:
     spooled: SpooledEvent
 
 
-class AssembledResponse:
+class AssembledResponse(Delivery[IntentRequest]):
     """One response, put together of its events once it is complete."""
 
-    def __init__(self, context: ResponseContext) -> None:
-        self._context = context
+    def __init__(self, context: ResponseContext, request: IntentRequest) -> None:
+        super().__init__(context, request)
         self._counts = _ResponseCounts(context)
-        self._timer = AnswerTimer(context.record_builder)
         self._items: list[_Item] = []
         self._response: _Item | None = None
-        self.finish: Finish | None = None
 
-    @property
-    def pictures(self) -> int:
-        """Made so far."""
-        return self._counts.pictures
-
-    async def take(
-        self, response: UpstreamResponse, dialect: Dialect, until: float
+    async def deliver(
+        self, response: UpstreamResponse, dialect: str, until: float
     ) -> AttemptOutcome:
         context = self._context
         with _reader(response, context, Keep.DATA, until) as reader:
             outcome = await self._read(reader, response, dialect)
-        if self.finish is None and self.pictures:
+        if self.finish is None and self.salvage() is not None:
             # What was made has been paid for; what broke after that is for the record.
-            self.conclude()
             return replace(delivered(response, dialect), reason=outcome.reason, error=outcome.error)
         return outcome
 
     async def _read(
-        self, reader: EventReader, response: UpstreamResponse, dialect: Dialect
+        self, reader: EventReader, response: UpstreamResponse, dialect: str
     ) -> AttemptOutcome:
         while True:
             try:
@@ -135,35 +128,35 @@ class AssembledResponse:
                 return lost(dialect, "EndOfStream", sent=False)
             with ExitStack() as closing:
                 closing.enter_context(spooled)
-                found = events.read_conversation_event(spooled.event)
-                self._counts.note(found)
-                if found.kind is EventKind.FAILURE:
-                    return failed(response, dialect, found, sent=False)
-                self._timer.tick()
-                if self._keep(found, spooled):
+                event = events.read_conversation_event(spooled.event)
+                self._counts.add(event)
+                if event.kind is EventKind.FAILURE:
+                    return failed(response, dialect, event, sent=False)
+                self._context.record.enter(Phase.ANSWERED)
+                if self._keep(event, spooled):
                     self._context.kept.push(closing.pop_all())
-            if found.kind is EventKind.END:
+            if event.kind is EventKind.END:
                 if self._response is None:
                     return invalid(response, dialect)
                 self.finish = self._send_response
                 return delivered(response, dialect)
 
-    def _keep(self, found: ParsedEvent, spooled: SpooledEvent) -> bool:
+    def _keep(self, event: ParsedEvent, spooled: SpooledEvent) -> bool:
         """Whether an event is a part of the response."""
         fields = spooled.event.fields()
         item, response = fields.get("item"), fields.get("response")
         if spooled.event.kind() == "response.output_item.done" and isinstance(item, dict):
             self._items.append(_Item(item, spooled))
             return True
-        if found.kind in {EventKind.OPENING, EventKind.END} and isinstance(response, dict):
+        if event.kind in {EventKind.OPENING, EventKind.END} and isinstance(response, dict):
             self._response = _Item(response, spooled)
             return True
         return False
 
-    def conclude(self) -> None:
+    def salvage(self) -> Finish | None:
         """No more will come: where the end did not, what is here has to do."""
-        if self.finish is not None:
-            return
+        if self.finish is not None or not self._counts.pictures:
+            return self.finish
         broken = {"status": "incomplete", "incomplete_details": {"reason": "upstream_cut"}}
         if self._response is not None:
             known = {**self._response.fields, **broken}
@@ -171,17 +164,10 @@ class AssembledResponse:
         else:
             self._response = _Item(broken, self._items[0].spooled)
         self.finish = self._send_response
+        return self.finish
 
     async def _send_response(self) -> None:
-        parts = self._parts()
-        length = sum(part.length for part in parts)
-        downstream = self._context.downstream
-        sent = {"content-type": "application/json", "content-length": str(length)}
-        await downstream.start(200, sent)
-        for part in parts:
-            async for piece in part.play():
-                await downstream.send(piece)
-        await downstream.finish()
+        await self._context.send_json(self._parts())
 
     def _parts(self) -> list[SpooledBody]:
         """The response; its output is often empty at the end, for the items have come before."""
@@ -217,15 +203,15 @@ class _ResponseCounts:
     """What a response made, for the record."""
 
     def __init__(self, context: ResponseContext) -> None:
-        self._record = context.record_builder
+        self._record = context.record
         self._first: Mapping[str, object] = {}
         self.pictures = 0
 
-    def note(self, found: ParsedEvent) -> None:
-        if found.kind is EventKind.PICTURE:
+    def add(self, event: ParsedEvent) -> None:
+        if event.kind is EventKind.PICTURE:
             self.pictures += 1
-        elif found.kind is EventKind.END and not self.pictures:
-            self.pictures = found.pictures
-        self._first = self._first or found.picture
-        if found.kind in {EventKind.PICTURE, EventKind.END}:
-            self._record.record_answer(self.pictures, found.usage, self._first)
+        elif event.kind is EventKind.END and not self.pictures:
+            self.pictures = event.pictures
+        self._first = self._first or event.picture
+        if event.kind in {EventKind.PICTURE, EventKind.END}:
+            self._record.made = Made.of(self.pictures, event.usage, self._first)

@@ -1,0 +1,187 @@
+"""One account asked, until it decides: the policy that says what follows from an attempt.
+
+Three things make an account's answer more than one attempt.  A credential that was refused is read
+again, once, because the control plane may have renewed it meanwhile.  An upstream that is a pool
+itself is asked again (``same_account_retries``).  And where one call makes one picture, several
+calls serve a request together (``fan_out``).
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Final
+
+from image_gateway.calls import delivery
+from image_gateway.calls.attempt import AttemptPlan, AttemptResult, AttemptRunner, UpstreamJob
+from image_gateway.calls.delivery import AnyDelivery, Finish, PictureCollector, ResponseContext
+from image_gateway.calls.fan_out import FanOut
+from image_gateway.context import AppContext
+from image_gateway.core import dialects
+from image_gateway.core.dialects import ExpectedResponse, UpstreamRequest
+from image_gateway.core.model import Account
+from image_gateway.core.records.phases import Phase
+from image_gateway.core.request.image_request import ImageRequest
+from image_gateway.core.routing import capability, failover, ranking
+from image_gateway.core.routing.cooldowns import Cause
+from image_gateway.core.routing.failover import Action
+from image_gateway.edge.upstream.http_client import UpstreamResponse
+
+AGAIN_SECONDS: Final = 0.5
+"""Before an upstream that is a pool is asked again (``same_account_retries``)."""
+
+_log = logging.getLogger(__name__)
+
+
+class AccountCalls:
+    """The calls of one request, account by account."""
+
+    def __init__(self, app: AppContext, context: ResponseContext, job: UpstreamJob) -> None:
+        self._app = app
+        self._context = context
+        self._job = job
+        self._runner = AttemptRunner(app, context, job)
+        self._delivery: AnyDelivery | None = None
+
+    def __repr__(self) -> str:
+        return f"<AccountCalls {self._runner!r}>"
+
+    async def ask(self, account: Account) -> AttemptResult:
+        """Ask an account until it decides, or as often as it wants to be asked.
+
+        The account's slot is the caller's.  Raises ``ClientLeftError``.
+        """
+        retries, reread = account.same_account_retries, False
+        while True:
+            self._context.record.enter(Phase.SENT)
+            began = time.monotonic()
+            result = await self._serve(account, reread=reread, is_last=retries == 0)
+            if result.step.action is Action.REREAD:
+                renewed = await self._renewed(account, began)
+                reread = True
+                if renewed is not None and self._job.time_is_left:
+                    account = renewed
+                    continue
+                result = self._refused(result, is_last=retries == 0)
+            if result.step.action is not Action.NEXT or retries == 0:
+                return result
+            if not self._job.time_is_left:
+                self._learn(result, is_last=True)
+                return result
+            # An upstream that is a pool itself: its next member may do better.
+            result.record.action = Action.RETRY
+            retries -= 1
+            await asyncio.sleep(AGAIN_SECONDS)
+
+    def salvage(self) -> Finish | None:
+        """What is left for the client where a call had to be given up before it was done."""
+        return None if self._delivery is None else self._delivery.salvage()
+
+    async def _renewed(self, account: Account, began: float) -> Account | None:
+        """The account with another credential than was refused, None where there is none."""
+        renewed = await self._app.control_plane.reread(account.account_name, began)
+        if (
+            renewed is None
+            or renewed.credential == account.credential
+            or not ranking.has_credential(renewed, datetime.now(UTC))
+        ):
+            return None
+        return renewed
+
+    def _refused(self, result: AttemptResult, *, is_last: bool) -> AttemptResult:
+        """A refused credential for which no other was found."""
+        refused = result.refused()
+        self._learn(replace(refused, began=time.monotonic()), is_last=is_last)
+        return refused
+
+    async def _serve(self, account: Account, *, reread: bool, is_last: bool) -> AttemptResult:
+        """Make the attempts that the request takes at an account: one, or one for each picture."""
+        request, settings = self._job.request, self._app.settings
+        route = capability.choose(account, request)
+        if isinstance(route, capability.Gap):
+            raise TypeError("an account was asked for what it cannot do")
+        encode_context = dialects.EncodeContext(
+            settings.codex_base_url, settings.codex_client_version, secrets.token_hex(16)
+        )
+        upstream_request = dialects.encode(
+            request, route, account, self._job.client, encode_context
+        )
+        plan = AttemptPlan(
+            account,
+            upstream_request,
+            partial(self._choose, upstream_request),
+            partial(self._learn, is_last=is_last),
+            reread,
+        )
+        is_for_pictures = upstream_request.expects is ExpectedResponse.RESPONSE_EVENTS
+        if is_for_pictures and isinstance(request, ImageRequest):
+            return await self._fan_out(plan, request, is_last=is_last)
+        return await self._runner.run(plan)
+
+    def _choose(
+        self, upstream_request: UpstreamRequest, response: UpstreamResponse
+    ) -> AnyDelivery | None:
+        way = delivery.choose(self._context, upstream_request.expects, response)
+        if way is None:
+            return None
+        self._delivery = way(self._context, self._job.request)
+        return self._delivery
+
+    async def _fan_out(
+        self, plan: AttemptPlan, request: ImageRequest, *, is_last: bool
+    ) -> AttemptResult:
+        """As many calls as pictures are wanted; the one that decides."""
+        self._delivery = collector = PictureCollector(self._context, request)
+
+        def choose(response: UpstreamResponse) -> AnyDelivery | None:
+            way = delivery.choose(self._context, plan.request.expects, response)
+            return None if way is None else collector
+
+        fan_out = FanOut(self._app, self._runner, self._job, replace(plan, choose=choose))
+        results = await fan_out.run(request.count)
+        decisive = failover.weightiest([result.step for result in results])
+        for index, result in enumerate(results):
+            if result.step.action is Action.REREAD and index != decisive:
+                self._refused(result, is_last=is_last)
+        return replace(results[decisive], finish=collector.salvage())
+
+    def _learn(self, result: AttemptResult, *, is_last: bool) -> None:
+        """Remember what an attempt says about its account.
+
+        Not the last: the account is asked once more, and does not cool down before that.
+        """
+        account, step, attempt = result.account, result.step, result.record
+        model = self._job.request.upstream_model
+        request_id = self._context.record.arrival.request_id
+        if step.action is Action.DELIVER:
+            self._app.cooldowns.succeed(account.account_name, model, result.began)
+        elif step.cooldown is not None and is_last:
+            seconds = self._app.cooldowns.trip(
+                account.account_name,
+                model,
+                step.cooldown,
+                time.monotonic(),
+                account.credential,
+                Cause(attempt.status, attempt.error_code),
+            )
+            _log.warning(
+                "account %s cools down for %.0f s: status %s, code %s, request %s",
+                account.account_name,
+                seconds,
+                attempt.status,
+                attempt.error_code,
+                request_id,
+            )
+        elif step.action is Action.NEXT and is_last:
+            # An overload, a 5xx, or no connection: the next call may ask it again.
+            _log.warning(
+                "account %s failed at %s: status %s, code %s, request %s",
+                account.account_name,
+                attempt.stage,
+                attempt.status,
+                attempt.error_code,
+                request_id,
+            )

@@ -1,0 +1,209 @@
+"""One attempt: one call to one account, from the connect to the end of its answer.
+
+An attempt returns a value and decides nothing.  What follows from it is ``AttemptResult.step``,
+which ``core.routing.failover`` works out; who acts on it is ``account_calls``.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from image_gateway.calls.delivery import AnyDelivery, Finish, ResponseContext
+from image_gateway.context import AppContext
+from image_gateway.core import errors, headers
+from image_gateway.core.dialects import UpstreamRequest
+from image_gateway.core.headers import Headers
+from image_gateway.core.model import Account, Grant
+from image_gateway.core.records import record
+from image_gateway.core.records.record import AttemptRecord
+from image_gateway.core.request.intent import AnyRequest
+from image_gateway.core.routing import failover
+from image_gateway.core.routing.failover import AttemptOutcome, Stage, Step
+from image_gateway.edge.spool import Spool
+from image_gateway.edge.upstream.http_client import (
+    LostError,
+    UnsentError,
+    UpstreamConnection,
+    UpstreamResponse,
+)
+
+LEAST_SECONDS: Final = 30.0
+"""A further attempt with less time left would buy a picture that comes too late."""
+
+_PROXY_REFUSED: Final = 407
+_ERROR_BYTES: Final = 64 * 1024
+_ERROR_SECONDS: Final = 10.0
+
+
+@dataclass(frozen=True)
+class UpstreamJob:
+    """What is to be served: the request, for whom, the client's headers, and the body's spool.
+
+    ``deadline``, on the monotonic clock, is when the whole of it must be done.
+    """
+
+    request: AnyRequest
+    grant: Grant
+    client: Headers
+    spool: Spool
+    deadline: float
+
+    @property
+    def time_is_left(self) -> bool:
+        """Whether a further attempt would be in time."""
+        return self.deadline - time.monotonic() >= LEAST_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptResult:
+    """How an attempt ended.
+
+    ``headers`` and ``body`` are those of an answer that was no success; ``finish`` sends what is
+    left of one that was.  ``began`` is a moment on the monotonic clock.
+    """
+
+    account: Account
+    outcome: AttemptOutcome
+    record: AttemptRecord
+    began: float
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    body: bytes = field(default=b"", repr=False)
+    finish: Finish | None = field(default=None, repr=False)
+
+    @property
+    def step(self) -> Step:
+        """What follows from it."""
+        return failover.next_step(self.outcome)
+
+    def refused(self) -> "AttemptResult":
+        """The same, once the account's credential was read again and is no other."""
+        result = replace(self, outcome=replace(self.outcome, reread=True))
+        result.record.action = result.step.action
+        return result
+
+
+ChooseDelivery = Callable[[UpstreamResponse], AnyDelivery | None]
+"""The way of an answer to the client, by its head; None for one that cannot be used."""
+
+
+@dataclass(frozen=True)
+class AttemptPlan:
+    """One attempt to be made.
+
+    ``reread``: the account's credential was read again during this request.  ``ended`` gets the
+    result while the account still counts the call.
+    """
+
+    account: Account
+    request: UpstreamRequest
+    choose: ChooseDelivery
+    ended: Callable[[AttemptResult], None]
+    reread: bool
+
+
+class AttemptRunner:
+    """Runs the attempts of one request."""
+
+    def __init__(self, app: AppContext, context: ResponseContext, job: UpstreamJob) -> None:
+        self._app = app
+        self._context = context
+        self._job = job
+
+    def __repr__(self) -> str:
+        return f"<AttemptRunner {len(self._context.record.attempts)} attempts>"
+
+    async def run(self, plan: AttemptPlan) -> AttemptResult:
+        """Make an attempt; the account's slot is the caller's.  Raises ``ClientLeftError``."""
+        account, context = plan.account, self._context
+        attempt = AttemptRecord(account.account_name, account.dialect, stage=Stage.CONNECT)
+        context.record.attempt(attempt)
+        if context.stream is not None:
+            context.stream.name_headers({})
+            context.stream.keep_alive()
+        began = time.monotonic()
+        seconds = self._app.settings.attempt_seconds[account.dialect]
+        until = min(began + seconds, self._job.deadline)
+        async with AsyncExitStack() as opened:
+            opened.enter_context(
+                self._app.cooldowns.call(
+                    account.account_name,
+                    self._job.request.upstream_model,
+                    began,
+                    account.credential,
+                )
+            )
+            connection = await opened.enter_async_context(
+                self._app.upstream.connection(plan.request, self._job.spool, account.proxy)
+            )
+            result = await self._exchange(plan, connection, attempt, until)
+            # Before the connection is closed, which a client that leaves may cut short.
+            outcome, step = result.outcome, result.step
+            attempt.stage = Stage.STREAM if outcome.usable else outcome.stage
+            attempt.action = step.action
+            attempt.error_code = outcome.reason or record.upstream_code(outcome.error)
+            context.record.may_be_billed |= step.may_be_billed
+            plan.ended(result)
+        return result
+
+    async def _exchange(
+        self,
+        plan: AttemptPlan,
+        connection: UpstreamConnection,
+        attempt: AttemptRecord,
+        until: float,
+    ) -> AttemptResult:
+        """Send the request and deliver the answer as far as it goes."""
+        account, began = plan.account, time.monotonic()
+        dialect = account.dialect
+
+        def ended(outcome: AttemptOutcome) -> AttemptResult:
+            return AttemptResult(account, replace(outcome, reread=plan.reread), attempt, began)
+
+        try:
+            response = await connection.open(until - began)
+        except UnsentError as error:
+            return ended(AttemptOutcome(Stage.CONNECT, dialect, reason=str(error)))
+        except LostError as error:
+            return ended(AttemptOutcome(Stage.SENT, dialect, reason=str(error)))
+        finally:
+            if connection.connected:
+                attempt.stage = Stage.SENT
+            attempt.upstream_ms = round((time.monotonic() - began) * 1000)
+        attempt.status = response.status
+        if dialect == "codex":
+            self._app.budgets.learn(account, response.headers, time.monotonic(), time.time())
+        delivery = plan.choose(response)
+        if delivery is None:
+            outcome, body = await self._read_failure(account, response)
+            return replace(ended(outcome), headers=response.headers, body=body)
+        try:
+            outcome = await delivery.deliver(response, dialect, until)
+        finally:
+            attempt.stage = Stage.STREAM if self._context.has_begun else Stage.ANSWER
+        return replace(ended(outcome), finish=delivery.finish)
+
+    async def _read_failure(
+        self, account: Account, response: UpstreamResponse
+    ) -> tuple[AttemptOutcome, bytes]:
+        """What an answer says that cannot be delivered, and its body."""
+        status, dialect = response.status, account.dialect
+        if 200 <= status < 300:
+            return AttemptOutcome(Stage.ANSWER, dialect, status), b""
+        if status == _PROXY_REFUSED and account.proxy is not None:
+            # The proxy speaks for itself; what it refused did not reach the upstream.
+            return AttemptOutcome(Stage.CONNECT, dialect, reason="ProxyRefused"), b""
+        body = await response.read(_ERROR_BYTES, _ERROR_SECONDS)
+        error = errors.read_upstream_error(body)
+        wait = headers.named_wait(response.headers, error, time.time(), limited=status == 429)
+        media_type = headers.media_type(response.headers.get("content-type"))
+        outcome = AttemptOutcome(
+            Stage.ANSWER,
+            dialect,
+            status,
+            error=error,
+            wait=wait,
+            challenge=media_type == "text/html",
+        )
+        return outcome, body

@@ -1,0 +1,130 @@
+"""What every way of delivery works with, and how an answer can end."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from image_gateway.core import headers
+from image_gateway.core.dialects.events import ParsedEvent
+from image_gateway.core.records.builder import RecordBuilder
+from image_gateway.core.request.image_request import ImageRequest
+from image_gateway.core.request.intent import IntentRequest
+from image_gateway.core.routing.failover import AttemptOutcome, Stage
+from image_gateway.edge.client.downstream import Downstream
+from image_gateway.edge.client.event_stream import EventStream
+from image_gateway.edge.spool import SpooledBody, Spools
+from image_gateway.edge.upstream.http_client import UpstreamResponse
+
+Finish = Callable[[], Awaitable[None]]
+"""Sends the last bytes of an answer."""
+
+
+@dataclass(frozen=True)
+class ResponseContext:
+    """The client's side of one request; ``stream`` is there if the client asked for one.
+
+    ``kept`` closes what must outlive an attempt; ``idle_seconds`` is the longest silence within
+    what has begun to come.
+    """
+
+    downstream: Downstream
+    stream: EventStream | None
+    record: RecordBuilder
+    spools: Spools
+    kept: ExitStack
+    idle_seconds: float
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the client has some of an upstream's answer; comments don't count."""
+        if self.stream is not None:
+            return self.stream.frames > 0
+        return self.downstream.status is not None
+
+    @property
+    def open_stream(self) -> EventStream:
+        """The stream of a client that asked for one."""
+        if self.stream is None:
+            raise TypeError("a stream was delivered to a client that asked for none")
+        return self.stream
+
+    def first_seconds(self, until: float) -> float:
+        """How long the first byte of a body may take, once the head is here.
+
+        Headers that came late must not cost a picture that is on its way.
+        """
+        return max(until - time.monotonic(), self.idle_seconds)
+
+    async def send_json(self, parts: list[SpooledBody]) -> None:
+        """A whole JSON answer whose parts lie in spools."""
+        length = sum(part.length for part in parts)
+        sent = {"content-type": "application/json", "content-length": str(length)}
+        await self.downstream.start(200, sent)
+        for part in parts:
+            async for piece in part.play():
+                await self.downstream.send(piece)
+        await self.downstream.finish()
+
+
+_Request = TypeVar("_Request", ImageRequest, IntentRequest)
+
+
+class Delivery(ABC, Generic[_Request]):
+    """One way from an upstream's answer to the client."""
+
+    def __init__(self, context: ResponseContext, request: _Request) -> None:
+        self._context = context
+        self._request: _Request = request
+        self.finish: Finish | None = None
+        """Sends what is left for the client once the account's slot, connection and spool are given
+        back; None where nothing can be delivered."""
+
+    @abstractmethod
+    async def deliver(
+        self, response: UpstreamResponse, dialect: str, until: float
+    ) -> AttemptOutcome:
+        """Deliver an answer whose head promised the right thing; says how it ended.
+
+        ``until``, on the monotonic clock, is when something must have come.  Raises
+        ``ClientLeftError``.
+        """
+
+    def salvage(self) -> Finish | None:
+        """What is left for the client where ``deliver`` had to be given up before its end."""
+        return None
+
+
+# -- how an answer ended ---------------------------------------------------------------------------
+
+
+def delivered(response: UpstreamResponse, dialect: str) -> AttemptOutcome:
+    """All that was asked for is here, or on its way."""
+    return AttemptOutcome(Stage.ANSWER, dialect, response.status, usable=True)
+
+
+def invalid(response: UpstreamResponse, dialect: str) -> AttemptOutcome:
+    """It is not what its head promised, or holds no picture."""
+    return AttemptOutcome(Stage.ANSWER, dialect, response.status)
+
+
+def lost(dialect: str, reason: str, *, sent: bool) -> AttemptOutcome:
+    """It broke off; ``sent``: the client has seen some of it."""
+    return AttemptOutcome(Stage.STREAM if sent else Stage.SENT, dialect, reason=reason)
+
+
+def failed(
+    response: UpstreamResponse, dialect: str, event: ParsedEvent, *, sent: bool
+) -> AttemptOutcome:
+    """An event said that it failed; before anything was sent that counts like a status."""
+    return AttemptOutcome(
+        Stage.STREAM if sent else Stage.ANSWER,
+        dialect,
+        event.status,
+        error=event.error,
+        wait=headers.named_wait(
+            response.headers, event.error, time.time(), limited=event.status == 429
+        ),
+    )

@@ -1,0 +1,163 @@
+"""The Images API's own answers: streamed through, frame by frame, or as a stream made of them."""
+
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import partial
+
+from image_gateway.calls.delivery.context import (
+    Delivery,
+    ResponseContext,
+    delivered,
+    failed,
+    invalid,
+    lost,
+)
+from image_gateway.core import headers
+from image_gateway.core.codec import data_urls, json_scanner, json_skeleton
+from image_gateway.core.dialects import events
+from image_gateway.core.dialects.events import EventKind, ParsedEvent
+from image_gateway.core.records.builder import Made
+from image_gateway.core.records.meter import AnswerMeter
+from image_gateway.core.records.phases import Phase
+from image_gateway.core.request.image_request import ImageRequest
+from image_gateway.core.routing.failover import AttemptOutcome
+from image_gateway.edge.upstream.event_reader import MOST_BYTES, EventReader, Keep
+from image_gateway.edge.upstream.http_client import LostError, UpstreamResponse
+
+
+class BodyPassthrough(Delivery[ImageRequest]):
+    """An Images answer, streamed through and counted on its way."""
+
+    async def deliver(
+        self, response: UpstreamResponse, dialect: str, until: float
+    ) -> AttemptOutcome:
+        context, downstream = self._context, self._context.downstream
+        meter, has_begun = AnswerMeter(), False
+        urls = data_urls.DataUrls() if self._request.answer_as_url else None
+        left = headers.whole(response.headers.get("content-length"))
+        sent = headers.to_client(response.headers)
+        if urls is not None:
+            sent.pop("content-length", None)
+        last = b""
+        try:
+            first_seconds = context.first_seconds(until)
+            async for chunk in response.chunks(first_seconds, context.idle_seconds):
+                if not has_begun:
+                    has_begun = True
+                    context.record.enter(Phase.ANSWERED)
+                    await downstream.start(response.status, sent)
+                meter.feed(chunk)
+                left = None if left is None else left - len(chunk)
+                out = chunk if urls is None else urls.feed(chunk)
+                if left == 0:
+                    last = out
+                else:
+                    await downstream.send(out)
+        except (LostError, json_scanner.ScanError) as error:
+            reason = str(error) if isinstance(error, LostError) else type(error).__name__
+            return lost(dialect, reason, sent=has_begun)
+        finally:
+            made, is_whole = meter.close()
+            context.record.made = made
+            # Nobody has counted what an answer holds that passed unread.
+            context.record.may_be_billed |= made is None
+        if not has_begun:
+            return invalid(response, dialect)
+        if not is_whole and response.ends_by_close:
+            return lost(dialect, "CutAnswer", sent=True)
+
+        async def finish() -> None:
+            await downstream.send(last)
+            await downstream.finish()
+
+        self.finish = finish
+        return delivered(response, dialect)
+
+
+class StreamPassthrough(Delivery[ImageRequest]):
+    """The Images API's own events, frame by frame as they came."""
+
+    def __init__(self, context: ResponseContext, request: ImageRequest) -> None:
+        super().__init__(context, request)
+        self._pictures = 0
+        self._usage: Mapping[str, object] | None = None
+        self._has_begun = False
+
+    async def deliver(
+        self, response: UpstreamResponse, dialect: str, until: float
+    ) -> AttemptOutcome:
+        context, stream = self._context, self._context.open_stream
+        stream.name_headers(headers.to_client(response.headers))
+        with EventReader(
+            response, context.spools, Keep.FRAME, until, context.idle_seconds
+        ) as reader:
+            while True:
+                try:
+                    spooled = await reader.next()
+                except LostError as error:
+                    return lost(dialect, str(error), sent=self._has_begun)
+                if spooled is None:
+                    break
+                with ExitStack() as closing:
+                    closing.enter_context(spooled)
+                    event = events.read_image_event(spooled.event)
+                    if event.kind is EventKind.FAILURE:
+                        return failed(response, dialect, event, sent=self._has_begun)
+                    if spooled.event.value is None and event.kind is EventKind.OTHER:
+                        continue  # not JSON: an SDK would stumble over it, and miss what follows
+                    self._count(event)
+                    if self._pictures == self._request.count:
+                        # All that was asked for is here: nothing after it matters.
+                        context.kept.push(closing.pop_all())
+                        self.finish = partial(stream.finish, spooled.frame())
+                        return delivered(response, dialect)
+                    await stream.send(spooled.frame())
+        if not self._pictures or response.ends_by_close:
+            return lost(dialect, "EndOfStream", sent=self._has_begun)
+        self.finish = stream.finish
+        return delivered(response, dialect)
+
+    def _count(self, event: ParsedEvent) -> None:
+        record = self._context.record
+        self._has_begun = True
+        record.enter(Phase.ANSWERED)
+        if event.kind is EventKind.PICTURE:
+            self._pictures += 1
+            self._usage = events.add_usage(self._usage, event.usage)
+            record.made = Made.of(self._pictures, self._usage, event.picture)
+
+
+class SyntheticStream(Delivery[ImageRequest]):
+    """A whole Images answer as a stream: one completed event for each of its pictures."""
+
+    async def deliver(
+        self, response: UpstreamResponse, dialect: str, until: float
+    ) -> AttemptOutcome:
+        context, stream = self._context, self._context.open_stream
+        stream.name_headers(headers.to_client(response.headers))
+        spool = context.kept.enter_context(context.spools.open(paid=True))
+        skeleton = json_skeleton.JsonSkeleton()
+        try:
+            first_seconds = context.first_seconds(until)
+            async for chunk in response.chunks(first_seconds, context.idle_seconds):
+                context.record.enter(Phase.ANSWERED)
+                skeleton.feed(chunk)
+                await spool.write(chunk)
+                if spool.size > self._request.count * MOST_BYTES:
+                    return lost(dialect, "AnswerTooLarge", sent=False)
+            answer = skeleton.close(mend=True)
+        except LostError as error:
+            return lost(dialect, str(error), sent=False)
+        except json_scanner.ScanError:
+            return invalid(response, dialect)
+        pictures, usage = events.completed_events(answer, int(time.time()))
+        if not pictures:
+            return invalid(response, dialect)
+        context.record.made = Made.of(len(pictures), usage, pictures[0])
+        frames = [
+            spool.hold(events.frame(self._request.endpoint, "completed", fields, skeleton.lifted))
+            for fields in pictures
+        ]
+        self.finish = partial(stream.finish, *frames)
+        return delivered(response, dialect)

@@ -1,0 +1,179 @@
+"""Pictures out of the events of the Responses API, over as many calls as pictures are wanted.
+
+``PictureCollector.deliver`` may run several times, at once or in turn; frames of all calls go out
+one at a time.  A picture that was made is delivered, even when its call, another one or the whole
+process ends before the request is done.
+"""
+
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final
+
+from image_gateway.calls.delivery.context import (
+    Delivery,
+    Finish,
+    ResponseContext,
+    delivered,
+    failed,
+    invalid,
+    lost,
+)
+from image_gateway.core.codec.body_segments import Body
+from image_gateway.core.dialects import events
+from image_gateway.core.dialects.events import EventKind, ResponseReader
+from image_gateway.core.records.builder import Made
+from image_gateway.core.records.phases import Phase
+from image_gateway.core.request.image_request import ImageRequest
+from image_gateway.core.routing.failover import AttemptOutcome
+from image_gateway.edge.spool import SpooledBody
+from image_gateway.edge.upstream.event_reader import EventReader, Keep, SpooledEvent
+from image_gateway.edge.upstream.http_client import LostError, UpstreamResponse
+
+MOST_PER_CALL: Final = 4
+"""Pictures taken of one call, which is asked for one."""
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A picture that a call has made, and the event that it lies in."""
+
+    fields: Mapping[str, object]
+    spooled: SpooledEvent
+
+    def hold(self, body: Body) -> SpooledBody:
+        return self.spooled.spool.hold(body)
+
+
+class PictureCollector(Delivery[ImageRequest]):
+    """What all calls for one request have made so far."""
+
+    def __init__(self, context: ResponseContext, request: ImageRequest) -> None:
+        super().__init__(context, request)
+        self._pictures: list[_Picture] = []
+        self._usage: Mapping[str, object] | None = None
+        self._unsent: list[SpooledBody] = []
+
+    def __repr__(self) -> str:
+        return f"<PictureCollector {len(self._pictures)} of {self._request.count}>"
+
+    async def deliver(
+        self, response: UpstreamResponse, dialect: str, until: float
+    ) -> AttemptOutcome:
+        """The pictures of one call."""
+        context = self._context
+        call = _Call(self, context)
+        try:
+            with EventReader(
+                response, context.spools, Keep.DATA, until, context.idle_seconds
+            ) as reader:
+                outcome = await call.read(reader, response, dialect)
+        finally:
+            # Cancelled or not: they have been paid for.
+            self._keep(call.made, call.usage)
+        if not call.made:
+            return outcome
+        await self._send_finished()
+        # What broke after that is for the record alone.
+        return replace(delivered(response, dialect), reason=outcome.reason, error=outcome.error)
+
+    def salvage(self) -> Finish | None:
+        """No call goes on: what is here, however it ended."""
+        if not self._pictures:
+            return None
+        stream = self._context.stream
+        if stream is not None:
+            self.finish = partial(stream.finish, *self._unsent)
+        else:
+            self.finish = self._send_answer
+        return self.finish
+
+    def _keep(self, made: list[_Picture], usage: Mapping[str, object] | None) -> None:
+        record = self._context.record
+        self._usage = events.add_usage(self._usage, usage)
+        for picture in made:
+            record.enter(Phase.ANSWERED)
+            self._pictures.append(picture)
+            record.made = Made.of(len(self._pictures), self._usage, self._pictures[0].fields)
+            fields = {
+                "created_at": int(time.time()),
+                **{name: v for name, v in picture.fields.items() if name != "revised_prompt"},
+                # One call's usage is for all that it made.
+                "usage": usage if picture is made[-1] else None,
+            }
+            lifted = picture.spooled.event.lifted
+            frame = events.frame(self._request.endpoint, "completed", fields, lifted)
+            self._unsent.append(picture.hold(frame))
+
+    async def _send_finished(self) -> None:
+        """In a stream, every finished picture but those that end it."""
+        stream = self._context.stream
+        while stream is not None and self._unsent and len(self._pictures) < self._request.count:
+            await stream.send(self._unsent.pop(0))
+
+    async def send_partial(self, picture: Mapping[str, object], spooled: SpooledEvent) -> bool:
+        """A partial picture: sent on, and True, if the client asked for such."""
+        context = self._context
+        if context.stream is None or not self._request.parameters.get("partial_images"):
+            return False
+        context.record.enter(Phase.ANSWERED)
+        fields = {"created_at": int(time.time()), **picture}
+        body = events.frame(self._request.endpoint, "partial_image", fields, spooled.event.lifted)
+        await context.stream.send(spooled.spool.hold(body))
+        return True
+
+    async def _send_answer(self) -> None:
+        """The whole Images answer; its entries lie in spools of their own."""
+        before, behind = events.answer_ends(self._pictures[0].fields, self._usage, int(time.time()))
+        parts: list[SpooledBody] = []
+        for picture in self._pictures:
+            entry = events.entry(
+                picture.fields,
+                picture.spooled.event.lifted,
+                as_url=self._request.answer_as_url,
+            )
+            parts.append(picture.hold((b"," if parts else before, *entry)))
+        parts[-1] = replace(parts[-1], body=(*parts[-1].body, behind))
+        await self._context.send_json(parts)
+
+
+class _Call:
+    """The events of one call, until it ends."""
+
+    def __init__(self, collector: PictureCollector, context: ResponseContext) -> None:
+        self._collector = collector
+        self._kept = context.kept
+        self._shown = False
+        self.made: list[_Picture] = []
+        self.usage: Mapping[str, object] | None = None
+
+    async def read(
+        self, reader: EventReader, response: UpstreamResponse, dialect: str
+    ) -> AttemptOutcome:
+        """How it ended; what it made is in ``made`` whatever that was."""
+        responses = ResponseReader()
+        while len(self.made) < MOST_PER_CALL:
+            try:
+                spooled = await reader.next()
+            except LostError as error:
+                return lost(dialect, str(error), sent=self._shown)
+            if spooled is None:
+                return lost(dialect, "EndOfStream", sent=self._shown)
+            with ExitStack() as closing:
+                closing.enter_context(spooled)
+                event = responses.read(spooled.event)
+                if event.picture and event.kind is not EventKind.PARTIAL:
+                    self._kept.push(closing.pop_all())
+                    self.made.append(_Picture(event.picture, spooled))
+                    # All that is still to come is the usage.
+                    reader.hurry()
+                if event.kind is EventKind.PARTIAL:
+                    self._shown |= await self._collector.send_partial(event.picture, spooled)
+                elif event.kind is EventKind.FAILURE:
+                    return failed(response, dialect, event, sent=self._shown)
+                elif event.kind is EventKind.END:
+                    self.usage = event.usage
+                    break
+        return invalid(response, dialect)

@@ -1,0 +1,221 @@
+"""What the phases of a request leave behind, and the record that is made of it.
+
+Each phase leaves what it found out with the request's ``RecordBuilder``: its arrival, its key, what
+it asks for, one attempt for each call to an account, what was made, why it failed.  Nothing is
+worked out twice: the times are the ``Timeline``'s, and ``build`` only puts the pieces together.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Final, Self
+
+from image_gateway.core.codec import json_skeleton
+from image_gateway.core.errors import Source
+from image_gateway.core.model import Key
+from image_gateway.core.records.phases import Phase, Timeline
+from image_gateway.core.records.record import AttemptRecord, Record
+from image_gateway.core.request.image_request import ImageRequest
+from image_gateway.core.request.intent import IntentRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What a request's head says."""
+
+    time: datetime
+    request_id: str
+    client_address: str | None = None
+    endpoint: str | None = None
+    path: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a request's body asks for; of the prompt its length and its keyed hash."""
+
+    model: str | None = None
+    upstream_model: str | None = None
+    size: str | None = None
+    quality: str | None = None
+    n: int | None = None
+    stream: bool | None = None
+    input_image_count: int | None = None
+    input_image_bytes: int | None = None
+    prompt_chars: int | None = None
+    prompt_hmac: str | None = None
+
+    @classmethod
+    def of_image(cls, request: ImageRequest, prompt_key: bytes) -> Self:
+        """What a call to the Images API asks for."""
+        size, quality = request.parameters.get("size"), request.parameters.get("quality")
+        return cls(
+            model=request.model,
+            upstream_model=request.upstream_model,
+            size=size if isinstance(size, str) else None,
+            quality=quality if isinstance(quality, str) else None,
+            n=request.count,
+            stream=request.stream,
+            input_image_count=len(request.input_images),
+            input_image_bytes=sum(image.size or 0 for image in request.input_images),
+            prompt_chars=len(request.prompt),
+            prompt_hmac=prompt_hmac(prompt_key, request.prompt),
+        )
+
+    @classmethod
+    def of_intent(cls, request: IntentRequest, prompt_key: bytes) -> Self:
+        """The same of a call to the Responses API, as far as it is known."""
+        prompt = request.prompt
+        return cls(
+            model=request.model,
+            upstream_model=request.upstream_model,
+            stream=request.stream,
+            input_image_count=request.input_image_count,
+            prompt_chars=None if prompt is None else len(prompt),
+            prompt_hmac=None if prompt is None else prompt_hmac(prompt_key, prompt),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What came back: pictures, usage, and the size and quality that the answer says.
+
+    What was asked for is advisory upstream; what came back is what is paid for.
+    """
+
+    pictures: int
+    usage: Mapping[str, int] | None = None
+    size: str | None = None
+    quality: str | None = None
+
+    @classmethod
+    def of(cls, pictures: int, usage: object, first: Mapping[str, object]) -> Self:
+        """``first`` says size and quality: the first picture, or the answer as a whole."""
+        return cls(pictures, sums(usage), _text(first, "size"), _text(first, "quality"))
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a request failed: the code of its record, and who failed."""
+
+    code: str
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What went over the client's connection; ``status`` None: no answer began."""
+
+    status: int | None = None
+    request_bytes: int | None = None
+    response_bytes: int | None = None
+
+
+class RecordBuilder:
+    """A record in the making: what the phases of one request have left so far."""
+
+    def __init__(self, arrival: Arrival, timeline: Timeline) -> None:
+        self.arrival = arrival
+        self.timeline = timeline
+        self.key: Key | None = None
+        self.body_form: str | None = None
+        self.asked = Asked()
+        self.attempts: list[AttemptRecord] = []
+        self.answering: AttemptRecord | None = None
+        """The attempt at the account that answers, or is being asked."""
+        self.made: Made | None = None
+        self.failure: Failure | None = None
+        self.client_left = False
+        self.may_be_billed = False
+
+    def __repr__(self) -> str:
+        return f"<RecordBuilder {self.arrival.request_id} {self.timeline!r}>"
+
+    def enter(self, phase: Phase) -> None:
+        """The request passes on to a phase."""
+        self.timeline.enter(phase)
+
+    def attempt(self, attempt: AttemptRecord) -> None:
+        """A call to an account begins."""
+        self.attempts.append(attempt)
+        self.answering = attempt
+
+    def fail(self, code: str, source: Source) -> None:
+        """The first failure is the one that counts; what follows from it does not."""
+        if self.failure is None:
+            self.failure = Failure(code, source)
+
+    def break_off(self) -> None:
+        """The request ends before its calls have, or before the client has what they made."""
+        self.may_be_billed |= any(attempt.may_be_billed for attempt in self.attempts)
+
+    def build(self, sent: Sent) -> Record:
+        """The record of a request that has ended."""
+        key, asked, made, failure = self.key, self.asked, self.made, self.failure
+        answering, timeline = self.answering, self.timeline
+        return Record(
+            **{name: getattr(self.arrival, name) for name in _ARRIVAL},
+            **{name: getattr(asked, name) for name in _ASKED},
+            key_id=None if key is None else key.key_id,
+            key_name=None if key is None else key.key_name,
+            group_id=None if key is None else key.group_id,
+            body_form=self.body_form,
+            request_bytes=sent.request_bytes,
+            size=(None if made is None else made.size) or asked.size,
+            quality=(None if made is None else made.quality) or asked.quality,
+            status=sent.status,
+            error_code=None if failure is None else failure.code,
+            error_source=None if failure is None else failure.source,
+            account_name=None if answering is None else answering.account_name,
+            dialect=None if answering is None else answering.dialect,
+            attempts=tuple(self.attempts),
+            response_bytes=sent.response_bytes,
+            response_image_count=None if made is None else made.pictures,
+            usage=None if made is None else made.usage,
+            auth_ms=timeline.milliseconds(Phase.RECEIVED, Phase.READ),
+            body_ms=timeline.milliseconds(Phase.AUTHENTICATED),
+            wait_ms=timeline.milliseconds(Phase.WAITING),
+            upstream_ms=self._upstream_ms(),
+            stream_ms=timeline.milliseconds(Phase.ANSWERED),
+            total_ms=round(timeline.age() * 1000),
+            client_left=self.client_left,
+            may_be_billed=self.may_be_billed,
+        )
+
+    def _upstream_ms(self) -> int | None:
+        """To the heads of all answers; a call that is passed on to the text API has no attempt."""
+        if not self.attempts:
+            return self.timeline.milliseconds(Phase.SENT)
+        return sum(attempt.upstream_ms or 0 for attempt in self.attempts)
+
+
+_ARRIVAL: Final = tuple(item.name for item in fields(Arrival))
+_ASKED: Final = tuple(item.name for item in fields(Asked) if item.name not in {"size", "quality"})
+
+
+def prompt_hmac(key: bytes, prompt: str) -> str:
+    """The prompt's keyed SHA-256 in hex: equal prompts show, short ones cannot be guessed."""
+    return hmac.new(key, prompt.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+
+
+def sums(usage: object) -> dict[str, int] | None:
+    """The three sums of an answer's ``usage``, None where it has none."""
+    if not isinstance(usage, Mapping):
+        return None
+    found = {
+        name: usage[name]
+        for name in ("input_tokens", "output_tokens", "total_tokens")
+        if isinstance(usage.get(name), int) and not isinstance(usage[name], bool)
+    }
+    return found or None
+
+
+def _text(answer: Mapping[str, object], name: str) -> str | None:
+    value = answer.get(name)
+    return (
+        value
+        if isinstance(value, str) and json_skeleton.placeholder_number(value) is None
+        else None
+    )

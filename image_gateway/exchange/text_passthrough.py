@@ -1,0 +1,38 @@
+"""Calls on the Responses paths that ask for no picture: passed on to the text API as they came."""
+
+from typing import Final
+
+from image_gateway.core.errors import Refusal
+from image_gateway.core.records.builder import RecordBuilder
+from image_gateway.core.records.phases import Phase
+from image_gateway.edge.client.downstream import Downstream
+from image_gateway.edge.spool import Spool
+from image_gateway.edge.upstream.http_client import LostError, UnsentError
+from image_gateway.edge.upstream.text_api import TextApi
+
+_UNREACHABLE_RETRY_SECONDS: Final = 5.0
+
+
+async def pass_on(
+    text_api: TextApi, downstream: Downstream, record: RecordBuilder, spool: Spool
+) -> None:
+    """Pass a call on, and its answer back; raises ``Refusal`` and ``ClientLeftError``."""
+    record.enter(Phase.SENT)
+    try:
+        async with (
+            downstream.watch(),
+            text_api.post(downstream.target, downstream.pairs, spool) as answer,
+        ):
+            record.enter(Phase.DELIVERED)
+            await downstream.pass_on(answer.status, answer.headers)
+            async for chunk in answer.chunks():
+                await downstream.send(chunk)
+        await downstream.finish()
+    except UnsentError:
+        raise Refusal(
+            "upstream_unreachable",
+            "The text API cannot be reached; nothing was sent. Try again.",
+            retry_after=_UNREACHABLE_RETRY_SECONDS,
+        ) from None
+    except LostError:
+        raise Refusal("upstream_cut", "The text API's answer broke off.") from None

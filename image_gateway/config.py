@@ -389,7 +389,7 @@ SETTINGS: Final[Sequence[Setting]] = (
     ),
     Setting("MODELS", None, "More models, as tables of the TOML file: [models.NAME].", _models),
 )
-"""The table of the README, in its order."""
+"""The table in systemd/README.md, in its order."""
 
 _BY_NAME: Final = {setting.name: setting for setting in SETTINGS}
 

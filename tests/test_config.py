@@ -367,7 +367,7 @@ def test_any_value_is_read_or_is_a_mistake(setting: config.Setting, value: objec
 
 
 def test_an_operator_s_models_reach_the_catalogue() -> None:
-    """The example of the README."""
+    """The example of systemd/README.md."""
     made = _good(
         toml="""
         [models."gpt-image-9"]

@@ -1,4 +1,4 @@
-"""What the README says is what the code does: commands, settings, codes, fields, metrics, paths."""
+"""What the README pages say is what the code does: commands, settings, codes, metrics, paths."""
 
 import argparse
 import dataclasses
@@ -12,37 +12,33 @@ from datetime import UTC, datetime
 from itertools import takewhile
 from pathlib import Path
 
+import psycopg
 import pytest
 
-from image_gateway import __main__, config
+from image_gateway import __main__, config, sql
 from image_gateway.core import errors
 from image_gateway.core.records import record, status, summary
-from image_gateway.core.routing import capability
+from image_gateway.core.request.catalogue import Parameter
+from image_gateway.core.routing import capability, failover
 from image_gateway.core.routing.ranking import Condition
 from image_gateway.edge.metrics import AccountGauges, GaugeValues, Metrics
 from image_gateway.exchange import routes
+from tests.core.builders import CATALOGUE
+from tests.parts.pages import (
+    CALLS,
+    COMMANDS,
+    CONTROL_PLANE,
+    FRONT,
+    OPERATION,
+    OPS,
+    PROJECT,
+    SCRIPTS,
+    Page,
+    every_page,
+)
+from tests.parts.plane import Plane
 
-ROOT = Path(__file__).parents[1]
-README = ROOT.joinpath("README.md").read_text("utf-8")
-HEADINGS = re.findall(r"^(##+) (.*)$", README, re.MULTILINE)
-BLOCKS = "\n".join(re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL))
-"""What the guides have somebody type, in order."""
-
-
-def section(title: str) -> str:
-    """The text under a heading, up to the next one of its level or above."""
-    [level] = [len(signs) for signs, each in HEADINGS if each == title]
-    text = README.split(f"\n{'#' * level} {title}\n", 1)[1]
-    return re.split(rf"^#{{2,{level}}} ", text, maxsplit=1, flags=re.MULTILINE)[0]
-
-
-def rows(title: str) -> list[list[str]]:
-    """The cells of a section's first table, without its head."""
-    [table] = re.findall(r"\A(?:(?!^\|).*\n)*((?:\|.*\|\n)+)", section(title), re.MULTILINE)
-    return [
-        [cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]]
-        for row in table.splitlines()[2:]
-    ]
+PAGES = every_page()
 
 
 def leaves(
@@ -61,7 +57,7 @@ def options(parser: argparse.ArgumentParser) -> set[str]:
     return {name for action in parser._actions for name in action.option_strings} - {"-h", "--help"}
 
 
-COMMANDS = dict(leaves(__main__.parser()))
+PARSERS = dict(leaves(__main__.parser()))
 
 
 # -- commands --------------------------------------------------------------------------------------
@@ -69,41 +65,45 @@ COMMANDS = dict(leaves(__main__.parser()))
 
 def test_every_command_is_told() -> None:
     told = set()
-    for cell, _ in rows("Commands"):
+    for cell, _ in COMMANDS.rows("Commands"):
         first, *others = [each.split() for each in re.findall(r"`(.*?)`", cell)]
         words = tuple(word for word in first[1:] if word.islower() and word.isidentifier())
         told |= {words, *((*words[:-1], *other) for other in others)}
-    schema = COMMANDS["schema",]
+    schema = PARSERS["schema",]
     [names] = [action.choices for action in schema._actions if action.choices is not None]
-    known = {words[:2] if words[0] == "control" else words for words in COMMANDS}
+    known = {words[:2] if words[0] == "control" else words for words in PARSERS}
     assert told == known - {("schema",)} | {("schema", name) for name in names}
 
 
 def test_every_command_of_control_is_told_with_its_options() -> None:
     told: dict[tuple[str, ...], set[str]] = {}
-    for cell, _ in rows("The standalone tables"):
+    for cell, _ in COMMANDS.rows("control"):
         for each in re.findall(r"`(.*?)`", cell):
             words = ("account", "add") if each.startswith("[") else tuple(each.split()[:2])
             told.setdefault(words, set()).update(re.findall(r"--[\w-]+", each))
     known = {
         words[1:]: options(parser) - {"--json"}
-        for words, parser in COMMANDS.items()
+        for words, parser in PARSERS.items()
         if words[0] == "control"
     }
     assert told == known
-    assert "`--json`" in section("The standalone tables").split("\n\n")[0]
+    assert "`--json`" in COMMANDS.section("control").split("\n\n")[0]
 
 
 def test_every_option_and_figure_of_logs_is_told() -> None:
-    told = section("Asking the log")
-    known = [options(parser) for words, parser in COMMANDS.items() if words[0] == "logs"]
+    told = COMMANDS.section("logs")
+    known = [options(parser) for words, parser in PARSERS.items() if words[0] == "logs"]
     assert set(re.findall(r"--[\w-]+", told)) == set().union(*known)
     figures = {*summary.SUMS, *(each.name for each in dataclasses.fields(summary.KeyUsage))}
     assert figures <= set(re.findall(r"`(\w+)`", told))
 
 
 def test_every_example_of_a_command_is_one() -> None:
-    typed = "\n".join([*re.findall(r"^ {4,}(.*)$", README, re.MULTILINE), BLOCKS])
+    typed = "\n".join(
+        text
+        for page in PAGES
+        for text in (*re.findall(r"^ {4,}(.*)$", page.text, re.MULTILINE), *page.blocks())
+    )
     lines = re.sub(r"\\\n", " ", typed).splitlines()
     examples = [line for line in lines if re.match(r"(.* )?(bin/)?image-gateway [a-z]", line)]
     assert len(examples) > 20
@@ -117,7 +117,9 @@ def test_every_example_of_a_command_is_one() -> None:
 
 def test_what_the_guides_have_somebody_type_is_sound_shell(tmp_path: Path) -> None:
     script = tmp_path / "guide.sh"
-    script.write_text(f"#!/bin/bash\nset -eu\n{BLOCKS}", "utf-8")
+    blocks = OPERATION.blocks()
+    assert len(blocks) == 8
+    script.write_text("\n".join(["#!/bin/bash", "set -eu", *blocks]), "utf-8")
     done = subprocess.run(
         ["shellcheck", script], capture_output=True, text=True, check=False, timeout=60
     )
@@ -130,7 +132,7 @@ def test_what_the_guides_have_somebody_type_is_sound_shell(tmp_path: Path) -> No
 def test_every_setting_is_told_with_its_default_and_purpose() -> None:
     told = {
         name.strip("`"): (default.strip("`"), purpose)
-        for name, default, purpose in rows("Settings")
+        for name, default, purpose in OPERATION.rows("Settings")
     }
     known = {
         setting.name: (
@@ -148,7 +150,7 @@ def test_every_setting_is_told_with_its_default_and_purpose() -> None:
 def test_every_setting_that_may_be_a_file_is_told() -> None:
     for setting in config.SETTINGS:
         if setting.secret:
-            assert f"`{setting.name}`" in section("Settings").split("\n\n")[0]
+            assert f"`{setting.name}`" in OPERATION.section("Settings").split("\n\n")[0]
 
 
 # -- what comes back -------------------------------------------------------------------------------
@@ -156,30 +158,30 @@ def test_every_setting_that_may_be_a_file_is_told() -> None:
 
 def test_every_error_code_is_told_with_its_status_type_and_retry() -> None:
     told = {
-        code.strip("`"): (status, kind.strip("`")) for code, status, kind, _ in rows("Error codes")
+        code.strip("`"): (status, kind.strip("`"))
+        for code, status, kind, _ in CALLS.rows("Error codes")
     }
     known = {
         code: (f"{kind.status}{'' if kind.retry else ' ✕'}", kind.type)
         for code, kind in errors.ERROR_SPECS.items()
     }
     assert told == known
-    assert f"`{errors.CLIENT_LEFT}`" in section("Error codes")
+    assert f"`{errors.CLIENT_LEFT}`" in CALLS.section("Error codes")
 
 
 def test_every_field_of_the_record_is_told_in_order() -> None:
-    told = re.findall(r"`(\w+)`", section("The log record").split("\n\n")[1])
+    told = re.findall(r"`(\w+)`", COMMANDS.section("The log record").split("\n\n")[1])
     assert tuple(told) == record.FIELDS
 
 
 def test_every_path_is_told() -> None:
-    told = re.findall(r"^    (.*)$", section("Paths"), re.MULTILINE)
+    told = re.findall(r"^    (.*)$", CALLS.section("Paths and keys"), re.MULTILINE)
     assert sorted(" ".join(told).split()) == sorted((*routes.PREFIXES, *routes.RESPONSES))
 
 
 def test_what_each_kind_of_account_can_do_is_told_as_the_code_has_it() -> None:
-    head = re.findall(r"^\| needed \|(.*)\|$", README, re.MULTILINE)[0]
-    assert [name.strip() for name in head.split("|")] == list(capability.UpstreamRoute)
-    told = rows("What each kind of account can do")
+    [_, *names], *told = CALLS.table("What each kind of account can do")
+    assert names == list(capability.UpstreamRoute)
     known = [
         [need.title, *("✓" if route in need.able else "-" for route in capability.UpstreamRoute)]
         for need in capability.NEEDS
@@ -187,9 +189,77 @@ def test_what_each_kind_of_account_can_do_is_told_as_the_code_has_it() -> None:
     assert told == known
 
 
+def test_every_parameter_is_told_with_its_rules() -> None:
+    known = [
+        [
+            f"`{name}`",
+            ", ".join(each for each in ("generations", "edits") if each in parameter.endpoints),
+            value_of(parameter),
+            needs_of(parameter),
+        ]
+        for name, parameter in CATALOGUE.parameters.items()
+    ]
+    assert CALLS.rows("Parameters") == known
+
+
+def value_of(parameter: Parameter) -> str:
+    if parameter.choices is not None:
+        return ", ".join(f"`{choice}`" for choice in parameter.choices)
+    if parameter.minimum is not None:
+        return f"{parameter.minimum} to {parameter.maximum}"
+    return parameter.type if parameter.longest is None else f"up to {parameter.longest} characters"
+
+
+def needs_of(parameter: Parameter) -> str:
+    return ", ".join(
+        f"`{other}` {' or '.join(f'`{str(value).lower()}`' for value in values)}"
+        for other, values in (parameter.needs or {}).items()
+    )
+
+
+def test_every_model_is_told_with_what_it_narrows() -> None:
+    known = [
+        [
+            f"`{name}`",
+            "free" if model.sizes is None else ", ".join(f"`{size}`" for size in model.sizes),
+            "; ".join(
+                f"`{parameter}`: {', '.join(choices)}" if choices else f"no `{parameter}`"
+                for parameter, choices in model.choices.items()
+            ),
+        ]
+        for name, model in CATALOGUE.models.items()
+    ]
+    assert CALLS.rows("Models") == known
+
+
+def test_every_stage_and_action_of_an_attempt_is_told() -> None:
+    told = set(re.findall(r"^\| `(\w+)` \|", COMMANDS.section("The log record"), re.MULTILINE))
+    assert told - {"stage", "action"} == {*failover.Stage, *failover.Action}
+
+
+def test_every_column_of_the_contract_is_told(plane: Plane) -> None:
+    told = CONTROL_PLANE.section("The contract")
+    for view in ("keys", "accounts"):
+        [item] = re.findall(
+            rf"^- `image_gateway\.{view}`: (.*?)^- ", told, re.DOTALL | re.MULTILINE
+        )
+        assert set(re.findall(r"`(\w+)`", item)) - {"fixed", "auto"} == columns(plane, view)
+
+
+def columns(plane: Plane, view: str) -> set[str]:
+    with psycopg.connect(plane.url) as connection:
+        read = connection.execute(f"SELECT * FROM image_gateway.{view} LIMIT 0".encode())
+        return {each.name for each in read.description or ()}
+
+
+def test_every_schema_is_told() -> None:
+    told = [cell.strip("`") for cell, _ in CONTROL_PLANE.rows("The SQL")]
+    assert told == list(sql.ADAPTERS)
+
+
 def test_what_happens_when_something_fails_is_told_and_each_line_has_its_test() -> None:
-    tests = ROOT.joinpath("tests/daemon/test_failures.py").read_text("utf-8")
-    told = [cells[-1].strip("`") for cells in rows("When something fails")]
+    tests = PROJECT.joinpath("tests/daemon/test_failures.py").read_text("utf-8")
+    told = [cells[-1].strip("`") for cells in OPERATION.rows("When something fails")]
     assert told == re.findall(r"^async def (test_\w+)", tests, re.MULTILINE)
 
 
@@ -219,14 +289,14 @@ def served_metrics() -> dict[str, set[str]]:
 def test_every_metric_is_told_with_its_labels() -> None:
     told = {
         name: set(labels.split(",")) if labels else set()
-        for _, cell in rows("The ops port")
+        for _, cell in OPS.rows("/metrics")
         for name, labels in re.findall(r"`(\w+)(?:\{([\w,]+)\})?`", cell)
     }
     assert told == served_metrics()
 
 
 def test_what_is_watched_is_there() -> None:
-    watched = section("Operate it")
+    watched = OPS.section("Alarms")
     metrics = set(re.findall(r"image_gateway_(\w+)", watched))
     codes = set(re.findall(r"\b[a-z]+(?:_[a-z]+)+\b", " ".join(re.findall(r'"(.*?)"', watched))))
     assert metrics
@@ -236,7 +306,7 @@ def test_what_is_watched_is_there() -> None:
 
 
 def test_every_field_of_the_status_is_told() -> None:
-    told = " ".join(section("The ops port").split())
+    told = " ".join(OPS.text.split())
     assert names_of(status.Status) - set(re.findall(r"`(\w+)`", told)) == set()
     assert f"({', '.join(Condition)})" in told
     assert f"({', '.join(status.RequestOutcome)})" in told
@@ -255,36 +325,51 @@ def names_of(kind: object) -> set[str]:
 # -- the page itself -------------------------------------------------------------------------------
 
 
-def test_every_link_leads_somewhere() -> None:
-    anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for _, title in HEADINGS}
-    links = re.findall(r"\]\(([^)\s]+)\)", README)
-    lost = [
-        link
-        for link in links
-        if "://" not in link
-        and not (link[1:] in anchors if link[0] == "#" else ROOT.joinpath(link).is_file())
-    ]
-    assert links
-    assert lost == []
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Page) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", page.text)
+    assert [link for link in links if "://" not in link and not leads_somewhere(page, link)] == []
 
 
-def test_every_section_stands_in_the_contents() -> None:
-    contents = README.split("\n## ", 1)[0]
-    told = re.findall(r"\[([^]]+)\]\(#", contents)
-    assert [title for signs, title in HEADINGS if signs == "##" and title not in told] == []
+def leads_somewhere(page: Page, link: str) -> bool:
+    """Whether there is such a file, and such a heading in it."""
+    name, _, anchor = link.partition("#")
+    target = (page.path.parent / name).resolve() if name else page.path
+    if not target.is_file():
+        return False
+    return not anchor or anchor in Page(target.relative_to(PROJECT).as_posix()).anchors
+
+
+def test_every_section_of_the_front_page_stands_in_its_contents() -> None:
+    told = re.findall(r"\[([^]]+)\]\(#", FRONT.text.split("\n## ", 1)[0])
+    assert told == [title for level, title in FRONT.headings if level == 2]
+
+
+def test_the_front_page_is_one_page_and_leads_to_every_other() -> None:
+    assert FRONT.text.count("\n") <= 250
+    links = re.findall(r"\]\(([^)\s#]+)\)", FRONT.section("Everything else"))
+    others = {page.name for page in PAGES if page != FRONT}
+    assert others - set(links) - {"image_gateway/core/dialects/README.md"} == set()
+
+
+def test_every_script_is_told() -> None:
+    told = [cell.strip("`") for cell, _ in SCRIPTS.rows("Scripts")]
+    scripts = PROJECT.joinpath("scripts").iterdir()
+    known = [f"scripts/{path.name}" for path in scripts if path.suffix != ".md"]
+    assert sorted(told) == sorted(known)
 
 
 @pytest.mark.parametrize("extra", ["", "demo", "dev"])
 def test_every_library_is_told_with_its_reason(extra: str) -> None:
-    project = tomllib.loads(ROOT.joinpath("pyproject.toml").read_text("utf-8"))["project"]
+    project = tomllib.loads(PROJECT.joinpath("pyproject.toml").read_text("utf-8"))["project"]
     needed = project["optional-dependencies"][extra] if extra else project["dependencies"]
     libraries = {re.split(r"[^\w-]", each)[0] for each in needed if "types-" not in each}
-    told = re.findall(r"[\w-]+", section("Dependencies"))
+    told = re.findall(r"[\w-]+", SCRIPTS.section("Dependencies"))
     assert libraries - {"image-gateway"} - set(told) == set()
 
 
 def test_every_debian_package_of_the_tests_is_told() -> None:
-    script = ROOT.joinpath("scripts/debian-packages").read_text("utf-8")
+    script = PROJECT.joinpath("scripts/debian-packages").read_text("utf-8")
     packages = set(re.findall(r'^    "([\w-]+) [^"]+"$', script, re.MULTILINE))
     assert packages
-    assert packages <= set(re.findall(r"`([\w-]+)`", section("Dependencies")))
+    assert packages <= set(re.findall(r"`([\w-]+)`", SCRIPTS.section("Dependencies")))

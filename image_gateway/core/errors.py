@@ -1,9 +1,9 @@
 """Errors: the ones this gateway makes, as one table, and how to read those of an upstream.
 
 Every error says who failed (client, gateway or upstream) and whether repeating the call is safe.
-Codes and statuses are promises to programs (README, "Error codes"); messages are for people and
-say what to change.  No message ever holds a secret, a prompt or a part of a picture: callers pass
-names of parameters, limits and counts, never content.
+Codes and statuses are promises to programs (core/README.md, "Error codes"); messages are for people
+and say what to change.  No message ever holds a secret, a prompt or a part of a picture: callers
+pass names of parameters, limits and counts, never content.
 """
 
 import math

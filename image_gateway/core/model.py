@@ -1,7 +1,7 @@
 """The control plane's values: keys, accounts, credentials; frozen, and valid once built.
 
-``key_from_row`` and ``account_from_row`` take a row of the contract's views (README, "Control
-plane") and raise ``RowError`` where a row breaks the contract, so that no other module ever asks
+``key_from_row`` and ``account_from_row`` take a row of the contract's views (sql/README.md, "The
+contract") and raise ``RowError`` where a row breaks the contract, so that no other module ever asks
 whether a value is sane.  Secrets are wrapped: a ``Secret`` never shows in a ``repr``, a log or an
 error.
 """

@@ -1,6 +1,6 @@
 """Memory and descriptors: what hostile or merely large calls may cost.
 
-Resident memory is read from /proc; the bounds are the promises of the README, not measurements.
+Resident memory is read from /proc; the bounds are promises of core/README.md, not measurements.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What happens when something fails: one test for each line of the README's table, by its name."""
+"""What happens when something fails: one test for each line of the table in systemd/README.md."""
 
 import asyncio
 import json

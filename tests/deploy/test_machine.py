@@ -1,6 +1,6 @@
 """The install guide, the units and the release script on a bare Debian under a real systemd.
 
-One machine for all of it, in this order: it is installed by the very blocks of the README, and each
+One machine for all of it, in this order: it is installed by the very blocks of the guide, and each
 test leaves it serving.
 """
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from image_gateway import config
+from tests.parts.pages import OPERATION
 
 PROJECT = Path(__file__).parents[2]
 SHELL = [
@@ -34,8 +35,7 @@ def test_shellcheck_has_nothing_to_say(path: Path) -> None:
 
 
 def test_every_directive_of_the_units_has_its_reason() -> None:
-    page = PROJECT.joinpath("systemd", "README.md").read_text("utf-8")
-    told = set(re.findall(r"(\w+)=", page)) | OF_EVERY_UNIT
+    told = set(re.findall(r"(\w+)=", OPERATION.section("The units"))) | OF_EVERY_UNIT
     for path in UNITS:
         used = set(re.findall(r"^(\w+)=", path.read_text("utf-8"), re.MULTILINE))
         assert used, path.name

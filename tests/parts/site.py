@@ -1,4 +1,4 @@
-"""A site: the gateway on a bare Debian, installed by the README's own install guide.
+"""A site: the gateway on a bare Debian, installed by the install guide of systemd/README.md.
 
 It is driven as its operator drives it, by ``scripts/release`` over a real ssh, and called as its
 clients call it, through Caddy.
@@ -24,7 +24,8 @@ from typing import Any
 
 from tests.parts.drill import NARROW, NARROW_SLOTS, WIDE
 from tests.parts.machine import Machine, MachineError, booted
-from tests.parts.releases import PROJECT, Releases
+from tests.parts.pages import OPERATION
+from tests.parts.releases import Releases
 from tests.parts.upstream import ScriptedUpstream
 
 OPS = {"blue": 19083, "green": 19084}
@@ -162,8 +163,7 @@ class Site:
 
 def guide() -> list[tuple[str, str]]:
     """The install guide's blocks: where each is run, and its text."""
-    text = PROJECT.joinpath("README.md").read_text("utf-8")
-    section = text.split("\n## Install\n", 1)[1].split("\n## ", 1)[0]
+    section = OPERATION.section("Install")
     blocks = re.findall(
         r"^```sh\n# on (the server|your computer)\n(.*?)^```$", section, re.DOTALL | re.MULTILINE
     )

@@ -3,7 +3,7 @@
 A route is one way of asking one kind of account: Codex has two, Azure and OpenAI one each.  A
 request goes to an account only by a route that can do all of it; nothing is dropped or made less
 to fit.  Where no account is left, the client hears the first need that was in the way, and what
-would work (``Gap``).  Source: ``core/dialects/README.md``; the main README shows this table.
+would work (``Gap``).  Source: ``core/dialects/README.md``; ``core/README.md`` shows this table.
 """
 
 from collections.abc import Callable, Sequence

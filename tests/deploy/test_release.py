@@ -29,6 +29,7 @@ from typing import Any
 import pytest
 
 from tests.parts.fake_systemd import FailedError, FakeSystemd, Fate, fake_systemd
+from tests.parts.pages import every_page
 from tests.parts.releases import PROJECT, Releases, version
 
 TEMPLATE = "image-gateway@.service"
@@ -213,7 +214,9 @@ def test_the_manifest_names_version_commit_python_and_every_file(
     assert manifest["python"] == f"{sys.version_info.major}.{sys.version_info.minor}"
     assert manifest["machine"] == platform.machine()
     assert manifest["files"] == {name: _sha256(data) for name, data in content.items()}
-    assert {f"systemd/{TEMPLATE}", "systemd/image-gateway.socket", "README.md"} <= content.keys()
+    assert {f"systemd/{TEMPLATE}", "systemd/image-gateway.socket"} <= content.keys()
+    assert {page.name for page in every_page()} <= content.keys()
+    assert "image_gateway/ops/status-page.png" in content
     assert any(name.startswith("wheels/pip-") for name in content)
 
 

@@ -17,9 +17,11 @@ from urllib.parse import urlsplit
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from image_gateway.core.dialects import DIALECTS, Dialect, codex
 from image_gateway.core.headers import Network, is_sendable
-from image_gateway.core.model import HTTP_SCHEMES, Dialect, Secret, require_url
+from image_gateway.core.model import HTTP_SCHEMES, Secret
 from image_gateway.core.request import catalogue
+from image_gateway.core.rows import require_url
 
 PREFIX: Final = "IMAGE_GATEWAY_"
 
@@ -65,9 +67,8 @@ class Settings:
     total_seconds: float
     connect_seconds: float
     upstream_idle_seconds: float
-    codex_seconds: float
-    azure_seconds: float
-    openai_seconds: float
+    attempt_seconds: Mapping[str, float]
+    """The longest that one attempt may take, by its account's dialect."""
     keepalive_seconds: float
     slots: Literal["shared", "process"]
     slot_wait_seconds: float
@@ -81,14 +82,9 @@ class Settings:
     trusted_proxies: tuple[Network, ...]
     models: Mapping[str, object] = field(repr=False)
 
-    @property
-    def attempt_seconds(self) -> Mapping[Dialect, float]:
-        """The longest that one attempt may take, by its account's dialect."""
-        return {
-            "codex": self.codex_seconds,
-            "azure": self.azure_seconds,
-            "openai": self.openai_seconds,
-        }
+    def base_url(self, dialect: Dialect) -> str:
+        """Where accounts of a dialect are that name no base URL of their own; empty for none."""
+        return (self.codex_base_url if dialect.name == "codex" else dialect.base_url) or ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,9 +332,15 @@ SETTINGS: Final[Sequence[Setting]] = (
     ),
     Setting("CONNECT_SECONDS", "10", "The longest connect to an upstream.", _seconds),
     Setting("UPSTREAM_IDLE_SECONDS", "60", "The longest silence in a begun answer.", _seconds),
-    Setting("CODEX_SECONDS", "360", "One attempt at a Codex account.", _seconds),
-    Setting("AZURE_SECONDS", "540", "One attempt at an Azure deployment.", _seconds),
-    Setting("OPENAI_SECONDS", "540", "One attempt at an OpenAI-compatible account.", _seconds),
+    *(
+        Setting(
+            f"{dialect.name.upper()}_SECONDS",
+            f"{dialect.attempt_seconds:g}",
+            f"One attempt at {dialect.described}.",
+            _seconds,
+        )
+        for dialect in DIALECTS.values()
+    ),
     Setting(
         "KEEPALIVE_SECONDS",
         "15",
@@ -369,7 +371,7 @@ SETTINGS: Final[Sequence[Setting]] = (
     ),
     Setting(
         "CODEX_BASE_URL",
-        "https://chatgpt.com/backend-api/codex",
+        codex.DIALECT.base_url,
         "Where Codex accounts without a base URL are.",
         _base_url,
     ),
@@ -416,6 +418,7 @@ def parse(environment: Mapping[str, str], read: Read) -> Settings:
         raise SettingsError(mistakes)
     values.pop("admin_database_url", None)  # the daemon never holds what could write
     values.setdefault("direct_database_url", values["control_database_url"])
+    values["attempt_seconds"] = {name: values.pop(f"{name}_seconds") for name in DIALECTS}
     values.setdefault("prompt_hash_key", None)
     values.setdefault("text_api_url", None)
     values.setdefault("models", {})

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from image_gateway import config
 from image_gateway.config import SETTINGS, Settings, SettingsError
+from image_gateway.core.dialects import DIALECTS
 from image_gateway.core.model import Secret
 from image_gateway.core.request import catalogue
 from tests.core.builders import CATALOGUE
@@ -103,9 +104,7 @@ def test_one_setting_is_enough_and_the_others_have_the_promised_defaults() -> No
         total_seconds=570.0,
         connect_seconds=10.0,
         upstream_idle_seconds=60.0,
-        codex_seconds=360.0,
-        azure_seconds=540.0,
-        openai_seconds=540.0,
+        attempt_seconds={"codex": 360.0, "azure": 540.0, "openai": 540.0},
         keepalive_seconds=15.0,
         slots="shared",
         slot_wait_seconds=30.0,
@@ -124,7 +123,9 @@ def test_one_setting_is_enough_and_the_others_have_the_promised_defaults() -> No
 def test_the_table_and_the_settings_are_the_same_names() -> None:
     names = [setting.name.lower() for setting in SETTINGS]
     # What could write is for ``control`` alone: the daemon does not hold it.
-    assert sorted(names) == sorted([*Settings.__dataclass_fields__, "admin_database_url"])
+    fields = set(Settings.__dataclass_fields__) - {"attempt_seconds"}
+    seconds = {f"{name}_seconds" for name in DIALECTS}
+    assert sorted(names) == sorted([*fields, *seconds, "admin_database_url"])
     assert all(setting.purpose for setting in SETTINGS)
 
 

@@ -23,7 +23,7 @@ from image_gateway.core.routing import capability, failover
 from image_gateway.core.routing.ranking import Condition
 from image_gateway.edge.metrics import AccountGauges, GaugeValues, Metrics
 from image_gateway.exchange import routes
-from tests.core.builders import CATALOGUE
+from tests.core.builders import CATALOGUE, ROUTES
 from tests.parts.pages import (
     CALLS,
     COMMANDS,
@@ -181,9 +181,9 @@ def test_every_path_is_told() -> None:
 
 def test_what_each_kind_of_account_can_do_is_told_as_the_code_has_it() -> None:
     [_, *names], *told = CALLS.table("What each kind of account can do")
-    assert names == list(capability.UpstreamRoute)
+    assert names == [route.name for route in ROUTES]
     known = [
-        [need.title, *("✓" if route in need.able else "-" for route in capability.UpstreamRoute)]
+        [need.title, *("-" if need.ability in route.lacks else "✓" for route in ROUTES)]
         for need in capability.NEEDS
     ]
     assert told == known

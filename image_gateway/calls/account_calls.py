@@ -20,8 +20,12 @@ from image_gateway.calls.attempt import AttemptPlan, AttemptResult, AttemptRunne
 from image_gateway.calls.delivery import AnyDelivery, Finish, PictureCollector, ResponseContext
 from image_gateway.calls.fan_out import FanOut
 from image_gateway.context import AppContext
-from image_gateway.core import dialects
-from image_gateway.core.dialects import ExpectedResponse, UpstreamRequest
+from image_gateway.core.dialects import (
+    DIALECTS,
+    EncodeContext,
+    ExpectedResponse,
+    UpstreamRequest,
+)
 from image_gateway.core.model import Account
 from image_gateway.core.records.phases import Phase
 from image_gateway.core.request.image_request import ImageRequest
@@ -103,12 +107,12 @@ class AccountCalls:
         route = capability.choose(account, request)
         if isinstance(route, capability.Gap):
             raise TypeError("an account was asked for what it cannot do")
-        encode_context = dialects.EncodeContext(
-            settings.codex_base_url, settings.codex_client_version, secrets.token_hex(16)
+        encode_context = EncodeContext(
+            settings.base_url(DIALECTS[account.dialect]),
+            settings.codex_client_version,
+            secrets.token_hex(16),
         )
-        upstream_request = dialects.encode(
-            request, route, account, self._job.client, encode_context
-        )
+        upstream_request = route.encode(request, account, self._job.client, encode_context)
         plan = AttemptPlan(
             account,
             upstream_request,

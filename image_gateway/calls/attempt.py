@@ -12,7 +12,7 @@ from typing import Final
 
 from image_gateway.calls.delivery import AnyDelivery, Finish, ResponseContext
 from image_gateway.context import AppContext
-from image_gateway.core import errors, headers
+from image_gateway.core import dialects, errors, headers
 from image_gateway.core.dialects import UpstreamRequest
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account, Grant
@@ -172,8 +172,7 @@ class AttemptRunner:
                 attempt.stage = Stage.SENT
             attempt.upstream_ms = round((time.monotonic() - began) * 1000)
         attempt.status = response.status
-        if dialect == "codex":
-            self._app.budgets.learn(account, response.headers, time.monotonic(), time.time())
+        self._app.budgets.learn(account, response.headers, time.monotonic(), time.time())
         delivery = plan.choose(response)
         if delivery is None:
             outcome, body = await self._read_failure(account, response)
@@ -196,7 +195,9 @@ class AttemptRunner:
             return AttemptOutcome(Stage.CONNECT, dialect, reason="ProxyRefused"), b""
         body = await response.read(_ERROR_BYTES, _ERROR_SECONDS)
         error = errors.read_upstream_error(body)
-        wait = headers.named_wait(response.headers, error, time.time(), limited=status == 429)
+        wait = dialects.named_wait(
+            dialect, response.headers, error, time.time(), limited=status == 429
+        )
         media_type = headers.media_type(response.headers.get("content-type"))
         outcome = AttemptOutcome(
             Stage.ANSWER,

@@ -157,7 +157,7 @@ def named_wait(
     ``now`` is the time in seconds since 1970, for an error that names a moment.  Read in the order
     of exactness: ``retry-after-ms``, ``retry-after`` (its date form is not used by these
     upstreams), the error's ``resets_in_seconds`` or ``resets_at``.  Where the answer is about a
-    limit (``limited``), then what is used up of ``x-ratelimit-*`` and of Codex's windows.
+    limit (``limited``), then what is used up of ``x-ratelimit-*``.
     """
     wait = _named_wait(upstream, error, now)
     if wait is None and limited:
@@ -184,14 +184,7 @@ def _used_up(upstream: Mapping[str, str]) -> float | None:
         if name.startswith(_REMAINING) and number(left) == 0
         if (seconds := _duration(upstream.get(_RESET + name.removeprefix(_REMAINING)))) is not None
     ]
-    if resets:
-        return max(resets)
-    for window in ("primary", "secondary"):
-        used = number(upstream.get(f"x-codex-{window}-used-percent"))
-        reset = number(upstream.get(f"x-codex-{window}-reset-after-seconds"))
-        if used is not None and used >= 100 and reset is not None:
-            return reset
-    return None
+    return max(resets, default=None)
 
 
 def _duration(text: str | None) -> float | None:

@@ -11,12 +11,16 @@ from typing import Any
 from hypothesis import strategies as st
 
 from image_gateway.core.codec import base64_text, body_segments, json_skeleton, multipart
+from image_gateway.core.dialects import DIALECTS, UpstreamRoute
 from image_gateway.core.errors import Refusal
 from image_gateway.core.model import Account, Credential, Grant, Key, Secret
 from image_gateway.core.request import catalogue, forms, image_request
 from image_gateway.core.request.catalogue import Endpoint
 
 CATALOGUE = catalogue.parse(Path(catalogue.__file__).with_name("catalogue.toml").read_text("utf-8"))
+
+ROUTES = tuple(route for dialect in DIALECTS.values() for route in dialect.routes)
+"""Every route for pictures: Codex direct, Codex Responses, Azure, OpenAI."""
 
 PNG = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAA"
 """A data URL of 18 bytes."""
@@ -79,6 +83,12 @@ def account(name: str = "alpha", **changes: Any) -> Account:
         blocked_until=None,
     )
     return replace(plain, **changes)
+
+
+def account_with(route: UpstreamRoute, **changes: Any) -> Account:
+    """An account of the dialect that a route belongs to."""
+    [dialect] = [each for each in DIALECTS.values() if route in each.routes]
+    return account(dialect=dialect.name, **changes)
 
 
 def grant(*accounts: Account, **changes: Any) -> Grant:

@@ -394,38 +394,6 @@ def _wait(error: UpstreamError | None = None, **found: str) -> float | None:
         ({"retry_after": "604801"}, {}, _WEEK),
         ({"retry_after_ms": "1e300"}, {}, _WEEK),
         ({}, {"resets_in_seconds": 1e300}, _WEEK),
-        (
-            {"x_codex_primary_used_percent": "1e2", "x_codex_primary_reset_after_seconds": "60"},
-            {},
-            60.0,
-        ),
-        (
-            {"x_codex_secondary_used_percent": "101", "x_codex_secondary_reset_after_seconds": "7"},
-            {},
-            7.0,
-        ),
-        (
-            {
-                "x_codex_primary_used_percent": "99.9",
-                "x_codex_primary_reset_after_seconds": "60",
-                "x_codex_secondary_used_percent": "100",
-                "x_codex_secondary_reset_after_seconds": "7",
-            },
-            {},
-            7.0,
-        ),
-        (
-            {"x_codex_primary_used_percent": "99.9", "x_codex_primary_reset_after_seconds": "60"},
-            {},
-            None,
-        ),
-        ({"x_codex_primary_used_percent": "100"}, {}, None),
-        ({"x_codex_primary_reset_after_seconds": "60"}, {}, None),
-        (
-            {"x_codex_primary_used_percent": "100", "x_codex_primary_reset_after_seconds": "60"},
-            {"resets_at": _NOW + 5},
-            5.0,
-        ),
     ],
 )
 def test_the_most_exact_wait_that_an_answer_names_is_taken(
@@ -444,10 +412,6 @@ _RESETS = st.one_of(st.none(), st.floats(allow_nan=False, allow_infinity=False))
             [
                 "retry-after",
                 "retry-after-ms",
-                "x-codex-primary-used-percent",
-                "x-codex-primary-reset-after-seconds",
-                "x-codex-secondary-used-percent",
-                "x-codex-secondary-reset-after-seconds",
             ]
         ),
         _VALUES,

@@ -13,16 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from image_gateway.core import model
-from image_gateway.core.model import (
-    Account,
-    Credential,
-    Proxy,
-    RowError,
-    Secret,
-    account_from_row,
-    key_from_row,
-    token_expiry,
-)
+from image_gateway.core.model import Account, Credential, Proxy, Secret
+from image_gateway.core.rows import RowError, account_from_row, key_from_row, token_expiry
 from tests.core.builders import account, account_row, key, key_row
 
 # -- keys ------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from image_gateway.core import headers
+from image_gateway.core import dialects
 from image_gateway.core.dialects.events import ParsedEvent
 from image_gateway.core.records.builder import RecordBuilder
 from image_gateway.core.request.image_request import ImageRequest
@@ -124,7 +124,7 @@ def failed(
         dialect,
         event.status,
         error=event.error,
-        wait=headers.named_wait(
-            response.headers, event.error, time.time(), limited=event.status == 429
+        wait=dialects.named_wait(
+            dialect, response.headers, event.error, time.time(), limited=event.status == 429
         ),
     )

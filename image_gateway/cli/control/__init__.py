@@ -22,7 +22,7 @@ from image_gateway.cli.exits import (
     handled,
 )
 from image_gateway.cli.output import escaped
-from image_gateway.core.model import RowError
+from image_gateway.core.rows import RowError
 from image_gateway.edge.postgres import standalone
 from image_gateway.edge.postgres.standalone import (
     InUseError,

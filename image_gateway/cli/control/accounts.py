@@ -14,20 +14,13 @@ from image_gateway.cli import output
 from image_gateway.cli.control import arguments, row_checks
 from image_gateway.cli.control.arguments import UsageError
 from image_gateway.cli.output import cell, complain
-from image_gateway.core.model import DEFAULT_SLOTS, Credential, account_from_row
+from image_gateway.core.dialects import DIALECTS, Dialect
+from image_gateway.core.model import DEFAULT_SLOTS, Credential
+from image_gateway.core.rows import account_from_row
 from image_gateway.edge.postgres.standalone import Standalone, TableRow
 
-_FOREIGN: Final = {
-    "codex": ("api_version", "api_key_file"),
-    "azure": ("responses_model", "codex_route"),
-    "openai": ("api_version", "responses_model", "codex_route"),
-}
-"""Options that say nothing to a dialect, which are refused rather than dropped."""
-_NEEDED: Final = {
-    "codex": (),
-    "azure": ("base_url", "deployment", "api_key_file"),
-    "openai": ("api_key_file",),
-}
+_OPTIONS: Final = {"deployments": "--deployment"}
+"""Options that are not called as their column is."""
 _NOT_V1: Final = (
     "the base URL's path does not end in /v1, as OpenAI's own does: calls go to it as it stands, "
     "with /images/... behind it"
@@ -137,18 +130,13 @@ def _number(text: str) -> float:
 
 
 def _add_account(plane: Standalone, args: argparse.Namespace) -> None:
-    dialect = "azure" if args.azure else "openai" if args.openai else "codex"
-    for option in _FOREIGN[dialect]:
-        if getattr(args, option) is not None:
-            raise UsageError(f"{_option(option)} is nothing that a {dialect} account has")
-    for option in _NEEDED[dialect]:
-        if getattr(args, option) is None:
-            raise UsageError(f"a {dialect} account needs {_option(option)}")
+    dialect = DIALECTS["azure" if args.azure else "openai" if args.openai else "codex"]
+    _check_options(dialect, args)
     if args.codex_route == "responses" and args.responses_model is None:
         raise UsageError("--codex-route responses needs --responses-model")
     row = {
         "account_name": args.name,
-        "dialect": dialect,
+        "dialect": dialect.name,
         "status": "active",
         "image_enabled": True,
         "image_max_concurrency": args.slots,
@@ -166,6 +154,27 @@ def _add_account(plane: Standalone, args: argparse.Namespace) -> None:
     added = plane.add_account(row)
     _warn_of_base(added)
     _show_row(args, added)
+
+
+def _check_options(dialect: Dialect, args: argparse.Namespace) -> None:
+    """Refuse what means nothing to the dialect, rather than drop it, and what is missing."""
+    given = {
+        "api_version": args.api_version,
+        "base_url": args.base_url,
+        "deployments": args.deployment,
+        "responses_model": args.responses_model,
+        "codex_route": args.codex_route,
+    }
+    for column in sorted(dialect.unused):
+        if given[column] is not None:
+            raise UsageError(f"{_option(column)} has no meaning for {dialect.described}")
+    if "api_key" not in dialect.credentials and args.api_key_file is not None:
+        raise UsageError(f"--api-key-file has no meaning for {dialect.described}")
+    for column in dialect.needed:
+        if given[column] is None:
+            raise UsageError(f"{dialect.described} needs {_option(column)}")
+    if "api_key" in dialect.credentials and args.api_key_file is None:
+        raise UsageError(f"{dialect.described} needs --api-key-file")
 
 
 def _update(plane: Standalone, args: argparse.Namespace) -> None:
@@ -198,9 +207,11 @@ def _set_credential(plane: Standalone, args: argparse.Namespace) -> None:
         return {**row, "credential": credential}
 
     row = plane.account(args.name)
-    if (args.codex_auth is not None) != (row["dialect"] == "codex"):
-        needed = "--codex-auth" if row["dialect"] == "codex" else "--api-key-file"
-        raise UsageError(f"a {row['dialect']} account needs {needed}")
+    dialect = DIALECTS[row["dialect"]]
+    takes_api_key = "api_key" in dialect.credentials
+    if (args.api_key_file is not None) != takes_api_key:
+        needed = "--api-key-file" if takes_api_key else "--codex-auth"
+        raise UsageError(f"{dialect.described} needs {needed}")
     credential = _credential(args, row)
     _show_row(args, plane.change_account(args.name, change))
 
@@ -243,7 +254,7 @@ def _credential(args: argparse.Namespace, row: TableRow) -> TableRow:
     """
     source = args.codex_auth if args.codex_auth is not None else args.api_key_file
     text = _read(source)
-    if row["dialect"] != "codex":
+    if "api_key" in DIALECTS[row["dialect"]].credentials:
         if not text.strip():
             raise UsageError(f"{source} holds no API key")
         account_from_row({**row, "credential": {"api_key": text.strip()}})
@@ -358,5 +369,5 @@ def _credential_word(row: TableRow) -> str:
     return credential["kind"] if until is None else f"{credential['kind']} until {until}"
 
 
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+def _option(column: str) -> str:
+    return _OPTIONS.get(column, f"--{column.replace('_', '-')}")

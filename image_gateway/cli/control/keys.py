@@ -10,7 +10,8 @@ from image_gateway.cli import output
 from image_gateway.cli.control import arguments, row_checks
 from image_gateway.cli.control.arguments import UsageError
 from image_gateway.cli.output import cell
-from image_gateway.core.model import Key, key_from_row
+from image_gateway.core.model import Key
+from image_gateway.core.rows import key_from_row
 from image_gateway.edge.postgres.standalone import Standalone, TableRow
 
 SECRET_PREFIX: Final = "sk-ig-"  # noqa: S105 - how a secret begins is none

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from image_gateway.core.model import RowError
+from image_gateway.core.rows import RowError
 
 Parse = Callable[[Mapping[str, object]], object]
 

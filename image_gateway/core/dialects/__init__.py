@@ -1,51 +1,52 @@
-"""How each kind of upstream wants to be asked.
+"""What each kind of upstream speaks: one record per dialect, and how its requests and events look.
 
-A dialect is one pure function, its ``encode``: it says what to send for a request on a route that
-can do all of it (``core.routing.capability``).  Everything a call carries upstream stands there;
-nothing passes through.
+``dialect`` says what a record holds, ``DIALECTS`` are the records, by the names that the accounts
+view uses.  Everything that a request carries upstream stands in an encoder; nothing passes through.
+``events`` reads what comes back as events.  README.md in this folder has the facts, with their
+sources.  This folder knows no account's state; who is asked is decided in ``core.routing``.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
-from image_gateway.core.dialects import (
-    azure,
-    codex_images,
-    codex_intents,
-    codex_responses,
-    openai,
-)
+from image_gateway.core import headers
+from image_gateway.core.dialects import azure, codex, openai
+from image_gateway.core.dialects.dialect import Ability, Dialect, UpstreamRoute
 from image_gateway.core.dialects.upstream_request import (
     EncodeContext,
     ExpectedResponse,
     UpstreamRequest,
 )
-from image_gateway.core.headers import Headers
-from image_gateway.core.model import Account
-from image_gateway.core.request.image_request import ImageRequest
-from image_gateway.core.request.intent import AnyRequest, IntentRequest
-from image_gateway.core.routing.capability import UpstreamRoute
+from image_gateway.core.errors import UpstreamError
 
-__all__ = ["EncodeContext", "ExpectedResponse", "UpstreamRequest", "encode"]
+__all__ = [
+    "DIALECTS",
+    "Ability",
+    "Dialect",
+    "EncodeContext",
+    "ExpectedResponse",
+    "UpstreamRequest",
+    "UpstreamRoute",
+    "named_wait",
+]
 
-_Encode = Callable[[ImageRequest, Account, Headers, EncodeContext], UpstreamRequest]
-
-_IMAGES: Final[Mapping[UpstreamRoute, _Encode]] = {
-    UpstreamRoute.CODEX_IMAGES: codex_images.encode,
-    UpstreamRoute.CODEX_RESPONSES: codex_responses.encode,
-    UpstreamRoute.AZURE: azure.encode,
-    UpstreamRoute.OPENAI: openai.encode,
+DIALECTS: Final[dict[str, Dialect]] = {
+    dialect.name: dialect for dialect in (codex.DIALECT, azure.DIALECT, openai.DIALECT)
 }
 
 
-def encode(
-    request: AnyRequest,
-    route: UpstreamRoute,
-    account: Account,
-    client: Headers,
-    context: EncodeContext,
-) -> UpstreamRequest:
-    """The call for a request on a route of an account; ``client`` holds the headers that came."""
-    if isinstance(request, IntentRequest):
-        return codex_intents.encode(request, account, client, context)
-    return _IMAGES[route](request, account, client, context)
+def named_wait(
+    name: str, upstream: Mapping[str, str], error: UpstreamError, now: float, *, limited: bool
+) -> float | None:
+    """Seconds that an answer of a dialect asks us to wait, None where it names none.
+
+    ``now`` is the time in seconds since 1970.  Where the answer is about a limit (``limited``), and
+    names no time itself, a budget window that is used up does.
+    """
+    wait = headers.named_wait(upstream, error, now, limited=limited)
+    if wait is not None or not limited:
+        return wait
+    for window in DIALECTS[name].budget_windows(upstream, now).values():
+        if window.used_percent >= 100 and window.seconds_left is not None:
+            return min(window.seconds_left, headers.LONGEST_WAIT)
+    return None

@@ -6,9 +6,11 @@ without on the v1 path, where ``model`` is the deployment.  Edits are multipart 
 """
 
 import re
+from collections.abc import Sequence
 from typing import Final
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
+from image_gateway.core.dialects.dialect import Ability, Dialect, UpstreamRoute
 from image_gateway.core.dialects.upstream_request import (
     EncodeContext,
     UpstreamRequest,
@@ -86,3 +88,23 @@ def doubts(account: Account) -> list[str]:
     elif named and deployment not in (account.deployments or {}).values():
         found.append(f"base_url names deployment {deployment!r}, and deployments does not")
     return found
+
+
+def _has_one_route(account: Account, request: ImageRequest) -> Sequence[UpstreamRoute]:  # noqa: ARG001
+    return (ROUTE,)
+
+
+ROUTE: Final = UpstreamRoute("azure", encode, frozenset({Ability.IMAGE_ADDRESS}))
+DIALECT: Final = Dialect(
+    name="azure",
+    described="an Azure deployment",
+    routes=(ROUTE,),
+    routes_of=_has_one_route,
+    base_url=None,
+    attempt_seconds=540.0,
+    credentials=frozenset({"api_key", "access_token"}),
+    needed=("base_url", "deployments"),
+    unused=frozenset({"responses_model", "codex_route"}),
+    missing_model_codes=frozenset({"404"}),
+    doubts=doubts,
+)

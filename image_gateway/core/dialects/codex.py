@@ -1,48 +1,95 @@
-"""What both routes of a Codex account share: who we are, and how little of the client it sees.
+"""Codex accounts: three routes, a budget in every answer, and no bill for a single picture.
 
-Source: README.md in this folder, "Codex, both routes"; measured with the Codex command line.
+The direct route makes pictures for most calls; the Responses route makes them with a main model and
+its image tool, which a stream and some parameters need; intents go to the same endpoint almost as
+they came.  Source: README.md in this folder, "Codex, both routes".
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-from image_gateway.core.dialects.upstream_request import EncodeContext
-from image_gateway.core.headers import Headers
+from image_gateway.core.dialects import codex_images, codex_intents, codex_responses
+from image_gateway.core.dialects.dialect import Ability, BudgetWindow, Dialect, UpstreamRoute
+from image_gateway.core.headers import number
 from image_gateway.core.model import Account
+from image_gateway.core.request.image_request import ImageRequest
 
-_ORIGINATOR: Final = "codex_cli_rs"
-_FROM_CLIENT: Final = frozenset(
-    {
-        "openai-beta",
-        "x-openai-subagent",
-        "session-id",
-        "thread-id",
-        "traceparent",
-        "tracestate",
-        "baggage",
-    }
+IMAGES: Final = UpstreamRoute(
+    "codex_images",
+    codex_images.encode,
+    frozenset(
+        {
+            Ability.MANY_IMAGES,
+            Ability.LARGE_IMAGE,
+            Ability.MASK,
+            Ability.MARKUP,
+            Ability.GIF_OR_SVG,
+            Ability.FRAMES,
+            Ability.PARTIAL_IMAGES,
+        }
+    ),
 )
-_FROM_CLIENT_PREFIXES: Final = ("x-codex-",)
+RESPONSES: Final = UpstreamRoute(
+    "codex_responses",
+    codex_responses.encode,
+    frozenset(
+        {
+            Ability.LARGE_IMAGE,
+            Ability.MARKUP,
+            Ability.GIF_OR_SVG,
+            Ability.FRAMES,
+            Ability.OTHER_PARAMETERS,
+        }
+    ),
+)
+INTENTS: Final = UpstreamRoute("codex_intents", codex_intents.encode)
 
 
-def headers(
-    account: Account, client: Headers, context: EncodeContext, accept: str
-) -> dict[str, str]:
-    """The headers of a call; the account must have a credential."""
-    credential = account.signed_by()
-    version = account.client_version or context.codex_client_version
-    sent = client.named(_FROM_CLIENT, _FROM_CLIENT_PREFIXES)
-    sent |= {
-        "authorization": f"Bearer {credential.token.reveal()}",
-        "originator": _ORIGINATOR,
-        "user-agent": f"{_ORIGINATOR}/{version}",
-        "version": version,
-        "content-type": "application/json",
-        "accept": accept,
-    }
-    if credential.account_id is not None:
-        sent["chatgpt-account-id"] = credential.account_id
-    if credential.is_fedramp:
-        sent["x-openai-fedramp"] = "true"
-    if (client.get("originator") or "").startswith("codex_"):
-        sent |= client.named(frozenset({"originator", "user-agent"}), ())
-    return sent
+def routes_of(account: Account, request: ImageRequest) -> Sequence[UpstreamRoute]:
+    """A stream prefers the Responses route; other calls go as ``codex_route`` says.
+
+    Without a ``responses_model`` there is no such route.
+    """
+    if account.responses_model is None:
+        return (IMAGES,)
+    if request.stream or account.codex_route == "responses":
+        return (RESPONSES, IMAGES)
+    return (IMAGES, RESPONSES)
+
+
+def intent_route(account: Account) -> UpstreamRoute | None:
+    """An account with a main model serves intents."""
+    return None if account.responses_model is None else INTENTS
+
+
+def budget_windows(headers: Mapping[str, str], wall: float) -> Mapping[str, BudgetWindow]:
+    """The two windows, by the names that the accounts view has for them."""
+    windows = {}
+    for name in ("primary", "secondary"):
+        percent = number(headers.get(f"x-codex-{name}-used-percent"))
+        if percent is not None:
+            windows[name] = BudgetWindow(min(percent, 100.0), _seconds_left(name, headers, wall))
+    return windows
+
+
+def _seconds_left(name: str, headers: Mapping[str, str], wall: float) -> float | None:
+    left = number(headers.get(f"x-codex-{name}-reset-after-seconds"))
+    if left is not None:
+        return left
+    moment = number(headers.get(f"x-codex-{name}-reset-at"))
+    return None if moment is None else max(moment - wall, 0.0)
+
+
+DIALECT: Final = Dialect(
+    name="codex",
+    described="a Codex account",
+    routes=(IMAGES, RESPONSES),
+    routes_of=routes_of,
+    intent_route=intent_route,
+    base_url="https://chatgpt.com/backend-api/codex",
+    attempt_seconds=360.0,
+    credentials=frozenset({"access_token"}),
+    unused=frozenset({"api_version"}),
+    bills_pictures=False,
+    budget_windows=budget_windows,
+)

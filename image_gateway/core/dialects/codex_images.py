@@ -5,7 +5,7 @@ JSON only.
 """
 
 from image_gateway.core.codec import body_segments
-from image_gateway.core.dialects import codex
+from image_gateway.core.dialects import codex_headers
 from image_gateway.core.dialects.upstream_request import (
     EncodeContext,
     UpstreamRequest,
@@ -30,7 +30,7 @@ def encode(
     }
     payload.pop("partial_images", None)  # 0, or another route would have been chosen
     return UpstreamRequest(
-        url=join(account.base_url or context.codex_base_url, f"/images/{request.endpoint}"),
-        headers=codex.headers(account, client, context, "application/json"),
+        url=join(account.base_url or context.base_url, f"/images/{request.endpoint}"),
+        headers=codex_headers.headers(account, client, context, "application/json"),
         body=body_segments.from_json(payload, request.texts),
     )

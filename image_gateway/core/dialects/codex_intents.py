@@ -9,7 +9,7 @@ route".
 from typing import Final
 
 from image_gateway.core.codec import body_segments
-from image_gateway.core.dialects import codex
+from image_gateway.core.dialects import codex_headers
 from image_gateway.core.dialects.upstream_request import (
     EncodeContext,
     ExpectedResponse,
@@ -47,8 +47,8 @@ def encode(
     if not intent.signals_of(payload).show_intent({}):
         raise ValueError("an image intent was lost when it was rewritten")
     return UpstreamRequest(
-        url=join(account.base_url or context.codex_base_url, "/responses"),
-        headers=codex.headers(account, client, context, "text/event-stream"),
+        url=join(account.base_url or context.base_url, "/responses"),
+        headers=codex_headers.headers(account, client, context, "text/event-stream"),
         body=body_segments.from_json(payload, request.texts),
         expects=ExpectedResponse.RESPONSE,
     )

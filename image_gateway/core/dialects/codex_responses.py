@@ -8,7 +8,7 @@ one picture: what asks for more becomes several calls.  How its events are read 
 from typing import Final
 
 from image_gateway.core.codec import body_segments
-from image_gateway.core.dialects import codex
+from image_gateway.core.dialects import codex_headers
 from image_gateway.core.dialects.upstream_request import (
     EncodeContext,
     ExpectedResponse,
@@ -51,8 +51,8 @@ def encode(
         "store": False,
     }
     return UpstreamRequest(
-        url=join(account.base_url or context.codex_base_url, "/responses"),
-        headers=codex.headers(account, client, context, "text/event-stream"),
+        url=join(account.base_url or context.base_url, "/responses"),
+        headers=codex_headers.headers(account, client, context, "text/event-stream"),
         body=body_segments.from_json(payload, request.texts),
         expects=ExpectedResponse.RESPONSE_EVENTS,
     )

@@ -4,8 +4,10 @@ An edit goes on in the form in which it came: JSON may name https addresses, whi
 account fetches for itself, and multipart keeps its pictures as they lie in the spool.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
+from image_gateway.core.dialects.dialect import Dialect, UpstreamRoute
 from image_gateway.core.dialects.upstream_request import (
     EncodeContext,
     UpstreamRequest,
@@ -17,7 +19,6 @@ from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account
 from image_gateway.core.request.image_request import ImageRequest
 
-BASE_URL: Final = "https://api.openai.com/v1"
 _FROM_CLIENT: Final = frozenset({"traceparent", "tracestate"})
 
 
@@ -27,7 +28,7 @@ def encode(
     """The call; the account must have a credential."""
     is_form = request.is_form and request.endpoint == "edits"
     return images_request(
-        join(account.base_url or BASE_URL, f"/images/{request.endpoint}"),
+        join(account.base_url or context.base_url, f"/images/{request.endpoint}"),
         {
             **client.named(_FROM_CLIENT, ()),
             "authorization": f"Bearer {account.signed_by().token.reveal()}",
@@ -40,3 +41,20 @@ def encode(
         request,
         context.boundary if is_form else None,
     )
+
+
+def _has_one_route(account: Account, request: ImageRequest) -> Sequence[UpstreamRoute]:  # noqa: ARG001
+    return (ROUTE,)
+
+
+ROUTE: Final = UpstreamRoute("openai", encode)
+DIALECT: Final = Dialect(
+    name="openai",
+    described="an OpenAI-compatible account",
+    routes=(ROUTE,),
+    routes_of=_has_one_route,
+    base_url="https://api.openai.com/v1",
+    attempt_seconds=540.0,
+    credentials=frozenset({"api_key"}),
+    unused=frozenset({"api_version", "responses_model", "codex_route"}),
+)

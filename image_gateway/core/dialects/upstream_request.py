@@ -37,8 +37,8 @@ class EncodeContext:
     says nothing, and a ``boundary`` for multipart that nobody can guess.
     """
 
-    codex_base_url: str
-    codex_client_version: str
+    base_url: str
+    client_version: str
     boundary: str = field(repr=False)
 
 

@@ -1,17 +1,17 @@
 """How much of its budget an account has spent, as its own answers tell it.
 
-The control plane asks every few minutes; a Codex upstream says it with each answer, in its
-``x-codex-*`` headers.  What was learned from an answer counts until somebody knows better: the
-control plane, once it says something else than it did when the call was made, or the clock, once
-the window has begun anew.  Times are seconds: ``now`` of a clock that only goes forward, ``wall``
-since 1970.
+The control plane asks every few minutes; some upstreams say it with each answer
+(``Dialect.budget_windows``).  What was learned from an answer counts until somebody knows better:
+the control plane, once it says something else than it did when the call was made, or the clock,
+once the window has begun anew.  Times are seconds: ``now`` of a clock that only goes forward,
+``wall`` since 1970.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from image_gateway.core.headers import number
+from image_gateway.core.dialects import DIALECTS
 from image_gateway.core.model import Account
 
 _WINDOWS: Final = ("primary", "secondary")
@@ -46,12 +46,12 @@ class Budgets:
     def learn(self, account: Account, headers: Mapping[str, str], now: float, wall: float) -> None:
         """Take what an answer's headers say; ``account`` is as it was when the call was made."""
         windows = self._learned.pop(account.account_name, {})
-        for window, said in _said(account).items():
-            percent = number(headers.get(f"x-codex-{window}-used-percent"))
-            if percent is not None:
-                left = _seconds_left(window, headers, wall)
+        answered = DIALECTS[account.dialect].budget_windows(headers, wall)
+        for name, said in _said(account).items():
+            if name in answered:
+                percent, left = answered[name].used_percent, answered[name].seconds_left
                 ends = now + (_UNNAMED_SECONDS if left is None else left)
-                windows[window] = _Learned(min(percent, 100.0), ends, left is not None, said)
+                windows[name] = _Learned(percent, ends, left is not None, said)
         if windows:
             self._learned[account.account_name] = windows
         if len(self._learned) > _MOST_ACCOUNTS:
@@ -85,12 +85,3 @@ def _percent(learned: _Learned | None, said: float | None, now: float) -> float 
     if learned is not None and learned.is_named:
         return 0.0
     return None if said is None else min(max(said, 0.0), 100.0)
-
-
-def _seconds_left(window: str, headers: Mapping[str, str], wall: float) -> float | None:
-    """Until the window begins anew; None where the answer does not say."""
-    left = number(headers.get(f"x-codex-{window}-reset-after-seconds"))
-    if left is not None:
-        return left
-    moment = number(headers.get(f"x-codex-{window}-reset-at"))
-    return None if moment is None else max(moment - wall, 0.0)

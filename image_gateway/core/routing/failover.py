@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Final
 
 from image_gateway.core import errors
+from image_gateway.core.dialects import DIALECTS
 from image_gateway.core.errors import Refusal, UpstreamError
 from image_gateway.core.routing.cooldowns import CooldownSpec
 
@@ -106,14 +107,12 @@ def _lacks_model(outcome: AttemptOutcome) -> bool:
     return _status(outcome) == 404 and bool(
         codes & errors.MISSING_MODEL
         or outcome.error.param == "model"
-        or (outcome.dialect == "azure" and "404" in codes)
+        or codes & DIALECTS[outcome.dialect].missing_model_codes
     )
 
 
 def _is_overload(outcome: AttemptOutcome) -> bool:
-    return _status(outcome) in {503, 529} and (
-        outcome.dialect == "codex" or outcome.wait is not None or outcome.error.shaped
-    )
+    return _status(outcome) in {503, 529} and (outcome.wait is not None or outcome.error.shaped)
 
 
 def _returned(outcome: AttemptOutcome) -> Step:
@@ -185,8 +184,8 @@ TABLE: Final[Sequence[_Rule]] = (
         lambda _: Step(Action.NEXT),
     ),
     (
-        "any other 5xx from codex, which bills no single images",
-        lambda it: it.dialect == "codex" and 500 <= _status(it) < 600,
+        "any other 5xx of an upstream that bills no single pictures",
+        lambda it: 500 <= _status(it) < 600 and not DIALECTS[it.dialect].bills_pictures,
         lambda _: Step(Action.NEXT),
     ),
     (

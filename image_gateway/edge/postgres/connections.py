@@ -8,7 +8,8 @@ from typing import Any, Final, cast
 import psycopg
 from psycopg.rows import dict_row
 
-from image_gateway.core.model import Secret, ViewRow
+from image_gateway.core.model import Secret
+from image_gateway.core.rows import ViewRow
 
 CONNECT_SECONDS: Final = 3
 OPTIONS: Final[Mapping[str, str | int]] = {

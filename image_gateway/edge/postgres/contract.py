@@ -15,11 +15,12 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from image_gateway import sql
-from image_gateway.core.dialects import azure
-from image_gateway.core.model import Account, RowError, Secret, ViewRow, account_from_row
+from image_gateway.core.dialects import DIALECTS
+from image_gateway.core.model import Account, Secret
 from image_gateway.core.routing import ranking
 from image_gateway.core.routing.budget import Budgets
 from image_gateway.core.routing.cooldowns import CooldownTracker
+from image_gateway.core.rows import RowError, ViewRow, account_from_row
 from image_gateway.edge.postgres import connections, pooler
 from image_gateway.edge.postgres.cache import LOAD_SECONDS, UnavailableError
 
@@ -85,9 +86,8 @@ async def check(database: Secret) -> Findings:
             name, condition = account.account_name, ranking.condition(account, _untouched())
             if condition not in ranking.SERVING:
                 idle.append(f"account {name} serves no call: {condition}")
-            if account.dialect == "azure":
-                found = azure.doubts(account)
-                doubtful += [f"account {account.account_name}: {doubt}" for doubt in found]
+            doubts = DIALECTS[account.dialect].doubts(account)
+            doubtful += [f"account {name}: {doubt}" for doubt in doubts]
     return Findings(len(rows), tuple(sound), tuple(broken), tuple(idle), tuple(doubtful), writable)
 
 

@@ -21,16 +21,8 @@ from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool, TooManyRequests
 
 from image_gateway import sql
-from image_gateway.core.model import (
-    Account,
-    Grant,
-    Key,
-    RowError,
-    Secret,
-    ViewRow,
-    account_from_row,
-    key_from_row,
-)
+from image_gateway.core.model import Account, Grant, Key, Secret
+from image_gateway.core.rows import RowError, ViewRow, account_from_row, key_from_row
 from image_gateway.edge.postgres import connections
 from image_gateway.edge.postgres.cache import (
     LOAD_SECONDS,

@@ -20,8 +20,9 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from image_gateway import sql
-from image_gateway.core.model import RowError, Secret
+from image_gateway.core.model import Secret
 from image_gateway.core.records.charges import Charge
+from image_gateway.core.rows import RowError
 from image_gateway.edge.postgres import connections
 from image_gateway.edge.postgres.contract import first_line
 

@@ -7,19 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from image_gateway.core import dialects
 from image_gateway.core.codec import body_segments
 from image_gateway.core.dialects import (
     EncodeContext,
     ExpectedResponse,
     UpstreamRequest,
+    codex,
     codex_images,
 )
 from image_gateway.core.dialects.upstream_request import join
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account, Credential, Secret
 from image_gateway.core.routing import capability
-from image_gateway.core.routing.capability import UpstreamRoute
 from tests.core.builders import ACCOUNT_ID, PNG, TOKEN, account, parse, play
 
 CONTEXT = EncodeContext("https://chatgpt.com/backend-api/codex", "0.169.0", "never-used")
@@ -86,14 +85,14 @@ def test_a_gap_names_what_the_route_cannot_do(
     value: dict[str, Any], edits: Any, param: str | None
 ) -> None:
     request = parse(value, "edits" if edits else "generations")
-    gap = capability.gap(request, UpstreamRoute.CODEX_IMAGES)
+    gap = capability.gap(request, codex.IMAGES)
     assert (None if gap is None else gap.param) == param
     assert gap is None or gap.advice
 
 
 def test_it_is_the_dialect_of_its_route() -> None:
     request, one = parse({}), account()
-    call = dialects.encode(request, UpstreamRoute.CODEX_IMAGES, one, Headers([]), CONTEXT)
+    call = codex.IMAGES.encode(request, one, Headers([]), CONTEXT)
     assert call == codex_images.encode(request, one, Headers([]), CONTEXT)
 
 

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from image_gateway.core import dialects
 from image_gateway.core.codec import body_segments, json_scanner, json_skeleton
 from image_gateway.core.dialects import (
     EncodeContext,
     ExpectedResponse,
     UpstreamRequest,
+    codex,
     codex_intents,
 )
 from image_gateway.core.errors import Refusal
@@ -21,7 +21,7 @@ from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account
 from image_gateway.core.request import intent
 from image_gateway.core.request.intent import IntentRequest
-from image_gateway.core.routing.capability import Gap, UpstreamRoute, choose
+from image_gateway.core.routing.capability import Gap, choose
 from tests.core.builders import ACCOUNT_ID, PNG, TOKEN, account, play
 
 CONTEXT = EncodeContext("https://chatgpt.com/backend-api/codex", "0.169.0", "never-used")
@@ -48,9 +48,7 @@ def _encode(
 ) -> tuple[UpstreamRequest, bytes]:
     """The call, and the bytes of its body."""
     request, text = _parse(value, model_map)
-    call = dialects.encode(
-        request, UpstreamRoute.CODEX_RESPONSES, one or _account(), NOBODY, CONTEXT
-    )
+    call = codex.INTENTS.encode(request, one or _account(), NOBODY, CONTEXT)
     sent = play(call.body, text)
     assert body_segments.length(call.body) == len(sent)
     return call, sent
@@ -105,8 +103,8 @@ def test_what_codex_may_know_of_the_client_passes_and_no_more() -> None:
 
 def test_only_a_codex_account_with_a_main_model_has_the_route() -> None:
     request, _ = _parse({**TEXT, "tools": [TOOL]})
-    assert choose(_account(codex_route="direct"), request) is UpstreamRoute.CODEX_RESPONSES
-    assert choose(_account(codex_route="responses"), request) is UpstreamRoute.CODEX_RESPONSES
+    assert choose(_account(codex_route="direct"), request) is codex.INTENTS
+    assert choose(_account(codex_route="responses"), request) is codex.INTENTS
     for one in (
         _account(responses_model=None),
         _account(dialect="openai"),

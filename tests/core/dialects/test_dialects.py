@@ -12,14 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from python_multipart.multipart import parse_options_header
 
-from image_gateway.core import dialects
 from image_gateway.core.codec import body_segments
 from image_gateway.core.codec.multipart import MultipartReader, Part, PartLimits
 from image_gateway.core.dialects import (
     EncodeContext,
     ExpectedResponse,
     UpstreamRequest,
+    UpstreamRoute,
     azure,
+    codex,
     codex_responses,
     openai,
 )
@@ -27,8 +28,17 @@ from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account, Credential, Secret
 from image_gateway.core.request.catalogue import Endpoint
 from image_gateway.core.request.image_request import ImageRequest
-from image_gateway.core.routing.capability import UpstreamRoute
-from tests.core.builders import ACCOUNT_ID, PNG, TOKEN, account, parse, parse_form, play
+from tests.core.builders import (
+    ACCOUNT_ID,
+    PNG,
+    ROUTES,
+    TOKEN,
+    account,
+    account_with,
+    parse,
+    parse_form,
+    play,
+)
 
 G: Endpoint = "generations"
 E: Endpoint = "edits"
@@ -474,7 +484,8 @@ def _openai(**changes: Any) -> Account:
 
 
 def _to_openai(request: ImageRequest, client: Headers = NOBODY, **changes: Any) -> UpstreamRequest:
-    return openai.encode(request, _openai(**changes), client, CONTEXT)
+    context = EncodeContext(openai.DIALECT.base_url or "", "0.169.0", BOUNDARY)
+    return openai.encode(request, _openai(**changes), client, context)
 
 
 @pytest.mark.parametrize(
@@ -731,40 +742,32 @@ def test_the_responses_route_has_codex_s_headers_and_asks_for_events() -> None:
 
 
 def _any_account(route: UpstreamRoute) -> Account:
-    return account(
-        dialect=route.value.partition("_")[0],
-        base_url="https://up.example/v1",
-        responses_model="gpt-5.5",
-    )
+    return account_with(route, base_url="https://up.example/v1", responses_model="gpt-5.5")
 
 
-@pytest.mark.parametrize("route", UpstreamRoute)
+@pytest.mark.parametrize("route", ROUTES, ids=str)
 def test_a_call_does_not_show_what_it_carries(route: UpstreamRoute) -> None:
     request = _json({"prompt": "hush", "images": [PNG]}, E)
-    shown = repr(dialects.encode(request, route, _any_account(route), _CLIENT, CONTEXT))
+    shown = repr(route.encode(request, _any_account(route), _CLIENT, CONTEXT))
     for hidden in ("hush", TOKEN, ACCOUNT_ID, BOUNDARY, "base64"):
         assert hidden not in shown
 
 
-@pytest.mark.parametrize("route", UpstreamRoute)
+@pytest.mark.parametrize("route", ROUTES, ids=str)
 def test_an_account_without_a_credential_signs_no_call(route: UpstreamRoute) -> None:
-    one = account(
-        dialect=route.value.partition("_")[0], base_url="https://up.example", credential=None
-    )
+    one = account_with(route, base_url="https://up.example", credential=None)
     with pytest.raises(ValueError, match="credential"):
-        dialects.encode(_json({}), route, one, NOBODY, CONTEXT)
+        route.encode(_json({}), one, NOBODY, CONTEXT)
 
 
-@given(
-    st.text(st.characters(codec="utf-8"), min_size=1, max_size=20), st.sampled_from(UpstreamRoute)
-)
+@given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=20), st.sampled_from(ROUTES))
 def test_a_prompt_arrives_as_it_was_written(words: str, route: UpstreamRoute) -> None:
     prompt = "x" + words
     for request in (_json({"prompt": prompt}), _json({"prompt": prompt, "images": [PNG]}, E)):
-        call = dialects.encode(request, route, _any_account(route), NOBODY, CONTEXT)
+        call = route.encode(request, _any_account(route), NOBODY, CONTEXT)
         if call.headers["content-type"] != "application/json":
             assert _fields(call)["prompt"] == prompt
-        elif route is UpstreamRoute.CODEX_RESPONSES:
+        elif route is codex.RESPONSES:
             assert _value(call)["input"][0]["content"][0]["text"] == prompt
         else:
             assert _value(call)["prompt"] == prompt
@@ -777,13 +780,13 @@ def test_a_prompt_arrives_as_it_was_written(words: str, route: UpstreamRoute) ->
         ),
         st.just("hush"),
     ),
-    st.sampled_from(UpstreamRoute),
+    st.sampled_from(ROUTES),
 )
 def test_no_header_of_the_client_replaces_one_of_ours(
     client: dict[str, str], route: UpstreamRoute
 ) -> None:
     found = Headers((name.encode(), value.encode()) for name, value in client.items())
-    sent = dialects.encode(_json({}), route, _any_account(route), found, CONTEXT).headers
-    plain = dialects.encode(_json({}), route, _any_account(route), NOBODY, CONTEXT).headers
+    sent = route.encode(_json({}), _any_account(route), found, CONTEXT).headers
+    plain = route.encode(_json({}), _any_account(route), NOBODY, CONTEXT).headers
     trace = {name: value for name, value in client.items() if name == "traceparent"}
     assert sent == {**plain, **trace}

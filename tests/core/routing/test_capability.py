@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from image_gateway.core.dialects import EncodeContext, UpstreamRequest, encode
+from image_gateway.core.dialects import (
+    DIALECTS,
+    Ability,
+    EncodeContext,
+    UpstreamRequest,
+    UpstreamRoute,
+)
 from image_gateway.core.errors import Refusal
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account
@@ -19,12 +25,10 @@ from image_gateway.core.routing.capability import (
     NEEDS,
     Gap,
     Need,
-    UpstreamRoute,
     choose,
     gap,
-    routes,
 )
-from tests.core.builders import CATALOGUE, PNG, account, parse, play
+from tests.core.builders import CATALOGUE, PNG, ROUTES, account, account_with, parse, play
 
 E: Endpoint = "edits"
 _FORWARD = frozenset({"seed"})
@@ -32,7 +36,7 @@ _NEWEST = "gpt-image-2.5"
 _ADDRESS = "https://example.com/a.png"
 _CONTEXT = EncodeContext("https://codex.example", "0.1.0", "b0undary")
 
-DIRECT, RESPONSES, AZURE, OPENAI = UpstreamRoute
+DIRECT, RESPONSES, AZURE, OPENAI = ROUTES
 
 
 def _request(value: dict[str, Any], *, is_form: bool = False) -> ImageRequest:
@@ -93,7 +97,7 @@ _MATRIX: list[tuple[dict[str, Any], str | None, set[UpstreamRoute]]] = [
 ]
 
 
-@pytest.mark.parametrize("route", UpstreamRoute)
+@pytest.mark.parametrize("route", ROUTES, ids=str)
 @pytest.mark.parametrize(("value", "param", "able"), _MATRIX)
 def test_a_route_can_do_what_the_table_says_and_names_what_it_cannot(
     value: dict[str, Any], param: str | None, able: set[UpstreamRoute], route: UpstreamRoute
@@ -141,11 +145,11 @@ def _wish(value: dict[str, Any]) -> ImageRequest | None:
 _REQUESTS = _WISHES.map(_wish).filter(lambda made: made is not None)
 
 
-@given(_REQUESTS, st.sampled_from(UpstreamRoute))
+@given(_REQUESTS, st.sampled_from(ROUTES))
 def test_there_is_a_gap_exactly_where_a_need_is_not_met(
     request: ImageRequest, route: UpstreamRoute
 ) -> None:
-    unmet = [need for need in NEEDS if need.asked(request) and route not in need.able]
+    unmet = [need for need in NEEDS if need.asked(request) and need.ability in route.lacks]
     found = gap(request, route)
     if not unmet:
         assert found is None
@@ -168,7 +172,7 @@ def test_what_a_need_names_was_really_asked_for(request: ImageRequest) -> None:
 
 @given(_REQUESTS)
 def test_openai_s_own_form_can_do_everything(request: ImageRequest) -> None:
-    assert gap(request, UpstreamRoute.OPENAI) is None
+    assert gap(request, OPENAI) is None
 
 
 _ASKING: dict[str, dict[str, Any]] = {
@@ -198,7 +202,6 @@ def test_every_need_is_asked_for_by_a_name_that_exists(need: Need) -> None:
     assert param in {*CATALOGUE.parameters, "images", "mask", "markup"}
     plain = _request({"images": [PNG]} if need.title != "an edit" else {})
     assert need.asked(plain) is None
-    assert need.able
     assert need.advice
 
 
@@ -211,6 +214,10 @@ def test_a_picture_that_is_too_large_is_named(name: str) -> None:
     asking = replace(asking, **changes)
     [need] = [need for need in NEEDS if "15 MB" in need.title]
     assert need.asked(asking) == name
+
+
+def test_every_ability_is_a_line_of_the_table() -> None:
+    assert [need.ability for need in NEEDS] == list(Ability)
 
 
 def test_the_table_has_these_lines_and_no_line_twice() -> None:
@@ -234,16 +241,15 @@ _OURS = {"stream", "response_format", "model", "prompt"}
 
 
 def _one(route: UpstreamRoute) -> Account:
-    dialect = route.value.partition("_")[0]
-    return account(dialect=dialect, base_url="https://up.example", responses_model="gpt-5.5")
+    return account_with(route, base_url="https://up.example", responses_model="gpt-5.5")
 
 
-@given(_REQUESTS, st.sampled_from(UpstreamRoute))
+@given(_REQUESTS, st.sampled_from(ROUTES))
 def test_what_a_route_can_do_it_says_all_of(request: ImageRequest, route: UpstreamRoute) -> None:
     """Every parameter that the client sent stands in the call, under its own name."""
     if gap(request, route) is not None:
         return
-    call = encode(request, route, _one(route), Headers([]), _CONTEXT)
+    call = route.encode(request, _one(route), Headers([]), _CONTEXT)
     said = _said(call, route)
     for name, value in request.parameters.items():
         if route is RESPONSES and name == "n":
@@ -305,7 +311,9 @@ def _said(call: UpstreamRequest, route: UpstreamRoute) -> dict[str, Any]:
 def test_an_account_has_its_own_ways_the_preferred_one_first(
     changes: dict[str, Any], stream: object, expected: list[UpstreamRoute]
 ) -> None:
-    assert list(routes(account(**changes), _request({"stream": stream}))) == expected
+    one = account(**changes)
+    found = DIALECTS[one.dialect].routes_of(one, _request({"stream": stream}))
+    assert list(found) == expected
 
 
 @pytest.mark.parametrize(
@@ -348,7 +356,8 @@ _ACCOUNTS = st.builds(
 def test_what_is_chosen_can_do_all_of_it_and_is_none_only_where_no_way_can(
     one: Account, request: ImageRequest
 ) -> None:
-    ways = routes(one, request)
+    dialect = DIALECTS[one.dialect]
+    ways = dialect.routes_of(one, request)
     found = choose(one, request)
     if isinstance(found, Gap):
         assert all(gap(request, way) is not None for way in ways)
@@ -357,7 +366,7 @@ def test_what_is_chosen_can_do_all_of_it_and_is_none_only_where_no_way_can(
         assert found in ways
         assert gap(request, found) is None
         assert all(gap(request, way) is not None for way in ways[: ways.index(found)])
-    assert all(way.value.startswith(one.dialect) for way in ways)
+    assert set(ways) <= set(dialect.routes)
 
 
 def test_the_most_pictures_of_the_direct_route_are_5() -> None:

@@ -16,16 +16,8 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from image_gateway import sql
-from image_gateway.core.model import (
-    Account,
-    Credential,
-    Key,
-    Proxy,
-    RowError,
-    Secret,
-    account_from_row,
-    key_from_row,
-)
+from image_gateway.core.model import Account, Credential, Key, Proxy, Secret
+from image_gateway.core.rows import RowError, account_from_row, key_from_row
 from image_gateway.demo import postgres
 from image_gateway.edge.postgres.contract import check
 from tests.edge.conftest import OpenControl

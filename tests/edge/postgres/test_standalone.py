@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from image_gateway import sql
-from image_gateway.core.model import RowError, Secret
+from image_gateway.core.model import Secret
 from image_gateway.core.records import charges
 from image_gateway.core.records.charges import Charge
+from image_gateway.core.rows import RowError
 from image_gateway.edge.postgres import standalone
 from image_gateway.edge.postgres.standalone import (
     KEEP_DAYS,

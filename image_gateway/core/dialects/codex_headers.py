@@ -1,0 +1,48 @@
+"""What both routes of a Codex account share: who we are, and how little of the client it sees.
+
+Source: README.md in this folder, "Codex, both routes"; measured with the Codex command line.
+"""
+
+from typing import Final
+
+from image_gateway.core.dialects.upstream_request import EncodeContext
+from image_gateway.core.headers import Headers
+from image_gateway.core.model import Account
+
+_ORIGINATOR: Final = "codex_cli_rs"
+_FROM_CLIENT: Final = frozenset(
+    {
+        "openai-beta",
+        "x-openai-subagent",
+        "session-id",
+        "thread-id",
+        "traceparent",
+        "tracestate",
+        "baggage",
+    }
+)
+_FROM_CLIENT_PREFIXES: Final = ("x-codex-",)
+
+
+def headers(
+    account: Account, client: Headers, context: EncodeContext, accept: str
+) -> dict[str, str]:
+    """The headers of a call; the account must have a credential."""
+    credential = account.signed_by()
+    version = account.client_version or context.client_version
+    sent = client.named(_FROM_CLIENT, _FROM_CLIENT_PREFIXES)
+    sent |= {
+        "authorization": f"Bearer {credential.token.reveal()}",
+        "originator": _ORIGINATOR,
+        "user-agent": f"{_ORIGINATOR}/{version}",
+        "version": version,
+        "content-type": "application/json",
+        "accept": accept,
+    }
+    if credential.account_id is not None:
+        sent["chatgpt-account-id"] = credential.account_id
+    if credential.is_fedramp:
+        sent["x-openai-fedramp"] = "true"
+    if (client.get("originator") or "").startswith("codex_"):
+        sent |= client.named(frozenset({"originator", "user-agent"}), ())
+    return sent

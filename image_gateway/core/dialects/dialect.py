@@ -1,0 +1,110 @@
+"""What differs between upstreams: one record per dialect.
+
+The rest of the gateway asks the record and never compares a dialect's name.  A new kind of upstream
+is a new record in ``DIALECTS`` (``core.dialects``), with an encoder for each of its routes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal
+
+from image_gateway.core.dialects.upstream_request import EncodeContext, UpstreamRequest
+from image_gateway.core.headers import Headers
+from image_gateway.core.model import Account
+from image_gateway.core.request.image_request import ImageRequest
+
+CredentialKind = Literal["access_token", "api_key"]
+
+
+class Ability(StrEnum):
+    """What a request may need of a route; ``core.routing.capability`` says when it does."""
+
+    EDIT = "edit"
+    MANY_IMAGES = "many_images"
+    LARGE_IMAGE = "large_image"
+    MASK = "mask"
+    MARKUP = "markup"
+    IMAGE_ADDRESS = "image_address"
+    SEVERAL = "several"
+    TRANSPARENT = "transparent"
+    GIF_OR_SVG = "gif_or_svg"
+    FRAMES = "frames"
+    OTHER_PARAMETERS = "other_parameters"
+    STREAM = "stream"
+    PARTIAL_IMAGES = "partial_images"
+
+
+Encode = Callable[[Any, Account, Headers, EncodeContext], UpstreamRequest]
+"""Makes the request to an upstream from the client's request, an account that has a credential, the
+client's headers, and what the settings say."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamRoute:
+    """One way of asking an account: how it is asked, and what it cannot do."""
+
+    name: str
+    encode: Encode
+    lacks: frozenset[Ability] = frozenset()
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetWindow:
+    """One window of an account's budget, as an answer's headers say it.
+
+    ``seconds_left`` until it begins anew; None where the answer does not say.
+    """
+
+    used_percent: float
+    seconds_left: float | None
+
+
+def no_windows(headers: Mapping[str, str], wall: float) -> Mapping[str, BudgetWindow]:  # noqa: ARG001
+    """The budget windows of an upstream whose answers tell none."""
+    return {}
+
+
+def no_intents(account: Account) -> UpstreamRoute | None:  # noqa: ARG001 - the field's signature
+    """The route for image intents of an upstream that serves none."""
+    return None
+
+
+def no_doubts(account: Account) -> list[str]:  # noqa: ARG001 - the field's signature
+    """Nothing of an account looks like a mistake."""
+    return []
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """One kind of upstream.
+
+    ``described``: with its article, for people.  ``routes`` are all of its routes for pictures,
+    ``routes_of`` those that an account has for a request, the preferred one first; ``intent_route``
+    serves calls of the Responses API itself.  ``base_url`` None: each account names its own.
+    ``attempt_seconds`` is the default of the setting ``<NAME>_SECONDS``.  ``credentials`` are the
+    kinds that sign a call; ``needed`` are the columns without which an account serves nothing,
+    ``unused`` those that mean nothing to it.  ``bills_pictures`` False: an error answer of its own
+    (5xx) means that nothing was billed.  ``missing_model_codes`` are codes of a 404 about the
+    model, beside the usual ones.  ``budget_windows`` reads an answer's headers, at a time in
+    seconds since
+    1970.  ``doubts`` are what looks like a mistake in an account and could work all the same.
+    """
+
+    name: str
+    described: str
+    routes: tuple[UpstreamRoute, ...]
+    routes_of: Callable[[Account, ImageRequest], Sequence[UpstreamRoute]]
+    base_url: str | None
+    attempt_seconds: float
+    credentials: frozenset[CredentialKind]
+    needed: tuple[str, ...] = ()
+    unused: frozenset[str] = frozenset()
+    bills_pictures: bool = True
+    missing_model_codes: frozenset[str] = frozenset()
+    intent_route: Callable[[Account], UpstreamRoute | None] = no_intents
+    budget_windows: Callable[[Mapping[str, str], float], Mapping[str, BudgetWindow]] = no_windows
+    doubts: Callable[[Account], list[str]] = no_doubts

@@ -1,0 +1,287 @@
+"""Rows of the contract's views, read once and strictly.
+
+``key_from_row`` and ``account_from_row`` take a row of the views (``sql/README.md``, "The
+contract") and raise ``RowError`` where a row breaks the contract, so that no other module ever asks
+whether a value is sane.  What an account of a dialect needs is in the dialect's record.
+"""
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from math import isnan
+from typing import Final, Literal, cast
+from urllib.parse import urlsplit
+
+import orjson
+
+from image_gateway.core.dialects import DIALECTS
+from image_gateway.core.model import (
+    DEFAULT_SLOTS,
+    HTTP_SCHEMES,
+    MOST_SLOTS,
+    Account,
+    Credential,
+    Key,
+    Proxy,
+    RouteStrategy,
+    Secret,
+)
+
+MOST_RETRIES: Final = 10
+"""Of one account for one request; a larger number counts as this one."""
+PROXY_SCHEMES: Final = frozenset({"http", "https", "socks5", "socks5h"})
+_LONGEST_SOCKS_TEXT: Final = 255
+"""RFC 1929, 2."""
+
+
+class RowError(ValueError):
+    """A row of the control plane breaks the contract; the message names the column, no value."""
+
+
+ViewRow = Mapping[str, object]
+
+
+def key_from_row(row: ViewRow) -> Key:
+    """A key from a row of ``image_gateway.keys``; raises ``RowError``."""
+    strategy = _optional_text(row, "route_strategy") or "auto"
+    if strategy not in {"fixed", "auto"}:
+        raise RowError("route_strategy is neither fixed nor auto")
+    allowed = _optional_texts(row, "allowed_models")
+    accounts = _optional_texts(row, "account_names")
+    return Key(
+        key_hash=_text(row, "key_hash"),
+        key_id=_text(row, "key_id"),
+        key_name=_optional_text(row, "key_name") or "",
+        status=_optional_text(row, "status") or "",
+        image_enabled=_flag(row, "image_enabled"),
+        group_id=_optional_text(row, "group_id"),
+        group_image_enabled=_flag(row, "group_image_enabled"),
+        quota_remaining=_optional_integer(row, "quota_remaining"),
+        max_concurrency=_optional_limit(row, "max_concurrency"),
+        min_start_interval_ms=_optional_limit(row, "min_start_interval_ms"),
+        allowed_models=None if allowed is None else frozenset(allowed),
+        model_map=_optional_names(row, "model_map") or {},
+        account_names=None if accounts is None else tuple(accounts),
+        route_strategy=cast("RouteStrategy", strategy),
+    )
+
+
+def account_from_row(row: ViewRow) -> Account:
+    """An account from a row of ``image_gateway.accounts``; raises ``RowError``."""
+    dialect = DIALECTS.get(_text(row, "dialect"))
+    if dialect is None:
+        raise RowError(f"dialect is none of {', '.join(DIALECTS)}")
+    slots = _optional_integer(row, "image_max_concurrency")
+    slots = DEFAULT_SLOTS if slots is None else slots
+    if not 1 <= slots <= MOST_SLOTS:
+        raise RowError(f"image_max_concurrency is not in 1..{MOST_SLOTS}")
+    base_url = _optional_text(row, "base_url")
+    if base_url is None and dialect.base_url is None:
+        raise RowError(f"base_url is null, and {dialect.described} needs one")
+    if base_url is not None:
+        require_url(base_url, "base_url", HTTP_SCHEMES)
+    route = _optional_text(row, "codex_route") or "direct"
+    if route not in {"direct", "responses"}:
+        raise RowError("codex_route is neither direct nor responses")
+    client_version = _optional_text(row, "client_version")
+    weight = _optional_number(row, "routing_weight")
+    weight = 1.0 if weight is None else weight
+    if not 0 < weight < float("inf"):
+        raise RowError("routing_weight is not above zero")
+    blocked = row.get("blocked_until")
+    if blocked is not None and not (isinstance(blocked, datetime) and blocked.tzinfo is not None):
+        raise RowError("blocked_until is no timestamp with time zone")
+    return Account(
+        account_name=_text(row, "account_name"),
+        dialect=dialect.name,
+        status=_optional_text(row, "status") or "",
+        image_enabled=_flag(row, "image_enabled"),
+        image_max_concurrency=slots,
+        base_url=base_url,
+        api_version=_optional_text(row, "api_version"),
+        deployments=_optional_names(row, "deployments"),
+        credential=_credential(row),
+        client_version=client_version and _header_safe(client_version, "client_version"),
+        responses_model=_optional_text(row, "responses_model"),
+        codex_route=cast("Literal['direct', 'responses']", route),
+        proxy=_proxy(row),
+        routing_weight=weight,
+        used_percent_primary=_optional_number(row, "used_percent_primary"),
+        used_percent_secondary=_optional_number(row, "used_percent_secondary"),
+        same_account_retries=min(
+            max(0, _optional_integer(row, "same_account_retries") or 0), MOST_RETRIES
+        ),
+        blocked_until=blocked,
+    )
+
+
+def _credential(row: ViewRow) -> Credential | None:
+    """The accepted shapes: flat, camelCase, or nested under ``tokens`` and ``account``."""
+    value = _optional_object(row, "credential")
+    if value is None:
+        return None
+    tokens = _mapping(value.get("tokens"))
+    account = _mapping(value.get("account"))
+    access_token = _first_text(
+        value.get("access_token"),
+        value.get("accessToken"),
+        tokens.get("access_token"),
+        tokens.get("accessToken"),
+    )
+    account_id = _first_text(
+        value.get("account_id"),
+        value.get("accountId"),
+        tokens.get("account_id"),
+        tokens.get("accountId"),
+        account.get("id"),
+    )
+    api_key = _first_text(value.get("api_key"), value.get("apiKey"))
+    if access_token is not None:
+        return Credential(
+            token=Secret(_header_safe(access_token, "credential")),
+            kind="access_token",
+            account_id=None if account_id is None else _header_safe(account_id, "credential"),
+            is_fedramp=value.get("is_fedramp") is True or value.get("isFedramp") is True,
+            expires_at=token_expiry(access_token),
+        )
+    if api_key is not None:
+        return Credential(token=Secret(_header_safe(api_key, "credential")), kind="api_key")
+    return None
+
+
+def _header_safe(text: str, column: str) -> str:
+    if not (text.isascii() and text.isprintable()):
+        raise RowError(f"{column} holds characters that no header can carry")
+    return text
+
+
+def token_expiry(token: str) -> float | None:
+    """The ``exp`` of a JWT in seconds since 1970, None for a token that is none (RFC 7519)."""
+    parts = token.split(".")
+    if len(parts) != 3:
+        return None
+    payload = parts[1]
+    try:
+        claims = orjson.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    except (binascii.Error, ValueError):
+        return None
+    expiry = claims.get("exp") if isinstance(claims, dict) else None
+    return float(expiry) if isinstance(expiry, int | float) else None
+
+
+def _proxy(row: ViewRow) -> Proxy | None:
+    url = _optional_text(row, "proxy_url")
+    if url is None:
+        return None
+    require_url(url, "proxy_url", PROXY_SCHEMES)
+    username = _optional_text(row, "proxy_username")
+    if username is not None and ":" in username:
+        raise RowError("proxy_username holds a colon, which no proxy could tell from the password")
+    password = _optional_text(row, "proxy_password")
+    if username is not None and not url.startswith(tuple(HTTP_SCHEMES)):
+        for column, value in (("proxy_username", username), ("proxy_password", password or "")):
+            if not (value.isascii() and 1 <= len(value) <= _LONGEST_SOCKS_TEXT):
+                raise RowError(f"{column} is not what SOCKS takes: 1 to 255 ASCII characters")
+    return Proxy(
+        url=url,
+        username=None if username is None else Secret(username),
+        password=None if password is None else Secret(password),
+    )
+
+
+def require_url(text: str, column: str, schemes: frozenset[str]) -> None:
+    """A URL with a host, a sane port, no user and no password; raises ``RowError``."""
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in schemes and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        usable = False
+    else:
+        if parts.username is not None or parts.password is not None:
+            raise RowError(
+                f"{column} holds a user name or password; they have columns of their own"
+            )
+    if not usable or not text.isascii() or not text.isprintable() or " " in text:
+        raise RowError(f"{column} is no {' or '.join(sorted(schemes))} URL")
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _first_text(*values: object) -> str | None:
+    return next((value for value in values if isinstance(value, str) and value), None)
+
+
+def _flag(row: ViewRow, column: str) -> bool:
+    return row.get(column) is True
+
+
+def _text(row: ViewRow, column: str) -> str:
+    value = _optional_text(row, column)
+    if not value:
+        raise RowError(f"{column} is empty")
+    return value
+
+
+def _optional_text(row: ViewRow, column: str) -> str | None:
+    value = row.get(column)
+    if value is None or isinstance(value, str):
+        return value or None
+    raise RowError(f"{column} is no text")
+
+
+def _optional_texts(row: ViewRow, column: str) -> Sequence[str] | None:
+    value = row.get(column)
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise RowError(f"{column} is no array of text")
+    return value
+
+
+def _optional_names(row: ViewRow, column: str) -> Mapping[str, str] | None:
+    value = _optional_object(row, column)
+    if value is not None and not all(isinstance(item, str) for item in value.values()):
+        raise RowError(f"{column} is no JSON object of names")
+    return cast("Mapping[str, str] | None", value)
+
+
+def _optional_object(row: ViewRow, column: str) -> Mapping[str, object] | None:
+    """A jsonb column, which comes as text: one row's broken JSON must not cost all the others."""
+    value = row.get(column)
+    if isinstance(value, str):
+        try:
+            value = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            raise RowError(f"{column} is no JSON that can be read") from None
+    if value is not None and not isinstance(value, Mapping):
+        raise RowError(f"{column} is no JSON object")
+    return value
+
+
+def _optional_integer(row: ViewRow, column: str) -> int | None:
+    value = row.get(column)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise RowError(f"{column} is no integer")
+    return value
+
+
+def _optional_limit(row: ViewRow, column: str) -> int | None:
+    """A limit, None where null or 0 say that there is none."""
+    value = _optional_integer(row, column)
+    if value is not None and value < 0:
+        raise RowError(f"{column} is below zero")
+    return value or None
+
+
+def _optional_number(row: ViewRow, column: str) -> float | None:
+    value = row.get(column)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or isnan(value):
+        raise RowError(f"{column} is no number")
+    return float(value)

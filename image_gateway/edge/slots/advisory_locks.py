@@ -56,7 +56,7 @@ class SlotSession:
         session = cls(connection)
         try:
             await session._ask("slot_session")
-        except LostSessionError:
+        except BaseException:
             await session.close()
             raise
         return session

@@ -356,6 +356,23 @@ async def test_a_session_that_the_server_ended_holds_nothing_and_says_so(
         await first.take("alpha", 4)
 
 
+async def test_a_session_that_opens_as_it_is_cancelled_is_closed(
+    database: str, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute = SlotSession._execute
+
+    async def answered(session: SlotSession, name: str, values: Any) -> Any:
+        answer = await execute(session, name, values)
+        opening.cancel()
+        return answer
+
+    monkeypatch.setattr(SlotSession, "_execute", answered)
+    opening = asyncio.create_task(SlotSession.open(Secret(database)))
+    await asyncio.wait([opening])
+    assert opening.cancelled()
+    await eventually(lambda: watcher.sessions() == [])
+
+
 Ask = Callable[[SlotSession], Awaitable[Any]]
 ASKS: Final[dict[str, Ask]] = {
     "take": lambda session: session.take("alpha", 2),

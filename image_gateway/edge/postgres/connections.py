@@ -39,8 +39,14 @@ async def connect(database: Secret, *, autocommit: bool) -> AsyncConnection:
     except UnicodeError as error:
         # What the resolver makes of a host that cannot be a name.
         raise psycopg.OperationalError("the host's name is not one") from error
-    # By transaction, not by SET: a transaction pooler would keep a SET for its other clients.
-    await connection.set_read_only(True)
+    try:
+        # By transaction, not by SET: a transaction pooler would keep a SET for its other clients.
+        # It asks nobody, and yet psycopg yields here to a loop that was busy for 5 ms (3.3.9): a
+        # caller may be cancelled in between, and would leave the connection open.
+        await connection.set_read_only(True)
+    except BaseException:
+        await connection.close()
+        raise
     return connection
 
 

@@ -401,6 +401,28 @@ BEGIN
 END
 $$;
 
+-- What is named is not served any more until it is read again.  What an account has used only ranks it,
+-- and changes often.  A new account needs no naming: nothing is known of it.  A payload has to be
+-- shorter than 8000 bytes; a name cut short tells of all accounts.
+CREATE OR REPLACE FUNCTION image_adapter.tell_account() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    payload text := left('account:' || OLD.account_name, 1900);
+BEGIN
+    IF TG_OP = 'UPDATE' THEN
+        IF OLD IS NOT DISTINCT FROM NEW THEN
+            RETURN NULL;
+        END IF;
+        OLD.used_percent_primary := NEW.used_percent_primary;
+        OLD.used_percent_secondary := NEW.used_percent_secondary;
+        IF OLD IS NOT DISTINCT FROM NEW THEN
+            payload := 'accounts';
+        END IF;
+    END IF;
+    PERFORM pg_notify('image_gateway_changed', payload);
+    RETURN NULL;
+END
+$$;
+
 CREATE OR REPLACE FUNCTION image_adapter.tell() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_notify('image_gateway_changed', TG_ARGV[0]);
@@ -417,8 +439,11 @@ CREATE OR REPLACE TRIGGER tell_groups
 CREATE OR REPLACE TRIGGER tell_group_accounts
     AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON image_adapter.group_accounts
     FOR EACH STATEMENT EXECUTE FUNCTION image_adapter.tell('keys');
+CREATE OR REPLACE TRIGGER tell_account
+    AFTER UPDATE OR DELETE ON image_adapter.accounts
+    FOR EACH ROW EXECUTE FUNCTION image_adapter.tell_account();
 CREATE OR REPLACE TRIGGER tell_accounts
-    AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON image_adapter.accounts
+    AFTER INSERT OR TRUNCATE ON image_adapter.accounts
     FOR EACH STATEMENT EXECUTE FUNCTION image_adapter.tell('accounts');
 CREATE OR REPLACE TRIGGER tell_codex_options
     AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON image_adapter.codex_options

@@ -47,6 +47,16 @@ BEGIN
 END
 $$;
 
+-- What is named is not served any more until it is read again.  A payload has to be shorter than 8000
+-- bytes; a name cut short tells of all accounts.
+CREATE OR REPLACE FUNCTION image_adapter_notify.tell_account() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM pg_notify('image_gateway_changed', left('account:' || OLD.account_name, 1900));
+    RETURN NULL;
+END
+$$;
+
 -- A key that is deleted takes its rows here along, and has told of itself.
 CREATE OR REPLACE FUNCTION image_adapter_notify.tell_route() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -179,15 +189,18 @@ CREATE OR REPLACE TRIGGER image_gateway_emptied
     FOR EACH STATEMENT EXECUTE FUNCTION image_adapter_notify.tell('keys');
 
 CREATE OR REPLACE TRIGGER image_gateway_made
-    AFTER INSERT OR DELETE ON public.llm_codex_accounts
+    AFTER INSERT ON public.llm_codex_accounts
     FOR EACH ROW EXECUTE FUNCTION image_adapter_notify.tell('accounts');
+CREATE OR REPLACE TRIGGER image_gateway_removed
+    AFTER DELETE ON public.llm_codex_accounts
+    FOR EACH ROW EXECUTE FUNCTION image_adapter_notify.tell_account();
 CREATE OR REPLACE TRIGGER image_gateway_changed
     AFTER UPDATE ON public.llm_codex_accounts
     FOR EACH ROW
     WHEN ((OLD.account_name, OLD.account_id, OLD.status, OLD.auth_json, OLD.settings_json)
           IS DISTINCT FROM
           (NEW.account_name, NEW.account_id, NEW.status, NEW.auth_json, NEW.settings_json))
-    EXECUTE FUNCTION image_adapter_notify.tell('accounts');
+    EXECUTE FUNCTION image_adapter_notify.tell_account();
 CREATE OR REPLACE TRIGGER image_gateway_emptied
     AFTER TRUNCATE ON public.llm_codex_accounts
     FOR EACH STATEMENT EXECUTE FUNCTION image_adapter_notify.tell('accounts');

@@ -113,9 +113,11 @@ SELECT account_name, dialect, status, image_enabled, image_max_concurrency, base
        blocked_until, last_error
 FROM image_control.accounts;
 
--- A change is told when it is committed.  One key by its hash; a group touches an unknown number of
--- keys, so it tells of all.  Of what a key has used a gateway only needs to know whether anything is
--- left: told of each charge, it would have no key in memory when this database is away.
+-- A change is told when it is committed.  What is named, one key by its hash or one account by its
+-- name, is not served any more until it is read again, not even while this database is away.  A group
+-- touches an unknown number of keys, so it tells of all.  Of what a key has used a gateway only needs
+-- to know whether anything is left: told of each charge, it would have no key in memory when this
+-- database is away.
 CREATE OR REPLACE FUNCTION image_control.tell_key() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     had_left boolean;
@@ -139,6 +141,27 @@ BEGIN
 END
 $$;
 
+-- What an account has used only ranks it, and changes often.  A new account needs no naming: nothing
+-- is known of it.  A payload has to be shorter than 8000 bytes; a name cut short tells of all accounts.
+CREATE OR REPLACE FUNCTION image_control.tell_account() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    payload text := left('account:' || OLD.account_name, 1900);
+BEGIN
+    IF TG_OP = 'UPDATE' THEN
+        IF OLD IS NOT DISTINCT FROM NEW THEN
+            RETURN NULL;
+        END IF;
+        OLD.used_percent_primary := NEW.used_percent_primary;
+        OLD.used_percent_secondary := NEW.used_percent_secondary;
+        IF OLD IS NOT DISTINCT FROM NEW THEN
+            payload := 'accounts';
+        END IF;
+    END IF;
+    PERFORM pg_notify('image_gateway_changed', payload);
+    RETURN NULL;
+END
+$$;
+
 CREATE OR REPLACE FUNCTION image_control.tell() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_notify('image_gateway_changed', TG_ARGV[0]);
@@ -155,8 +178,11 @@ CREATE OR REPLACE TRIGGER tell_keys
 CREATE OR REPLACE TRIGGER tell_groups
     AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON image_control.groups
     FOR EACH STATEMENT EXECUTE FUNCTION image_control.tell('keys');
+CREATE OR REPLACE TRIGGER tell_account
+    AFTER UPDATE OR DELETE ON image_control.accounts
+    FOR EACH ROW EXECUTE FUNCTION image_control.tell_account();
 CREATE OR REPLACE TRIGGER tell_accounts
-    AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON image_control.accounts
+    AFTER INSERT OR TRUNCATE ON image_control.accounts
     FOR EACH STATEMENT EXECUTE FUNCTION image_control.tell('accounts');
 
 COMMIT;

@@ -356,7 +356,7 @@ async def test_a_broken_account_is_left_out_and_the_others_work(
         assert "left out of service: account bad: credential" in caplog.text
         assert "planted" not in caplog.text
         plane.update("accounts", {"account_name": "bad"}, credential={"access_token": "whole"})
-        await eventually(lambda: "accounts" in control.heard)
+        await eventually(lambda: "account:bad" in control.heard)
         assert await account_names(control, secret) == {"good", "bad"}
 
 
@@ -560,7 +560,7 @@ CHANGES: list[tuple[str, list[str]]] = [
         "INSERT INTO image_control.keys VALUES ('k', '', '{k}'), ('l', '', '{l}')",
         ["key:{k}", "key:{l}"],
     ),
-    ("INSERT INTO image_control.accounts VALUES ('a', 'codex')", ["accounts"]),
+    ("INSERT INTO image_control.accounts VALUES ('a', 'codex'), ('b', 'codex')", ["accounts"]),
     ("UPDATE image_control.keys SET status = 'disabled' WHERE key_id = 'k'", ["key:{k}"]),
     ("UPDATE image_control.keys SET quota_used = 1", []),
     ("UPDATE image_control.keys SET quota_limit = 2", ["key:{k}", "key:{l}"]),
@@ -572,10 +572,23 @@ CHANGES: list[tuple[str, list[str]]] = [
     ("UPDATE image_control.groups SET image_enabled = false", ["keys"]),
     ("DELETE FROM image_control.groups WHERE group_id = 'empty'", ["keys"]),
     ("TRUNCATE image_control.keys", ["keys"]),
-    ("UPDATE image_control.accounts SET status = 'off'", ["accounts"]),
+    ("UPDATE image_control.accounts SET status = 'off'", ["account:a", "account:b"]),
+    ("UPDATE image_control.accounts SET status = 'off'", []),
+    ("UPDATE image_control.accounts SET used_percent_primary = 5", ["accounts"]),
+    ("UPDATE image_control.accounts SET used_percent_secondary = 5", ["accounts"]),
+    (
+        "UPDATE image_control.accounts SET used_percent_primary = 6, credential = '{{}}'",
+        ["account:a", "account:b"],
+    ),
+    (
+        "UPDATE image_control.accounts SET account_name = 'c' WHERE account_name = 'b'",
+        ["account:b"],
+    ),
     ("BEGIN; UPDATE image_control.accounts SET status = 'on'; ROLLBACK", []),
     ("SELECT * FROM image_gateway.accounts", []),
-    ("DELETE FROM image_control.accounts", ["accounts"]),
+    ("DELETE FROM image_control.accounts", ["account:a", "account:c"]),
+    ("INSERT INTO image_control.accounts VALUES (repeat('é', 9000), 'codex')", ["accounts"]),
+    ("DELETE FROM image_control.accounts", ["account:" + "é" * 1892]),
     ("TRUNCATE image_control.accounts", ["accounts"]),
 ]
 
@@ -1360,7 +1373,7 @@ async def test_the_shipped_sql_may_be_run_again_and_keeps_what_is_there(plane: P
         plane.update("accounts", {"account_name": "a"}, status="off")
         plane.execute("NOTIFY image_gateway_changed, 'the end'")
         await eventually(lambda: "the end" in control.heard)
-        assert control.heard == ["accounts", "the end"], "each trigger stands once"
+        assert control.heard == ["account:a", "the end"], "each trigger stands once"
 
 
 BAD_ROWS: list[tuple[str, str]] = [

@@ -977,10 +977,20 @@ async def test_changes_in_the_adapter_s_own_tables_are_heard(
         llm.add("image_adapter.accounts", account_name="own", dialect="openai")
         llm.add("image_adapter.group_accounts", group_id="g", account_name="own")
         llm.change("image_adapter.codex_options", {"is_only": True}, codex_route="responses")
+        llm.change("image_adapter.accounts", {"account_name": "own"}, used_percent_primary=5)
+        llm.change("image_adapter.accounts", {"account_name": "own"}, status="off")
         llm.execute("NOTIFY image_gateway_changed, 'the end'")
         await eventually(lambda: "the end" in control.heard)
-        assert control.heard == ["keys", "accounts", "keys", "accounts", "the end"]
-        assert "own" in (await control.grant(key)).accounts
+        assert control.heard == [
+            "keys",
+            "accounts",
+            "keys",
+            "accounts",
+            "accounts",
+            "account:own",
+            "the end",
+        ]
+        assert (await control.grant(key)).accounts["own"].status == "off"
 
 
 KEY = "key:HASH"
@@ -1022,9 +1032,9 @@ TOLD: list[tuple[str, list[str]]] = [
     ("UPDATE llm_account_groups SET account_names_json = '[]'", ["keys"]),
     ("DELETE FROM llm_account_groups", ["keys"]),
     ("UPDATE llm_codex_accounts SET last_refresh_at_ms = 5, updated_at_ms = 5", []),
-    ("UPDATE llm_codex_accounts SET auth_json = '{}'", ["accounts"]),
-    ("UPDATE llm_codex_accounts SET status = 'unavailable'", ["accounts"]),
-    ("DELETE FROM llm_codex_accounts", ["accounts"]),
+    ("UPDATE llm_codex_accounts SET auth_json = '{}'", ["account:a"]),
+    ("UPDATE llm_codex_accounts SET status = 'unavailable'", ["account:a"]),
+    ("DELETE FROM llm_codex_accounts", ["account:a"]),
     ("TRUNCATE llm_codex_accounts", ["accounts"]),
     ("DELETE FROM llm_proxy_bindings", ["accounts"]),
     ("UPDATE llm_proxy_configs SET status = 'disabled'", ["accounts"]),

@@ -2,13 +2,17 @@
 
 An ``Entry`` holds one value.  It is fresh for ``ttl_seconds``; then it is loaded anew, once for all
 who ask, in a task of its own, so that a caller who is cancelled takes nothing from the others.
-While an ``Outage`` is on it is served for up to ``max_stale_seconds``.  Three rules make a change
+While an ``Outage`` is on it is served for up to ``max_stale_seconds``.  Four rules make a change
 act at once and for good:
 
-- A drop detaches the load under way, so that a load which began before the change is given to
-  those who asked before it, and kept for nobody.
+- Each change detaches the load under way: its answer is given to those who asked before the change
+  and is not fresh for anybody else.
 - A dropped entry is gone: it is never served stale, for somebody said that it changed.
-- An expired entry is loaded before its next use, and stays as a last resort.
+- An expired entry is loaded before its next use, and what is held stays as a last resort.
+- A revised entry is an expired one of which a part is gone.
+
+What was known before a drop or a revision never comes back: a load that began before is not held.
+One that began before the entry expired is as good a last resort as what was held, and newer.
 """
 
 import asyncio
@@ -61,6 +65,12 @@ class Outage:
         """The source answered."""
         self.is_on = False
 
+    def doubt(self) -> None:
+        """The source was heard of: ask again before old values are served, unless that just
+        failed.
+        """
+        self.is_on = self.is_quiet
+
 
 class Entry(Generic[_T]):
     """One value that is loaded on demand.
@@ -86,6 +96,8 @@ class Entry(Generic[_T]):
         self._known_at: float | None = None
         """When the load of what is held began, by the monotonic clock."""
         self._expired = True
+        self._generation = 0
+        """Raised by each drop and revision."""
         self._flight: asyncio.Task[_T] | None = None
         self._flight_began = float("-inf")
 
@@ -109,7 +121,15 @@ class Entry(Generic[_T]):
     def drop(self) -> None:
         """Forget: what is held is known to be wrong."""
         self.expire()
+        self._generation += 1
         self._value = self._known_at = None
+
+    def revise(self, change: Callable[[_T], _T]) -> None:
+        """Load before the next use; ``change`` gives what may stay as a last resort."""
+        self.expire()
+        self._generation += 1
+        if self._known_at is not None:
+            self._value = change(self._held())
 
     def peek(self) -> tuple[_T, float] | None:
         """What is held and its age in seconds, whatever it is worth; asks nobody."""
@@ -143,15 +163,18 @@ class Entry(Generic[_T]):
         return self._held()
 
     async def _fly(self, began: float) -> _T:
-        flight = asyncio.current_task()
+        flight, generation = asyncio.current_task(), self._generation
         try:
             value = await self._load()
         except BaseException:
             self._give_up(flight)
             raise
-        if self._land(flight):
+        is_own = self._land(flight)
+        is_newer = self._known_at is None or began > self._known_at
+        if is_own or (is_newer and generation == self._generation):
             self._value = value
             self._known_at = began
+        if is_own:
             self._expired = False
             self._settled(value)
         return value

@@ -1,8 +1,10 @@
 """The control plane, read only: keys one by one, accounts as one snapshot.
 
 It owns the connections to Postgres and what is asked of it; how long an answer counts is
-``edge.postgres.cache``.  A NOTIFY drops what it names.  A new LISTEN connection expires everything,
-for nobody knows what was said meanwhile.
+``edge.postgres.cache``.  What a NOTIFY names, one key or one account, is never served stale, for
+its switch may be what changed.  Any other NOTIFY expires keys, accounts or both: while Postgres is
+away, what was known last goes on.  A new LISTEN connection expires everything, for nobody knows
+what was said meanwhile.
 """
 
 import asyncio
@@ -13,6 +15,8 @@ import random
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
@@ -49,7 +53,7 @@ _LISTEN_RETRY_SECONDS: Final = 2.0
 _LISTEN_CHECK_SECONDS: Final = 30.0
 
 REFRESH_SECONDS: Final = 0.2
-"""After a change was told, before what was dropped is read anew: changes come in bursts."""
+"""After a change was told, before what it concerns is read anew: changes come in bursts."""
 _MOST_REFRESHED: Final = 100
 """Keys that are read anew by themselves; who used them last comes first."""
 
@@ -92,7 +96,7 @@ class ControlPlane:
         self._tasks: list[asyncio.Task[None]] = []
         self._stale = asyncio.Event()
         self._recent: list[str] = []
-        """Keys that were dropped and are to be read anew."""
+        """Keys that were dropped or expired and are to be read anew."""
         self.listening = False
         """Whether changes are told at once (NOTIFY) rather than seen within the time to live."""
 
@@ -147,7 +151,6 @@ class ControlPlane:
 
     def _settle(self, key_hash: str, key: Key | None) -> None:
         """A look-up has ended, and nothing was said of the key meanwhile."""
-        self._key_read_at = time.monotonic()
         entry = self._asked.pop(key_hash, None) or self._keys.pop(key_hash, None)
         if entry is None:
             return  # pushed out while it was loaded anew; a NOTIFY could not have found it
@@ -204,6 +207,8 @@ class ControlPlane:
 
     async def _load_key(self, key_hash: str) -> Key | None:
         rows = await self._select("key", {"key_hash": key_hash})
+        # Also where the key changed meanwhile, so that the answer is not kept.
+        self._key_read_at = time.monotonic()
         if not rows:
             return None
         try:
@@ -296,35 +301,43 @@ class ControlPlane:
                 await connection.execute(b"SELECT 1")
 
     def changed(self, payload: str) -> None:
-        """Forget what a notification names: ``key:<key_hash>``, ``keys``, ``accounts``, or all."""
-        kind, _, key_hash = payload.partition(":")
+        """Act on a notification: ``key:<key_hash>``, ``account:<account_name>``, ``keys``,
+        ``accounts``, or anything else, which means all.
+        """
+        kind, _, name = payload.partition(":")
         self._stale.set()
-        if kind == "key" and key_hash:
-            if key_hash in self._keys:
-                self._recent.append(key_hash)
-            self._unknown.pop(key_hash, None)
-            for entries in (self._keys, self._asked):
-                entry = entries.pop(key_hash, None)
-                if entry is not None:
-                    entry.drop()
+        if kind == "key" and name:
+            self._drop_key(name)
+            return
+        self._outage.doubt()
+        if kind == "account" and name:
+            self._accounts.revise(partial(_switched_off, name))
             return
         if payload != "accounts":
-            self._drop_keys()
+            self._recent += list(self._keys)[-_MOST_REFRESHED:]
+            self._expire_keys()
         if payload != "keys":
-            self._accounts.drop()
+            self._accounts.expire()
 
-    def _drop_keys(self) -> None:
-        self._unknown.clear()
-        self._recent += list(self._keys)[-_MOST_REFRESHED:]
+    def _drop_key(self, key_hash: str) -> None:
+        self._unknown.pop(key_hash, None)
         for entries in (self._keys, self._asked):
-            for entry in entries.values():
+            entry = entries.pop(key_hash, None)
+            if entry is not None:
                 entry.drop()
-            entries.clear()
+                self._recent.append(key_hash)
+
+    def _expire_keys(self) -> None:
+        self._unknown.clear()
+        for entry in (*self._keys.values(), *self._asked.values()):
+            entry.expire()
+        self._asked.clear()
 
     async def _refresh(self) -> None:
-        """Read anew what a change has dropped, before somebody asks for it.
+        """Read anew what a change concerns, before somebody asks for it.
 
-        Else an outage that begins after a change would find nothing known to go on with.
+        Else an outage that begins later would find nothing to go on with, or what was known before
+        the change.
         """
         while True:
             await self._stale.wait()
@@ -338,12 +351,21 @@ class ControlPlane:
 
     def _expire_all(self) -> None:
         self._outage.end()
-        self._unknown.clear()
-        for entry in (*self._keys.values(), *self._asked.values()):
-            entry.expire()
-        self._asked.clear()
+        self._expire_keys()
         self._accounts.expire()
         self._keys_readable.expire()
+
+
+def _switched_off(account_name: str, accounts: Mapping[str, Account]) -> Mapping[str, Account]:
+    """The accounts, of which one may serve no call.
+
+    It stays among them: without it a call for a model that nobody else has would be refused as the
+    client's fault.
+    """
+    account = accounts.get(account_name)
+    if account is None:
+        return accounts
+    return {**accounts, account_name: replace(account, status="changed", credential=None)}
 
 
 async def _read_only(connection: connections.AsyncConnection) -> None:

@@ -169,9 +169,7 @@ async def _open_context(settings: Settings, stack: AsyncExitStack) -> AppContext
 async def _read_accounts(plane: ControlPlane) -> None:
     """So that whoever watches sees them before the first call; calls do without it."""
     with contextlib.suppress(UnavailableError):
-        # A LISTEN connection that comes up meanwhile has what was being read forgotten.
-        while plane.known_accounts()[1] is None:
-            await plane.accounts()
+        await plane.accounts()
 
 
 def _in_a_line(port: Listener, stop: asyncio.Event) -> str:

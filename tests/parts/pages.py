@@ -62,7 +62,6 @@ class Page:
 
 
 FRONT = Page("README.md")
-CADDY = Page("caddy/README.md")
 CALLS = Page("image_gateway/core/README.md")
 COMMANDS = Page("image_gateway/cli/README.md")
 CONTROL_PLANE = Page("image_gateway/sql/README.md")

@@ -34,7 +34,7 @@ PATIENCE: Final = BOUND_SECONDS
 AT_ONCE_SECONDS: Final = 0.2
 """Less than a mean round, so nobody has waited for one who is served within it."""
 
-EMPTY: Final = "<SlotBroker shared 0 held, <Line of 0, most 200>>"
+EMPTY: Final = "<SlotBroker shared 0 held, <WaitQueue of 0, most 200>>"
 """A room in which nobody is."""
 
 Open = Callable[..., Coroutine[Any, Any, SlotBroker]]
@@ -1053,7 +1053,7 @@ class RoomMachine(RuleBasedStateMachine):
         for _, lease in self.held:
             lease.release()
         assert all(self.room.in_use(name) == 0 for name in _LIMITS)
-        assert repr(self.room) == f"<SlotBroker process 0 held, <Line of 0, most {_MOST}>>"
+        assert repr(self.room) == f"<SlotBroker process 0 held, <WaitQueue of 0, most {_MOST}>>"
         self.runner.run(self.room.__aexit__(None, None, None))
         self.runner.close()
 

@@ -11,7 +11,7 @@ not, because an account's slot must not be given to another call before that.
 import asyncio
 import logging
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from types import TracebackType
@@ -127,30 +127,41 @@ class _SocksConnector(_ReportingConnector, ProxyConnector):
         return tls, protocol
 
 
+def open_session(
+    connector: aiohttp.TCPConnector, connect_seconds: float, automatic: Iterable[str] = ()
+) -> aiohttp.ClientSession:
+    """A session that adds nothing of its own: no cookies, no environment, no decompression.
+
+    ``automatic`` are headers that aiohttp would make and must not.
+    """
+    return aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        # A proxy that accepts and never answers CONNECT escapes ``sock_connect``.
+        timeout=aiohttp.ClientTimeout(total=None, connect=connect_seconds, sock_read=None),
+        trust_env=False,
+        auto_decompress=False,
+        skip_auto_headers=automatic,
+        max_line_size=LONGEST_HEADER,
+        max_field_size=LONGEST_HEADER,
+    )
+
+
 class UpstreamClient:
     """The client session of all calls but those through SOCKS; closed by ``async with``."""
 
     def __init__(self, connect_seconds: float) -> None:
-        self._timeout = aiohttp.ClientTimeout(total=None, connect=connect_seconds, sock_read=None)
+        self._connect_seconds = connect_seconds
         self._session: aiohttp.ClientSession | None = None
 
     def __repr__(self) -> str:
         return f"<UpstreamClient {'open' if self._session else 'closed'}>"
 
     async def __aenter__(self) -> Self:
-        self._session = self._open_session(_ReportingConnector(limit=0, force_close=True))
-        return self
-
-    def _open_session(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=self._timeout,
-            trust_env=False,
-            auto_decompress=False,
-            max_line_size=LONGEST_HEADER,
-            max_field_size=LONGEST_HEADER,
+        self._session = open_session(
+            _ReportingConnector(limit=0, force_close=True), self._connect_seconds
         )
+        return self
 
     async def __aexit__(
         self,
@@ -168,7 +179,7 @@ class UpstreamClient:
         if self._session is None:
             raise RuntimeError("the upstream session is not open")
         if proxy is not None and urlsplit(proxy.url).scheme not in HTTP_SCHEMES:
-            session = self._open_session(_socks_connector(proxy))
+            session = open_session(_socks_connector(proxy), self._connect_seconds)
             return UpstreamConnection(session, request, spool, None, owns_session=True)
         return UpstreamConnection(self._session, request, spool, proxy)
 

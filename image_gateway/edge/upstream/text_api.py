@@ -17,12 +17,7 @@ from yarl import URL
 from image_gateway.core.codec.body_segments import Span
 from image_gateway.core.headers import RawHeaders
 from image_gateway.edge.spool import Spool
-from image_gateway.edge.upstream.http_client import (
-    LONGEST_HEADER,
-    LostError,
-    SpoolBody,
-    UnsentError,
-)
+from image_gateway.edge.upstream.http_client import LostError, SpoolBody, UnsentError, open_session
 
 _OF_CONNECTION: Final = frozenset(
     {
@@ -45,22 +40,15 @@ class TextApi:
 
     def __init__(self, base_url: str, connect_seconds: float) -> None:
         self._base_url = base_url.rstrip("/")
-        self._timeout = aiohttp.ClientTimeout(total=None, connect=connect_seconds, sock_read=None)
+        self._connect_seconds = connect_seconds
         self._session: aiohttp.ClientSession | None = None
 
     def __repr__(self) -> str:
         return f"<TextApi {self._base_url}>"
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, force_close=True),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=self._timeout,
-            trust_env=False,
-            auto_decompress=False,
-            skip_auto_headers=_AUTOMATIC,
-            max_line_size=LONGEST_HEADER,
-            max_field_size=LONGEST_HEADER,
+        self._session = open_session(
+            aiohttp.TCPConnector(limit=0, force_close=True), self._connect_seconds, _AUTOMATIC
         )
         return self
 

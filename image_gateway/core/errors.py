@@ -15,6 +15,8 @@ from typing import Final
 
 import orjson
 
+from image_gateway.core import untrusted
+
 
 class Source(StrEnum):
     """Who failed."""
@@ -149,6 +151,11 @@ def unknown_key() -> Refusal:
     return Refusal("invalid_api_key", "The API key is not known here. Check the key you send.")
 
 
+def encoded_body() -> Refusal:
+    """A compressed body, which the gateway does not read."""
+    return Refusal("unsupported_media_type", "Send the body without a `content-encoding`.")
+
+
 def wrong_type(param: str, expected: str) -> Refusal:
     """A parameter of the wrong JSON type."""
     return Refusal("invalid_type", f"`{param}` must be {expected}.", param=param)
@@ -206,8 +213,8 @@ def from_fields(fields: Mapping[str, object], *, shaped: bool = False) -> Upstre
         param=_text(fields.get("param")),
         code=_text(fields.get("code")),
         shaped=shaped,
-        resets_in_seconds=_number(fields.get("resets_in_seconds")),
-        resets_at=_number(fields.get("resets_at")),
+        resets_in_seconds=untrusted.number(fields.get("resets_in_seconds")),
+        resets_at=untrusted.number(fields.get("resets_at")),
     )
 
 
@@ -216,12 +223,6 @@ def _text(value: object) -> str | None:
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    return None
-
-
-def _number(value: object) -> float | None:
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
     return None
 
 

@@ -86,7 +86,7 @@ def draining() -> Refusal:
 def not_an_image_request(*, is_encoded: bool) -> Refusal:
     """A call on a Responses path that asks for no picture, where there is no text API."""
     if is_encoded:
-        return Refusal("unsupported_media_type", "Send the body without a `content-encoding`.")
+        return errors.encoded_body()
     return Refusal(
         "not_an_image_request",
         "This gateway serves calls that ask for a picture: by a model `gpt-image-*`, an "

@@ -8,7 +8,7 @@ shows otherwise, and may be a long conversation: while it comes only its signals
 from typing import Final
 
 from image_gateway.context import AppContext
-from image_gateway.core import headers
+from image_gateway.core import errors, headers
 from image_gateway.core.codec import multipart
 from image_gateway.core.errors import Refusal
 from image_gateway.core.model import Key
@@ -104,7 +104,7 @@ class RequestBodyReader:
 
     def _check_encoding(self) -> None:
         if self.is_encoded:
-            raise Refusal("unsupported_media_type", "Send the body without a `content-encoding`.")
+            raise errors.encoded_body()
 
     def _body_parser(self, spool: Spool) -> BodyParser:
         settings = self._app.settings

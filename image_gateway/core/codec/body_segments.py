@@ -50,6 +50,11 @@ Segment = bytes | Span | Encoded | Decoded
 Body = tuple[Segment, ...]
 
 
+def of_lifted(lifted: Sequence[json_skeleton.LiftedString]) -> tuple[Body, ...]:
+    """What the placeholders of a skeleton stand for, by their numbers."""
+    return tuple((Span(each.start, each.stop),) for each in lifted)
+
+
 def length(body: Body) -> int:
     """Bytes on the wire."""
     return sum(len(part) if isinstance(part, bytes) else part.length for part in body)

@@ -18,6 +18,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from image_gateway.core.codec.body_segments import Body, Segment, Span
 from image_gateway.core.errors import Refusal, wrong_value
+from image_gateway.core.untrusted import shown_name
 
 PICTURES: Final = frozenset({"image", "image[]", "mask", "mask[]", "markup", "markup[]"})
 """Names of parts that are pictures, whatever their headers say."""
@@ -33,7 +34,6 @@ _MOST_HEADERS: Final = 16
 _LONGEST_HEADER: Final = 4096
 _LONGEST_BOUNDARY: Final = 70
 """RFC 2046, 5.1.1."""
-_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}(?:\[[A-Za-z0-9_]{0,32}\]){0,2}")
 _LIKE_A_PICTURE: Final = re.compile(r"image|mask|markup")
 _PLAIN_TRANSFERS: Final = frozenset({b"", b"binary", b"8bit", b"7bit"})
 
@@ -58,11 +58,6 @@ class Part:
     data: Span | None = None
     head: bytes = field(default=b"", repr=False)
     declared: str = ""
-
-
-def shown(name: str) -> str:
-    """A part's name for a message: what is no name may be content that slipped out."""
-    return name if _NAME.fullmatch(name) else "(a name that is none)"
 
 
 def boundary(content_type: str | None) -> bytes:
@@ -149,15 +144,15 @@ class MultipartReader:
         if kind != b"form-data" or not name:
             raise _broken("Each part needs `Content-Disposition: form-data` and a name.")
         if len(self._parts) >= self._limits.parts:
-            raise _broken(f"It has more than {self._limits.parts} parts.", shown(name))
+            raise _broken(f"It has more than {self._limits.parts} parts.", shown_name(name))
         if self._headers.get(b"content-transfer-encoding", b"").lower() not in _PLAIN_TRANSFERS:
-            raise _broken("Send the part as it is, without a transfer encoding.", shown(name))
+            raise _broken("Send the part as it is, without a transfer encoding.", shown_name(name))
         if b"filename" in options and name not in PICTURES and _LIKE_A_PICTURE.match(name):
             raise Refusal(
                 "unknown_parameter",
-                f"`{shown(name)}` is not known here. Pictures are sent as `image` or `image[]`, "
-                "`mask` and `markup`.",
-                param=shown(name),
+                f"`{shown_name(name)}` is not known here. Pictures are sent as `image` or "
+                "`image[]`, `mask` and `markup`.",
+                param=shown_name(name),
             )
         declared, _ = parse_options_header(self._headers.get(b"content-type"))
         self._part = Part(name, declared=declared.decode("latin-1"))
@@ -184,9 +179,10 @@ class MultipartReader:
         self._text_bytes += stop - start
         longest = LONGEST_PROMPT_BYTES if name == "prompt" else _LONGEST_FIELD_BYTES
         if len(self._text) > longest:
-            raise wrong_value(shown(name), f"is longer than {longest} bytes")
+            raise wrong_value(shown_name(name), f"is longer than {longest} bytes")
         if self._text_bytes > _MOST_TEXT_BYTES:
-            raise wrong_value(shown(name), f"makes all fields longer than {_MOST_TEXT_BYTES} bytes")
+            most = _MOST_TEXT_BYTES
+            raise wrong_value(shown_name(name), f"makes all fields longer than {most} bytes")
 
     def _end_part(self) -> None:
         part = self._part

@@ -14,9 +14,9 @@ from typing import Final
 
 import orjson
 
-from image_gateway.core import errors
+from image_gateway.core import errors, untrusted
 from image_gateway.core.codec import base64_text, json_skeleton
-from image_gateway.core.codec.body_segments import Body, Span, from_json
+from image_gateway.core.codec.body_segments import Body, from_json, of_lifted
 from image_gateway.core.errors import UpstreamError
 from image_gateway.core.request.catalogue import Endpoint
 
@@ -190,21 +190,21 @@ class ResponseReader:
         return ParsedEvent(EventKind.OTHER)
 
     def _read_item(self, value: object) -> ParsedEvent:
-        item = _object(value)
+        item = untrusted.mapping(value)
         if item.get("type") == "image_generation_call" and _is_picture(item.get("result")):
             self._made = True
             return ParsedEvent(EventKind.PICTURE, _picture(item))
         if item.get("type") == "message":
             content = item.get("content")
             for part in content if isinstance(content, list) else []:
-                said = _object(part)
+                said = untrusted.mapping(part)
                 words = _words(said.get("refusal")) or _words(said.get("text"))
                 self._words = words or self._words
         return ParsedEvent(EventKind.OTHER)
 
     def _end(self, value: object) -> ParsedEvent:
-        response = _object(value)
-        counts = usage(_object(response.get("tool_usage")).get("image_gen"))
+        response = untrusted.mapping(value)
+        counts = usage(untrusted.mapping(response.get("tool_usage")).get("image_gen"))
         if self._made:
             return ParsedEvent(EventKind.END, usage=counts)
         # Its output is often empty, and the items have come before; but it may be all there is.
@@ -243,14 +243,14 @@ def read_conversation_event(event: Event) -> ParsedEvent:
         if found:
             return ParsedEvent(EventKind.PICTURE, found[0])
     if kind in {"response.completed", "response.incomplete"}:
-        response = _object(fields.get("response"))
-        counts = usage(_object(response.get("tool_usage")).get("image_gen"))
+        response = untrusted.mapping(fields.get("response"))
+        counts = usage(untrusted.mapping(response.get("tool_usage")).get("image_gen"))
         made = _pictures(response.get("output"))
         first = made[0] if made else {}
         counts = counts or usage(response.get("usage"))
         return ParsedEvent(EventKind.END, first, counts, pictures=len(made))
     if kind == "response.failed":
-        return failure(_object(fields.get("response")))
+        return failure(untrusted.mapping(fields.get("response")))
     return failure(fields) if kind == "error" else ParsedEvent(EventKind.OTHER)
 
 
@@ -263,12 +263,8 @@ def _is_picture(value: object) -> bool:
     return isinstance(value, str) and bool(value)
 
 
-def _object(value: object) -> Mapping[str, object]:
-    return value if isinstance(value, dict) else {}
-
-
 def _pictures(items: object) -> list[dict[str, object]]:
-    found = [_object(item) for item in (items if isinstance(items, list) else [])]
+    found = [untrusted.mapping(item) for item in (items if isinstance(items, list) else [])]
     return [
         _picture(item)
         for item in found
@@ -294,12 +290,13 @@ def _picture(item: Mapping[str, object]) -> dict[str, object]:
 def _unmade(kind: str, fields: Mapping[str, object]) -> ParsedEvent:
     if kind == "error":
         return failure(fields)
-    response = _object(fields.get("response"))
+    response = untrusted.mapping(fields.get("response"))
     return failure(response) if kind == "response.failed" else _incomplete(response)
 
 
 def _incomplete(response: Mapping[str, object]) -> ParsedEvent:
-    reason = text(_object(response.get("incomplete_details")).get("reason")) or "incomplete"
+    details = untrusted.mapping(response.get("incomplete_details"))
+    reason = text(details.get("reason")) or "incomplete"
     if reason == "content_filter":
         return ParsedEvent(
             EventKind.FAILURE,
@@ -320,11 +317,6 @@ def _incomplete(response: Mapping[str, object]) -> ParsedEvent:
 # -- what the client gets --------------------------------------------------------------------------
 
 
-def texts(lifted: Sequence[json_skeleton.LiftedString]) -> tuple[Body, ...]:
-    """What the placeholders of a skeleton stand for."""
-    return tuple((Span(each.start, each.stop),) for each in lifted)
-
-
 def frame(
     endpoint: Endpoint,
     kind: str,
@@ -333,7 +325,7 @@ def frame(
 ) -> Body:
     """One event of the Images API; ``kind`` is ``partial_image`` or ``completed``."""
     name = f"{_PREFIXES[endpoint]}.{kind}"
-    data = from_json({"type": name, **fields}, texts(lifted))
+    data = from_json({"type": name, **fields}, of_lifted(lifted))
     return (f"event: {name}\ndata: ".encode(), *data, b"\n\n")
 
 
@@ -352,7 +344,7 @@ def entry(
 ) -> Body:
     """A picture as an entry of ``data`` in an Images answer."""
     fields = {name: value for name, value in picture.items() if name == "revised_prompt"}
-    bodies = list(texts(lifted))
+    bodies = list(of_lifted(lifted))
     made = picture.get("b64_json")
     if as_url and isinstance(made, str):
         number = json_skeleton.placeholder_number(made)
@@ -383,7 +375,7 @@ def answer_ends(
 
 def as_json(fields: Mapping[str, object], lifted: Sequence[json_skeleton.LiftedString]) -> Body:
     """A part of an event as it came, as JSON text."""
-    return from_json(fields, texts(lifted))
+    return from_json(fields, of_lifted(lifted))
 
 
 def response_ends(
@@ -391,7 +383,7 @@ def response_ends(
 ) -> tuple[Body, Body]:
     """What stands before and behind the items of a response's output, as JSON text."""
     rest = {name: value for name, value in response.items() if name != "output"}
-    first, *others = from_json({"object": "response", **rest}, texts(lifted))
+    first, *others = from_json({"object": "response", **rest}, of_lifted(lifted))
     assert isinstance(first, bytes)  # JSON of an object begins with a brace, not with a span
     return (b'{"output":[',), (b"]," + first.removeprefix(b"{"), *others)
 
@@ -403,7 +395,7 @@ def completed_events(
 
     Gives its usage, too; it is for all of them together, so the last event carries it.
     """
-    whole = _object(answer)
+    whole = untrusted.mapping(answer)
     data = whole.get("data")
     shared = {name: text(whole.get(name)) for name in _SHARED}
     found: list[dict[str, object]] = [
@@ -414,7 +406,7 @@ def completed_events(
             "usage": None,
         }
         for item in (data if isinstance(data, list) else [])
-        if _is_picture(_object(item).get("b64_json"))
+        if _is_picture(untrusted.mapping(item).get("b64_json"))
     ]
     counts = usage(whole.get("usage"))
     if found:

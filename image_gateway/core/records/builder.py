@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Final, Self
 
+from image_gateway.core import untrusted
 from image_gateway.core.codec import json_skeleton
 from image_gateway.core.errors import Source
 from image_gateway.core.model import Key
@@ -202,14 +203,11 @@ def prompt_hmac(key: bytes, prompt: str) -> str:
 
 def sums(usage: object) -> dict[str, int] | None:
     """The three sums of an answer's ``usage``, None where it has none."""
-    if not isinstance(usage, Mapping):
-        return None
-    found = {
-        name: usage[name]
+    counts = {
+        name: untrusted.mapping(usage).get(name)
         for name in ("input_tokens", "output_tokens", "total_tokens")
-        if isinstance(usage.get(name), int) and not isinstance(usage[name], bool)
     }
-    return found or None
+    return {name: count for name, count in counts.items() if type(count) is int} or None
 
 
 def _text(answer: Mapping[str, object], name: str) -> str | None:

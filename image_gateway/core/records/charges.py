@@ -8,10 +8,11 @@ is never known.  A call that nobody was asked for costs nothing.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
+from image_gateway.core import untrusted
 from image_gateway.core.routing.failover import Action
 
 MOST_TOKENS: Final = 1_000_000_000
@@ -48,7 +49,7 @@ class Uncharged(StrEnum):
 def of(record: Mapping[str, object]) -> Charge | Uncharged:
     """What a log record charges; total over whatever a file may hold."""
     attempts = record.get("attempts")
-    images = _count(record.get("response_image_count"), MOST_IMAGES) or 0
+    images = untrusted.count(record.get("response_image_count"), MOST_IMAGES) or 0
     tokens = tokens_of(record)
     if not (isinstance(attempts, list) and attempts):
         return Uncharged.NOTHING_MADE
@@ -56,7 +57,7 @@ def of(record: Mapping[str, object]) -> Charge | Uncharged:
         is_paid = images > 0 or record.get("may_be_billed") is True or any(map(_is_paid, attempts))
         return Uncharged.WITHOUT_USAGE if is_paid else Uncharged.NOTHING_MADE
     request_id, key_id = _text(record.get("request_id")), _text(record.get("key_id"))
-    called_at = _moment(record.get("time"))
+    called_at = untrusted.moment(record.get("time"))
     if request_id is None or key_id is None or called_at is None:
         return Uncharged.UNREADABLE
     return Charge(request_id, key_id, tokens, images, called_at)
@@ -67,13 +68,13 @@ def tokens_of(record: Mapping[str, object]) -> int | None:
 
     A total of 0 beside parts that are not is no total.
     """
-    usage = record.get("usage")
-    if not isinstance(usage, Mapping):
-        return None
-    total = _count(usage.get("total_tokens"), MOST_TOKENS)
+    usage = untrusted.mapping(record.get("usage"))
+    total = untrusted.count(usage.get("total_tokens"), MOST_TOKENS)
     if total:
         return total
-    parts = [_count(usage.get(name), MOST_TOKENS) for name in ("input_tokens", "output_tokens")]
+    parts = [
+        untrusted.count(usage.get(name), MOST_TOKENS) for name in ("input_tokens", "output_tokens")
+    ]
     known = [part for part in parts if part is not None]
     if len(known) == len(parts):
         return sum(known)
@@ -81,24 +82,10 @@ def tokens_of(record: Mapping[str, object]) -> int | None:
 
 
 def _is_paid(attempt: object) -> bool:
-    return isinstance(attempt, Mapping) and attempt.get("action") in _PAID
-
-
-def _count(value: object, most: int) -> int | None:
-    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
-    return value if isinstance(value, int) and is_count else None
+    return untrusted.mapping(attempt).get("action") in _PAID
 
 
 def _text(value: object) -> str | None:
     # Postgres has no room for a NUL in a text.
     is_sound = isinstance(value, str) and 0 < len(value) <= LONGEST_TEXT and "\0" not in value
     return value if isinstance(value, str) and is_sound else None
-
-
-def _moment(value: object) -> datetime | None:
-    # In UTC, for Postgres knows no offset of 16 hours.
-    try:
-        found = datetime.fromisoformat(value) if isinstance(value, str) else None
-        return found.astimezone(UTC) if found is not None and found.tzinfo is not None else None
-    except (ValueError, OverflowError):
-        return None

@@ -13,12 +13,13 @@ from typing import Final
 
 import orjson
 
-from image_gateway.core.codec import json_scanner, json_skeleton, multipart
-from image_gateway.core.codec.body_segments import Body, Span
+from image_gateway.core.codec import body_segments, json_scanner, json_skeleton, multipart
+from image_gateway.core.codec.body_segments import Body
 from image_gateway.core.errors import Refusal, wrong_type, wrong_value
 from image_gateway.core.request import images
 from image_gateway.core.request.catalogue import Catalogue
 from image_gateway.core.request.images import Image
+from image_gateway.core.untrusted import shown_name
 
 MOST_IMAGES: Final = 16
 LONGEST_PROMPT_BYTES: Final = 32_000 * 12
@@ -59,7 +60,7 @@ def from_json(
     if not isinstance(body, dict):
         raise Refusal("invalid_body", "The body must be a JSON object.")
     values = {name: value for name, value in body.items() if value is not None}
-    texts = tuple((Span(each.start, each.stop),) for each in lifted)
+    texts = body_segments.of_lifted(lifted)
     if not takes_pictures:
         return RawParameters(values, texts=texts)
     references = values.pop("images", None)
@@ -136,18 +137,18 @@ def _decode(name: str, text: bytes) -> str:
     except UnicodeDecodeError:
         raise Refusal(
             "invalid_body",
-            f"`{multipart.shown(name)}` is not valid UTF-8.",
-            param=multipart.shown(name),
+            f"`{shown_name(name)}` is not valid UTF-8.",
+            param=shown_name(name),
         ) from None
     if json_skeleton.is_placeholder(value):
         # It could pass for the placeholder of a picture.
-        raise wrong_value(multipart.shown(name), "begins with a NUL character")
+        raise wrong_value(shown_name(name), "begins with a NUL character")
     return value
 
 
 def _put(values: dict[str, object], name: str, text: str, catalogue: Catalogue) -> None:
     """One field into ``values``, typed; ``svg[model]`` goes into what ``svg`` holds."""
-    shown = multipart.shown(name)
+    shown = shown_name(name)
     place, key, value = values, name, _typed(name, text, catalogue)
     nested = _NESTED.fullmatch(name)
     if nested is not None:

@@ -26,6 +26,7 @@ from image_gateway.core.request.catalogue import (
 )
 from image_gateway.core.request.forms import RawParameters
 from image_gateway.core.request.images import Image
+from image_gateway.core.untrusted import shown_name
 
 _LONGEST_NAME: Final = 256
 _EDGE_STEP: Final = 16
@@ -35,7 +36,6 @@ _FEWEST_PIXELS: Final = 655_360
 _MOST_PIXELS: Final = 8_294_400
 _NAMED_SIZES: Final = frozenset({"auto", "1024x1024", "1536x1024", "1024x1536"})
 _FREE_SIZE: Final = re.compile(r"([1-9]\d{1,3})x([1-9]\d{1,3})", re.ASCII)
-_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _WHERE_PICTURES_GO: Final = (
     "Pictures go to /v1/images/edits: as `images` in JSON, as `image` or `image[]` in multipart."
 )
@@ -152,8 +152,7 @@ def _check_parameters(
             _check_parameter(parameter, value)
         elif name not in rules.forward_parameters:
             advice = _ADVICE.get(name, "Leave it out.")
-            # What is no name may be content that slipped out of its quotes: it is not repeated.
-            shown = name if _NAME.fullmatch(name) else "(a name that is none)"
+            shown = shown_name(name)
             raise Refusal(
                 "unknown_parameter", f"`{shown}` is not known here. {advice}", param=shown
             )

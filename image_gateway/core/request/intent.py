@@ -17,8 +17,8 @@ from typing import Final
 
 import orjson
 
-from image_gateway.core.codec import json_scanner, json_skeleton
-from image_gateway.core.codec.body_segments import Body, Span
+from image_gateway.core.codec import body_segments, json_scanner, json_skeleton
+from image_gateway.core.codec.body_segments import Body
 from image_gateway.core.errors import Refusal, wrong_type
 from image_gateway.core.request.image_request import ImageRequest
 
@@ -236,7 +236,7 @@ def parse(
         tool_models=tuple(filter(None, named)),
         model_map=model_map,
         body=body,
-        texts=tuple((Span(each.start, each.stop),) for each in lifted),
+        texts=body_segments.of_lifted(lifted),
         stream=stream is True,
     )
 

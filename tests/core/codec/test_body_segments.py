@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from image_gateway.core.codec import body_segments, json_skeleton
-from image_gateway.core.dialects import events
 from tests.core.builders import play
 
 _SPOOL = bytes(range(250)) * 2 + b"YQ==YWIYWJjYWJjZA"
@@ -81,7 +80,7 @@ def test_lifted_text_is_sent_with_the_escapes_it_came_with() -> None:
     skeleton = json_skeleton.JsonSkeleton()
     skeleton.feed(text)
     value = skeleton.close()
-    made = body_segments.from_json({"image": value}, events.texts(skeleton.lifted))
+    made = body_segments.from_json({"image": value}, body_segments.of_lifted(skeleton.lifted))
     assert play(made, text) == b'{"image":%b}' % text
 
 

@@ -11,7 +11,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from image_gateway.core.codec import body_segments, json_scanner, json_skeleton
-from image_gateway.core.dialects import events
 from tests.core.builders import play, split
 from tests.core.json_texts import BROKEN, JSON_TEXTS, LONG, WITH_NUL, texts, value_strings
 
@@ -52,7 +51,7 @@ def test_a_body_made_of_a_skeleton_means_what_the_text_meant(
     text: bytes, data: st.DataObject
 ) -> None:
     value, lifted = _skeleton(data.draw(split(text)))
-    made = body_segments.from_json(value, events.texts(lifted))
+    made = body_segments.from_json(value, body_segments.of_lifted(lifted))
     played = play(made, text)
     assert json.loads(played) == json.loads(text)
     assert body_segments.length(made) == len(played)
@@ -64,7 +63,7 @@ def test_no_value_and_no_key_can_forge_a_mark(text: bytes) -> None:
     """A client's own NUL and quotes stay what they are, wherever in a string they stand."""
     value, lifted = _skeleton([text])
     assert json.loads(
-        play(body_segments.from_json(value, events.texts(lifted)), text)
+        play(body_segments.from_json(value, body_segments.of_lifted(lifted)), text)
     ) == json.loads(text)
 
 
@@ -305,7 +304,7 @@ def test_space_and_what_lies_above_it_is_no_control_character(size: int) -> None
     text = '["{}"]'.format(" \x7f\x80é" * size).encode()
     value, lifted = _skeleton([text])
     assert json.loads(
-        play(body_segments.from_json(value, events.texts(lifted)), text)
+        play(body_segments.from_json(value, body_segments.of_lifted(lifted)), text)
     ) == json.loads(text)
 
 

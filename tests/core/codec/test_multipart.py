@@ -436,11 +436,6 @@ def test_what_is_no_name_is_not_repeated(name: str) -> None:
     assert f"`{name}`" not in refusal.message
 
 
-@pytest.mark.parametrize("name", ["n", "svg[model]", "svg[reasoning][effort]", "a.b", "image[]"])
-def test_a_name_is_shown_as_it_is(name: str) -> None:
-    assert multipart.shown(name) == name
-
-
 @pytest.mark.parametrize("size", [1, 70])
 def test_a_content_type_names_a_boundary_of_1_to_70_characters(size: int) -> None:
     name = "b" * size

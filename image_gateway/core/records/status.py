@@ -10,7 +10,6 @@ The dataclasses at the end are what the ops port tells, and as JSON they are the
 ``/status.json``: their fields' names are its names.
 """
 
-import math
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from typing import Final
 
 from image_gateway.core.errors import Source
 from image_gateway.core.records.builder import RecordBuilder
+from image_gateway.core.records.histogram import Histogram
 from image_gateway.core.records.phases import Phase
 from image_gateway.core.records.record import AttemptRecord, Record
 from image_gateway.core.routing.ranking import Condition
@@ -37,10 +37,10 @@ BLOCKS: Final = 12
 _MINUTES: Final = BLOCKS * BLOCK_MINUTES
 _LONGEST_TEXT: Final = 64
 """Of a model's name, which clients choose."""
-_BUCKET_RATIO: Final = 1.1
-"""From one bucket's bound to the next: a percentile is told up to a tenth too high."""
-_BUCKETS: Final = 150
-"""The first ends at a millisecond, the last at 25 minutes; no call lasts longer."""
+_LATENCY_BITS: Final = 5
+"""A percentile is at most a sixteenth too high."""
+_LONGEST_MS: Final = 25 * 60 * 1000
+"""No call lasts longer; with it a minute has at most 288 buckets."""
 
 
 # -- one call --------------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ class _MinuteCounts:
 
     number: int
     outcomes: Counter[RequestOutcome] = field(default_factory=Counter)
-    buckets: Counter[int] = field(default_factory=Counter)
+    latencies: Histogram = field(default_factory=lambda: Histogram(_LATENCY_BITS))
 
 
 class CallTracker:
@@ -159,7 +159,7 @@ class CallTracker:
         minute.outcomes[ended] += 1
         if ended is RequestOutcome.OK:
             if not call.is_text and record.total_ms is not None:
-                minute.buckets[_bucket(record.total_ms)] += 1
+                minute.latencies.add(min(record.total_ms, _LONGEST_MS))
             return
         kept = self._client_errors if ended in _CLIENTS else self._errors
         kept.append(
@@ -250,30 +250,17 @@ def _counts(outcomes: Counter[RequestOutcome]) -> dict[str, int]:
 
 
 def _sum(minutes: Sequence[_MinuteCounts]) -> "Block":
-    outcomes, buckets = Counter[RequestOutcome](), Counter[int]()
+    outcomes, latencies = Counter[RequestOutcome](), Histogram(_LATENCY_BITS)
     for each in minutes:
         outcomes.update(each.outcomes)
-        buckets.update(each.buckets)
-    return Block(_moment(minutes[0].number), _counts(outcomes), _latency(buckets))
+        latencies.merge(each.latencies)
+    return Block(_moment(minutes[0].number), _counts(outcomes), _latency(latencies))
 
 
-def _bucket(milliseconds: int) -> int:
-    number = math.ceil(math.log(max(milliseconds, 1), _BUCKET_RATIO))
-    return min(number, _BUCKETS)
-
-
-def _latency(buckets: Counter[int]) -> "Latency":
-    calls = buckets.total()
-    return Latency(calls, *(_percentile(buckets, calls, share) for share in (0.5, 0.9, 0.99)))
-
-
-def _percentile(buckets: Counter[int], calls: int, share: float) -> float | None:
-    left = math.ceil(calls * share)
-    for number in sorted(buckets):
-        left -= buckets[number]
-        if left <= 0:
-            return round(_BUCKET_RATIO**number / 1000, 3)
-    return None
+def _latency(latencies: Histogram) -> "Latency":
+    buckets = latencies.percentiles((50, 90, 99))
+    p50, p90, p99 = (None if bucket is None else bucket.last / 1000 for bucket in buckets)
+    return Latency(latencies.total, p50, p90, p99)
 
 
 # -- what is told ----------------------------------------------------------------------------------

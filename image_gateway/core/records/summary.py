@@ -8,16 +8,18 @@ for clients choose some of them; the last ones in the alphabet stay then, which 
 rule that does not look at the order of the records.
 """
 
+import contextlib
 import heapq
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final, Literal
 
+from image_gateway.core import untrusted
 from image_gateway.core.records import charges
 from image_gateway.core.records.charges import Uncharged
+from image_gateway.core.records.histogram import Histogram
 
 Dimension = Literal["key", "account", "model", "outcome"]
 DIMENSIONS: Final[Sequence[Dimension]] = ("key", "account", "model", "outcome")
@@ -34,8 +36,8 @@ SUMS: Final = (
 MOST_NAMES: Final = 10_000
 """Names in one table; beyond it the rest is told together."""
 
-_BUCKET_BITS: Final = 7
-"""A latency keeps so many leading bits, and goes by the middle of what the others could be."""
+_LATENCY_BITS: Final = 7
+"""A percentile is off by at most 1/128."""
 _SPAN: Final = re.compile(r"(\d{1,9})([smhd])", re.ASCII)
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -47,31 +49,26 @@ def moment(text: str, now: datetime) -> datetime:
     ISO 8601 date or time, in UTC where it has no offset.  Raises ``ValueError``.
     """
     span = _SPAN.fullmatch(text)
-    try:
-        if span is not None:
-            return now - timedelta(**{_UNITS[span[2]]: int(span[1])})
-        return _in_utc(datetime.fromisoformat(text))
-    except (ValueError, OverflowError):
+    found = untrusted.moment(text, assume_utc=True)
+    if span is not None:
+        with contextlib.suppress(OverflowError):
+            found = now - timedelta(**{_UNITS[span[2]]: int(span[1])})
+    if found is None:
         raise ValueError(
             "must be a time such as 2026-11-21 or 2026-11-21T08:00:00Z, or a span back from now "
             "such as 90m, 24h or 7d"
-        ) from None
+        )
+    return found
 
 
 def time_of(record: Record) -> datetime | None:
     """When the call came; None where the record does not say."""
-    text = record.get("time")
-    if not isinstance(text, str):
-        return None
-    try:
-        return _in_utc(datetime.fromisoformat(text))
-    except (ValueError, OverflowError):
-        return None
+    return untrusted.moment(record.get("time"), assume_utc=True)
 
 
 def outcome_of(record: Record) -> str | None:
     """``ok``, the error's code, or the status where an error has no code."""
-    code, status = _text(record, "error_code"), _count(record, "status")
+    code, status = untrusted.text(record.get("error_code")), untrusted.count(record.get("status"))
     if code is not None:
         return code
     if status is None:
@@ -93,27 +90,26 @@ class Facts:
     @classmethod
     def of(cls, record: Record, time: datetime) -> "Facts":
         """Read a record whose ``time_of`` is known."""
-        usage = record.get("usage")
-        tokens: Record = usage if isinstance(usage, Mapping) else {}
+        tokens = untrusted.mapping(record.get("usage"))
         outcome = outcome_of(record)
         return cls(
             time=time,
             names={
-                "key": _text(record, "key_id"),
-                "account": _text(record, "account_name"),
-                "model": _text(record, "model"),
+                "key": untrusted.text(record.get("key_id")),
+                "account": untrusted.text(record.get("account_name")),
+                "model": untrusted.text(record.get("model")),
                 "outcome": outcome,
             },
-            key_name=_text(record, "key_name"),
+            key_name=untrusted.text(record.get("key_name")),
             is_error=outcome != "ok",
-            total_ms=_count(record, "total_ms"),
+            total_ms=untrusted.count(record.get("total_ms")),
             sums=(
-                _count(record, "request_bytes") or 0,
-                _count(record, "response_bytes") or 0,
-                _count(tokens, "input_tokens") or 0,
-                _count(tokens, "output_tokens") or 0,
+                untrusted.count(record.get("request_bytes")) or 0,
+                untrusted.count(record.get("response_bytes")) or 0,
+                untrusted.count(tokens.get("input_tokens")) or 0,
+                untrusted.count(tokens.get("output_tokens")) or 0,
                 charges.tokens_of(record) or 0,
-                _count(record, "response_image_count") or 0,
+                untrusted.count(record.get("response_image_count")) or 0,
             ),
         )
 
@@ -125,8 +121,7 @@ class Tally:
         self.calls = 0
         self.errors = 0
         self.sums = [0] * len(SUMS)
-        self.latencies: Counter[int] = Counter()
-        """Calls by the least latency in ms of their bucket."""
+        self.latencies = Histogram(_LATENCY_BITS)
 
     def __repr__(self) -> str:
         return f"<Tally calls={self.calls} errors={self.errors}>"
@@ -137,31 +132,22 @@ class Tally:
         self.errors += facts.is_error
         self.sums = [so_far + more for so_far, more in zip(self.sums, facts.sums, strict=True)]
         if facts.total_ms is not None:
-            self.latencies[_bucket(facts.total_ms)] += 1
+            self.latencies.add(facts.total_ms)
 
     def merge(self, other: "Tally") -> None:
         """Count the other's calls as well."""
         self.calls += other.calls
         self.errors += other.errors
         self.sums = [so_far + more for so_far, more in zip(self.sums, other.sums, strict=True)]
-        self.latencies.update(other.latencies)
+        self.latencies.merge(other.latencies)
 
     def percentiles(self) -> list[int | None]:
         """For each of ``PERCENTS`` the least time in ms within which so many calls were over.
 
         None where no call says how long it took.
         """
-        known = self.latencies.total()
-        if not known:
-            return [None] * len(PERCENTS)
-        ranks = [-(-percent * known // 100) for percent in PERCENTS]
-        found: list[int | None] = []
-        passed = 0
-        for start, calls in sorted(self.latencies.items()):
-            passed += calls
-            while len(found) < len(ranks) and ranks[len(found)] <= passed:
-                found.append(_middle(start))
-        return found
+        buckets = self.latencies.percentiles(PERCENTS)
+        return [None if bucket is None else bucket.middle for bucket in buckets]
 
 
 class Table:
@@ -259,44 +245,17 @@ def add_usage(totals: dict[str | None, KeyUsage], record: Record) -> None:
     ``without_usage`` counts what ``charges.of`` charges nothing though it was paid for.
     """
     usage = record.get("usage")
-    images = _count(record, "response_image_count") or 0
+    images = untrusted.count(record.get("response_image_count")) or 0
     may_be_billed = record.get("may_be_billed") is True
     without_usage = charges.of(record) is Uncharged.WITHOUT_USAGE
     if not (images or may_be_billed or without_usage or isinstance(usage, Mapping)):
         return
-    tokens: Record = usage if isinstance(usage, Mapping) else {}
-    total = totals.setdefault(_text(record, "key_id"), KeyUsage())
+    tokens = untrusted.mapping(usage)
+    total = totals.setdefault(untrusted.text(record.get("key_id")), KeyUsage())
     total.requests_with_images += images > 0
     total.images += images
-    total.input_tokens += _count(tokens, "input_tokens") or 0
-    total.output_tokens += _count(tokens, "output_tokens") or 0
+    total.input_tokens += untrusted.count(tokens.get("input_tokens")) or 0
+    total.output_tokens += untrusted.count(tokens.get("output_tokens")) or 0
     total.total_tokens += charges.tokens_of(record) or 0
     total.may_be_billed += may_be_billed
     total.without_usage += without_usage
-
-
-def _in_utc(time: datetime) -> datetime:
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
-
-
-def _text(record: Record, name: str) -> str | None:
-    value = record.get(name)
-    return value if isinstance(value, str) else None
-
-
-def _count(record: Record, name: str) -> int | None:
-    """A number of something: true is none, and none is below zero."""
-    value = record.get(name)
-    return value if type(value) is int and value >= 0 else None
-
-
-def _bucket(value: int) -> int:
-    """The least value of the bucket that a value falls into."""
-    shift = max(0, value.bit_length() - _BUCKET_BITS)
-    return value >> shift << shift
-
-
-def _middle(start: int) -> int:
-    """What stands for a bucket: the middle of its values."""
-    width = 1 << max(0, start.bit_length() - _BUCKET_BITS)
-    return start + width // 2

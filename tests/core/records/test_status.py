@@ -278,7 +278,7 @@ def test_an_hour_tells_what_a_list_of_all_calls_would(calls: list[tuple[int, int
 
 
 @given(st.lists(st.integers(1, 1_500_000), min_size=1))
-def test_a_percentile_is_at_most_a_tenth_above_the_truth(times: list[int]) -> None:
+def test_a_percentile_is_at_most_a_sixteenth_above_the_truth(times: list[int]) -> None:
     board = CallTracker()
     for milliseconds in times:
         ended(board, total_ms=milliseconds)
@@ -288,7 +288,7 @@ def test_a_percentile_is_at_most_a_tenth_above_the_truth(times: list[int]) -> No
     for told, share in ((found.p50, 50), (found.p90, 90), (found.p99, 99)):
         true = ranked[-(-len(times) * share // 100) - 1] / 1000
         assert told is not None
-        assert true - 0.001 <= told <= true * 1.1 + 0.001
+        assert true - 0.001 <= told <= true * (1 + 1 / 16) + 0.001
 
 
 def test_only_served_pictures_tell_how_long_a_picture_takes() -> None:
@@ -416,7 +416,7 @@ def test_what_is_kept_does_not_grow_with_the_calls() -> None:
 
     before = kept(4000)
     assert kept(4000) < before + 2000
-    assert sum(len(each.buckets) for each in board._minutes) < 60 * 151
+    assert sum(len(each.latencies) for each in board._minutes) <= 60 * 288
     assert len(board._calls) == 0
 
 

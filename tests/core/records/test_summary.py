@@ -164,8 +164,8 @@ def test_latencies_take_bounded_memory() -> None:
     ten_minutes = summed([call(total_ms=ms) for ms in range(0, 600_001, 7)]).total
     assert len(ten_minutes.latencies) < 1000
     longest = summed([call(total_ms=LONGEST_MS >> shift) for shift in range(64)]).total
-    assert max(longest.latencies).bit_length() == 63
-    assert len({start.bit_length() for start in longest.latencies}) == 64
+    assert max(longest.latencies.counts).bit_length() == 63
+    assert len({start.bit_length() for start in longest.latencies.counts}) == 64
 
 
 def test_no_latency_no_percentile() -> None:

@@ -1,22 +1,26 @@
 """An image-only sidecar for people who run an LLM gateway: theory of operation.
 
-One request goes through the gateway in one direction::
+One request passes these phases, in this order::
 
-    bytes -> downstream.read -> request.parse -> access.check -> routing.able
-      -> { routing.order -> waiting.slot -> dialect.encode -> upstream.send -> failover.next_step }*
-      -> downstream.stream -> record.build -> logs.put     (finally: always, exactly once)
+    received       routes, exchange       its path leads somewhere; its key is looked up
+    authenticated  request_body           its body comes in, checked on its way into the spool
+    read           image_request, intent  what it asks for is a value; the accounts are looked up
+    admitted       capability, ranking    some account can do all of it, and the key may start
+    waiting        broker                 for a slot of the best account that has one   <--+
+    sent           encoder, http_client   an upstream has it                               |
+    answered       delivery               its answer comes  -- failover: next account -----+
+    delivered      downstream             the client gets the last bytes
+    recorded       builder, writer        always, exactly once
 
-A call of the Responses API goes the same way where it asks for a picture, and past the accounts to
-the text API where it does not (``core.request.intent``).
+A call of the Responses API goes the same way where it asks for a picture, and on to the text API
+where it does not (``core.request.intent``).
 
 Four ideas hold the gateway together.
 
-*Core decides, edge acts, the exchange is where they meet.*  ``core`` is pure: no clock, no
+*Core decides, edge acts, exchange and calls are where they meet.*  ``core`` is pure: no clock, no
 randomness, no environment, no logging, no asyncio.  ``edge`` does IO and has no policy.
-``exchange`` is one request's life: only there, and in ``request_body`` and the modules of
-``calls``, ``dispatch``, ``attempts``, ``fan_out``, ``responses_api`` and ``delivery``, decisions
-and awaits interleave. ``app`` owns every resource and gives each to whoever needs it; nothing is
-global.
+``exchange`` is one HTTP request and ``calls`` one purchase: only there do decisions and awaits
+interleave.  ``app`` owns every resource and hands it on; nothing is global.
 
 *A picture costs money, so certainty decides.*  A call may go to another account only while it is
 certain that no picture can exist: before the connection stood, or after an answer that says so.
@@ -29,7 +33,7 @@ whole.  ``core.codec.json_scanner`` lifts long strings out of JSON while the byt
 ``edge.spool`` plays it.
 
 *Every request ends in one record.*  Slots are given back and the record is built synchronously, in
-``finally``, whatever happened: a refusal, a client that left, a bug of ours.
+``finally``, whatever happened: a refusal, a client that left, a bug in the gateway.
 """
 
 from importlib.metadata import version

@@ -4,9 +4,11 @@ import re
 import subprocess
 from pathlib import Path
 
+from image_gateway.core.records.phases import Phase
+from image_gateway.core.records.status import PhaseLabel
+
 ROOT = Path(__file__).parents[1]
 OWN = Path(__file__).relative_to(ROOT).as_posix()
-FACTS = "image_gateway/core/dialects/README.md"
 
 NUMBERED_SECTION = re.compile(r"\b[A-Z][A-Z_]{3,}(?:\.md)?,? sections? \d")
 DOCUMENT = re.compile(r"(?<![\w*{}])[\w./-]*\b\w+\.md\b")
@@ -14,12 +16,13 @@ CITED_SECTIONS = re.compile(r'README\.md(?:``)?(?: in this folder)?, ("[^"]+"(?:
 
 
 def tracked() -> dict[str, str]:
-    """The text of every tracked file by its path."""
+    """The text of every tracked file by its path; pictures have none."""
     listed = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True
     )
     paths = listed.stdout.rstrip("\0").split("\0")
-    return {path: (ROOT / path).read_text("utf-8") for path in paths if (ROOT / path).is_file()}
+    files = [path for path in paths if (ROOT / path).is_file() and not path.endswith(".png")]
+    return {path: (ROOT / path).read_text("utf-8") for path in files}
 
 
 def test_no_file_cites_a_numbered_section_of_another_document() -> None:
@@ -45,9 +48,10 @@ def test_every_document_that_a_file_names_is_in_the_repository() -> None:
     assert found == set()
 
 
-def test_every_section_that_a_source_cites_is_a_heading_of_the_facts() -> None:
+def test_every_section_that_a_source_cites_is_a_heading_of_a_page() -> None:
     files = tracked()
-    headings = set(re.findall(r"^## (.*)$", files[FACTS], re.MULTILINE))
+    pages = [text for path, text in files.items() if path.endswith("README.md")]
+    headings = {title for text in pages for title in re.findall(r"^##+ (.*)$", text, re.MULTILINE)}
     cited = {
         title
         for path, text in files.items()
@@ -57,3 +61,26 @@ def test_every_section_that_a_source_cites_is_a_heading_of_the_facts() -> None:
     }
     assert len(cited) >= 5
     assert cited <= headings
+
+
+def test_every_module_that_the_developers_page_names_is_there() -> None:
+    page = ROOT / "image_gateway" / "README.md"
+    named = set(re.findall(r"`([\w/.-]+(?:\.(?:py|sql|toml)|/))`", page.read_text("utf-8")))
+    package = page.parent
+    rows = re.findall(r"^\| `(\S+/)` \|.*\| `(\S+)` \|$", page.read_text("utf-8"), re.MULTILINE)
+    firsts = {first for _, first in rows}
+    missing = {
+        name
+        for name in named - firsts
+        if not (package / name).exists() and not (ROOT / name).exists()
+    }
+    assert missing == set()
+    assert [folder for folder, first in rows if not (package / folder / first).is_file()] == []
+
+
+def test_the_developers_page_shows_the_phases() -> None:
+    page = (ROOT / "image_gateway" / "README.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| .* \| (\w*) \|$", page, re.MULTILINE)
+    shown = [(name, label) for name, label in rows if name in set(Phase)]
+    assert [name for name, _ in shown] == list(Phase)
+    assert all(label in {*PhaseLabel, ""} for _, label in shown)

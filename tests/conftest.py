@@ -9,12 +9,16 @@ import pytest
 from hypothesis import settings
 
 from image_gateway.demo import postgres
+from tests.parts import examples
 from tests.parts.gateway import Gateway
 from tests.parts.plane import Plane
 from tests.parts.upstream import ScriptedUpstream
 
-settings.register_profile("default", deadline=None, max_examples=200)
-settings.load_profile("default")
+# ``ci`` holds unless pytest gets --hypothesis-profile; tests with a count of examples of their own
+# take it from tests/parts/examples.py, which follows the profile.
+settings.register_profile("ci", deadline=None, max_examples=examples.CI)
+settings.register_profile("fast", deadline=None, max_examples=examples.FAST)
+settings.load_profile("ci")
 
 
 @pytest.hookimpl(tryfirst=True)

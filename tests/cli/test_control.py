@@ -29,6 +29,7 @@ from image_gateway.cli import output
 from image_gateway.cli.control import usage
 from image_gateway.edge.records.reader import RecordFile
 from tests.parts.eventually import BOUND_SECONDS, eventually
+from tests.parts.examples import scaled
 from tests.parts.gateway import Gateway, parse, post
 from tests.parts.plane import Plane
 from tests.parts.upstream import ScriptedUpstream
@@ -979,7 +980,7 @@ FILES = st.lists(
 
 
 @given(runs=st.lists(FILES, min_size=1, max_size=3))
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=scaled(25), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_split_order_and_duplication_charges_each_call_once(
     control: Control, plane: Plane, tmp_path: Path, runs: list[list[list[tuple[int, bool]]]]
 ) -> None:

@@ -22,6 +22,7 @@ from image_gateway.cli import log_files, output
 from image_gateway.core.records import record
 from image_gateway.core.records.record import AttemptRecord, Record
 from tests.daemon.conftest import Door, open_door
+from tests.parts.examples import scaled
 from tests.parts.gateway import Gateway
 from tests.parts.plane import Plane
 from tests.parts.upstream import ScriptedUpstream
@@ -207,7 +208,7 @@ def test_no_call_in_the_window_is_no_failure(logs: Path, ask: Ask) -> None:
     assert ask("usage", "--until", "2020-01-01", "--dir", logs) == "no usage\n"
 
 
-@settings(max_examples=50)
+@settings(max_examples=scaled(50))
 @given(
     st.lists(st.tuples(st.sampled_from(["a", "b", "c"]), st.integers(0, 10**6)), max_size=12),
     st.lists(st.integers(0, 5), min_size=12, max_size=12),

@@ -22,6 +22,7 @@ from image_gateway.core.codec import body_segments
 from image_gateway.core.codec.body_segments import Decoded, Encoded, Span
 from image_gateway.edge import spool as spool_module
 from image_gateway.edge.spool import MEMORY_BYTES, Spool, SpoolFullError, Spools
+from tests.parts.examples import scaled
 
 MIB = 1024 * 1024
 ROOM = 64 * MIB
@@ -146,7 +147,7 @@ def written_and_asked(draw: st.DrawFn) -> tuple[int, list[int], list[bytes | tup
 
 
 @given(case=written_and_asked())
-@settings(max_examples=150)
+@settings(max_examples=scaled(150))
 def test_any_body_in_any_pieces_is_played_to_the_byte(
     case: tuple[int, list[int], list[bytes | tuple[int, int]]],
 ) -> None:
@@ -198,7 +199,7 @@ def encoded_size() -> st.SearchStrategy[int]:
     before=st.sampled_from([0, 1, 7, MIB - 2, MIB]),
     piece=st.sampled_from([65536, 100_001, MIB, 3 * MIB]),
 )
-@settings(max_examples=60)
+@settings(max_examples=scaled(60))
 def test_bytes_go_out_as_their_base64_and_of_the_length_that_was_promised(
     size: int, before: int, piece: int
 ) -> None:
@@ -235,7 +236,7 @@ ESCAPES = {
     escapes=st.sampled_from(sorted(ESCAPES)),
     padded=st.booleans(),
 )
-@settings(max_examples=60)
+@settings(max_examples=scaled(60))
 def test_base64_goes_out_as_its_bytes_and_of_the_length_that_was_promised(
     size: int, before: int, piece: int, escapes: str, *, padded: bool
 ) -> None:
@@ -271,7 +272,7 @@ def test_base64_goes_out_as_its_bytes_and_of_the_length_that_was_promised(
     read=st.integers(1, 40),
     escapes=st.sampled_from(sorted(ESCAPES)),
 )
-@settings(max_examples=150)
+@settings(max_examples=scaled(150))
 def test_where_a_read_ends_leaves_no_trace_in_what_is_encoded_or_decoded(
     data: bytes, before: int, read: int, escapes: str
 ) -> None:

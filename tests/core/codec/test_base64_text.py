@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from image_gateway.core.codec import base64_text
 from tests.core.builders import split
+from tests.parts.examples import scaled
 
 _SPELLINGS = {
     "/": ["/", "\\/", "\\u002f", "\\u002F"],
@@ -44,7 +45,7 @@ def _decoded(pieces: list[bytes]) -> bytes:
 
 
 @given(_BYTES, st.data())
-@settings(max_examples=300)
+@settings(max_examples=scaled(300))
 def test_any_split_of_any_spelling_gives_the_same_bytes(data: bytes, draw: st.DataObject) -> None:
     text = draw.draw(_written(data))
     assert _decoded(draw.draw(split(text))) == data

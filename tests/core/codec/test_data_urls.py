@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from image_gateway.core.codec import base64_text, data_urls, json_scanner
 from tests.core.builders import split
 from tests.core.json_texts import JSON_TEXTS, SPACE, STRINGS
+from tests.parts.examples import scaled
 
 _MAGIC = {
     "image/png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
@@ -84,7 +85,7 @@ def test_pictures_become_data_urls_and_not_another_byte_changes(
 
 
 @given(_answers())
-@settings(max_examples=40)
+@settings(max_examples=scaled(40))
 def test_bytes_one_by_one_become_the_same_data_urls(answer: tuple[bytes, bytes]) -> None:
     text, expected = answer
     assert _rewritten(text[at : at + 1] for at in range(len(text))) == expected

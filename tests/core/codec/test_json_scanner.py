@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from image_gateway.core.codec import json_scanner
 from tests.core.builders import split
 from tests.core.json_texts import BROKEN, JSON_TEXTS, value_strings
+from tests.parts.examples import scaled
 
 
 class _Events:
@@ -64,7 +65,7 @@ def test_any_split_gives_the_same_events(text: bytes, data: st.DataObject) -> No
 
 
 @given(JSON_TEXTS)
-@settings(max_examples=60)
+@settings(max_examples=scaled(60))
 def test_bytes_one_by_one_give_the_same_events(text: bytes) -> None:
     single = _scan(text[index : index + 1] for index in range(len(text)))
     assert single.events == _scan([text]).events

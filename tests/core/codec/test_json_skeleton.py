@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from image_gateway.core.codec import body_segments, json_scanner, json_skeleton
 from tests.core.builders import play, split
 from tests.core.json_texts import BROKEN, JSON_TEXTS, LONG, WITH_NUL, texts, value_strings
+from tests.parts.examples import scaled
 
 
 def _skeleton(
@@ -211,7 +212,7 @@ def test_a_lifted_string_is_as_valid_as_the_strict_parser_wants_it(
 
 
 @given(JSON_TEXTS, st.data())
-@settings(max_examples=60)
+@settings(max_examples=scaled(60))
 def test_without_checks_a_valid_text_has_the_same_skeleton(
     text: bytes, data: st.DataObject
 ) -> None:

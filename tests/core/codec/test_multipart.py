@@ -18,6 +18,7 @@ from image_gateway.core.codec.body_segments import Span
 from image_gateway.core.codec.multipart import FormFile, MultipartReader, Part, PartLimits
 from image_gateway.core.errors import Refusal
 from tests.core.builders import play, split
+from tests.parts.examples import scaled
 
 BOUNDARY = b"----a-Boundary.7f"
 PLENTY = PartLimits(1_000_000, 64)
@@ -91,7 +92,7 @@ def _digest(data: bytes) -> str:
 
 
 @given(_PARTS, st.data())
-@settings(max_examples=250)
+@settings(max_examples=scaled(250))
 def test_any_split_gives_the_same_parts_places_and_digests(
     parts: list[_Written], data: st.DataObject
 ) -> None:
@@ -111,7 +112,7 @@ def test_any_split_gives_the_same_parts_places_and_digests(
 
 
 @given(_PARTS)
-@settings(max_examples=50)
+@settings(max_examples=scaled(50))
 def test_bytes_one_by_one_give_the_same_parts(parts: list[_Written]) -> None:
     text = _written(parts)
     assert _read(text[at : at + 1] for at in range(len(text))) == _read([text])

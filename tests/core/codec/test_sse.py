@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from image_gateway.core.codec.sse import EventSplitter, Piece
 from tests.core.builders import split
+from tests.parts.examples import scaled
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ _TAILS = st.one_of(st.just(b""), _LINES)
 
 
 @given(_TEXTS, _TAILS, st.data())
-@settings(max_examples=300)
+@settings(max_examples=scaled(300))
 def test_any_split_gives_the_frames_of_the_book(
     text: bytes, tail: bytes, data: st.DataObject
 ) -> None:
@@ -122,7 +123,7 @@ def test_any_split_gives_the_frames_of_the_book(
 
 
 @given(_TEXTS, _TAILS)
-@settings(max_examples=60)
+@settings(max_examples=scaled(60))
 @example(b"data: a\r\n\r\ndata: b\r\n\r\n", b"")
 @example(b"data: a\r\rdata: b\r\r", b"")
 def test_bytes_one_by_one_give_the_same_frames(text: bytes, tail: bytes) -> None:

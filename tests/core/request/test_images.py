@@ -15,6 +15,7 @@ from image_gateway.core.errors import Refusal
 from image_gateway.core.request import images
 from image_gateway.core.request.images import Image
 from tests.core.builders import play, read, split
+from tests.parts.examples import scaled
 
 MAGIC = {
     "image/png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
@@ -55,7 +56,7 @@ def _fault(text: bytes, chunks: list[bytes] | None = None) -> tuple[str, str | N
 
 
 @given(_KINDS, st.binary(max_size=40), st.sampled_from([0, 0, 3000, 9001]), st.data())
-@settings(max_examples=250)
+@settings(max_examples=scaled(250))
 def test_a_data_url_is_its_bytes_however_it_is_written_and_cut(
     kind: str, tail: bytes, more: int, draw: st.DataObject
 ) -> None:
@@ -142,7 +143,7 @@ _ODDITIES = st.lists(
 
 
 @given(_ODDITIES, st.sampled_from([0, 4800]), st.data())
-@settings(max_examples=300)
+@settings(max_examples=scaled(300))
 def test_a_picture_that_is_taken_can_be_played_whatever_it_is_made_of(
     inner: str, more: int, draw: st.DataObject
 ) -> None:

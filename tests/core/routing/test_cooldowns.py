@@ -16,6 +16,7 @@ from image_gateway.core.routing.cooldowns import (
     CooldownSpec,
     CooldownTracker,
 )
+from tests.parts.examples import scaled
 
 _SECONDS = st.one_of(st.none(), st.floats(-10, 1e9))
 
@@ -422,5 +423,7 @@ class HealthMachine(RuleBasedStateMachine):
         assert not self.cooldowns._probes, "a probe outlived its call"
 
 
-HealthMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+HealthMachine.TestCase.settings = settings(
+    max_examples=scaled(150), stateful_step_count=40, deadline=None
+)
 TestHealth = HealthMachine.TestCase

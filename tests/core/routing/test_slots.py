@@ -26,6 +26,7 @@ from image_gateway.core.routing.slots import (
     Waiter,
     WaitQueue,
 )
+from tests.parts.examples import scaled
 
 _NAMES = st.sampled_from(["a", "b", "c"])
 _LIMITS = st.one_of(st.none(), st.integers(-1, 3))
@@ -110,7 +111,9 @@ class SlotsMachine(RuleBasedStateMachine):
         assert repr(self.table) == "<SlotTable {}>", "an idle table holds nothing"
 
 
-SlotsMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+SlotsMachine.TestCase.settings = settings(
+    max_examples=scaled(100), stateful_step_count=40, deadline=None
+)
 TestSlots = SlotsMachine.TestCase
 
 
@@ -428,7 +431,9 @@ class LineMachine(RuleBasedStateMachine):
         assert set(self.queue._served) == set(self.servings), "the clock, which is bounded"
 
 
-LineMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+LineMachine.TestCase.settings = settings(
+    max_examples=scaled(150), stateful_step_count=40, deadline=None
+)
 TestLine = LineMachine.TestCase
 
 
@@ -674,7 +679,9 @@ class RoomMachine(RuleBasedStateMachine):
         assert (self.queue._held, self.queue._waiters) == (Counter(), {})
 
 
-RoomMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+RoomMachine.TestCase.settings = settings(
+    max_examples=scaled(150), stateful_step_count=40, deadline=None
+)
 TestRoom = RoomMachine.TestCase
 
 

@@ -23,6 +23,7 @@ from image_gateway.edge.postgres.contract import check
 from tests.edge.conftest import OpenControl
 from tests.edge.server import hurry
 from tests.parts.eventually import eventually
+from tests.parts.examples import scaled
 from tests.parts.llm_access import ADAPTER, TABLES, LlmAccess
 from tests.parts.packaged_postgres import packaged
 
@@ -802,7 +803,7 @@ COLUMNS = {
 }
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=scaled(150), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.fixed_dictionaries({name: JSON for names in COLUMNS.values() for name in names}))
 def test_no_json_makes_a_view_fail_or_costs_another_row(
     odd: "psycopg.Connection[dict[str, Any]]", documents: dict[str, Any]

@@ -29,6 +29,7 @@ from image_gateway.edge.postgres.standalone import (
 )
 from tests.parts.charged import odd_records
 from tests.parts.eventually import BOUND_SECONDS, eventually
+from tests.parts.examples import scaled
 from tests.parts.plane import Plane
 
 CURE = re.escape('image-gateway schema standalone | psql "$ADMIN_URL"')
@@ -468,7 +469,7 @@ def test_a_key_that_gets_another_secret_is_told_by_the_old_one_and_the_new(
 
 
 @given(drawn=st.lists(odd_records(), max_size=5))
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=scaled(100), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_a_file_may_hold_the_calls_around_it_are_charged(
     tables: Standalone, plane: Plane, drawn: list[dict[str, Any]]
 ) -> None:

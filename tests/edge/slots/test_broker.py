@@ -28,6 +28,7 @@ from tests.edge.conftest import Watcher
 from tests.edge.relay import Relay
 from tests.edge.server import Server
 from tests.parts.eventually import BOUND_SECONDS, eventually
+from tests.parts.examples import scaled
 
 PATIENCE: Final = BOUND_SECONDS
 """How long a call waits that is to be served."""
@@ -1058,5 +1059,7 @@ class RoomMachine(RuleBasedStateMachine):
         self.runner.close()
 
 
-RoomMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+RoomMachine.TestCase.settings = settings(
+    max_examples=scaled(60), stateful_step_count=40, deadline=None
+)
 TestRoom = RoomMachine.TestCase

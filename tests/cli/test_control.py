@@ -1,6 +1,5 @@
 """``image-gateway control``: what a person types, what is there then, and what a call costs."""
 
-import asyncio
 import base64
 import hashlib
 import io
@@ -12,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,6 +27,7 @@ from image_gateway.cli import output
 from image_gateway.cli.control import usage
 from image_gateway.edge.records.reader import RecordFile
 from tests.parts.eventually import BOUND_SECONDS, eventually
+from tests.parts.eventually import eventually
 from tests.parts.examples import scaled
 from tests.parts.gateway import Gateway, parse, post
 from tests.parts.plane import Plane
@@ -1127,10 +1126,14 @@ async def test_a_daemon_serves_what_control_made_and_hears_of_what_it_disabled_u
         return status, json.loads(body).get("error", {}).get("code")
 
     async def until(status: int, code: str | None = None) -> None:
-        deadline = time.monotonic() + BOUND_SECONDS
-        while (last := await answer()) != (status, code):
-            assert time.monotonic() < deadline, last
-            await asyncio.sleep(0.02)
+        last: object = None
+
+        async def is_answered() -> bool:
+            nonlocal last
+            last = await answer()
+            return last == (status, code)
+
+        await eventually(is_answered, log=lambda: repr(last))
 
     assert await answer() == (403, "group_image_generation_disabled")
     control("group", "update", "artists", "--images", "on")

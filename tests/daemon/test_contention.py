@@ -7,7 +7,7 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,10 +16,10 @@ import pytest
 
 from image_gateway.demo import postgres
 from tests.daemon.conftest import Door, make_door
-from tests.daemon.test_ops import metric
+from tests.daemon.test_ops import metric, until_metric
 from tests.daemon.test_refusals import PROMPT, Held, check_error, check_refused
 from tests.edge.server import Server
-from tests.parts.eventually import BOUND_SECONDS, eventually
+from tests.parts.eventually import eventually
 from tests.parts.gateway import Gateway, post
 from tests.parts.plane import Plane
 from tests.parts.upstream import Call, ScriptedUpstream, draws
@@ -171,19 +171,8 @@ async def leave(door: Door, body: bytes, seconds: float) -> None:
         await writer.wait_closed()
 
 
-async def until(look: Callable[[], Awaitable[bool]]) -> None:
-    """As ``eventually``, for what has to be asked for."""
-    deadline = time.monotonic() + BOUND_SECONDS
-    while not await look():
-        assert time.monotonic() < deadline, f"did not happen: {look!r}"
-        await asyncio.sleep(0.02)
-
-
 async def until_waiting(gateway: Gateway, count: int) -> None:
-    async def look() -> bool:
-        return await metric(gateway, "image_gateway_waiting") == count
-
-    await until(look)
+    await until_metric(gateway, "image_gateway_waiting", count)
 
 
 async def until_shared(gateways: tuple[Gateway, ...], *, is_shared: bool) -> None:
@@ -191,7 +180,7 @@ async def until_shared(gateways: tuple[Gateway, ...], *, is_shared: bool) -> Non
         found = [await metric(each, "image_gateway_slots_shared") for each in gateways]
         return found == [float(is_shared)] * len(gateways)
 
-    await until(look)
+    await eventually(look)
 
 
 def check_busy(answer: Answer) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from image_gateway.demo import postgres
 from tests.daemon.conftest import Door, make_door, open_door
 from tests.daemon.test_failover import error, make_pair
-from tests.daemon.test_ops import metric, ready
+from tests.daemon.test_ops import metric, ready, until_metric
 from tests.daemon.test_refusals import PROMPT, Held, check_error
 from tests.edge.relay import Relay
 from tests.edge.server import Server
@@ -19,21 +19,25 @@ from tests.parts.plane import Plane
 from tests.parts.upstream import Call, ScriptedUpstream, answers, draws, picture, streams
 
 Maker = Callable[..., Gateway]
+Answer = tuple[int, dict[str, str], bytes]
 EDIT = json.dumps(
     {"prompt": "a cat", "images": [{"image_url": f"data:image/png;base64,{picture(3_000_000)}"}]}
 ).encode()
 
 
-async def until(door: Door, status: int, body: bytes = PROMPT) -> tuple[int, dict[str, str], bytes]:
-    """Calls until the answer has this status; within the time of a test."""
-    while True:
-        answer = await door.post(body)
-        if answer[0] == status:
-            return answer
-        await asyncio.sleep(0.1)
+async def until(door: Door, status: int, body: bytes = PROMPT) -> Answer:
+    """Calls until the answer has this status."""
+
+    async def answered() -> Answer | None:
+        answer: Answer = await door.post(body)
+        return answer if answer[0] == status else None
+
+    answer = await eventually(answered)
+    assert answer is not None
+    return answer
 
 
-async def held_call(door: Door, held: Held) -> "asyncio.Task[tuple[int, dict[str, str], bytes]]":
+async def held_call(door: Door, held: Held) -> "asyncio.Task[Answer]":
     """A call that has arrived at the upstream and is held there."""
     call = asyncio.create_task(door.post(PROMPT))
     await asyncio.wait_for(held.arrived.acquire(), 10)
@@ -62,8 +66,7 @@ async def test_postgres_is_away(make_gateway: Maker, upstream: ScriptedUpstream)
         assert status == 503
         assert int(headers["retry-after"]) > 0
         check_error(body, "control_plane_unavailable")
-        while await metric(gateway, "image_gateway_slots_shared") != 0:
-            await asyncio.sleep(0.1)
+        await until_metric(gateway, "image_gateway_slots_shared", 0)
         assert (await ready(gateway))[0] == 200
         assert gateway.stop() == 0
         assert [r["status"] for r in gateway.records()].count(200) == 2
@@ -128,12 +131,10 @@ async def test_postgres_is_back(make_gateway: Maker, upstream: ScriptedUpstream)
         running = await held_call(doors[0], held)
         server.kill()
         for gateway in gateways:
-            while await metric(gateway, "image_gateway_slots_shared") != 0:
-                await asyncio.sleep(0.1)
+            await until_metric(gateway, "image_gateway_slots_shared", 0)
         server.start()
         for gateway in gateways:
-            while await metric(gateway, "image_gateway_slots_shared") != 1:
-                await asyncio.sleep(0.1)
+            await until_metric(gateway, "image_gateway_slots_shared", 1)
         calls = len(upstream.calls)
         status, _, body = await doors[1].post(PROMPT)
         assert status == 429
@@ -231,8 +232,7 @@ async def test_the_disk_is_full(
     status, _, body = await drawer.post(PROMPT)
     assert status == 200
     assert len(body) > 6_000_000
-    while await metric(gateway, "image_gateway_log_records_lost_total") == 0:
-        await asyncio.sleep(0.1)
+    await eventually(lambda: metric(gateway, "image_gateway_log_records_lost_total"))
     written = gateway.records()
     assert written[0]["error_code"] == "overloaded"
     assert gateway.stop() == 0
@@ -257,8 +257,7 @@ async def test_one_process_is_killed(
     await asyncio.wait_for(held.arrived.acquire(), 10)
     upstream.script = draws
     waiting = asyncio.create_task(beside.post(PROMPT))
-    while await metric(other, "image_gateway_waiting") != 1:
-        await asyncio.sleep(0.02)
+    await until_metric(other, "image_gateway_waiting", 1)
     assert one.process is not None
     one.process.send_signal(signal.SIGKILL)
     assert await asyncio.wait_for(reader.read(), 10) == b""
@@ -283,8 +282,11 @@ async def test_one_process_stops(
     running = await held_call(door, held)
     assert one.process is not None
     one.process.terminate()
-    while (await ready(one))[1]["accepting"]:
-        await asyncio.sleep(0.02)
+
+    async def drains() -> bool:
+        return not (await ready(one))[1]["accepting"]
+
+    await eventually(drains)
     status, _, body = await beside.post(PROMPT)
     assert status == 429
     check_error(body, "account_concurrency")

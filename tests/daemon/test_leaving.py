@@ -40,11 +40,10 @@ async def slot_is_free(door: Door, upstream: ScriptedUpstream) -> None:
     """The account's one slot takes a call again, within the promised time."""
     upstream.script = draws
 
-    async def until_served() -> None:
-        while (await door.post(PROMPT))[0] != 200:
-            await asyncio.sleep(0.02)
+    async def is_served() -> bool:
+        return (await door.post(PROMPT))[0] == 200
 
-    await asyncio.wait_for(until_served(), PROMISED_SECONDS)
+    await eventually(is_served, PROMISED_SECONDS)
 
 
 @pytest.fixture

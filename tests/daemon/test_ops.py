@@ -42,10 +42,14 @@ async def status(gateway: Gateway) -> dict[str, Any]:
 
 async def until(gateway: Gateway, look: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
     """What /status.json tells, once ``look`` finds in it what must come."""
-    deadline = time.monotonic() + BOUND_SECONDS
-    while not look(found := await status(gateway)):
-        assert time.monotonic() < deadline, found
-        await asyncio.sleep(0.02)
+    found: dict[str, Any] = {}
+
+    async def is_there() -> bool:
+        nonlocal found
+        found = await status(gateway)
+        return bool(look(found))
+
+    await eventually(is_there, log=lambda: repr(found))
     return found
 
 
@@ -59,6 +63,24 @@ async def metric(gateway: Gateway, line: str) -> float | None:
         if name == line:
             return float(value)
     return None
+
+
+async def until_metric(gateway: Gateway, line: str, wanted: float) -> None:
+    """Until a line of /metrics has this value."""
+
+    async def is_there() -> bool:
+        return await metric(gateway, line) == wanted
+
+    await eventually(is_there)
+
+
+async def until_ready(gateway: Gateway) -> None:
+    """Until /readyz says that the daemon is ready."""
+
+    async def is_ready() -> bool:
+        return (await ready(gateway))[0] == 200
+
+    await eventually(is_ready)
 
 
 def changed_program(folder: Path, *lines: str) -> str:
@@ -137,8 +159,7 @@ async def test_an_instance_that_drains_is_not_ready_while_its_last_call_goes_on(
         status, said = await ready(gateway)
         return status == 503 and said["accepting"] is False
 
-    while not await drains():
-        await asyncio.sleep(0.02)
+    await eventually(drains)
     assert await metric(gateway, f'image_gateway_slots_in_use{{account="{door.account}"}}') == 1
     held.let_go.set()
     assert (await last)[0] == 200
@@ -165,13 +186,10 @@ async def test_ready_while_postgres_is_away_for_as_long_as_what_was_known_counts
             status, said = await ready(gateway)
             return status == 503 and "control plane" in said["reasons"][0]
 
-        while not await is_over():
-            await asyncio.sleep(0.1)
-        while await metric(gateway, "image_gateway_slots_shared") != 0:
-            await asyncio.sleep(0.1)
+        await eventually(is_over)
+        await until_metric(gateway, "image_gateway_slots_shared", 0)
         server.start()
-        while (await ready(gateway))[0] != 200:
-            await asyncio.sleep(0.1)
+        await until_ready(gateway)
         assert gateway.stop() == 0
 
 
@@ -209,11 +227,9 @@ async def test_not_ready_while_keys_cannot_be_read_although_accounts_can(
         status, said = await ready(gateway)
         return status == 503 and said["reasons"] == ["keys cannot be read"]
 
-    while not await is_told():
-        await asyncio.sleep(0.02)
+    await eventually(is_told)
     plane.execute(mends)
-    while (await ready(gateway))[0] != 200:
-        await asyncio.sleep(0.02)
+    await until_ready(gateway)
     assert (await door.post(PROMPT))[0] == 200
     assert gateway.stop() == 0
 
@@ -223,8 +239,7 @@ async def test_whether_keys_can_be_read_is_asked_once_within_the_time_to_live(
 ) -> None:
     plane.add_account("one", "http://127.0.0.1:9")
     gateway = make_gateway(plane.reader_url, grant_ttl_seconds=500).start()
-    while await metric(gateway, "image_gateway_notify") != 1:
-        await asyncio.sleep(0.02)
+    await until_metric(gateway, "image_gateway_notify", 1)
     assert (await ready(gateway))[0] == 200
     plane.execute("REVOKE SELECT ON image_gateway.keys FROM image_gateway_reader")
     for _ in range(3):
@@ -301,13 +316,11 @@ async def test_an_account_that_another_process_fills_is_shown_as_full(
     await asyncio.wait_for(held.arrived.acquire(), 10)
     waiting = asyncio.create_task(beside.post(PROMPT))
     full = f'image_gateway_account_state{{account="{door.account}",state="full"}}'
-    while await metric(other, full) != 1:
-        await asyncio.sleep(0.02)
+    await until_metric(other, full, 1)
     assert await metric(other, "image_gateway_waiting") == 1
     held.let_go.set()
     assert (await running)[0] == (await waiting)[0] == 200
-    while await metric(other, full) != 0:
-        await asyncio.sleep(0.02)
+    await until_metric(other, full, 0)
     assert (await other.record())["wait_ms"] > 0
     assert one.stop() == other.stop() == 0
 
@@ -384,8 +397,7 @@ async def test_few_can_be_connected_to_the_ops_port_and_one_more_is_closed_at_on
     assert await ask(gateway) == b""
     writer.write(b"GET /readyz HTTP/1.1\r\nhost: ops\r\n\r\n")
     assert parse(await rest_of(reader))[0] == 503, "who is connected is served"
-    while not await ask(gateway):
-        await asyncio.sleep(0.02)
+    await eventually(lambda: ask(gateway))
     for writer in writers:
         writer.close()
     assert gateway.stop() == 0
@@ -409,10 +421,7 @@ async def test_who_does_not_read_a_page_keeps_the_ops_port_from_others_for_secon
             client.connect(("127.0.0.1", gateway.ops_port))
             client.sendall(b"GET /metrics HTTP/1.1\r\nhost: ops\r\n\r\n")
         assert await ask(gateway) == b""
-        began = time.monotonic()
-        while not await ask(gateway):
-            assert time.monotonic() - began < BOUND_SECONDS
-            await asyncio.sleep(0.1)
+        await eventually(lambda: ask(gateway))
     assert gateway.stop() == 0
 
 
@@ -764,13 +773,15 @@ async def test_metrics_tell_what_runs_and_whether_postgres_can_be_asked(
         assert started is not None
         assert began <= started <= time.time()
         assert await metric(gateway, "image_gateway_control_plane_up") == 1
-        while await metric(gateway, "image_gateway_notify") != 1:
-            await asyncio.sleep(0.02)
+        await until_metric(gateway, "image_gateway_notify", 1)
         server.kill()
-        while await metric(gateway, "image_gateway_notify") != 0:
-            await asyncio.sleep(0.02)
-        while await metric(gateway, "image_gateway_control_plane_up") != 0:
+        await until_metric(gateway, "image_gateway_notify", 0)
+
+        async def is_down() -> bool:
             await door.post(PROMPT)
+            return await metric(gateway, "image_gateway_control_plane_up") == 0
+
+        await eventually(is_down)
         assert gateway.stop() == 0
 
 

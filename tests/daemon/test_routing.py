@@ -11,9 +11,9 @@ import pytest
 
 from tests.daemon.conftest import Door, make_door
 from tests.daemon.test_failover import error, make_pair
-from tests.daemon.test_ops import metric
+from tests.daemon.test_ops import until_metric
 from tests.daemon.test_refusals import PROMPT, Held, check_error
-from tests.parts.eventually import BOUND_SECONDS
+from tests.parts.eventually import eventually
 from tests.parts.gateway import Gateway, parse, post
 from tests.parts.plane import Plane
 from tests.parts.upstream import Call, ScriptedUpstream, answers, draws, images
@@ -184,8 +184,7 @@ async def test_a_call_whose_account_cooled_while_it_waited_was_no_start(
     running = asyncio.create_task(first.post(PROMPT))
     await asyncio.wait_for(arrived.wait(), 10)
     waiting = asyncio.create_task(second.post(PROMPT))
-    while await metric(gateway, "image_gateway_waiting") != 1:
-        await asyncio.sleep(0.02)
+    await until_metric(gateway, "image_gateway_waiting", 1)
     let_go.set()
     await running
     status, _, body = await waiting
@@ -236,10 +235,11 @@ async def test_a_switch_acts_within_its_promised_time_both_ways(  # noqa: PLR091
     assert (await door.post(PROMPT))[0] == 200
 
     async def becomes(wanted: bytes) -> float:
+        async def is_answered() -> bool:
+            return wanted in (await door.post(PROMPT))[2]
+
         began = time.monotonic()
-        while wanted not in (await door.post(PROMPT))[2]:
-            assert time.monotonic() - began < BOUND_SECONDS
-            await asyncio.sleep(0.02)
+        await eventually(is_answered)
         return time.monotonic() - began
 
     plane.update(table, {column: where[column]}, image_enabled=False)

@@ -878,8 +878,7 @@ async def test_a_client_that_leaves_ends_every_call(
     upstream.script = script
     _, writer = await door.gateway.connect()
     writer.write(post(door.secret, n_pictures(3)))
-    while len(upstream.calls) < 3:
-        await asyncio.sleep(0.01)
+    await eventually(lambda: len(upstream.calls) == 3)
     writer.transport.abort()
     record = await door.record()
     assert record["client_left"]

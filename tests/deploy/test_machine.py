@@ -8,7 +8,6 @@ import asyncio
 import json
 import re
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.parts.drill import NARROW, NARROW_SLOTS, Drill
-from tests.parts.eventually import eventually
+from tests.parts.eventually import eventually, eventually_blocking
 from tests.parts.machine import MachineError
 from tests.parts.releases import version
 from tests.parts.site import OPS, Site, installed, make_keys
@@ -274,10 +273,7 @@ def test_a_run_that_was_killed_is_finished_by_the_next(site: Site) -> None:
             if line.startswith("systemctl start image-gateway@green"):
                 break
         site.machine.run("pkill -KILL -f '^python3 -u /root/release'")
-    deadline = time.monotonic() + 30
-    while site.ready(OPS["green"]) is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    eventually_blocking(lambda: site.ready(OPS["green"]) is not None, 30)
     # Both run now, and the link still says that the old one serves.
     assert site.ready(OPS["blue"]) is not None
     site.release("activate", version(site.better))

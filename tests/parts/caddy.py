@@ -6,13 +6,12 @@ import json
 import os
 import re
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import openai
 
-from tests.parts.eventually import BOUND_SECONDS
+from tests.parts.eventually import BOUND_SECONDS, eventually_blocking
 from tests.parts.gateway import free_port
 
 FOLDER = Path(__file__).parents[2] / "caddy"
@@ -86,12 +85,14 @@ class Caddy:
                 stdout=words,
                 stderr=words,
             )
-        deadline = time.monotonic() + BOUND_SECONDS
-        # It says so itself once its listeners are open.
-        while "serving initial configuration" not in self.words():
-            assert self.process.poll() is None, self.words()
-            assert time.monotonic() < deadline, self.words()
-            time.sleep(_STEP_SECONDS)
+        process = self.process
+
+        def serves() -> bool:
+            """It says so itself once its listeners are open."""
+            assert process.poll() is None, self.words()
+            return "serving initial configuration" in self.words()
+
+        eventually_blocking(serves, log=self.words)
         return self
 
     def stop(self) -> None:

@@ -9,13 +9,14 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from threading import Timer
 from typing import IO, cast
+
+from tests.parts.eventually import eventually_blocking
 
 BOOT_SECONDS = 90.0
 COMMAND_SECONDS = 300.0
@@ -197,20 +198,16 @@ def _base() -> Path:
 def _leader(process: subprocess.Popen[bytes]) -> int:
     """The pid of the machine's own first process, as it is called here."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    deadline = time.monotonic() + BOOT_SECONDS
-    while time.monotonic() < deadline:
+
+    def found() -> list[int]:
         assert process.poll() is None, "systemd-nspawn has ended"
-        found = [int(pid) for pid in children.read_text().split()]
-        if found:
-            return found[0]
-        time.sleep(0.05)
-    raise AssertionError("the machine has no first process")
+        return [int(pid) for pid in children.read_text().split()]
+
+    return eventually_blocking(found, BOOT_SECONDS)[0]
 
 
 def _wait_booted(machine: Machine) -> None:
-    deadline = time.monotonic() + BOOT_SECONDS
-    state = ""
-    while state not in {"running", "degraded"}:
-        assert time.monotonic() < deadline, f"the machine does not boot: {state}"
-        time.sleep(0.2)
-        state = machine.run("systemctl is-system-running --wait || true", check=False)
+    def state() -> str:
+        return machine.run("systemctl is-system-running --wait || true", check=False)
+
+    eventually_blocking(lambda: state() in {"running", "degraded"}, BOOT_SECONDS, log=state)

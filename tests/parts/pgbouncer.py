@@ -1,12 +1,12 @@
 """A real PgBouncer in front of a real Postgres."""
 
+import contextlib
 import os
 import pwd
 import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +15,7 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from psycopg.conninfo import conninfo_to_dict
 
-from tests.parts.eventually import BOUND_SECONDS
+from tests.parts.eventually import eventually_blocking
 from tests.parts.gateway import free_port
 
 _STEP_SECONDS = 0.02
@@ -104,14 +104,14 @@ def _configure(folder: Path, server: dict[str, Any], settings: dict[str, Any]) -
 def _await(process: "subprocess.Popen[bytes]", port: int, folder: Path) -> None:
     # By a bare socket: a login would leave it with a connection to Postgres, and tests want to meet
     # it without one, too.
-    deadline = time.monotonic() + BOUND_SECONDS
-    while True:
-        try:
+    def words() -> str:
+        return (folder / "words.log").read_text("utf-8", "replace")
+
+    def listens() -> bool:
+        assert process.poll() is None, f"pgbouncer ended by itself: {words()}"
+        with contextlib.suppress(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port)).close()
-        except ConnectionRefusedError:
-            words = (folder / "words.log").read_text("utf-8", "replace")
-            assert process.poll() is None, f"pgbouncer ended by itself: {words}"
-            assert time.monotonic() < deadline, f"pgbouncer does not listen: {words}"
-            time.sleep(_STEP_SECONDS)
-        else:
-            return
+            return True
+        return False
+
+    eventually_blocking(listens, log=words)

@@ -12,7 +12,6 @@ import random
 import re
 import socket
 import subprocess
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.parts.drill import NARROW, NARROW_SLOTS, WIDE
+from tests.parts.eventually import eventually_blocking
 from tests.parts.machine import Machine, MachineError, booted
 from tests.parts.pages import OPERATION
 from tests.parts.releases import Releases
@@ -201,15 +201,13 @@ def quiet_port() -> int:
 
 
 def wait_for_port(port: int) -> None:
-    deadline = time.monotonic() + 20
-    while True:
-        try:
+    def listens() -> bool:
+        with contextlib.suppress(OSError):
             socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
-            assert time.monotonic() < deadline, f"nobody listens on {port}"
-            time.sleep(0.05)
-        else:
-            return
+            return True
+        return False
+
+    eventually_blocking(listens, log=lambda: f"port {port}")
 
 
 @contextmanager

@@ -1,10 +1,12 @@
 """The control plane's edge against a real Postgres: what is known, for how long, and when not."""
 
 import asyncio
+import contextlib
 import hashlib
 import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeVar
 
 import psycopg
@@ -93,11 +95,15 @@ async def at_once(asked: Awaitable[T]) -> T:
 
 async def until_known(control: ControlPlane, secret: str) -> Key:
     """Ask until Postgres answers again."""
-    while True:
-        try:
+
+    async def answered() -> Key | None:
+        with contextlib.suppress(UnavailableError):
             return await known(control, secret)
-        except UnavailableError:
-            await asyncio.sleep(0.02)
+        return None
+
+    key = await eventually(answered)
+    assert key is not None
+    return key
 
 
 # -- keys ------------------------------------------------------------------------------------------
@@ -605,7 +611,7 @@ async def test_the_standalone_plane_tells_of_every_change_as_it_is_committed(
             plane.execute(statement.format(**names))
             end = f"the end of {number}"
             plane.execute("SELECT pg_notify('image_gateway_changed', %(it)s)", {"it": end})
-            await eventually(lambda end=end: end in control.heard)  # type: ignore[misc]
+            await eventually(partial(control.heard.__contains__, end))
             expected = sorted(text.format(**names) for text in payloads)
             assert sorted(control.heard[:-1]) == expected, statement
             control.heard.clear()
@@ -971,10 +977,12 @@ async def test_a_postgres_that_falls_silent_delays_a_known_key_once_and_heals(
         plane.execute(NO_TRIGGERS)
         plane.update("keys", {"key_id": "k"}, key_name="new")
         await relay.open()
-        async with asyncio.timeout(BOUND_SECONDS):
-            while (await known(control, secret)).key_name != "new":
-                clock.turn_on(AWAY_SECONDS)
-                await asyncio.sleep(0.02)
+
+        async def is_read_again() -> bool:
+            clock.turn_on(AWAY_SECONDS)
+            return (await known(control, secret)).key_name == "new"
+
+        await eventually(is_read_again)
 
 
 async def test_a_key_named_during_its_failing_look_up_is_not_served_stale(
@@ -1104,15 +1112,17 @@ async def test_a_restart_of_postgres_heals_without_help(
         plane.execute("DELETE FROM image_control.keys WHERE key_id = 'gone'")
         plane.add_account("b", None)
         new = plane.add_key()
-        async with asyncio.timeout(BOUND_SECONDS):
-            await eventually(lambda: control.listening)
-            assert (await until_known(control, new)).key_hash == hash_of(new)
-            while (await known(control, secret)).key_name != "new":
-                await asyncio.sleep(0.02)
-            while await control.key(gone) is not None:
-                await asyncio.sleep(0.02)
-            while set((await control.grant(key)).accounts) != {"a", "b"}:
-                await asyncio.sleep(0.02)
+        await eventually(lambda: control.listening)
+        assert (await until_known(control, new)).key_hash == hash_of(new)
+
+        async def all_is_new() -> bool:
+            return (
+                (await known(control, secret)).key_name == "new"
+                and await control.key(gone) is None
+                and set((await control.grant(key)).accounts) == {"a", "b"}
+            )
+
+        await eventually(all_is_new)
         plane.execute("NOTIFY image_gateway_changed, 'heard again'")
         await eventually(lambda: "heard again" in control.heard)
 

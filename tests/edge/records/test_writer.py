@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 from image_gateway.edge.records import writer
 from image_gateway.edge.records.writer import CURRENT, RequestLog, Rotation
 from tests.parts.eventually import BOUND_SECONDS
+from tests.parts.eventually import BOUND_SECONDS, eventually_blocking
 
 NEVER = 10**9
 NOON = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC).timestamp()
@@ -89,13 +89,13 @@ def numbers(folder: Path) -> list[int]:
 
 def wait_for(look: Callable[[], object]) -> None:
     """Wait until ``look`` finds something true; a file may be in the middle of being renamed."""
-    deadline = time.monotonic() + BOUND_SECONDS
-    while True:
+
+    def found() -> object:
         with contextlib.suppress(FileNotFoundError):
-            if look():
-                return
-        assert time.monotonic() < deadline, "did not happen"
-        time.sleep(0.01)
+            return look()
+        return None
+
+    eventually_blocking(found)
 
 
 def wait_until_written(folder: Path, wanted: list[int], last: int = 0) -> None:

@@ -161,7 +161,11 @@ def test_a_percentile_is_within_its_error_of_the_sorted_list(taken: list[int]) -
 
 def test_latencies_take_bounded_memory() -> None:
     """A bucket for each latency up to ten minutes, and for the longest that a file can hold."""
-    ten_minutes = summed([call(total_ms=ms) for ms in range(0, 600_001, 7)]).total
+    # 128 in each doubling: as many as the error allows, and evenly spread over all the buckets.
+    spread = [ms for low in range(7, 20) for ms in range(2**low, 2 ** (low + 1), 2 ** (low - 7))]
+    latencies = [ms for ms in (*range(128), *spread) if ms <= 600_000]
+    assert len(latencies) > 1500
+    ten_minutes = summed([call(total_ms=ms) for ms in latencies]).total
     assert len(ten_minutes.latencies) < 1000
     longest = summed([call(total_ms=LONGEST_MS >> shift) for shift in range(64)]).total
     assert max(longest.latencies.counts).bit_length() == 63

@@ -133,11 +133,23 @@ _WISHES = st.fixed_dictionaries(
 
 
 def _wish(value: dict[str, Any]) -> ImageRequest | None:
-    """A request, None where the wish is against the API's own rules."""
-    if "images" not in value:
-        value = {name: each for name, each in value.items() if name not in {"mask", "markup"}}
+    """A request without what the others of its parameters do not allow; seldom None, where the
+    wish is against the API's own rules still.
+    """
+    picture = value.get("output_format")
+    allowed = {
+        "mask": "images" in value,
+        "markup": "images" in value,
+        "output_compression": picture == "webp",
+        "frame_count": picture == "gif",
+        "frame_duration_ms": picture == "gif",
+        "svg": picture == "svg",
+        "stream": picture not in {"gif", "svg"},
+        "background": picture in {None, "png", "webp"},
+        "partial_images": value.get("stream") and picture not in {"gif", "svg"},
+    }
     try:
-        return _request(value)
+        return _request({name: each for name, each in value.items() if allowed.get(name, True)})
     except Refusal:
         return None
 

@@ -20,6 +20,8 @@ settings.register_profile("ci", deadline=None, max_examples=examples.CI)
 settings.register_profile("fast", deadline=None, max_examples=examples.FAST)
 settings.load_profile("ci")
 
+_SLOW_FIXTURES = {"postgres_url", "make_gateway"}
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -29,9 +31,15 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         report.longrepr = f"skipped, which CI does not allow: {report.longrepr}"
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests on a machine of their own first: mostly they wait, while the others work."""
-    items.sort(key=lambda item: item.path.name != "test_machine.py")
+    """What starts Postgres or a daemon is slow, without a mark of its own.  The tests on a machine
+    of their own come first: mostly they wait, while the others work.
+    """
+    for item in items:
+        if not _SLOW_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: item.get_closest_marker("machine") is None)
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,8 @@ from tests.parts.llm_access import TABLES, LlmAccess
 from tests.parts.pgbouncer import pgbouncer
 from tests.parts.plane import Plane
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 
 

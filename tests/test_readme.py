@@ -115,6 +115,7 @@ def test_every_example_of_a_command_is_one() -> None:
         __main__.parser().parse_args(typed_words[at + 1 :])  # else it ends the process
 
 
+@pytest.mark.slow
 def test_what_the_guides_have_somebody_type_is_sound_shell(tmp_path: Path) -> None:
     script = tmp_path / "guide.sh"
     blocks = OPERATION.blocks()

@@ -250,6 +250,7 @@ def test_what_a_terminal_would_obey_is_shown_escaped(logs: Path, ask: Ask, fail:
     assert "no record of \\x1b[31mred\\x9b\\u202e in 3 files" in complaint
 
 
+@pytest.mark.slow
 def test_a_name_that_the_terminal_has_no_letters_for_is_shown_all_the_same(logs: Path) -> None:
     write(logs / "green" / "requests.jsonl", drawn(300, key_name="Zoë 雪"))
     done = command("summary", "--dir", logs, PYTHONIOENCODING="latin-1")
@@ -472,6 +473,7 @@ def start(*words: object, stdout: int = subprocess.PIPE) -> subprocess.Popen[byt
     )
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_ends_it_quietly(many_keys: Path) -> None:
     with start("summary", "--dir", many_keys) as running:
         assert running.stdout is not None
@@ -482,6 +484,7 @@ def test_a_reader_that_leaves_ends_it_quietly(many_keys: Path) -> None:
         assert running.wait(60) == 141
 
 
+@pytest.mark.slow
 def test_a_reader_that_was_gone_before_ends_it_quietly_too(logs: Path) -> None:
     """Though all there is to say would still fit into the buffer."""
     reader, writer = os.pipe()
@@ -493,6 +496,7 @@ def test_a_reader_that_was_gone_before_ends_it_quietly_too(logs: Path) -> None:
         assert running.wait(60) == 141
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_it_without_a_trace(many_keys: Path) -> None:
     with start("summary", "--dir", many_keys) as running:
         assert running.stdout is not None

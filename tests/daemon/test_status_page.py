@@ -37,6 +37,8 @@ from tests.parts.gateway import Gateway
 from tests.parts.plane import Plane
 from tests.parts.upstream import ScriptedUpstream
 
+pytestmark = pytest.mark.slow
+
 BOUND_MS = BOUND_SECONDS * 1000
 
 

@@ -40,6 +40,8 @@ from tests.parts.upstream import (
     streams,
 )
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = FOLDER / "Caddyfile.example"
 TEXT_ADDRESS = "127.0.0.1:8080"
 """Where the example's text API is."""

@@ -22,7 +22,7 @@ from tests.parts.releases import version
 from tests.parts.site import OPS, Site, installed, make_keys
 from tests.parts.upstream import Call, draws
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.machine, pytest.mark.timeout(900)]
 
 TEMPLATE = "image-gateway@.service"
 

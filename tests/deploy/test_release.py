@@ -32,6 +32,8 @@ from tests.parts.fake_systemd import FailedError, FakeSystemd, Fate, fake_system
 from tests.parts.pages import every_page
 from tests.parts.releases import PROJECT, Releases, version
 
+pytestmark = pytest.mark.slow
+
 TEMPLATE = "image-gateway@.service"
 SECRETS = ("config.toml", "control-database-url", "prompt-hash-key")
 EXTRA = f"{TEMPLATE}.d/10-more.conf"

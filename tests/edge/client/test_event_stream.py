@@ -248,6 +248,7 @@ async def test_each_silence_has_its_comments_and_asking_twice_makes_no_more_of_t
         go.set()
 
 
+@pytest.mark.slow
 async def test_frames_put_the_next_comment_off(spools: Spools) -> None:
     async def script(downstream: Downstream, stream: EventStream) -> None:
         stream.keep_alive()
@@ -305,6 +306,7 @@ async def test_quiet_is_the_end_of_comments(spools: Spools) -> None:
     assert got.whole
 
 
+@pytest.mark.slow
 async def test_no_comment_stands_within_a_frame(spools: Spools) -> None:
     """A client that reads slowly: the frame takes many times as long as a silence may."""
     text = frame(1, LARGE)

@@ -27,6 +27,8 @@ from tests.parts.examples import scaled
 from tests.parts.llm_access import ADAPTER, TABLES, LlmAccess
 from tests.parts.packaged_postgres import packaged
 
+pytestmark = pytest.mark.slow
+
 BIGGEST: Final = 2**63 - 1
 
 

@@ -22,6 +22,8 @@ from tests.parts.eventually import eventually
 from tests.parts.pgbouncer import pgbouncer
 from tests.parts.plane import Plane
 
+pytestmark = pytest.mark.slow
+
 SLACK_SECONDS = 1.0
 """What a loaded machine may add to a bound."""
 IN_TURN = pytest.mark.parametrize("in_turn", [0, 1], ids=["last-first", "in-turn"])

@@ -179,6 +179,7 @@ def test_what_is_no_record_is_passed_over_and_counted(tmp_path: Path) -> None:
     assert reading.read_bytes == path.stat().st_size
 
 
+@pytest.mark.slow
 def test_reading_takes_bounded_memory_though_a_line_never_ends(tmp_path: Path) -> None:
     path = tmp_path / "requests.jsonl"
     with path.open("wb") as file:
@@ -224,6 +225,7 @@ def test_a_file_named_by_the_daemon_holds_what_it_held_before_it_was_sealed(tmp_
     assert not sealed.may_hold(now + timedelta(days=1))
 
 
+@pytest.mark.slow
 def test_no_record_is_missed_or_read_twice_while_the_daemon_writes_and_seals(
     tmp_path: Path,
 ) -> None:

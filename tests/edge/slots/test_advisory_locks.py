@@ -395,6 +395,7 @@ async def test_a_lost_session_is_told_by_whatever_is_asked(
         await session.check()
 
 
+@pytest.mark.slow
 async def test_a_killed_server_is_told_and_a_new_one_knows_no_locks() -> None:
     with Server(postgres.VERSION) as server:
         async with await SlotSession.open(Secret(server.url)) as session:

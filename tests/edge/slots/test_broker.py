@@ -670,6 +670,7 @@ async def test_calls_admitted_in_an_outage_count_when_it_is_over(
         await queue.end()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_small")
 async def test_a_killed_server_that_comes_back_heals_both_rooms(open_room: Open) -> None:
     """Within the outage each room has its own limit; after it, both together have one."""

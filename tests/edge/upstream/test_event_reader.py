@@ -421,6 +421,7 @@ async def _exhaust(reader: EventReader) -> None:
         spooled.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flood", [b":\n", b"id: 7\n", b"data: 1\n", b"data: 1\n\n", b"event: x\n"])
 async def test_a_flood_of_lines_or_events_comes_to_an_end(
     edge: UpstreamClient, spools: Spools, spool: Spool, flood: bytes

@@ -568,6 +568,7 @@ def count_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
+@pytest.mark.slow
 async def test_fifty_attempts_of_any_end_leave_no_descriptor(
     spool: Spool, anonymous_tls: ssl.SSLContext
 ) -> None:

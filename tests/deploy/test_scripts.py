@@ -28,6 +28,7 @@ def test_there_are_scripts_and_units() -> None:
     assert len(UNITS) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", SHELL, ids=lambda path: path.name)
 def test_shellcheck_has_nothing_to_say(path: Path) -> None:
     done = subprocess.run(["shellcheck", path], capture_output=True, text=True, check=False)

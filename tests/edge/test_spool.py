@@ -674,6 +674,7 @@ class FailingDisk:
         return taken
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", [0, 1, 1000, MIB + 1, MIB + 2, 2 * MIB, 3 * MIB])
 @pytest.mark.parametrize("piece", [65536, MIB + 1])
 async def test_what_was_paid_for_outlives_a_disk_that_becomes_full(

@@ -356,6 +356,7 @@ UNSENT: dict[str, Arrange] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arrange", UNSENT.values(), ids=UNSENT)
 async def test_what_fails_before_the_connection_stands_was_not_sent(
     hasty_edge: UpstreamClient, spool: Spool, monkeypatch: pytest.MonkeyPatch, arrange: Arrange
@@ -462,6 +463,7 @@ SENT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [18, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("script", SENT.values(), ids=SENT)
 async def test_what_fails_once_the_connection_stands_counts_as_sent_and_is_not_sent_again(

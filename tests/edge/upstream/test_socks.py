@@ -322,6 +322,7 @@ def told(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arrange", UNSENT.values(), ids=UNSENT)
 async def test_what_fails_before_the_connection_stands_was_not_sent(
     hasty_edge: UpstreamClient,
@@ -422,6 +423,7 @@ SENT: dict[str, Script] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
 @pytest.mark.parametrize("script", SENT.values(), ids=SENT)
 async def test_what_fails_behind_the_proxy_counts_as_sent_and_is_not_sent_again(

@@ -26,7 +26,6 @@ from image_gateway.__main__ import main
 from image_gateway.cli import output
 from image_gateway.cli.control import usage
 from image_gateway.edge.records.reader import RecordFile
-from tests.parts.eventually import BOUND_SECONDS, eventually
 from tests.parts.eventually import eventually
 from tests.parts.examples import scaled
 from tests.parts.gateway import Gateway, parse, post

@@ -17,7 +17,6 @@ import pytest
 
 from image_gateway.edge.records import writer
 from image_gateway.edge.records.writer import CURRENT, RequestLog, Rotation
-from tests.parts.eventually import BOUND_SECONDS
 from tests.parts.eventually import BOUND_SECONDS, eventually_blocking
 
 NEVER = 10**9

@@ -8,7 +8,8 @@ One request passes these phases, in this order::
     admitted       capability, ranking    some account can do all of it, and the key may start
     waiting        broker                 for a slot of the best account that has one   <--+
     sent           encoder, http_client   an upstream has it                               |
-    answered       delivery               its answer comes  -- failover: next account -----+
+    answered       attempt                its head is here  -- failover: next account -----+
+    arriving       delivery               its body, or its events, come in
     delivered      downstream             the client gets the last bytes
     recorded       builder, writer        always, exactly once
 

@@ -17,6 +17,7 @@ from image_gateway.core.dialects import UpstreamRequest
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account, Grant
 from image_gateway.core.records import record
+from image_gateway.core.records.phases import Phase
 from image_gateway.core.records.record import AttemptRecord
 from image_gateway.core.request.intent import AnyRequest
 from image_gateway.core.routing import failover
@@ -172,6 +173,9 @@ class AttemptRunner:
                 attempt.stage = Stage.SENT
             attempt.upstream_ms = round((time.monotonic() - began) * 1000)
         attempt.status = response.status
+        if self._context.record.timeline.phase is Phase.SENT:
+            # Of several calls at once the first that is answered counts.
+            self._context.record.enter(Phase.ANSWERED)
         self._app.budgets.learn(account, response.headers, time.monotonic(), time.time())
         delivery = plan.choose(response)
         if delivery is None:

@@ -52,6 +52,9 @@ async def test_a_generation_by_the_sdk_reaches_the_client_and_the_log(
     assert record["error_code"] is None
     assert not record["client_left"]
     assert not record["may_be_billed"]
+    # What a served call leaves in no field: its group, and why it failed.
+    empty = {name for name, value in record.items() if value is None}
+    assert empty == {"group_id", "error_code", "error_source"}
 
 
 async def test_the_answer_arrives_byte_for_byte(door: Door, upstream: ScriptedUpstream) -> None:

@@ -45,7 +45,7 @@ class BodyPassthrough(Delivery[ImageRequest]):
             async for chunk in response.chunks(first_seconds, context.idle_seconds):
                 if not has_begun:
                     has_begun = True
-                    context.record.enter(Phase.ANSWERED)
+                    context.record.enter(Phase.ARRIVING)
                     await downstream.start(response.status, sent)
                 meter.feed(chunk)
                 left = None if left is None else left - len(chunk)
@@ -121,7 +121,7 @@ class StreamPassthrough(Delivery[ImageRequest]):
     def _count(self, event: ParsedEvent) -> None:
         record = self._context.record
         self._has_begun = True
-        record.enter(Phase.ANSWERED)
+        record.enter(Phase.ARRIVING)
         if event.kind is EventKind.PICTURE:
             self._pictures += 1
             self._usage = events.add_usage(self._usage, event.usage)
@@ -141,7 +141,7 @@ class SyntheticStream(Delivery[ImageRequest]):
         try:
             first_seconds = context.first_seconds(until)
             async for chunk in response.chunks(first_seconds, context.idle_seconds):
-                context.record.enter(Phase.ANSWERED)
+                context.record.enter(Phase.ARRIVING)
                 skeleton.feed(chunk)
                 await spool.write(chunk)
                 if spool.size > self._request.count * MOST_BYTES:

@@ -94,7 +94,7 @@ class PictureCollector(Delivery[ImageRequest]):
         record = self._context.record
         self._usage = events.add_usage(self._usage, usage)
         for picture in made:
-            record.enter(Phase.ANSWERED)
+            record.enter(Phase.ARRIVING)
             self._pictures.append(picture)
             record.made = Made.of(len(self._pictures), self._usage, self._pictures[0].fields)
             fields = {
@@ -118,7 +118,7 @@ class PictureCollector(Delivery[ImageRequest]):
         context = self._context
         if context.stream is None or not self._request.parameters.get("partial_images"):
             return False
-        context.record.enter(Phase.ANSWERED)
+        context.record.enter(Phase.ARRIVING)
         fields = {"created_at": int(time.time()), **picture}
         body = events.frame(self._request.endpoint, "partial_image", fields, spooled.event.lifted)
         await context.stream.send(spooled.spool.hold(body))

@@ -72,7 +72,7 @@ class ResponseStreamPassthrough(Delivery[IntentRequest]):
                     if event.kind is EventKind.OPENING:
                         continue
                     self._has_begun = True
-                    context.record.enter(Phase.ANSWERED)
+                    context.record.enter(Phase.ARRIVING)
                     if event.kind is EventKind.FAILURE:
                         # In its own words: they are those that this kind of client reads.
                         self.finish = partial(stream.finish, *self._unsent)
@@ -132,7 +132,7 @@ class AssembledResponse(Delivery[IntentRequest]):
                 self._counts.add(event)
                 if event.kind is EventKind.FAILURE:
                     return failed(response, dialect, event, sent=False)
-                self._context.record.enter(Phase.ANSWERED)
+                self._context.record.enter(Phase.ARRIVING)
                 if self._keep(event, spooled):
                     self._context.kept.push(closing.pop_all())
             if event.kind is EventKind.END:

@@ -179,7 +179,7 @@ class RecordBuilder:
             body_ms=timeline.milliseconds(Phase.AUTHENTICATED),
             wait_ms=timeline.milliseconds(Phase.WAITING),
             upstream_ms=self._upstream_ms(),
-            stream_ms=timeline.milliseconds(Phase.ANSWERED),
+            stream_ms=timeline.milliseconds(Phase.ARRIVING),
             total_ms=round(timeline.age() * 1000),
             client_left=self.client_left,
             may_be_billed=self.may_be_billed,

@@ -1,8 +1,9 @@
 """The phases of a request: named, entered one after the other, and timed by that.
 
-A request is in the phase that it entered last.  It may enter ``WAITING``, ``SENT`` and ``ANSWERED``
-several times, once for each account that is asked; the times of one phase add up.  Nothing else
-tells what a request is at: the log record's times and the ops port's phases come from here.
+A request is in the phase that it entered last.  It may enter the phases from ``WAITING`` to
+``ARRIVING`` several times, once for each account that is asked; the times of one phase add up.
+Nothing else tells what a request is at: the log record's times and the ops port's phases come from
+here.
 """
 
 from collections.abc import Callable
@@ -23,9 +24,11 @@ class Phase(StrEnum):
     WAITING = "waiting"
     """It waits for a slot of an account."""
     SENT = "sent"
-    """An upstream has it, or is getting it; no byte of the answer's body is here."""
+    """An upstream has it, or is getting it; no answer is here."""
     ANSWERED = "answered"
-    """The answer's body is coming."""
+    """An answer's head is here."""
+    ARRIVING = "arriving"
+    """The answer's body comes in: its first byte, or its first event that says something."""
     DELIVERED = "delivered"
     """What the client gets is known and goes out."""
     RECORDED = "recorded"

@@ -60,7 +60,7 @@ class PhaseLabel(StrEnum):
     """An answer is coming, or going out."""
 
 
-_LABELS: Final[Mapping[Phase | None, PhaseLabel]] = {
+LABELS: Final[Mapping[Phase | None, PhaseLabel]] = {
     None: PhaseLabel.AUTH,
     Phase.RECEIVED: PhaseLabel.AUTH,
     Phase.AUTHENTICATED: PhaseLabel.BODY,
@@ -69,9 +69,11 @@ _LABELS: Final[Mapping[Phase | None, PhaseLabel]] = {
     Phase.WAITING: PhaseLabel.WAITING,
     Phase.SENT: PhaseLabel.UPSTREAM,
     Phase.ANSWERED: PhaseLabel.STREAM,
+    Phase.ARRIVING: PhaseLabel.STREAM,
     Phase.DELIVERED: PhaseLabel.STREAM,
     Phase.RECORDED: PhaseLabel.STREAM,
 }
+"""By phase; a call that is refused at once is in none."""
 
 
 class RequestOutcome(StrEnum):
@@ -102,7 +104,7 @@ class InFlightCall:
     @property
     def label(self) -> PhaseLabel:
         """What it is at."""
-        return _LABELS[self.builder.timeline.phase]
+        return LABELS[self.builder.timeline.phase]
 
 
 def outcome(record: Record) -> RequestOutcome:

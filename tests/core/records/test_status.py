@@ -67,6 +67,7 @@ def ended(board: CallTracker, wall: datetime = NOON, **facts: Any) -> None:
         (Phase.WAITING, PhaseLabel.WAITING),
         (Phase.SENT, PhaseLabel.UPSTREAM),
         (Phase.ANSWERED, PhaseLabel.STREAM),
+        (Phase.ARRIVING, PhaseLabel.STREAM),
         (Phase.DELIVERED, PhaseLabel.STREAM),
         (Phase.RECORDED, PhaseLabel.STREAM),
     ],

@@ -1,7 +1,7 @@
-r"""Pictures as text and back: base64 inside JSON, and what a picture's first bytes show.
+r"""Base64 of pictures inside JSON, and the image type that the first bytes of a picture show.
 
-JSON writers may escape three characters of base64: ``/`` (PHP), ``+`` (.NET), ``=`` (Gson).  Their
-escapes are understood wherever base64 is read; any other escape is none of base64's.
+JSON writers may escape three characters of base64: ``/`` (PHP), ``+`` (.NET), ``=`` (Gson).  These
+escapes are understood wherever base64 is read; any other escape is not valid in base64.
 """
 
 import base64
@@ -10,10 +10,10 @@ import re
 from typing import Final
 
 ALPHABET: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
-"""The characters of base64 but for its padding (RFC 4648, 4)."""
+"""The characters of base64, without the padding (RFC 4648, 4)."""
 
 SNIFF_CHARACTERS: Final = 32
-"""Base64 of the first 24 bytes; the last sign of a type, WEBP's, ends at the twelfth."""
+"""Base64 of the first 24 bytes; the longest signature, that of WEBP, ends at byte 12."""
 
 _LONGEST_ESCAPE: Final = len("\\u002B")
 _CUT_ESCAPE: Final = re.compile(rb"\\(?:u[0-9a-fA-F]{0,3})?\Z")
@@ -30,7 +30,7 @@ _ESCAPES: Final = (
 
 
 def unescape(text: bytes) -> bytes:
-    """Base64 without the escapes that JSON writers put into it; other escapes stay."""
+    """Replace the JSON escapes of ``/``, ``+`` and ``=`` in base64; other escapes stay."""
     if b"\\" in text:
         for escape, character in _ESCAPES:
             text = text.replace(escape, character)
@@ -38,46 +38,47 @@ def unescape(text: bytes) -> bytes:
 
 
 class Base64Decoder:
-    """Base64 of a JSON text to bytes, for pieces of any size.
+    """Decodes base64 from a JSON text, in pieces of any size.
 
-    For text that was checked before (``json_skeleton.LiftedString.non_base64``); padding may be
-    left out.
+    The text must be checked before (``json_skeleton.LiftedString.non_base64``); padding may be
+    missing.
     """
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._pending = b""
 
     def __repr__(self) -> str:
-        return f"<Base64Decoder holding {len(self._rest)} bytes>"
+        return f"<Base64Decoder holding {len(self._pending)} bytes>"
 
     def feed(self, text: bytes) -> bytes:
-        """The bytes that the text so far makes up; raises ``ValueError`` where it is no base64."""
-        text = self._rest + text
+        """The bytes that can be decoded so far; raises ``ValueError`` if the text is not base64."""
+        text = self._pending + text
         cut = _CUT_ESCAPE.search(text, max(0, len(text) - _LONGEST_ESCAPE))
-        held = text[cut.start() :] if cut else b""
+        partial_escape = text[cut.start() :] if cut else b""
         plain = unescape(text[: cut.start()] if cut else text)
-        whole = len(plain) // 4 * 4
-        self._rest = plain[whole:] + held
-        return base64.b64decode(plain[:whole], validate=True)
+        stop = len(plain) // 4 * 4
+        self._pending = plain[stop:] + partial_escape
+        return base64.b64decode(plain[:stop], validate=True)
 
     def close(self) -> bytes:
         """The last bytes; raises ``ValueError``."""
-        return base64.b64decode(self._rest + b"=" * (-len(self._rest) % 4), validate=True)
+        padding = b"=" * (-len(self._pending) % 4)
+        return base64.b64decode(self._pending + padding, validate=True)
 
 
 def decoded_size(characters: int, padding: int) -> int | None:
-    """Bytes that base64 of so many characters stands for, None where there is no such base64.
+    """The number of bytes in base64 of this length; None if no base64 has this length.
 
-    ``padding`` of the characters are ``=``; none at all is as good as the right number.
+    ``padding`` is how many of the characters are ``=``: the right number, or 0.
     """
-    plain = characters - padding
-    if plain % 4 == 1 or (padding and characters % 4):
+    unpadded = characters - padding
+    if unpadded % 4 == 1 or (padding and characters % 4):
         return None
-    return plain * 3 // 4
+    return unpadded * 3 // 4
 
 
 def image_type(first: bytes) -> str | None:
-    """The MIME type that a picture's first 16 bytes show, None when they show none we know."""
+    """The MIME type by the first 16 bytes of a picture; None if they show no type known here."""
     if first.startswith(b"\x89PNG\r\n\x1a\n"):
         return "image/png"
     if first.startswith(b"\xff\xd8\xff"):
@@ -92,12 +93,12 @@ def image_type(first: bytes) -> str | None:
 
 
 def shows_type(text: bytes) -> bool:
-    """Whether the text, escapes allowed, is long enough for ``image_type_of_base64``."""
+    """Whether the text is long enough for ``image_type_of_base64``; it may hold escapes."""
     return len(_first_characters(text)) >= SNIFF_CHARACTERS
 
 
 def image_type_of_base64(text: bytes) -> str | None:
-    """The MIME type of a picture from the first characters of its base64, escapes allowed."""
+    """The MIME type of a picture by the start of its base64, which may hold escapes."""
     first = _first_characters(text)[:SNIFF_CHARACTERS]
     try:
         return image_type(base64.b64decode(first[: len(first) // 4 * 4]))
@@ -106,6 +107,6 @@ def image_type_of_base64(text: bytes) -> str | None:
 
 
 def _first_characters(text: bytes) -> bytes:
-    """An escape that is not whole yet is left out: what is seen does not depend on splits."""
+    """Leaves out an incomplete escape at the end, so the result does not depend on splits."""
     first = _CUT_ESCAPE.sub(b"", text[: SNIFF_CHARACTERS * _LONGEST_ESCAPE]).replace(b"\\/", b"/")
     return _ESCAPED_ASCII.sub(lambda match: bytes([int(match[1], 16)]), first)

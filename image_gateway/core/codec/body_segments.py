@@ -1,9 +1,9 @@
-"""What to send, without holding it: a body is a tuple of segments.
+"""A body to send, as a tuple of segments, without holding it in memory.
 
-A segment is literal bytes or a span of a spool, so a body of any size costs what its literals cost.
-A span goes out as it is, or through base64 on its way, in either direction; the exact length of the
-whole is known before its first byte is read.  The spool plays it, afresh for each attempt
-(``edge.spool``).
+A segment is literal bytes or a span of a spool, so a body of any size takes only the memory of its
+literals.  A span is sent unchanged, or encoded to base64 or decoded from it while it is sent; the
+exact length of the body is known before its first byte is read.  The spool reads the body again
+for each attempt (``edge.spool``).
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from image_gateway.core.codec import json_skeleton
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Bytes ``start`` to ``stop`` of the spool, sent as they are."""
+    """Bytes ``start`` to ``stop`` of the spool, sent unchanged."""
 
     start: int
     stop: int
@@ -40,7 +40,7 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A span of base64 as it stands in a JSON string, sent as the ``length`` bytes it is of."""
+    """A span of base64 as written in a JSON string, sent as the ``length`` bytes it encodes."""
 
     span: Span
     length: int
@@ -51,8 +51,8 @@ Body = tuple[Segment, ...]
 
 
 def of_lifted(lifted: Sequence[json_skeleton.LiftedString]) -> tuple[Body, ...]:
-    """What the placeholders of a skeleton stand for, by their numbers."""
-    return tuple((Span(each.start, each.stop),) for each in lifted)
+    """The bodies that replace the placeholders of a skeleton, by number."""
+    return tuple((Span(string.start, string.stop),) for string in lifted)
 
 
 def length(body: Body) -> int:
@@ -61,11 +61,11 @@ def length(body: Body) -> int:
 
 
 def from_json(value: object, texts: Sequence[Body]) -> Body:
-    """JSON text of ``value``, in which a placeholder (``json_skeleton.placeholder``) becomes the
-    body of that number.
+    """JSON text of ``value``, in which the body of the same number replaces each placeholder
+    (``json_skeleton.placeholder``).
 
-    Such a body stands between quotes, so it holds base64, an address, or JSON text with its
-    escapes as it was received.
+    Such a body stands between quotes, so it must be base64, a URL, or the content of a JSON string
+    with its escapes as received.
     """
     parts = json_skeleton.split_placeholders(orjson.dumps(value))
     segments: list[Segment] = []

@@ -1,4 +1,4 @@
-"""Pictures of an answer as data URLs, while the answer streams."""
+"""Turns the pictures of an answer into data URLs while the answer streams."""
 
 from image_gateway.core.codec import base64_text, json_scanner
 
@@ -6,21 +6,22 @@ from image_gateway.core.codec import base64_text, json_scanner
 class DataUrls:
     """Rewrites ``data[].b64_json`` to ``data[].url`` with a data URL while the answer streams.
 
-    In an entry the text is called ``url`` and what is null ``b64_json``, whichever was which, so
-    that a null of the one never hides the text of the other.  The type comes from the first bytes
-    of each picture, because the format in an answer is what was asked for, not what was made.
+    In each entry, a string value gets the key ``url`` and a null the key ``b64_json``, whichever
+    key it had, so that a null never overwrites the picture.  The MIME type comes from the first
+    bytes of each picture, because the answer names the format that was requested, which may not be
+    the format that was made.
     """
 
     def __init__(self) -> None:
         self._scanner = json_scanner.Scanner(self)
         self._out: list[bytes] = []
         self._after_key = False
-        self._held = b""
+        self._pending = b""
         self._sniffing = False
         self._head = bytearray()
 
     def feed(self, chunk: bytes) -> bytes:
-        """The bytes to send for ``chunk``; raises ``ScanError`` where the answer is no JSON."""
+        """The bytes to send for ``chunk``; raises ``ScanError`` if the answer is not JSON."""
         self._scanner.feed(chunk)
         out = b"".join(self._out)
         self._out.clear()
@@ -30,12 +31,12 @@ class DataUrls:
         if not self._after_key:
             self._out.append(data)
             return
-        self._held += data
-        value = self._held.lstrip(b" \t\r\n:")
+        self._pending += data
+        value = self._pending.lstrip(b" \t\r\n:")
         if value:
-            self._out += [b'"url"' if value.startswith(b'"') else b'"b64_json"', self._held]
+            self._out += [b'"url"' if value.startswith(b'"') else b'"b64_json"', self._pending]
             self._after_key = False
-            self._held = b""
+            self._pending = b""
 
     def key(self, data: bytes) -> None:
         match self._scanner.path():
@@ -44,7 +45,7 @@ class DataUrls:
             case _:
                 self._out.append(data)
 
-    def text_start(self, offset: int) -> None:  # noqa: ARG002 - the protocol's
+    def text_start(self, offset: int) -> None:  # noqa: ARG002 - part of ScanHandler
         match self._scanner.path():
             case ("data", int(), "b64_json"):
                 self._sniffing = True
@@ -63,8 +64,8 @@ class DataUrls:
 
     def _start_url(self) -> None:
         head = bytes(self._head)
-        # What shows no type is called a PNG, the format an answer has unless asked.
-        kind = base64_text.image_type_of_base64(head) or "image/png"
-        self._out += [f"data:{kind};base64,".encode(), head]
+        # Without a known signature, assume PNG, the default output format.
+        mime_type = base64_text.image_type_of_base64(head) or "image/png"
+        self._out += [f"data:{mime_type};base64,".encode(), head]
         self._head.clear()
         self._sniffing = False

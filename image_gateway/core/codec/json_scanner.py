@@ -1,19 +1,18 @@
 r"""One incremental JSON scanner for requests and answers alike.
 
-It owns the question "where am I in this JSON text?" for bytes that come in pieces of any size, and
-refuses to know what the text means.  Three rules:
+It tracks the current position in a JSON text that comes in pieces of any size, and does not know
+what the text means.  Three rules:
 
-- The events, put together again, are the input, byte for byte, whatever the splits.
-- Nothing is held but the current key and a stack of ``ScanLimits.depth`` places, so a picture of
-  100 MB costs what one chunk costs.  A long string is passed over with ``bytes.find``; a regular
-  expression is used only for pieces that hold a backslash (alone 0.7 s for 64 MiB of ``\"``).
-- Whether the text is well formed is decided elsewhere: ``json_skeleton`` takes long strings out and
-gives
-  the rest, which is small, to a strict parser.
+- The events, joined, are the input, byte for byte, however it was split.
+- Only the current key and a stack of at most ``ScanLimits.depth`` keys and indices are held, so a
+  picture of 100 MB takes no more memory than one chunk.  Long strings are skipped with
+  ``bytes.find``; a regular expression is used only for pieces with a backslash (it alone takes
+  0.7 s for 64 MiB of ``\"``).
+- It does not check that the text is well formed: ``json_skeleton`` removes long strings and gives
+  the remaining text, which is small, to a strict parser.
 
-On top of it stand ``json_skeleton``, which reads a body without holding its pictures,
-``data_urls``, which turns ``b64_json`` into ``url`` while an answer streams, and ``intent``, which
-looks for a few names.
+Its users: ``json_skeleton`` reads a body without holding its pictures, ``data_urls`` turns
+``b64_json`` into ``url`` while an answer streams, and ``intent`` looks for a few names.
 """
 
 import re
@@ -25,12 +24,12 @@ import orjson
 
 @dataclass(frozen=True, slots=True)
 class ScanLimits:
-    """What a text may have.
+    """The limits of a text.
 
     ``depth``: containers inside each other.  ``key_bytes``: a key is held until it ends.
     ``tokens``: quotes, brackets and commas outside of strings; each costs about a microsecond of
-    the event loop, so a body made of nothing else must end early.  ``skeleton_bytes``: what may
-    remain once long strings are lifted out; bounds the parser's work and memory.
+    the event loop, so a body made of nothing else must be refused early.  ``skeleton_bytes``: the
+    text without its long strings; bounds the work and memory of the parser.
     """
 
     depth: int
@@ -40,14 +39,14 @@ class ScanLimits:
 
 
 IMAGES: Final = ScanLimits(64, 1024, 20_000, 1024 * 1024)
-"""A legal body of the Images API has a depth of 5, keys of 21 bytes, some hundreds of tokens."""
+"""A valid body of the Images API has a depth of 5, keys of 21 bytes, some hundreds of tokens."""
 
 CONVERSATION: Final = ScanLimits(250, 64 * 1024, 1_000_000, 8 * 1024 * 1024)
-"""A body of the Responses API: a million tokens of a model are about 5 MB of text.  Deeper than 254
-levels orjson writes nothing."""
+"""A body of the Responses API: a million model tokens are about 5 MB of text.  orjson cannot write
+more than 254 levels."""
 
 TEXT: Final = replace(CONVERSATION, depth=10_000)
-"""One that is only looked through and goes on as it is."""
+"""A body of the Responses API that is only scanned, and forwarded unchanged."""
 
 Path = tuple[str | int, ...]
 
@@ -63,11 +62,11 @@ _HALF_PAIR: Final = re.compile(
 
 
 class ScanError(ValueError):
-    """The text is no JSON, or beyond the limits; the message is fit for a client."""
+    """The text is not JSON, or exceeds a limit; the message may be sent to a client."""
 
 
 class ScanLimitError(ScanError):
-    """The text is beyond the limits."""
+    """The text exceeds a limit."""
 
 
 class ScanHandler(Protocol):
@@ -77,25 +76,25 @@ class ScanHandler(Protocol):
         """Punctuation, white space, numbers and literals, and the quotes around value strings."""
 
     def key(self, data: bytes) -> None:
-        """A whole key with its quotes, as it stands in the text."""
+        """A complete key with its quotes and escapes, as written in the text."""
 
     def text(self, chunk: bytes, start: int, stop: int) -> None:
-        """``chunk[start:stop]`` is a part of the value string that began last."""
+        """``chunk[start:stop]`` is a part of the current value string."""
 
     def text_start(self, offset: int) -> None:
-        """A value string begins; ``offset`` counts from the first byte that was ever fed."""
+        """A value string begins; ``offset`` is in bytes from the start of the text."""
 
     def text_stop(self) -> None:
-        """The value string has ended; its closing quote comes as structure."""
+        """The value string ends; its closing quote follows as structure."""
 
 
 class Scanner:
     """Feeds a ``ScanHandler`` from chunks of JSON text.  Raises ``ScanError``."""
 
-    def __init__(self, sink: ScanHandler, limits: ScanLimits = IMAGES) -> None:
-        self._sink = sink
+    def __init__(self, handler: ScanHandler, limits: ScanLimits = IMAGES) -> None:
+        self._handler = handler
         self._limits = limits
-        # An object's place is its current key, an array's the current index.
+        # The current key of each open object, the current index of each open array.
         self._stack: list[str | int] = []
         self._expect_key = False
         self._in_key = False
@@ -114,7 +113,7 @@ class Scanner:
         return len(self._stack)
 
     def path(self) -> Path:
-        """The keys and indices that lead to the value at hand."""
+        """The keys and indices that lead to the current value."""
         return tuple(self._stack)
 
     def feed(self, chunk: bytes) -> None:
@@ -135,40 +134,41 @@ class Scanner:
             self._tokens += 1
             if self._tokens > self._limits.tokens:
                 raise ScanLimitError(
-                    f"The JSON holds more than {self._limits.tokens} values and brackets."
+                    f"The JSON has more than {self._limits.tokens} strings, brackets and commas. "
+                    "Send fewer values."
                 )
             position = token.start()
             byte = chunk[position]
             if byte == _QUOTE:
                 if self._expect_key:
-                    self._sink.structure(chunk[start:position])
+                    self._handler.structure(chunk[start:position])
                     self._in_key = True
                     self._key += b'"'
                 else:
-                    self._sink.structure(chunk[start : position + 1])
+                    self._handler.structure(chunk[start : position + 1])
                     self._in_text = True
-                    self._sink.text_start(self._offset + position + 1)
+                    self._handler.text_start(self._offset + position + 1)
                 return position + 1
             if byte in _OPEN:
                 if len(self._stack) >= self._limits.depth:
                     raise ScanLimitError(
-                        f"The JSON is nested deeper than {self._limits.depth} levels."
+                        f"The JSON is nested deeper than {self._limits.depth} levels. Nest it less."
                     )
-                place = _OPEN[byte]
-                self._stack.append(place)
-                self._expect_key = place == ""
+                key_or_index = _OPEN[byte]
+                self._stack.append(key_or_index)
+                self._expect_key = key_or_index == ""
             elif byte in _CLOSE:
                 if not self._stack:
-                    raise ScanError("The JSON closes more than it opens.")
+                    raise ScanError("The JSON has a closing bracket without an opening one.")
                 self._stack.pop()
                 self._expect_key = False
             elif self._stack:
-                place = self._stack[-1]
-                if isinstance(place, int):
-                    self._stack[-1] = place + 1
+                key_or_index = self._stack[-1]
+                if isinstance(key_or_index, int):
+                    self._stack[-1] = key_or_index + 1
                 else:
                     self._expect_key = True
-        self._sink.structure(chunk[start:])
+        self._handler.structure(chunk[start:])
         return len(chunk)
 
     def _read_key(self, chunk: bytes, start: int) -> int:
@@ -176,7 +176,7 @@ class Scanner:
         self._key += chunk[start:stop]
         if len(self._key) > self._limits.key_bytes + len(b'"'):
             raise ScanLimitError(
-                f"A key in the JSON is longer than {self._limits.key_bytes} bytes."
+                f"A JSON key is longer than {self._limits.key_bytes} bytes. Shorten it."
             )
         if stop == len(chunk):
             return stop
@@ -186,32 +186,32 @@ class Scanner:
         try:
             key = read_mended(raw)
         except orjson.JSONDecodeError:
-            raise ScanError("A key in the JSON is broken.") from None
+            raise ScanError("A JSON key is not a valid string.") from None
         self._stack[-1] = key
         self._in_key = False
         self._expect_key = False
-        self._sink.key(raw)
+        self._handler.key(raw)
         return stop + 1
 
     def _read_text(self, chunk: bytes, start: int) -> int:
         stop = self._string_stop(chunk, start)
         if stop > start:
-            self._sink.text(chunk, start, stop)
+            self._handler.text(chunk, start, stop)
         if stop == len(chunk):
             return stop
         self._in_text = False
-        self._sink.text_stop()
-        self._sink.structure(b'"')
+        self._handler.text_stop()
+        self._handler.structure(b'"')
         return stop + 1
 
     def _string_stop(self, chunk: bytes, start: int) -> int:
-        """The index of the closing quote, or the chunk's length when the string goes on."""
+        """The index of the closing quote, or the chunk's length if the string continues."""
         if not self._escape:
             quote = chunk.find(b'"', start)
             stop = len(chunk) if quote < 0 else quote
             if chunk.find(b"\\", start, stop) < 0:
                 return stop
-        # A backslash at the end of the last chunk escapes this one's first byte.
+        # A backslash at the end of the last chunk escapes the first byte of this one.
         match = _ESCAPED.match(chunk, start + self._escape)
         stop = match.end() if match else len(chunk)
         self._escape = stop == len(chunk) - 1 and chunk[stop] != _QUOTE
@@ -219,7 +219,7 @@ class Scanner:
 
 
 def read_mended(text: bytes | bytearray) -> Any:
-    """Parsed JSON in which half a surrogate pair is read as U+FFFD, as JavaScript lets it pass."""
+    """Parsed JSON; half a surrogate pair, which JavaScript accepts, is read as U+FFFD."""
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:

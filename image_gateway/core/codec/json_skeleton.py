@@ -1,8 +1,8 @@
-"""JSON without its long strings: what is left is small and parsed, what was long stays where it is.
+"""JSON without its long strings: the rest is small and gets parsed, the strings stay in the spool.
 
-A lifted string is replaced by a placeholder: NUL and its number.  A placeholder cannot be forged,
-and becomes the string again wherever a body is made of what was parsed
-(``body_segments.from_json``), so that no picture is ever held.
+Each long string is "lifted" out of the text: a placeholder, NUL and a number, replaces it.  A
+placeholder cannot be forged, and becomes the string again when a body is built from the parsed
+value (``body_segments.from_json``), so no picture is ever held in memory.
 """
 
 import re
@@ -15,16 +15,16 @@ import orjson
 from image_gateway.core.codec import base64_text, json_scanner
 
 LIFT_BYTES: Final = 4096
-"""Value strings longer than this are lifted out.  Holds any URL a person would write."""
+"""Value strings longer than this are lifted.  Long enough for any URL that a person writes."""
 
 
 @dataclass(frozen=True, slots=True)
 class LiftedString:
-    """A long string that stays where it is: bytes ``start`` to ``stop`` of the text, still escaped.
+    """A long string outside the skeleton: bytes ``start`` to ``stop`` of the text, still escaped.
 
-    ``head`` and ``tail`` hold its first and last bytes, enough to tell a data URL from an address
-    and to see its padding.  ``characters`` counts it without its escapes, and ``non_base64`` those
-    that are none of base64's alphabet; both are known only where the skeleton is strict.
+    ``head`` and ``tail`` are its first and last bytes, enough to tell a data URL from a web address
+    and to see the padding.  ``characters`` is its length after unescaping, ``non_base64`` how many
+    of the characters are outside the base64 alphabet; only a strict skeleton sets both.
     """
 
     start: int
@@ -36,7 +36,7 @@ class LiftedString:
 
     @property
     def length(self) -> int:
-        """Bytes of JSON text, the quotes not counted."""
+        """Bytes of JSON text, without the quotes."""
         return self.stop - self.start
 
     def __repr__(self) -> str:
@@ -56,19 +56,20 @@ _PARTIAL_ESCAPE: Final = re.compile(
 )
 _PLACEHOLDER: Final = "\0"
 _PLACEHOLDER_TEXT: Final = b"\\u0000"
-# A quote behind a backslash is within a text, and one before a colon ends a key: neither is a
-# placeholder.
+# A quote after a backslash is inside a string, and a quote before a colon ends a key: neither
+# belongs to a placeholder.
 _PLACEHOLDERS: Final = re.compile(rb'(?<!\\)"\\u0000(\d+)"(?!:)')
 
 
 class JsonSkeleton:
-    """Reads JSON text in chunks and keeps all of it but the long strings.
+    """Reads JSON text in chunks and keeps everything except the long strings.
 
-    A lifted string is replaced by a placeholder: NUL and its number in ``lifted``.  No other value
-    string of the text may begin with NUL, so a placeholder cannot be forged.  Strings at a path for
-    which ``keep`` holds stay in the skeleton up to ``keep_bytes``; use it for a text that must be
-    read. ``strict`` looks for broken escapes and control characters in lifted strings, too; that
-    costs half of what passing a picture on costs, and is for what goes into a body of ours.
+    A placeholder, NUL and an index into ``lifted``, replaces each long string.  No other value
+    string of the text may begin with NUL, so a placeholder cannot be forged.  A string whose path
+    ``keep`` accepts stays in the skeleton up to ``keep_bytes``; use it for a text that must be
+    read.  ``strict`` also refuses broken escapes and control characters in lifted strings; it costs
+    half as much as forwarding the picture, and is needed for strings that the gateway copies into a
+    body that it builds.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class JsonSkeleton:
     ) -> None:
         self.lifted: list[LiftedString] = []
         self._scanner = json_scanner.Scanner(self, limits)
-        self._most = limits.skeleton_bytes
+        self._max_bytes = limits.skeleton_bytes
         self._keep = keep
         self._strict = strict
         self._keep_bytes = keep_bytes
@@ -103,22 +104,22 @@ class JsonSkeleton:
         self._scanner.feed(chunk)
 
     def close(self, *, mend: bool = False) -> object:
-        """The parsed skeleton; raises ``ScanError`` when the text is not one whole JSON value.
+        """The parsed skeleton; raises ``ScanError`` if the text is not one complete JSON value.
 
-        ``mend``: half a surrogate pair, which JavaScript writes when it cuts a text in two, is read
-        as U+FFFD; for what has been paid for and must not be lost to it.
+        ``mend``: half a surrogate pair, which JavaScript writes when it splits a text, is read as
+        U+FFFD; for answers that have been paid for and must not be lost because of it.
         """
         try:
             return json_scanner.read_mended(self._out) if mend else orjson.loads(self._out)
         except orjson.JSONDecodeError:
-            raise json_scanner.ScanError("The body is not valid JSON.") from None
+            raise json_scanner.ScanError("The body is not valid JSON. Check its syntax.") from None
 
     def structure(self, data: bytes) -> None:
         self._put(data)
 
     def key(self, data: bytes) -> None:
         if data.startswith(b'"' + _PLACEHOLDER_TEXT):
-            raise json_scanner.ScanError("A key in the JSON begins with a NUL character.")
+            raise json_scanner.ScanError("A JSON key begins with a NUL character. Remove it.")
         self._put(data)
 
     def text_start(self, offset: int) -> None:
@@ -128,13 +129,13 @@ class JsonSkeleton:
         self._limit = self._keep_bytes if self._keep(self._scanner.path()) else LIFT_BYTES
 
     def text(self, chunk: bytes, start: int, stop: int) -> None:
-        held = len(self._text) == self._length
+        is_held = len(self._text) == self._length
         self._length += stop - start
-        if held and self._length <= self._limit:
+        if is_held and self._length <= self._limit:
             self._text += chunk[start:stop]
             return
-        if held:
-            # From here on the string is lifted; what was held keeps its first bytes only.
+        if is_held:
+            # From here on the string is lifted; only its first bytes stay held.
             if self._strict:
                 self._check_lifted(bytes(self._text))
             self._text += chunk[start : min(stop, start + _HEAD_BYTES)]
@@ -143,28 +144,29 @@ class JsonSkeleton:
             self._check_lifted(chunk[start:stop])
 
     def _check_lifted(self, part: bytes) -> None:
-        """What the parser will not see must be valid all the same: it goes upstream as it is."""
+        """Checks what the parser does not see, because it goes upstream unchanged."""
         self._tail = (self._tail + part[-_TAIL_BYTES:])[-_TAIL_BYTES:]
         part = self._carry + part
         self._carry = b""
-        # One pass for all questions: of a picture next to nothing is left.
+        # One pass for all checks: almost nothing of a picture remains.
         non_base64 = part.translate(None, base64_text.ALPHABET)
         if non_base64.translate(None, _CONTROL_FREE):
-            raise json_scanner.ScanError("A string in the JSON holds a control character.")
+            raise json_scanner.ScanError("A JSON string has a control character. Escape it.")
         if b"\\" in non_base64:
             plain = _ESCAPE.sub(b" ", part)
             broken = plain.find(b"\\")
             if broken >= 0:
-                # An escape may go on in the next piece.
+                # An escape may continue in the next chunk.
                 if not _PARTIAL_ESCAPE.fullmatch(plain, broken):
-                    raise json_scanner.ScanError("A string in the JSON holds a broken escape.")
+                    raise json_scanner.ScanError("A JSON string has an invalid escape sequence.")
                 self._carry = plain[broken:]
                 plain = plain[:broken]
                 part = part[: len(part) - len(self._carry)]
             self._characters += len(plain)
-            # An escaped backslash is odd, and would hide where the next escape begins.
-            shown = part.replace(b"\\\\", b"\0")
-            non_base64 = base64_text.unescape(shown).translate(None, base64_text.ALPHABET)
+            # Replace escaped backslashes first: they are not base64, and would hide where the next
+            # escape begins.
+            masked = part.replace(b"\\\\", b"\0")
+            non_base64 = base64_text.unescape(masked).translate(None, base64_text.ALPHABET)
         else:
             self._characters += len(part)
         self._non_base64 += len(non_base64)
@@ -172,7 +174,7 @@ class JsonSkeleton:
     def text_stop(self) -> None:
         if self._length > self._limit:
             if self._carry:
-                raise json_scanner.ScanError("A string in the JSON holds a broken escape.")
+                raise json_scanner.ScanError("A JSON string has an invalid escape sequence.")
             stop = self._start + self._length
             self.lifted.append(
                 LiftedString(
@@ -186,31 +188,32 @@ class JsonSkeleton:
             )
             self._put(_PLACEHOLDER_TEXT + b"%d" % (len(self.lifted) - 1))
         elif self._text.startswith(_PLACEHOLDER_TEXT):
-            raise json_scanner.ScanError("A string in the JSON begins with a NUL character.")
+            raise json_scanner.ScanError("A JSON string begins with a NUL character. Remove it.")
         else:
             self._put(bytes(self._text))
         self._text.clear()
 
     def _put(self, data: bytes) -> None:
         self._out += data
-        if len(self._out) > self._most:
+        if len(self._out) > self._max_bytes:
             raise json_scanner.ScanLimitError(
-                f"The JSON holds more than {self._most // 1024} KiB beside its long texts."
+                f"Without its long strings, the JSON is larger than {self._max_bytes // 1024} KiB. "
+                "Send fewer values."
             )
 
 
 def placeholder(number: int) -> str:
-    """What stands in a skeleton for the lifted string of that number."""
+    """The text that replaces the lifted string of that number in a skeleton."""
     return f"{_PLACEHOLDER}{number}"
 
 
 def is_placeholder(value: str) -> bool:
-    """Whether a text begins as placeholders do."""
+    """Whether a text begins like a placeholder."""
     return value.startswith(_PLACEHOLDER)
 
 
 def contains_placeholder(value: object) -> bool:
-    """Whether a placeholder stands anywhere in a skeleton."""
+    """Whether a parsed value contains a placeholder at any depth."""
     if isinstance(value, dict):
         return any(map(contains_placeholder, value.values()))
     if isinstance(value, list):
@@ -224,7 +227,7 @@ def placeholder_number(value: str) -> int | None:
 
 
 def split_placeholders(text: bytes) -> list[bytes]:
-    """JSON text cut at its placeholders: literal, number, literal, number, ..., literal.
+    """JSON text split at its placeholders: literal, number, literal, number, ..., literal.
 
     The quotes around a placeholder stay with the literals.
     """

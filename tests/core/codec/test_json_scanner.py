@@ -204,7 +204,7 @@ def test_closed_containers_do_not_count_as_depth() -> None:
 
 @pytest.mark.parametrize("text", [b"]", b"}", b"[]]", b'{"a":1}}', b"[[]]]"])
 def test_closing_more_than_was_opened_is_an_error(text: bytes) -> None:
-    with pytest.raises(json_scanner.ScanError, match="closes more"):
+    with pytest.raises(json_scanner.ScanError, match="closing bracket without"):
         _scan([text])
 
 
@@ -230,7 +230,7 @@ def test_a_key_that_never_ends_is_refused_while_it_comes() -> None:
 
 @pytest.mark.parametrize("key", [b"\\q", b"\\u12", b"\xff", b"a\nb"])
 def test_a_broken_key_is_an_error(key: bytes) -> None:
-    with pytest.raises(json_scanner.ScanError, match="key in the JSON is broken"):
+    with pytest.raises(json_scanner.ScanError, match="key is not a valid string"):
         _scan([b'{"' + key + b'":1}'])
 
 

@@ -1,11 +1,10 @@
-r"""Multipart bodies, both ways: taken apart while they come, put together anew.
+r"""Multipart bodies: read while they arrive, and built anew for upstreams.
 
-Taking apart keeps fields, which are short, and hands out the data of files in order, to be laid
-down somewhere; a file is then a span of what was laid down.  Nothing is decoded, merged or put in
-another order.  Putting together writes part headers of our own around those spans: a name, a file
-name and a type that nobody but us chose.
+The reader keeps fields, which are short, and returns the data of files in order, for the caller to
+spool; a file is then a span of the spool.  Nothing is decoded, merged or reordered.  The builder
+writes its own part headers around those spans: the gateway chooses name, file name and type.
 
-The state machine is python-multipart's; the bounds, and what a part may be, are ours.
+python-multipart parses; this module sets the limits and decides which parts are allowed.
 """
 
 import re
@@ -21,14 +20,14 @@ from image_gateway.core.errors import Refusal, wrong_value
 from image_gateway.core.untrusted import shown_name
 
 PICTURES: Final = frozenset({"image", "image[]", "mask", "mask[]", "markup", "markup[]"})
-"""Names of parts that are pictures, whatever their headers say."""
+"""Names of parts that are pictures, whatever their headers claim."""
 
 LONGEST_PROMPT_BYTES: Final = 32_000 * 4
-"""The longest legal prompt in UTF-8."""
+"""The longest allowed prompt, in UTF-8."""
 
 _LONGEST_FIELD_BYTES: Final = 4096
 _MOST_TEXT_BYTES: Final = 512 * 1024
-"""All fields of a body, which are held in memory and charged to no budget."""
+"""All fields of a body; they are held in memory outside of any budget."""
 _HEAD_BYTES: Final = 32
 _MOST_HEADERS: Final = 16
 _LONGEST_HEADER: Final = 4096
@@ -40,7 +39,7 @@ _PLAIN_TRANSFERS: Final = frozenset({b"", b"binary", b"8bit", b"7bit"})
 
 @dataclass(frozen=True, slots=True)
 class PartLimits:
-    """Bounds: bytes of one part's data, parts of one body."""
+    """Limits: bytes of data per part, parts per body."""
 
     part_bytes: int
     parts: int
@@ -48,9 +47,9 @@ class PartLimits:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part: a field with its ``text``, or a file whose ``data`` lies in the spool.
+    """One part: a field with its ``text``, or a file with its ``data`` in the spool.
 
-    ``head`` holds a file's first 32 bytes, ``declared`` the type that its headers claim.
+    ``head`` is the first 32 bytes of a file, ``declared`` the MIME type in its headers.
     """
 
     name: str
@@ -61,22 +60,24 @@ class Part:
 
 
 def boundary(content_type: str | None) -> bytes:
-    """The boundary that a content type names; raises ``Refusal``."""
+    """The boundary in a content type; raises ``Refusal``."""
     _, options = parse_options_header(content_type)
-    found = options.get(b"boundary", b"")
-    if not 0 < len(found) <= _LONGEST_BOUNDARY:
-        raise _broken("Its content type names no boundary of 1 to 70 characters.")
-    return found
+    value = options.get(b"boundary", b"")
+    if not 0 < len(value) <= _LONGEST_BOUNDARY:
+        raise _broken(
+            f"Its content type must name a boundary of 1 to {_LONGEST_BOUNDARY} characters."
+        )
+    return value
 
 
 class MultipartReader:
-    """Takes a multipart body apart.  Every method raises ``Refusal``."""
+    """Reads a multipart body in chunks.  Every method raises ``Refusal``."""
 
     def __init__(self, boundary: bytes, limits: PartLimits) -> None:
         self._limits = limits
         self._parts: list[Part] = []
         self._out: list[bytes] = []
-        self._laid_down = 0
+        self._file_bytes = 0
         self._ended = False
         self._header_name = b""
         self._header_value = b""
@@ -103,23 +104,23 @@ class MultipartReader:
         )
 
     def __repr__(self) -> str:
-        return f"<MultipartReader of {len(self._parts)} parts, {self._laid_down} bytes of files>"
+        return f"<MultipartReader of {len(self._parts)} parts, {self._file_bytes} bytes of files>"
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """Take the next bytes; gives the data of files in them, to be laid down in this order."""
+        """Take the next bytes; returns the data of files in them, to be spooled in this order."""
         if self._ended:
-            return []  # an epilogue (RFC 2046, 5.1.1): for nobody
+            return []  # an epilogue, to be ignored (RFC 2046, 5.1.1)
         try:
             self._parser.write(chunk)
         except FormParserError:
-            raise _broken("Its boundaries or part headers are broken.") from None
+            raise _broken("A boundary or part header is malformed.") from None
         out, self._out = self._out, []
         return out
 
     def close(self) -> tuple[Part, ...]:
-        """The parts in the order of the wire."""
+        """The parts in the order in which they arrived."""
         if not self._ended:
-            raise _broken("It ends before its last boundary.")
+            raise _broken("It ends before its closing boundary. Send it in full.")
         return tuple(self._parts)
 
     def _begin(self) -> None:
@@ -136,58 +137,65 @@ class MultipartReader:
         self._header_name = self._header_value = b""
 
     def _end_headers(self) -> None:
-        kind, options = parse_options_header(self._headers.get(b"content-disposition"))
+        disposition, options = parse_options_header(self._headers.get(b"content-disposition"))
         try:
             name = options.get(b"name", b"").decode()
         except UnicodeDecodeError:
-            raise _broken("The name of a part is not UTF-8.") from None
-        if kind != b"form-data" or not name:
+            raise _broken("A part has a name that is not valid UTF-8.") from None
+        if disposition != b"form-data" or not name:
             raise _broken("Each part needs `Content-Disposition: form-data` and a name.")
         if len(self._parts) >= self._limits.parts:
-            raise _broken(f"It has more than {self._limits.parts} parts.", shown_name(name))
+            raise _broken(
+                f"It has more than {self._limits.parts} parts. Send fewer.", shown_name(name)
+            )
         if self._headers.get(b"content-transfer-encoding", b"").lower() not in _PLAIN_TRANSFERS:
-            raise _broken("Send the part as it is, without a transfer encoding.", shown_name(name))
+            raise _broken(
+                f"`{shown_name(name)}` has a transfer encoding. Send it unencoded.",
+                shown_name(name),
+            )
         if b"filename" in options and name not in PICTURES and _LIKE_A_PICTURE.match(name):
             raise Refusal(
                 "unknown_parameter",
-                f"`{shown_name(name)}` is not known here. Pictures are sent as `image` or "
-                "`image[]`, `mask` and `markup`.",
+                f"Unknown parameter `{shown_name(name)}`. Send pictures as `image` or `image[]`, "
+                "`mask` and `markup`.",
                 param=shown_name(name),
             )
         declared, _ = parse_options_header(self._headers.get(b"content-type"))
         self._part = Part(name, declared=declared.decode("latin-1"))
         self._text.clear()
-        self._start = self._laid_down
+        self._start = self._file_bytes
         self._head = b""
 
     def _read_data(self, data: bytes, start: int, stop: int) -> None:
         name = self._part.name
         if name in PICTURES:
-            if self._laid_down - self._start + stop - start > self._limits.part_bytes:
+            if self._file_bytes - self._start + stop - start > self._limits.part_bytes:
                 raise Refusal(
                     "request_too_large",
-                    f"`{name}` is larger than {self._limits.part_bytes} bytes.",
+                    f"`{name}` is larger than {self._limits.part_bytes} bytes. Send a smaller one.",
                     param=name,
                 )
             piece = data[start:stop]
             if len(self._head) < _HEAD_BYTES:
                 self._head += piece[: _HEAD_BYTES - len(self._head)]
-            self._laid_down += len(piece)
+            self._file_bytes += len(piece)
             self._out.append(piece)
             return
         self._text += data[start:stop]
         self._text_bytes += stop - start
         longest = LONGEST_PROMPT_BYTES if name == "prompt" else _LONGEST_FIELD_BYTES
         if len(self._text) > longest:
-            raise wrong_value(shown_name(name), f"is longer than {longest} bytes")
+            raise wrong_value(shown_name(name), f"must be at most {longest} bytes long")
         if self._text_bytes > _MOST_TEXT_BYTES:
-            most = _MOST_TEXT_BYTES
-            raise wrong_value(shown_name(name), f"makes all fields longer than {most} bytes")
+            raise wrong_value(
+                shown_name(name),
+                f"exceeds the limit of {_MOST_TEXT_BYTES} bytes for all text fields together",
+            )
 
     def _end_part(self) -> None:
         part = self._part
         if part.name in PICTURES:
-            span = Span(self._start, self._laid_down)
+            span = Span(self._start, self._file_bytes)
             part = Part(part.name, data=span, head=self._head, declared=part.declared)
         else:
             part = Part(part.name, text=bytes(self._text), declared=part.declared)
@@ -197,16 +205,16 @@ class MultipartReader:
         self._ended = True
 
 
-def _broken(why: str, param: str | None = None) -> Refusal:
-    return Refusal("invalid_body", f"The multipart body cannot be read. {why}", param=param)
+def _broken(reason: str, param: str | None = None) -> Refusal:
+    return Refusal("invalid_body", f"Invalid multipart body. {reason}", param=param)
 
 
-# -- putting together ------------------------------------------------------------------------------
+# -- building --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class FormFile:
-    """A file to be sent: its part's name, its MIME type, and its data."""
+    """A file to send: the name of its part, its MIME type, and its data."""
 
     name: str
     type: str
@@ -214,9 +222,9 @@ class FormFile:
 
 
 def form(fields: Sequence[tuple[str, str]], files: Sequence[FormFile], boundary: str) -> Body:
-    """A body of ``fields`` and then ``files``.
+    """A body of ``fields`` followed by ``files``.
 
-    ``boundary`` must be unguessable: data that holds it could otherwise add parts of its own.
+    ``boundary`` must be unguessable: otherwise data that contains it could add parts.
     """
     segments: list[Segment] = []
     text = bytearray()
@@ -237,10 +245,10 @@ def form(fields: Sequence[tuple[str, str]], files: Sequence[FormFile], boundary:
 
 
 def _quoted(name: str) -> str:
-    """A name for a part's header, which it must not end (WHATWG HTML, 4.10.21.8)."""
+    """A name escaped for a part header (WHATWG HTML, 4.10.21.8)."""
     return name.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
 
 
 def form_type(boundary: str) -> str:
-    """The content type of such a body."""
+    """The content type of a multipart body."""
     return f"multipart/form-data; boundary={boundary}"

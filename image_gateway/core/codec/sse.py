@@ -1,8 +1,8 @@
-r"""Server-sent events, cut into frames while the bytes come (WHATWG HTML, 9.2).
+r"""Server-sent events, split into frames while the bytes arrive (WHATWG HTML, 9.2).
 
-A frame is held by nobody here, for one event may be 30 MB: its bytes are handed on in pieces, and
-told apart into what is its data and what is not.  Comments are left out, and every end of a line
-becomes ``\n``, so that what comes out does not depend on how the bytes came in.
+No frame is held, because one event may be 30 MB: its bytes are passed on in pieces, and the bytes
+of its data field also on their own.  Comments are dropped, and every line end becomes ``\n``, so
+the output does not depend on how the input was split.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 _LONGEST_NAME: Final = 256
-"""Bytes of a line that are looked at for an event's name; the rest is passed on unread."""
+"""Bytes of a line that are searched for an event's name; the rest is passed on unread."""
 
 _BOM: Final = b"\xef\xbb\xbf"
 _DATA: Final = b"data:"
@@ -22,9 +22,9 @@ _LF: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Some bytes of a frame: ``raw`` as they go on, ``data`` those of its data field.
+    """Some bytes of a frame: ``raw`` is to be forwarded, ``data`` is from its data field.
 
-    ``ends``: the frame is complete, blank line and all; ``event`` then is its name, if it has one.
+    ``ends``: the frame is complete, with its blank line; ``event`` is then its name, if any.
     """
 
     raw: bytes = field(repr=False)
@@ -34,20 +34,20 @@ class Piece:
 
 
 class EventSplitter:
-    """Cuts a stream of events into pieces of frames."""
+    """Splits a stream of events into pieces of frames."""
 
     def __init__(self) -> None:
         self._start = b""
         self._started = False
-        self._line = bytearray()  # the line's first bytes
-        self._kind = b""  # what the line is, once that is known
+        self._line = bytearray()  # the first bytes of the line
+        self._field = b""  # data:, event:, a colon for a comment, else the first byte
         self._skip_space = False
         self._lines_of_data = 0
         self._after_cr = False
         self._event: str | None = None
         self._inside = False
         self.begun = False
-        """Whether an event is on its way: its name or its data have begun."""
+        """Whether the name or the data of an event has begun."""
         self.lines = 0
         """Lines of the frame so far."""
 
@@ -55,7 +55,7 @@ class EventSplitter:
         return f"<EventSplitter {'within an event' if self.begun else 'between events'}>"
 
     def feed(self, chunk: bytes) -> Iterator[Piece]:
-        """The pieces in the next bytes; use them up before the next call."""
+        """The pieces in the next bytes; read all of them before the next call."""
         if not self._started:
             self._start += chunk
             if len(self._start) < len(_BOM) and _BOM.startswith(self._start):
@@ -63,13 +63,13 @@ class EventSplitter:
             chunk, self._started = self._start.removeprefix(_BOM), True
         position = 0
         if self._after_cr and chunk:
-            # A CRLF that was cut in two is one end of a line.
+            # A CRLF that was split in two is one line end.
             position = int(chunk[0] == _LF)
             self._after_cr = False
         lf = cr = -1
         while position < len(chunk):
-            # Two searches at memory speed, each once for every byte; a regular expression takes
-            # ten times as long.
+            # Two searches at memory speed, each of which reads each byte once; a regular expression
+            # takes ten times as long.
             lf = _find(chunk, b"\n", position, lf)
             cr = _find(chunk, b"\r", position, cr)
             stop = min(lf, cr)
@@ -84,7 +84,7 @@ class EventSplitter:
             yield from self._end_line()
 
     def close(self) -> Iterator[Piece]:
-        """What a frame lacks that was cut by the end of the stream, as though it had come."""
+        """The end of a frame that the end of the stream cut off, as though it had arrived."""
         if self._line:
             yield from self._end_line()
         if self._inside:
@@ -92,28 +92,28 @@ class EventSplitter:
 
     def _read(self, part: bytes) -> Iterator[Piece]:
         """Some bytes of a line."""
-        if self._kind == _DATA:
+        if self._field == _DATA:
             yield Piece(part, self._value(part))
-        elif self._kind:
+        elif self._field:
             self._line += part[: max(_LONGEST_NAME - len(self._line), 0)]
-            if self._kind != _COMMENT:
+            if self._field != _COMMENT:
                 yield Piece(part)
         else:
             yield from self._begin_line(part)
 
     def _begin_line(self, part: bytes) -> Iterator[Piece]:
-        """The first bytes of a line, until they show what it is."""
+        """The first bytes of a line, until they show which field it is."""
         held = len(self._line)
         self._line += part
         if self._line.startswith(_COMMENT):
-            self._kind = _COMMENT
+            self._field = _COMMENT
             return
         self._inside = True
-        for kind in (_DATA, _EVENT):
-            if self._line.startswith(kind):
-                self._kind = kind
+        for field_name in (_DATA, _EVENT):
+            if self._line.startswith(field_name):
+                self._field = field_name
                 self.begun = True
-        if self._kind == _DATA:
+        if self._field == _DATA:
             self._lines_of_data += 1
             self._skip_space = True
             value = self._value(part[len(_DATA) - held :])
@@ -121,12 +121,12 @@ class EventSplitter:
             yield Piece(part, value if self._lines_of_data == 1 else b"\n" + value)
         else:
             if not (_DATA.startswith(self._line) or _EVENT.startswith(self._line)):
-                self._kind = self._kind or bytes(self._line[:1])
+                self._field = self._field or bytes(self._line[:1])
             yield Piece(part)
         del self._line[_LONGEST_NAME:]
 
     def _value(self, part: bytes) -> bytes:
-        """Data without the one space that may stand before it."""
+        """Data without the one space that may precede it."""
         if self._skip_space and part:
             self._skip_space = False
             return part.removeprefix(b" ")
@@ -135,13 +135,13 @@ class EventSplitter:
     def _end_line(self) -> Iterator[Piece]:
         self.lines += 1
         if self._line:
-            kind, self._kind = self._kind, b""
-            if kind == _EVENT:
+            field_name, self._field = self._field, b""
+            if field_name == _EVENT:
                 name = self._line[len(_EVENT) :].removeprefix(b" ")
                 self._event = name.decode("utf-8", "replace")
             self._line.clear()
             self._skip_space = False
-            if kind != _COMMENT:
+            if field_name != _COMMENT:
                 yield Piece(b"\n")
         elif self._inside:
             event, self._event = self._event, None
@@ -150,9 +150,9 @@ class EventSplitter:
             yield Piece(b"\n", ends=True, event=event)
 
 
-def _find(chunk: bytes, byte: bytes, start: int, known: int) -> int:
-    """Where ``byte`` comes next, the chunk's length where it does not; ``known`` from before."""
-    if known >= start:
-        return known
-    found = chunk.find(byte, start)
-    return len(chunk) if found < 0 else found
+def _find(chunk: bytes, byte: bytes, start: int, last: int) -> int:
+    """The next index of ``byte``, else the chunk's length; ``last`` is the previous result."""
+    if last >= start:
+        return last
+    index = chunk.find(byte, start)
+    return len(chunk) if index < 0 else index

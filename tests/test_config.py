@@ -393,7 +393,7 @@ def test_an_operator_s_models_reach_the_catalogue() -> None:
     [
         ("[models.a]\nsizes = 5", "a.sizes"),
         ("[models.a]\nquality = 'low'", "a.quality"),
-        ("[models]\na = 5", "a is no table"),
+        ("[models]\na = 5", "a must be a table"),
         ("[models.a]\nqualtiy = ['low']", "qualtiy"),
     ],
 )

@@ -1,8 +1,8 @@
-"""The catalogue: which parameters the Images API takes, and what each model makes of them.
+"""The catalogue: which parameters the Images API takes, and which values each model accepts.
 
-The data is ``catalogue.toml``; an operator's settings may add models or replace them.  A model that
-the catalogue does not know is not refused here: where an account lists it, it has no rules of its
-own (``rules`` gives None).
+The data is in ``catalogue.toml``; the settings may add or replace models.  A model that is not in
+the catalogue is not refused here: an account may list it, and then no model rules apply (``rules``
+returns None).
 """
 
 import re
@@ -15,7 +15,7 @@ Endpoint = Literal["generations", "edits"]
 Scalar = str | int | bool
 
 _SNAPSHOT: Final = re.compile(r"-20\d{2}-[01]\d-[0-3]\d$", re.ASCII)
-_NARROWED: Final = frozenset(
+_RESTRICTABLE: Final = frozenset(
     {
         "background",
         "complexity",
@@ -28,17 +28,17 @@ _NARROWED: Final = frozenset(
         "size",
     }
 )
-"""What a model's table may narrow, beside its sizes."""
+"""The parameters that a model's table may restrict, beside ``sizes``."""
 _TYPES: Final = frozenset({"string", "integer", "boolean", "object"})
 
 
 class CatalogueError(ValueError):
-    """The catalogue's text breaks its own rules; the message says where."""
+    """The catalogue's text is invalid; the message says where."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One parameter's type and rules; ``needs`` maps another one to the values it must have."""
+    """Type and rules of one parameter; ``needs`` maps another parameter to its required values."""
 
     name: str
     type: Literal["string", "integer", "boolean", "object"]
@@ -52,7 +52,9 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class ModelRules:
-    """One model's rules.  ``sizes`` None: free sizes.  ``choices``: what narrows a parameter."""
+    """Rules of one model.  ``sizes`` is None for free sizes; ``choices`` holds the allowed values
+    per parameter, () for a parameter that the model does not accept.
+    """
 
     name: str
     sizes: tuple[str, ...] | None
@@ -67,12 +69,12 @@ class Catalogue:
     models: Mapping[str, ModelRules]
 
     def rules(self, model: str) -> ModelRules | None:
-        """A model's rules; a dated snapshot has those of the model it is of."""
+        """The rules of a model; a dated snapshot has the rules of its model."""
         return self.models.get(model) or self.models.get(_SNAPSHOT.sub("", model))
 
 
 def parse(text: str, extra: Mapping[str, object] | None = None) -> Catalogue:
-    """A catalogue from TOML; ``extra`` holds further model tables.  Raises ``CatalogueError``."""
+    """A catalogue from TOML; ``extra`` holds more model tables.  Raises ``CatalogueError``."""
     document = tomllib.loads(text)
     parameters = {
         name: _parameter(name, _table(table, name))
@@ -88,31 +90,36 @@ def parse_models(tables: Mapping[str, object]) -> dict[str, ModelRules]:
 
 
 def _parameter(name: str, table: Mapping[str, object]) -> Parameter:
-    kind = table.get("type")
-    if kind not in _TYPES:
-        raise CatalogueError(f"{name}: type is none of {', '.join(sorted(_TYPES))}")
+    type_ = table.get("type")
+    if type_ not in _TYPES:
+        raise CatalogueError(f"{name}.type must be one of {', '.join(sorted(_TYPES))}")
     needs = table.get("needs")
     return Parameter(
         name=name,
-        type=cast("Literal['string', 'integer', 'boolean', 'object']", kind),
-        endpoints=frozenset(cast("tuple[Endpoint, ...]", _texts(table.get("endpoints"), name))),
-        choices=_texts(table["choices"], name) if "choices" in table else None,
-        minimum=_integer(table.get("minimum"), name),
-        maximum=_integer(table.get("maximum"), name),
-        longest=_integer(table.get("longest"), name),
+        type=cast("Literal['string', 'integer', 'boolean', 'object']", type_),
+        endpoints=frozenset(
+            cast("tuple[Endpoint, ...]", _texts(table.get("endpoints"), f"{name}.endpoints"))
+        ),
+        choices=_texts(table["choices"], f"{name}.choices") if "choices" in table else None,
+        minimum=_integer(table.get("minimum"), f"{name}.minimum"),
+        maximum=_integer(table.get("maximum"), f"{name}.maximum"),
+        longest=_integer(table.get("longest"), f"{name}.longest"),
         needs=None
         if needs is None
         else {
             other: tuple(cast("Sequence[Scalar]", values))
-            for other, values in _table(needs, name).items()
+            for other, values in _table(needs, f"{name}.needs").items()
         },
     )
 
 
 def _model(name: str, table: Mapping[str, object]) -> ModelRules:
-    unknown = set(table) - _NARROWED - {"sizes"}
+    unknown = set(table) - _RESTRICTABLE - {"sizes"}
     if unknown:
-        raise CatalogueError(f"{name}.{min(unknown)} is nothing that a model can narrow")
+        allowed = ", ".join(sorted({"sizes", *_RESTRICTABLE}))
+        raise CatalogueError(
+            f"{name}.{min(unknown)} is unknown; a model's table may hold {allowed}"
+        )
     sizes = table.get("sizes", "free")
     return ModelRules(
         name=name,
@@ -125,17 +132,17 @@ def _model(name: str, table: Mapping[str, object]) -> ModelRules:
 
 def _table(value: object, where: str) -> Mapping[str, object]:
     if not isinstance(value, Mapping):
-        raise CatalogueError(f"{where} is no table")
+        raise CatalogueError(f"{where} must be a table")
     return value
 
 
 def _texts(value: object, where: str) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-        raise CatalogueError(f"{where} is no list of text")
+        raise CatalogueError(f"{where} must be a list of strings")
     return tuple(value)
 
 
 def _integer(value: object, where: str) -> int | None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-        raise CatalogueError(f"{where} has a limit that is no integer")
+        raise CatalogueError(f"{where} must be an integer")
     return value

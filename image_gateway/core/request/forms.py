@@ -1,9 +1,9 @@
-"""The two forms of a request's body, JSON and multipart, brought to one: what was given.
+"""Turns both formats of a request body, JSON and multipart, into the same ``RawParameters``.
 
-Here a form's own habits end: a part's text becomes the type that its parameter has, ``svg[model]``
-becomes a name within ``svg``, ``images`` of JSON and ``image`` and ``image[]`` of a form become
-pictures in the order of the wire.  What the values mean, and whether they are allowed, is
-``core.request.image_request``.
+The differences between the formats end here: the text of a part gets the type of its parameter,
+``svg[model]`` becomes a name inside ``svg``, and ``images`` of JSON and ``image`` and ``image[]``
+of a form become pictures in the order in which they arrived.  ``core.request.image_request``
+decides what the values mean, and whether they are allowed.
 """
 
 import re
@@ -23,7 +23,7 @@ from image_gateway.core.untrusted import shown_name
 
 MOST_IMAGES: Final = 16
 LONGEST_PROMPT_BYTES: Final = 32_000 * 12
-"""JSON text of the longest legal prompt: every character as an escaped surrogate pair."""
+"""JSON text of the longest allowed prompt: every character as an escaped surrogate pair."""
 
 _NESTED: Final = re.compile(r"(\w+)\[(\w+)\](?:\[(\w+)\])?", re.ASCII)
 _INTEGER: Final = re.compile(r"-?\d{1,9}", re.ASCII)
@@ -32,9 +32,9 @@ _BOOLEANS: Final = {"true": True, "false": False}
 
 @dataclass(frozen=True, slots=True)
 class RawParameters:
-    """What a body gives: ``values`` by name, pictures, and the texts that placeholders stand for.
+    """The content of a body: ``values`` by name, pictures, and the texts of its placeholders.
 
-    ``is_form`` tells a multipart body from JSON.  None of ``values`` is null.
+    ``is_form`` is true for multipart, false for JSON.  None of ``values`` is null.
     """
 
     values: Mapping[str, object] = field(repr=False)
@@ -46,16 +46,16 @@ class RawParameters:
 
 
 def keep_prompt(path: json_scanner.Path) -> bool:
-    """Which long string of a JSON body must be read: only the prompt."""
+    """Whether a long string of a JSON body must be read: only the prompt must."""
     return path == ("prompt",)
 
 
 def from_json(
     body: object, lifted: Sequence[json_skeleton.LiftedString], *, takes_pictures: bool
 ) -> RawParameters:
-    """What a JSON body gives, from its skeleton; null means absent.  Raises ``Refusal``.
+    """The parameters of a JSON body from its skeleton; null means absent.  Raises ``Refusal``.
 
-    Where the endpoint takes no pictures their names stay among the values, to be refused there.
+    If the endpoint takes no pictures, their names stay among the values and are refused later.
     """
     if not isinstance(body, dict):
         raise Refusal("invalid_body", "The body must be a JSON object.")
@@ -68,14 +68,20 @@ def from_json(
         if "image" in values:
             raise Refusal(
                 "unknown_parameter",
-                "`image`: A JSON edit takes its pictures in `images`.",
+                "Unknown parameter `image`. In JSON, send the pictures of an edit as `images`.",
                 param="image",
             )
-        raise Refusal("missing_required_parameter", "`images` is missing.", param="images")
+        raise Refusal(
+            "missing_required_parameter",
+            f"`images` is missing. Send 1 to {MOST_IMAGES} pictures in it.",
+            param="images",
+        )
     if not isinstance(references, list):
         raise wrong_type("images", "a list of images")
     if not 1 <= len(references) <= MOST_IMAGES:
-        raise wrong_value("images", f"must hold 1 to {MOST_IMAGES} images")
+        raise wrong_value(
+            "images", f"must have 1 to {MOST_IMAGES} images, and has {len(references)}"
+        )
 
     def single(name: str) -> Image | None:
         value = values.pop(name, None)
@@ -96,9 +102,9 @@ def from_json(
 def from_parts(
     parts: Sequence[multipart.Part], catalogue: Catalogue, *, takes_pictures: bool
 ) -> RawParameters:
-    """What a multipart body gives.  Raises ``Refusal``."""
+    """The parameters of a multipart body.  Raises ``Refusal``."""
     values: dict[str, object] = {}
-    found: dict[str, list[Image]] = {"image": [], "mask": [], "markup": []}
+    pictures: dict[str, list[Image]] = {"image": [], "mask": [], "markup": []}
     texts: list[Body] = []
     for part in parts:
         if part.text is not None:
@@ -108,24 +114,31 @@ def from_parts(
         if not takes_pictures:
             raise Refusal(
                 "unknown_parameter",
-                f"`{name}` is not known here. Pictures go to /v1/images/edits.",
+                f"Unknown parameter `{name}`. Send pictures to /v1/images/edits.",
                 param=name,
             )
-        # ``image`` and ``image[]`` go on as they came; of the others there is only one.
-        sent_as = part.name if name == "image" else name
-        image, text = images.from_part(sent_as, part, len(texts))
+        # ``image`` and ``image[]`` keep their names; ``mask`` and ``markup`` may come only once.
+        upstream_name = part.name if name == "image" else name
+        image, text = images.from_part(upstream_name, part, len(texts))
         texts.append(text)
-        found[name].append(image)
-        if len(found[name]) > (MOST_IMAGES if name == "image" else 1):
-            many = f"takes at most {MOST_IMAGES} pictures" if name == "image" else "was sent twice"
-            raise wrong_value(name, many)
-    if takes_pictures and not found["image"]:
-        raise Refusal("missing_required_parameter", "`image` is missing.", param="image")
+        pictures[name].append(image)
+        limit = MOST_IMAGES if name == "image" else 1
+        if len(pictures[name]) > limit:
+            raise wrong_value(
+                name,
+                "may be sent only once" if limit == 1 else f"may be sent at most {limit} times",
+            )
+    if takes_pictures and not pictures["image"]:
+        raise Refusal(
+            "missing_required_parameter",
+            f"`image` is missing. Send 1 to {MOST_IMAGES} pictures as `image` or `image[]`.",
+            param="image",
+        )
     return RawParameters(
         values,
-        tuple(found["image"]),
-        next(iter(found["mask"]), None),
-        next(iter(found["markup"]), None),
+        tuple(pictures["image"]),
+        next(iter(pictures["mask"]), None),
+        next(iter(pictures["markup"]), None),
         tuple(texts),
         is_form=True,
     )
@@ -137,31 +150,31 @@ def _decode(name: str, text: bytes) -> str:
     except UnicodeDecodeError:
         raise Refusal(
             "invalid_body",
-            f"`{shown_name(name)}` is not valid UTF-8.",
+            f"`{shown_name(name)}` is not valid UTF-8. Send text in UTF-8.",
             param=shown_name(name),
         ) from None
     if json_skeleton.is_placeholder(value):
-        # It could pass for the placeholder of a picture.
-        raise wrong_value(shown_name(name), "begins with a NUL character")
+        # Otherwise it could forge the placeholder of a picture.
+        raise wrong_value(shown_name(name), "must not begin with a NUL character")
     return value
 
 
 def _put(values: dict[str, object], name: str, text: str, catalogue: Catalogue) -> None:
-    """One field into ``values``, typed; ``svg[model]`` goes into what ``svg`` holds."""
+    """Add one typed field to ``values``; ``svg[model]`` goes into the mapping at ``svg``."""
     shown = shown_name(name)
-    place, key, value = values, name, _typed(name, text, catalogue)
+    target, key, value = values, name, _typed(name, text, catalogue)
     nested = _NESTED.fullmatch(name)
     if nested is not None:
         for outer, inner in zip(nested.groups(), nested.groups()[1:], strict=False):
             if outer is None or inner is None:
                 break
-            within = place.setdefault(outer, {})
-            if not isinstance(within, dict):
-                raise wrong_value(shown, "was sent twice")
-            place, key = within, inner
-    if key in place:
-        raise wrong_value(shown, "was sent twice")
-    place[key] = value
+            nested_values = target.setdefault(outer, {})
+            if not isinstance(nested_values, dict):
+                raise wrong_value(shown, "was sent twice; send it once")
+            target, key = nested_values, inner
+    if key in target:
+        raise wrong_value(shown, "was sent twice; send it once")
+    target[key] = value
 
 
 def _typed(name: str, text: str, catalogue: Catalogue) -> object:
@@ -176,7 +189,7 @@ def _typed(name: str, text: str, catalogue: Catalogue) -> object:
         if text.lower() not in _BOOLEANS:
             raise wrong_type(name, "true or false")
         return _BOOLEANS[text.lower()]
-    raise wrong_type(name, f"sent as names of its own, such as `{name}[model]`")
+    raise wrong_type(name, f"sent field by field, such as `{name}[model]`")
 
 
 def to_fields(values: Mapping[str, object]) -> list[tuple[str, str]]:
@@ -184,8 +197,8 @@ def to_fields(values: Mapping[str, object]) -> list[tuple[str, str]]:
     fields: list[tuple[str, str]] = []
     for name, value in values.items():
         if isinstance(value, Mapping):
-            inner = {f"{name}[{key}]": each for key, each in value.items() if each is not None}
-            fields += to_fields(inner)
+            nested = {f"{name}[{key}]": item for key, item in value.items() if item is not None}
+            fields += to_fields(nested)
         else:
             text = value if isinstance(value, str) else orjson.dumps(value).decode()
             fields.append((name, text))

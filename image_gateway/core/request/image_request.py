@@ -1,12 +1,12 @@
-"""From a parsed body to an image request that is known to be sane.
+"""Turns the parameters of a body into a valid image request.
 
-It owns the rules of the Images API (``catalogue.toml`` and what a table cannot say) and refuses
-whatever breaks them with the name of the parameter.  It works on what ``core.request.forms`` made
-of the body: a long string is only a placeholder (``core.codec.json_scanner``), so nothing here ever
-holds a picture.
+It applies the rules of the Images API (``catalogue.toml``, and here the rules that do not fit into
+a table); the refusal of a request that breaks one names the parameter.  Its input is
+``forms.RawParameters``, where a placeholder replaces each long string
+(``core.codec.json_skeleton``), so nothing here ever holds a picture.
 
-JSON null means absent, everywhere.  What is absent stays absent: no default is written into what
-goes upstream, for its own default may be another one.
+JSON null means absent, everywhere.  An absent parameter stays absent: no default is added to what
+goes upstream, because the upstream may have another default.
 """
 
 import re
@@ -36,8 +36,8 @@ _FEWEST_PIXELS: Final = 655_360
 _MOST_PIXELS: Final = 8_294_400
 _NAMED_SIZES: Final = frozenset({"auto", "1024x1024", "1536x1024", "1024x1536"})
 _FREE_SIZE: Final = re.compile(r"([1-9]\d{1,3})x([1-9]\d{1,3})", re.ASCII)
-_WHERE_PICTURES_GO: Final = (
-    "Pictures go to /v1/images/edits: as `images` in JSON, as `image` or `image[]` in multipart."
+_SEND_TO_EDITS: Final = (
+    "Send pictures to /v1/images/edits: as `images` in JSON, as `image` or `image[]` in multipart."
 )
 _EXPECTED: Final[Mapping[str, str]] = {
     "string": "a string",
@@ -46,11 +46,11 @@ _EXPECTED: Final[Mapping[str, str]] = {
     "object": "an object",
 }
 _ADVICE: Final[Mapping[str, str]] = {
-    "style": "It belonged to the dall-e models, which are retired.",
-    "image": _WHERE_PICTURES_GO,
-    "images": _WHERE_PICTURES_GO,
-    "mask": "Only edits take a mask: call /v1/images/edits.",
-    "response_format": "Edits always answer with `b64_json`.",
+    "style": "Leave it out: only the retired dall-e models took it.",
+    "image": _SEND_TO_EDITS,
+    "images": _SEND_TO_EDITS,
+    "mask": "Only edits take a mask. Send it to /v1/images/edits.",
+    "response_format": "Leave it out: edits always answer with `b64_json`.",
 }
 
 
@@ -58,9 +58,9 @@ _ADVICE: Final[Mapping[str, str]] = {
 class ImageRequest:
     """One call, valid by the rules of its model.
 
-    ``parameters`` holds what else goes upstream by the names and in the order of the body;
-    ``model`` is the client's name for what ``upstream_model`` serves; ``texts`` are what the
-    placeholders in it stand for.  ``is_form`` tells a multipart body from JSON.
+    ``parameters`` holds the other parameters to send upstream, in the order of the body; ``model``
+    is the client's name for ``upstream_model``; ``texts`` are the texts of the placeholders.
+    ``is_form`` is true for multipart, false for JSON.
     """
 
     endpoint: Endpoint
@@ -78,24 +78,24 @@ class ImageRequest:
 
     @property
     def count(self) -> int:
-        """Pictures asked for."""
+        """The number of pictures requested."""
         n = self.parameters.get("n", 1)
         return n if isinstance(n, int) else 1
 
     @property
     def image_models(self) -> frozenset[str]:
-        """The image models, as mapped, that an account has to know."""
+        """The image models, after mapping, that an account must serve."""
         return frozenset({self.upstream_model})
 
     @property
     def input_images(self) -> tuple[Image, ...]:
-        """Every picture that came with the call."""
+        """All pictures of the request."""
         return self.images + tuple(image for image in (self.mask, self.markup) if image)
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a body is held against: the catalogue, the key's names for models, the settings."""
+    """The rules to check a body by: the catalogue, the model map of the key, and the settings."""
 
     catalogue: Catalogue
     default_model: str
@@ -106,16 +106,20 @@ class Rules:
 def parse(
     endpoint: Endpoint, raw: RawParameters, rules: Rules, path_model: str | None = None
 ) -> ImageRequest:
-    """A request from what its body gives; raises ``Refusal``.
+    """A request from the parameters of its body; raises ``Refusal``.
 
-    ``path_model`` is a deployment named by the path; it goes before the body's ``model``.
+    ``path_model`` is a deployment named in the path; it overrides ``model`` in the body.
     """
     scalars = _check_parameters(endpoint, raw.values, rules)
     prompt = scalars.pop("prompt", None)
     if not isinstance(prompt, str):
-        raise Refusal("missing_required_parameter", "`prompt` is missing.", param="prompt")
+        raise Refusal(
+            "missing_required_parameter",
+            "`prompt` is missing. Describe the picture in it.",
+            param="prompt",
+        )
     if not prompt.strip():
-        raise wrong_value("prompt", "is blank")
+        raise wrong_value("prompt", "must not be blank")
     body_model = scalars.pop("model", rules.default_model)
     model = path_model or str(body_model)
     upstream_model = rules.model_map.get(model, model)
@@ -154,10 +158,12 @@ def _check_parameters(
             advice = _ADVICE.get(name, "Leave it out.")
             shown = shown_name(name)
             raise Refusal(
-                "unknown_parameter", f"`{shown}` is not known here. {advice}", param=shown
+                "unknown_parameter", f"Unknown parameter `{shown}`. {advice}", param=shown
             )
         elif json_skeleton.contains_placeholder(value):
-            raise wrong_value(name, f"holds a text longer than {json_skeleton.LIFT_BYTES} bytes")
+            raise wrong_value(
+                name, f"must not hold a string longer than {json_skeleton.LIFT_BYTES} bytes"
+            )
         checked[name] = value
     for name in checked:
         parameter = rules.catalogue.parameters.get(name)
@@ -173,7 +179,7 @@ def _check_parameter(parameter: Parameter, value: object) -> None:
             raise wrong_type(name, _EXPECTED["string"])
         too_long = parameter.longest is not None and len(value) > parameter.longest
         if too_long or json_skeleton.placeholder_number(value) is not None:
-            raise wrong_value(name, f"is longer than {parameter.longest or 64} characters")
+            raise wrong_value(name, f"must be at most {parameter.longest or 64} characters long")
     elif parameter.type == "integer":
         if isinstance(value, bool) or not isinstance(value, int):
             raise wrong_type(name, _EXPECTED["integer"])
@@ -190,39 +196,41 @@ def _check_parameter(parameter: Parameter, value: object) -> None:
 
 
 def _check_svg(name: str, value: object) -> None:
-    """``svg`` is the one parameter with names inside: ``{model, reasoning: {effort}}``."""
+    """``svg`` is the only nested parameter: ``{model, reasoning: {effort}}``."""
     if not isinstance(value, dict):
         raise wrong_type(name, _EXPECTED["object"])
     reasoning = value.get("reasoning")
-    for inner, table, known in (
+    for path, table, names in (
         (name, value, {"model", "reasoning"}),
         (f"{name}.reasoning", {} if reasoning is None else reasoning, {"effort"}),
     ):
         if not isinstance(table, dict):
-            raise wrong_type(inner, _EXPECTED["object"])
-        if set(table) - known:
+            raise wrong_type(path, _EXPECTED["object"])
+        if set(table) - names:
             raise Refusal(
                 "unknown_parameter",
-                f"`{inner}` takes only {', '.join(sorted(known))}.",
-                param=inner,
+                f"`{path}` accepts only {' and '.join(sorted(names))}. Leave out other names.",
+                param=path,
             )
         for key, text in table.items():
             if key == "reasoning" or text is None:
                 continue
             if not isinstance(text, str):
-                raise wrong_type(f"{inner}.{key}", _EXPECTED["string"])
+                raise wrong_type(f"{path}.{key}", _EXPECTED["string"])
             if len(text) > _LONGEST_NAME or json_skeleton.placeholder_number(text) is not None:
-                raise wrong_value(f"{inner}.{key}", f"is longer than {_LONGEST_NAME} characters")
+                raise wrong_value(
+                    f"{path}.{key}", f"must be at most {_LONGEST_NAME} characters long"
+                )
 
 
 def _check_needs(parameter: Parameter, values: Mapping[str, object]) -> None:
-    for other, wanted in (parameter.needs or {}).items():
-        if values.get(other) not in wanted:
-            names = " or ".join(_shown(value) for value in wanted)
-            raise wrong_value(parameter.name, f"needs `{other}` to be {names}")
+    for name, accepted in (parameter.needs or {}).items():
+        if values.get(name) not in accepted:
+            choices = " or ".join(_as_text(value) for value in accepted)
+            raise wrong_value(parameter.name, f"can be used only with `{name}` {choices}")
 
 
-def _shown(value: Scalar) -> str:
+def _as_text(value: Scalar) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -231,19 +239,19 @@ def _check_combinations(
 ) -> None:
     output_format = scalars.get("output_format", "png")
     if scalars.get("background") == "transparent" and output_format not in {"png", "webp"}:
-        raise wrong_value("background", "can be transparent only with output_format png or webp")
+        raise wrong_value("background", "can be transparent only with `output_format` png or webp")
     if output_format == "svg" and scalars.get("n", 1) != 1:
-        raise wrong_value("n", "must be 1 with output_format svg")
+        raise wrong_value("n", "must be 1 with `output_format` svg")
     if stream and output_format in {"gif", "svg"}:
-        raise wrong_value("stream", "cannot be used with output_format gif or svg")
+        raise wrong_value("stream", "cannot be used with `output_format` gif or svg")
     if stream and answer_as_url:
         raise Refusal(
             "unsupported_value",
-            "A stream carries its pictures as b64_json. Leave out `response_format` or `stream`.",
+            "A stream sends pictures as `b64_json`. Leave out `response_format` or `stream`.",
             param="response_format",
         )
     if raw.mask is not None and raw.markup is not None:
-        raise wrong_value("markup", "cannot be used together with `mask`")
+        raise wrong_value("markup", "cannot be used together with `mask`; send one of them")
 
 
 def _check_model(
@@ -257,7 +265,7 @@ def _check_model(
         if name not in scalars and not present.get(name):
             continue
         if not choices:
-            raise wrong_value(name, f"is not accepted by {rules.name}")
+            raise wrong_value(name, f"is not accepted by {rules.name}; leave it out")
         if scalars.get(name) not in choices:
             raise wrong_value(name, f"must be one of {', '.join(choices)} for {rules.name}")
     size = scalars.get("size")
@@ -276,7 +284,7 @@ def _check_size(size: str, rules: ModelRules) -> None:
     if match is None:
         raise wrong_value("size", "must be auto or WIDTHxHEIGHT, such as 1536x1024")
     width, height = int(match[1]), int(match[2])
-    for broken, why in (
+    for is_broken, rule in (
         (
             width % _EDGE_STEP or height % _EDGE_STEP,
             f"must have edges that are multiples of {_EDGE_STEP}",
@@ -287,12 +295,12 @@ def _check_size(size: str, rules: ModelRules) -> None:
         ),
         (
             max(width, height) > _STEEPEST_RATIO * min(width, height),
-            "must have a ratio from 1:3 to 3:1",
+            f"must have a ratio from 1:{_STEEPEST_RATIO} to {_STEEPEST_RATIO}:1",
         ),
         (
             not _FEWEST_PIXELS <= width * height <= _MOST_PIXELS,
-            f"must have {_FEWEST_PIXELS} to {_MOST_PIXELS} pixels",
+            f"must have {_FEWEST_PIXELS} to {_MOST_PIXELS} pixels, and has {width * height}",
         ),
     ):
-        if broken:
-            raise wrong_value("size", why)
+        if is_broken:
+            raise wrong_value("size", rule)

@@ -671,15 +671,15 @@ def test_needs_are_looked_at_whatever_the_order_of_the_names() -> None:
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ({"partial_images": 1}, "needs `stream` to be true"),
-        ({"output_compression": 1}, "needs `output_format` to be jpeg or webp"),
+        ({"partial_images": 1}, "only with `stream` true"),
+        ({"output_compression": 1}, "only with `output_format` jpeg or webp"),
         ({"n": 11}, "from 1 to 10"),
         ({"n": "1"}, "must be an integer"),
         ({"quality": "hd"}, "one of low, medium, high, auto"),
         ({"quality": "max"}, "one of low, medium, high, auto for gpt-image-2"),
         ({"model": "gpt-image-1", "size": "512x512"}, "1024x1536 for gpt-image-1"),
         ({"complexity": "high"}, "is not accepted by gpt-image-2"),
-        ({"user": "x" * 513}, "longer than 512 characters"),
+        ({"user": "x" * 513}, "at most 512 characters"),
     ],
 )
 def test_a_refusal_says_what_would_work(body: dict[str, Any], words: str) -> None:

@@ -1,13 +1,13 @@
-"""Image intents on the Responses paths: what is one, and what it asks for.
+"""Image intents on the Responses paths: how to detect one, and what it asks for.
 
-A Responses call is text's business unless it asks for a picture: by a model that is an image model,
-by an ``image_generation`` entry of ``tools``, or by a ``tool_choice`` that selects it, even where
-``tools`` is absent or broken (``core/dialects/README.md``, "Image intents on /v1/responses").
-``IntentSignals`` is that rule.  It takes texts with their places, so one rule serves a body that
-streams in (``IntentSignalReader``), which may be a long conversation and is never held, and a body
-that was parsed and rewritten (``signals_of``).
+A Responses call goes to the text API unless it is an image intent.  It is one if it names an image
+model, has an ``image_generation`` entry in ``tools``, or has a ``tool_choice`` that selects this
+tool, even if ``tools`` is absent or malformed (``core/dialects/README.md``, "Image intents on
+/v1/responses").  ``IntentSignals`` is that rule.  It takes strings with their paths, so the same
+rule works for a body that streams in (``IntentSignalReader``), which may be a long conversation and
+is never held, and for a body that was parsed and rewritten (``signals_of``).
 
-Only what is an intent is parsed (``parse``), and only the fields that say where it goes.
+Only intents are parsed (``parse``), and only the fields that routing needs.
 """
 
 import contextlib
@@ -26,20 +26,20 @@ TOOL: Final = "image_generation"
 _IMAGE_MODELS: Final = "gpt-image-"
 _NAMING_TYPES: Final = frozenset({"tool", "function"})
 _LONGEST_SIGNAL: Final = 1024
-"""Bytes; of a longer text these are looked at."""
+"""Bytes; the rest of a longer string is ignored."""
 
 
 def is_image_model(model: str) -> bool:
-    """Whether a name, without space, case and a vendor before a slash, is an image model's."""
+    """Whether this is the name of an image model, ignoring space, case and a ``vendor/`` prefix."""
     return model.strip().lower().rpartition("/")[2].startswith(_IMAGE_MODELS)
 
 
 class IntentSignals:
-    """What speaks for an intent, gathered from the texts of a body."""
+    """The signs of an image intent among the strings of a body."""
 
     def __init__(self) -> None:
         self.models: list[str] = []
-        """Every ``model`` at the top: of a name that stands twice readers may take either."""
+        """Every top-level ``model``: if the name occurs twice, a parser may take either value."""
         self._has_tool = False
         self._chooses = False
         self._choice_types: set[str] = set()
@@ -49,7 +49,7 @@ class IntentSignals:
         return f"<IntentSignals of {len(self.models)} models, tool={self._has_tool}>"
 
     def note(self, path: json_scanner.Path, text: str) -> None:
-        """One text of the body and the keys and indices that lead to it."""
+        """Record one string of the body at its path of keys and indices."""
         match path:
             case ("model",):
                 self.models.append(text)
@@ -64,12 +64,12 @@ class IntentSignals:
                 self._choice_names.add(text)
 
     def show_intent(self, model_map: Mapping[str, str]) -> bool:
-        """Whether it is an image intent, by the models as they came or as they are mapped."""
-        names_it = TOOL in self._choice_names and bool(self._choice_types & _NAMING_TYPES)
+        """Whether this is an image intent, by the client's models or the models they map to."""
+        names_tool = TOOL in self._choice_names and bool(self._choice_types & _NAMING_TYPES)
         return (
             self._has_tool
             or self._chooses
-            or names_it
+            or names_tool
             or any(
                 is_image_model(name)
                 for model in self.models
@@ -79,7 +79,7 @@ class IntentSignals:
 
 
 def signals_of(body: object) -> IntentSignals:
-    """The signals of a parsed body."""
+    """The intent signals of a parsed body."""
     signals = IntentSignals()
 
     def walk(path: json_scanner.Path, value: object) -> None:
@@ -102,14 +102,14 @@ def signals_of(body: object) -> IntentSignals:
 
 _ROOTS: Final = frozenset({"model", "tools", "tool_choice"})
 _DEEPEST: Final = 3
-"""Keys and indices on the way to a signal; below stand a tool's schemas, which may be large."""
+"""The longest path of a signal; below it are the schemas of tools, which may be large."""
 
 
 class IntentSignalReader:
-    """The signals of a body that comes in pieces.
+    """Collects the intent signals of a body that arrives in pieces.
 
-    Raises ``ScanError``: with ``ScanLimitError`` for a body that is beyond all measure, else for
-    one that is no JSON, whose signals so far count all the same.
+    Raises ``ScanLimitError`` for a body that exceeds a limit, and ``ScanError`` for one that is not
+    JSON; the signals before the error still count.
     """
 
     def __init__(self) -> None:
@@ -131,7 +131,7 @@ class IntentSignalReader:
     def key(self, data: bytes) -> None:
         pass
 
-    def text_start(self, offset: int) -> None:  # noqa: ARG002 - the protocol's
+    def text_start(self, offset: int) -> None:  # noqa: ARG002 - part of ScanHandler
         if self._scanner.depth <= _DEEPEST:
             path = self._scanner.path()
             self._path = path if path and path[0] in _ROOTS else None
@@ -142,20 +142,20 @@ class IntentSignalReader:
 
     def text_stop(self) -> None:
         if self._path is not None:
-            # A text that nobody can read names nothing, and hides nothing behind it.
+            # A malformed string is not a signal, and must not stop the search.
             with contextlib.suppress(orjson.JSONDecodeError):
                 self.signals.note(self._path, orjson.loads(b'"' + self._text + b'"'))
         self._path = None
         self._text.clear()
 
 
-# -- what it asks for ------------------------------------------------------------------------------
+# -- the request -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class IntentRequest:
-    """One intent.  ``body`` is the skeleton of what the client sent, ``texts`` what its
-    placeholders stand for; ``model`` and ``tool_models`` are the client's names.
+    """One image intent.  ``body`` is the skeleton of the client's body, ``texts`` the texts of its
+    placeholders; ``model`` and ``tool_models`` are the client's names.
     """
 
     model: str
@@ -167,44 +167,45 @@ class IntentRequest:
 
     @property
     def count(self) -> int:
-        """Calls that serve it: one, however many pictures that makes."""
+        """The number of upstream calls: one, however many pictures it makes."""
         return 1
 
     @property
     def upstream_model(self) -> str:
-        """What the key's map makes of ``model``."""
+        """The model that the key maps ``model`` to."""
         return self.mapped(self.model)
 
     def mapped(self, model: str) -> str:
-        """What the key's map makes of a model's name."""
+        """The model that the key maps this name to."""
         return self.model_map.get(model, model)
 
     @property
     def is_for_image_model(self) -> bool:
-        """Whether ``model`` itself makes pictures, so that a main model has to stand in for it."""
+        """Whether ``model`` is itself an image model, so that a main model must replace it."""
         return is_image_model(self.model) or is_image_model(self.upstream_model)
 
     @property
     def image_models(self) -> frozenset[str]:
-        """The image models, as mapped, that an account has to know."""
-        named = {self.mapped(model) for model in self.tool_models}
-        own = {self.upstream_model} if is_image_model(self.upstream_model) else set()
-        return frozenset(named | own)
+        """The image models, after mapping, that an account must serve."""
+        models = {self.mapped(model) for model in self.tool_models}
+        if is_image_model(self.upstream_model):
+            models.add(self.upstream_model)
+        return frozenset(models)
 
     @property
     def prompt(self) -> str | None:
-        """What the last message of the user says; None where that is not known here."""
+        """The text of the user's last message; None if it is not in the skeleton."""
         return _prompt(self.body.get("input"))
 
     @property
     def session(self) -> str | None:
-        """What the body itself says of the session it belongs to."""
+        """The session that the body names in ``prompt_cache_key``."""
         key = self.body.get("prompt_cache_key")
         return key if isinstance(key, str) and not json_skeleton.is_placeholder(key) else None
 
     @property
     def input_image_count(self) -> int:
-        """Pictures among the input."""
+        """The number of pictures in the input."""
         return sum(
             part.get("type") == "input_image"
             for item in _objects(self.body.get("input"))
@@ -221,19 +222,22 @@ def parse(
     model_map: Mapping[str, str],
     default_model: str,
 ) -> IntentRequest:
-    """An intent from the skeleton of its body; raises ``Refusal``."""
+    """An image intent from the skeleton of its body; raises ``Refusal``."""
     if not isinstance(body, dict):
         raise Refusal("invalid_body", "The body must be a JSON object.")
     if not signals_of(body).show_intent(model_map):
-        raise Refusal("invalid_body", "A name stands twice in the body, with different values.")
+        raise Refusal(
+            "invalid_body",
+            "The body has a key twice, with different values. Send each key once.",
+        )
     model = _name(body, "model", "model") or default_model
     stream = body.get("stream")
     if stream is not None and not isinstance(stream, bool):
         raise wrong_type("stream", "true or false")
-    named = [_name(tool, "model", "tools") for tool in image_tools(body)]
+    tool_models = [_name(tool, "model", "tools") for tool in image_tools(body)]
     return IntentRequest(
         model=model,
-        tool_models=tuple(filter(None, named)),
+        tool_models=tuple(filter(None, tool_models)),
         model_map=model_map,
         body=body,
         texts=body_segments.of_lifted(lifted),
@@ -242,7 +246,7 @@ def parse(
 
 
 def image_tools(body: Mapping[str, object]) -> list[Mapping[str, object]]:
-    """The image tools that a body lists; raises ``Refusal`` where ``tools`` is no list."""
+    """The image tools in a body; raises ``Refusal`` if ``tools`` is not a list."""
     tools = body.get("tools")
     if tools is None:
         return []
@@ -261,7 +265,7 @@ def _name(table: Mapping[str, object], name: str, param: str) -> str | None:
 
 
 def _objects(value: object) -> list[dict[str, object]]:
-    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def _prompt(value: object) -> str | None:
@@ -272,7 +276,7 @@ def _prompt(value: object) -> str | None:
     if isinstance(content, str):
         return None if json_skeleton.is_placeholder(content) else content
     texts = [part.get("text") for part in _objects(content) if part.get("type") == "input_text"]
-    whole = [
+    strings = [
         text for text in texts if isinstance(text, str) and not json_skeleton.is_placeholder(text)
     ]
-    return "\n".join(whole) if whole and len(whole) == len(texts) else None
+    return "\n".join(strings) if strings and len(strings) == len(texts) else None

@@ -1,8 +1,8 @@
-"""Errors: the ones this gateway makes, as one table, and how to read those of an upstream.
+"""Errors: the table of the gateway's own errors, and how to read the errors of an upstream.
 
 Every error says who failed (client, gateway or upstream) and whether repeating the call is safe.
 Codes and statuses are promises to programs (core/README.md, "Error codes"); messages are for people
-and say what to change.  No message ever holds a secret, a prompt or a part of a picture: callers
+and say what to change.  No message ever contains a secret, a prompt or a part of a picture: callers
 pass names of parameters, limits and counts, never content.
 """
 
@@ -28,10 +28,10 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ErrorSpec:
-    """What a code of ours stands for.
+    """Status, type and source of an error code.
 
-    ``retry`` is False where the official SDKs would repeat the call on their own (408, 409, 429,
-    >= 500) and must not; it becomes ``x-should-retry: false``.
+    ``retry`` is False if the official SDKs would repeat the call by themselves (408, 409, 429,
+    >= 500) but must not; it becomes ``x-should-retry: false``.
     """
 
     status: int
@@ -84,13 +84,13 @@ ERROR_SPECS: Final[Mapping[str, ErrorSpec]] = {
 }
 
 CLIENT_LEFT: Final = "client_left"
-"""A code that only a record can carry: there was nobody left to answer."""
+"""A code for records only: the client had left, so there was no answer."""
 
 
-class Refusal(Exception):  # noqa: N818 - it is an answer, and it is called so everywhere
-    """An answer of ours in OpenAI's error shape.
+class Refusal(Exception):  # noqa: N818 - an answer to the client, not a fault
+    """An error answer of the gateway, in OpenAI's error shape.
 
-    ``retry_after`` is in seconds; None means that the answer names no time.
+    ``retry_after`` is in seconds; None sends no wait.
     """
 
     def __init__(
@@ -111,11 +111,11 @@ class Refusal(Exception):  # noqa: N818 - it is an answer, and it is called so e
         self._headers = dict(headers or {})
 
     def body(self) -> bytes:
-        """The JSON text, always with the four keys that the SDKs read."""
+        """The JSON text; it always has the four keys that the SDKs read."""
         return error_body(self.message, self.spec.type, self.param, self.code)
 
     def headers(self) -> dict[str, str]:
-        """The headers beside content type and length; waits in whole seconds and in ms."""
+        """The headers except content type and length; a wait is sent in whole seconds and in ms."""
         headers = dict(self._headers)
         if self.retry_after is not None:
             headers |= retry_headers(self.retry_after)
@@ -124,13 +124,14 @@ class Refusal(Exception):  # noqa: N818 - it is an answer, and it is called so e
         return headers
 
 
-def error_body(message: str, kind: str, param: str | None, code: str | None) -> bytes:
+def error_body(message: str, type_: str, param: str | None, code: str | None) -> bytes:
     """An error in OpenAI's shape, as JSON text."""
-    return orjson.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}})
+    error = {"message": message, "type": type_, "param": param, "code": code}
+    return orjson.dumps({"error": error})
 
 
 def retry_headers(seconds: float) -> dict[str, str]:
-    """Both spellings of a wait: the SDKs read ``retry-after-ms`` first."""
+    """Both headers for a wait in seconds: the SDKs read ``retry-after-ms`` first."""
     milliseconds = max(1, math.ceil(seconds * 1000))
     return {
         "retry-after": str(math.ceil(milliseconds / 1000)),
@@ -139,41 +140,44 @@ def retry_headers(seconds: float) -> dict[str, str]:
 
 
 def missing_key() -> Refusal:
-    """No key in any place where one may stand."""
+    """The request has no key in any of the accepted headers."""
     return Refusal(
         "missing_api_key",
-        "No API key was given. Send it as `Authorization: Bearer <key>` or `api-key: <key>`.",
+        "The request has no API key. Send it as `Authorization: Bearer <key>` or `api-key: <key>`.",
     )
 
 
 def unknown_key() -> Refusal:
-    """A key that the control plane does not have; the key itself is never repeated."""
-    return Refusal("invalid_api_key", "The API key is not known here. Check the key you send.")
+    """The control plane does not have this key; the message never repeats it."""
+    return Refusal("invalid_api_key", "Unknown API key. Check the key that you send.")
 
 
 def encoded_body() -> Refusal:
-    """A compressed body, which the gateway does not read."""
-    return Refusal("unsupported_media_type", "Send the body without a `content-encoding`.")
+    """The body is compressed, which the gateway does not support."""
+    return Refusal(
+        "unsupported_media_type",
+        "Encoded request bodies are not supported. Send the body without a `content-encoding`.",
+    )
 
 
 def wrong_type(param: str, expected: str) -> Refusal:
-    """A parameter of the wrong JSON type."""
+    """A parameter has the wrong JSON type."""
     return Refusal("invalid_type", f"`{param}` must be {expected}.", param=param)
 
 
-def wrong_value(param: str, why: str) -> Refusal:
-    """A parameter of the right type that breaks one of its rules."""
-    return Refusal("invalid_value", f"`{param}` {why}.", param=param)
+def wrong_value(param: str, rule: str) -> Refusal:
+    """A parameter has the right type but breaks a rule, a predicate such as "must be 1"."""
+    return Refusal("invalid_value", f"`{param}` {rule}.", param=param)
 
 
-# -- what an upstream answered ---------------------------------------------------------------------
+# -- errors of upstreams ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamError:
-    """What an upstream's error body says, whatever its shape.
+    """The content of an upstream's error body, whatever its shape.
 
-    ``shaped`` tells that it already has OpenAI's shape: a message within an ``error``.
+    ``shaped``: it already has OpenAI's shape, a message inside ``error``.
     """
 
     message: str | None = None
@@ -188,7 +192,7 @@ class UpstreamError:
 def read_upstream_error(body: bytes) -> UpstreamError:
     """Read an error body: OpenAI's shape, Codex's ``detail``, or a bare ``code`` and ``message``.
 
-    Anything else, HTML included, gives an empty error.  Source: ``core/dialects/README.md``, the
+    Anything else, such as HTML, gives an empty error.  Source: ``core/dialects/README.md``, the
     errors of each upstream.
     """
     try:
@@ -206,7 +210,7 @@ def read_upstream_error(body: bytes) -> UpstreamError:
 
 
 def from_fields(fields: Mapping[str, object], *, shaped: bool = False) -> UpstreamError:
-    """An error from its names and values, whatever else stands among them."""
+    """An error from its fields; unknown fields are ignored."""
     return UpstreamError(
         message=_text(fields.get("message")),
         type=_text(fields.get("type")),
@@ -256,7 +260,7 @@ CLIENT_FAULTS: Final = frozenset(
         "integer_below_min_value",
     }
 )
-"""Codes and types, in lower case, that blame the call itself: no account would take it."""
+"""Codes and types, in lower case, that blame the call itself: every account would refuse it."""
 
 MISSING_MODEL: Final = frozenset(
     {"model_not_found", "deploymentnotfound", "deployment_not_found", "unknown_model"}
@@ -282,67 +286,68 @@ _STATUSES: Final[tuple[tuple[frozenset[str], int], ...]] = (
     (frozenset({"permission_error"}), 403),
     (frozenset({"invalid_request_error"}), 400),
 )
-"""The status that an error would have had, had it not come in a stream; read top to bottom."""
+"""The status for an error that came in a stream and so has none; the first match counts."""
 
 
 def codes(error: UpstreamError) -> set[str]:
-    """An error's code and type, in lower case."""
+    """The code and type of an error, in lower case."""
     return {text.lower() for text in (error.code, error.type) if text}
 
 
 def status_of(error: UpstreamError) -> int:
-    """The HTTP status of an error that came as an event; 500 where nothing is known of it."""
-    found = codes(error)
-    return next((status for known, status in _STATUSES if known & found), 500)
+    """The HTTP status for an error that came as an event; 500 if its codes are unknown."""
+    error_codes = codes(error)
+    return next((status for names, status in _STATUSES if names & error_codes), 500)
 
 
 def passed_on(status: int, body: bytes, error: UpstreamError) -> bytes:
-    """An upstream's error for the client: as it is in OpenAI's shape, else put into it.
+    """An upstream's error for the client: unchanged if in OpenAI's shape, else converted to it.
 
-    An error that lacks some of the four keys gets them, and keeps what else it says.
+    An error that lacks some of the four keys gets them, and keeps its other fields.
     """
-    kind = error.type or (_LIMIT if status == 429 else _API if status >= 500 else _INVALID)
+    type_ = error.type or (_LIMIT if status == 429 else _API if status >= 500 else _INVALID)
     if error.shaped:
-        said = orjson.loads(body)["error"]
-        if {"message", "type", "param", "code"} <= said.keys():
+        fields = orjson.loads(body)["error"]
+        if {"message", "type", "param", "code"} <= fields.keys():
             return body
-        ours = {"type": kind, "param": error.param, "code": error.code}
-        return orjson.dumps({"error": {**ours, **said}})
+        defaults = {"type": type_, "param": error.param, "code": error.code}
+        return orjson.dumps({"error": {**defaults, **fields}})
     message = error.message or (
-        f"The upstream refused the call: {error.code}."
+        f"The upstream refused the call with the error code {error.code}."
         if error.code and _IDENTIFIER.fullmatch(error.code)
-        else f"The upstream answered {status} without an error in JSON."
+        else f"The upstream answered with status {status} and no JSON error."
     )
-    return error_body(message, kind, error.param, error.code)
+    return error_body(message, type_, error.param, error.code)
 
 
 _TOKENS: Final = re.compile(
-    # Each begins where no token could go on: a run that fails is tried once, not at each hyphen.
+    # A match begins only at the start of a token, so a run that fails is tried once, not at
+    # each hyphen.
     r"(?i)(?<![\w-])"
     r"(?:bearer\s+[a-z0-9._~+/=-]{8,}|sk-[a-z0-9_-]{8,}|eyj[a-z0-9_-]{8,}\.[a-z0-9._-]+)"
 )
 _DATA_URLS: Final = re.compile(r"(?i)data:[a-z]+/[a-z0-9+.-]+(?:;[\w=.-]+)*;base64,[\w+/=-]*")
-# A run of base64 as long as this is no word, no id and no request id: it is content.
+# A base64 run this long is not a word, an id or a request id: it is content.
 _BASE64_RUNS: Final = re.compile(r"[A-Za-z0-9+/]{200,}={0,2}")
 _SHORT: Final = 6
-"""A secret or name with fewer characters may be part of other words, and goes only as a whole."""
+"""A shorter secret or name may be part of other words, so only whole words are replaced."""
 _LONG: Final = 16
-"""A code such as ``moderation_blocked`` is cut only for a secret of this length or as a whole."""
+"""In a code such as ``moderation_blocked``, a shorter secret is replaced only as a whole word."""
 _CODES: Final = frozenset({"code", "type"})
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _REDACTED: Final = "[redacted]"
 
 
 def scrub(body: bytes, secrets: Iterable[str]) -> bytes:
-    """JSON text of an error without ``secrets`` (account names among them), data URLs or base64.
+    """JSON text of an error without ``secrets`` (with account names), data URLs and base64.
 
-    Only the texts inside are changed, never the keys or the shape; what holds nothing of the kind
-    stays as it is, byte for byte.
+    Only string values change, never keys or shape; a body without any of these is returned
+    unchanged, byte for byte.
     """
-    words = sorted({secret for secret in secrets if secret}, key=len, reverse=True)
+    texts = sorted({secret for secret in secrets if secret}, key=len, reverse=True)
     always = [_TOKENS, _DATA_URLS, _BASE64_RUNS]
-    in_text = always + [_pattern(word, _SHORT) for word in words]
-    in_code = always + [_pattern(word, _LONG) for word in words]
+    in_text = always + [_pattern(text, _SHORT) for text in texts]
+    in_code = always + [_pattern(text, _LONG) for text in texts]
 
     def clean(value: object, name: str = "") -> object:
         if isinstance(value, str):
@@ -359,7 +364,7 @@ def scrub(body: bytes, secrets: Iterable[str]) -> bytes:
     return body if cleaned == value else orjson.dumps(cleaned)
 
 
-def _pattern(word: str, least: int) -> re.Pattern[str]:
-    """A word wherever it stands; one with fewer than ``least`` characters as a whole word only."""
-    escaped = re.escape(word)
-    return re.compile(escaped if len(word) >= least else rf"(?<![\w-]){escaped}(?![\w-])")
+def _pattern(text: str, min_length: int) -> re.Pattern[str]:
+    """Matches a text anywhere, or only as a whole word if shorter than ``min_length``."""
+    escaped = re.escape(text)
+    return re.compile(escaped if len(text) >= min_length else rf"(?<![\w-]){escaped}(?![\w-])")

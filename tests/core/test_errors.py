@@ -312,12 +312,12 @@ def test_any_bytes_can_be_read_as_an_error(body: bytes) -> None:
         (
             500,
             UpstreamError(),
-            ("The upstream answered 500 without an error in JSON.", "api_error", None, None),
+            ("The upstream answered with status 500 and no JSON error.", "api_error", None, None),
         ),
         (
             499,
             UpstreamError(),
-            ("The upstream answered 499 without an error in JSON.", _INVALID, None, None),
+            ("The upstream answered with status 499 and no JSON error.", _INVALID, None, None),
         ),
         (400, UpstreamError("m", "t", "p", "c"), ("m", "t", "p", "c")),
         (503, UpstreamError("m", code="c"), ("m", "api_error", None, "c")),

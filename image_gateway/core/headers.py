@@ -1,7 +1,7 @@
-"""Headers, both ways, by allow-list; and the few facts a header can tell.
+"""Headers: allow-lists for both directions, and readers for the few headers the gateway uses.
 
-Nothing passes because nobody thought of it: what is not named here stays behind, cookies,
-``x-stainless-*``, authorization and hop-by-hop headers among it.  Names are lower case.
+Only headers named here are forwarded, so cookies, ``x-stainless-*``, authorization and hop-by-hop
+headers never are.  Names are lower case.
 """
 
 import ipaddress
@@ -19,7 +19,7 @@ TO_CLIENT_PREFIXES: Final = ("x-ratelimit-",)
 RETRY: Final = frozenset({"retry-after", "retry-after-ms"})
 
 LONGEST_WAIT: Final = 7 * 24 * 3600.0
-"""Seconds; Codex's longest window is a week, and a larger number is a mistake."""
+"""Seconds; Codex's longest window is a week, so a larger number is an error."""
 
 _SESSION: Final = ("session_id", "session-id", "conversation_id", "x-session-id")
 
@@ -33,9 +33,9 @@ _MOST_DIGITS: Final = 18
 
 
 class Headers:
-    """The headers of one request: look-up by lower-case name, first value wins.
+    """The headers of one request, by lower-case name; the first value wins.
 
-    Bytes are taken as latin-1, as ASGI gives them.
+    Names and values, bytes in ASGI, are decoded as latin-1.
     """
 
     __slots__ = ("_values",)
@@ -50,7 +50,7 @@ class Headers:
         return f"<Headers {sorted(self._values)}>"
 
     def get(self, name: str) -> str | None:
-        """The first value, None where there is none."""
+        """The first value, None if the header is absent."""
         values = self._values.get(name)
         return values[0] if values else None
 
@@ -59,7 +59,7 @@ class Headers:
         return self._values.get(name, [])
 
     def named(self, names: frozenset[str], prefixes: tuple[str, ...]) -> dict[str, str]:
-        """Those on an allow-list of names and prefixes."""
+        """The headers on an allow-list of names and prefixes; repeated values are joined."""
         return {
             name: ", ".join(values)
             for name, values in self._values.items()
@@ -69,7 +69,7 @@ class Headers:
 
 
 def secret(headers: Headers) -> str | None:
-    """The key: ``Authorization: Bearer`` before ``api-key``, which Azure's clients send."""
+    """The API key: ``Authorization: Bearer`` before ``api-key``, which Azure's clients send."""
     scheme, _, token = (headers.get("authorization") or "").partition(" ")
     if scheme.lower() == "bearer" and token.strip():
         return token.strip()
@@ -77,32 +77,32 @@ def secret(headers: Headers) -> str | None:
 
 
 def session(headers: Headers) -> str | None:
-    """The session that a client says its call belongs to; None where it says nothing."""
+    """The session that the client names for its call; None if it names none."""
     return next((value for name in _SESSION if (value := headers.get(name))), None)
 
 
 def media_type(value: str | None) -> str:
-    """``application/json`` of ``Application/JSON; charset=utf-8``; empty where there is none."""
+    """``application/json`` for ``Application/JSON; charset=utf-8``; empty if there is none."""
     return (value or "").partition(";")[0].strip().lower()
 
 
 def content_length(headers: Headers) -> int | None:
-    """The announced length in bytes, None where the body is chunked or absent."""
+    """The declared length in bytes, None if the body is chunked or absent."""
     return whole(headers.get("content-length"))
 
 
 def whole(value: str | None) -> int | None:
-    """A header's value as a whole number, None for anything else."""
+    """A header value as a whole number, None for anything else."""
     if value is None or len(value) > _MOST_DIGITS or not (value.isascii() and value.isdigit()):
         return None
     return int(value)
 
 
 def client_address(peer: str | None, headers: Headers, trusted: tuple[Network, ...]) -> str | None:
-    """Who called: the last address that no trusted proxy reported of another trusted proxy.
+    """The client's address: the last one that is not a trusted proxy.
 
-    ``X-Forwarded-For`` counts only when the peer itself is in ``trusted``; read from the right,
-    for what stands further left may have been written by anybody.
+    ``X-Forwarded-For`` counts only if the peer itself is in ``trusted``; it is read from the right,
+    because anybody may have written the addresses further left.
     """
     address = peer
     forwarded = ",".join(headers.all("x-forwarded-for")).split(",")[-_MOST_FORWARDED:]
@@ -116,18 +116,18 @@ def client_address(peer: str | None, headers: Headers, trusted: tuple[Network, .
 
 
 def is_trusted(address: str, trusted: tuple[Network, ...]) -> bool:
-    """Whether an address lies in one of the networks."""
+    """Whether an address is in one of the networks."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return False
     if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
-        parsed = parsed.ipv4_mapped  # how a dual-stack socket shows an IPv4 peer
+        parsed = parsed.ipv4_mapped  # how a dual-stack socket reports an IPv4 peer
     return any(parsed in network for network in trusted)
 
 
 def to_client(upstream: Mapping[str, str]) -> dict[str, str]:
-    """What of an upstream's answer goes on to the client."""
+    """The headers of an upstream's answer to forward to the client."""
     return {
         name: value
         for name, value in upstream.items()
@@ -136,7 +136,7 @@ def to_client(upstream: Mapping[str, str]) -> dict[str, str]:
 
 
 def to_client_with_error(upstream: Mapping[str, str]) -> dict[str, str]:
-    """What of a failed answer goes on: when to come again, and how much is left."""
+    """The headers of a failed answer to forward: when to retry, and the remaining limits."""
     return {
         name: value
         for name, value in upstream.items()
@@ -145,23 +145,23 @@ def to_client_with_error(upstream: Mapping[str, str]) -> dict[str, str]:
 
 
 def is_sendable(value: str) -> bool:
-    """Whether a value can stand in a header of ours; one that cannot is left out, not repaired."""
+    """Whether a header may have this value; otherwise the header is dropped, not repaired."""
     return value.isascii() and (value.isprintable() or not value)
 
 
 def named_wait(
     upstream: Mapping[str, str], error: UpstreamError, now: float, *, limited: bool
 ) -> float | None:
-    """Seconds that an answer asks us to wait, None where it names none.
+    """Seconds to wait according to an answer, None if it names no wait.
 
-    ``now`` is the time in seconds since 1970, for an error that names a moment.  Read in the order
-    of exactness: ``retry-after-ms``, ``retry-after`` (its date form is not used by these
-    upstreams), the error's ``resets_in_seconds`` or ``resets_at``.  Where the answer is about a
-    limit (``limited``), then what is used up of ``x-ratelimit-*``.
+    ``now`` is the time in seconds since 1970, for an error with a ``resets_at``.  The most exact
+    source counts: ``retry-after-ms``, ``retry-after`` (these upstreams do not use its date form),
+    then ``resets_in_seconds`` or ``resets_at`` of the error.  If the answer is about a limit
+    (``limited``), the last source is the latest reset of a used-up ``x-ratelimit-*`` limit.
     """
     wait = _named_wait(upstream, error, now)
     if wait is None and limited:
-        wait = _used_up(upstream)
+        wait = _rate_limit_reset(upstream)
     return None if wait is None else min(max(wait, 0.0), LONGEST_WAIT)
 
 
@@ -177,11 +177,11 @@ def _named_wait(upstream: Mapping[str, str], error: UpstreamError, now: float) -
     return None
 
 
-def _used_up(upstream: Mapping[str, str]) -> float | None:
+def _rate_limit_reset(upstream: Mapping[str, str]) -> float | None:
     resets = [
         seconds
-        for name, left in upstream.items()
-        if name.startswith(_REMAINING) and number(left) == 0
+        for name, remaining in upstream.items()
+        if name.startswith(_REMAINING) and number(remaining) == 0
         if (seconds := _duration(upstream.get(_RESET + name.removeprefix(_REMAINING)))) is not None
     ]
     return max(resets, default=None)
@@ -200,7 +200,7 @@ def _duration(text: str | None) -> float | None:
 
 
 def number(text: str | None) -> float | None:
-    """A header's value as a number that is zero or more; None for anything else."""
+    """A header value as a number of at least zero; None for anything else."""
     try:
         value = float(text or "")
     except ValueError:

@@ -1,8 +1,8 @@
-"""Rows of the contract's views, read once and strictly.
+"""Strict parsers for rows of the contract's views.
 
 ``key_from_row`` and ``account_from_row`` take a row of the views (``sql/README.md``, "The
-contract") and raise ``RowError`` where a row breaks the contract, so that no other module ever asks
-whether a value is sane.  What an account of a dialect needs is in the dialect's record.
+contract") and raise ``RowError`` if it breaks the contract, so no other module has to check its
+values again.  The record of each dialect says what its accounts need.
 """
 
 import base64
@@ -29,14 +29,14 @@ from image_gateway.core.model import (
 )
 
 MOST_RETRIES: Final = 10
-"""Of one account for one request; a larger number counts as this one."""
+"""Retries on one account per request; a larger number counts as this one."""
 PROXY_SCHEMES: Final = frozenset({"http", "https", "socks5", "socks5h"})
 _LONGEST_SOCKS_TEXT: Final = 255
 """RFC 1929, 2."""
 
 
 class RowError(ValueError):
-    """A row of the control plane breaks the contract; the message names the column, no value."""
+    """A row breaks the contract; the message names the column, never the value."""
 
 
 ViewRow = Mapping[str, object]
@@ -46,7 +46,7 @@ def key_from_row(row: ViewRow) -> Key:
     """A key from a row of ``image_gateway.keys``; raises ``RowError``."""
     strategy = _optional_text(row, "route_strategy") or "auto"
     if strategy not in {"fixed", "auto"}:
-        raise RowError("route_strategy is neither fixed nor auto")
+        raise RowError("route_strategy must be fixed or auto")
     allowed = _optional_texts(row, "allowed_models")
     accounts = _optional_texts(row, "account_names")
     return Key(
@@ -71,27 +71,27 @@ def account_from_row(row: ViewRow) -> Account:
     """An account from a row of ``image_gateway.accounts``; raises ``RowError``."""
     dialect = DIALECTS.get(_text(row, "dialect"))
     if dialect is None:
-        raise RowError(f"dialect is none of {', '.join(DIALECTS)}")
+        raise RowError(f"dialect must be one of {', '.join(DIALECTS)}")
     slots = _optional_integer(row, "image_max_concurrency")
     slots = DEFAULT_SLOTS if slots is None else slots
     if not 1 <= slots <= MOST_SLOTS:
-        raise RowError(f"image_max_concurrency is not in 1..{MOST_SLOTS}")
+        raise RowError(f"image_max_concurrency must be from 1 to {MOST_SLOTS}")
     base_url = _optional_text(row, "base_url")
     if base_url is None and dialect.base_url is None:
-        raise RowError(f"base_url is null, and {dialect.described} needs one")
+        raise RowError(f"base_url is missing: {dialect.described} needs one")
     if base_url is not None:
         require_url(base_url, "base_url", HTTP_SCHEMES)
     route = _optional_text(row, "codex_route") or "direct"
     if route not in {"direct", "responses"}:
-        raise RowError("codex_route is neither direct nor responses")
+        raise RowError("codex_route must be direct or responses")
     client_version = _optional_text(row, "client_version")
     weight = _optional_number(row, "routing_weight")
     weight = 1.0 if weight is None else weight
     if not 0 < weight < float("inf"):
-        raise RowError("routing_weight is not above zero")
+        raise RowError("routing_weight must be above 0 and finite")
     blocked = row.get("blocked_until")
     if blocked is not None and not (isinstance(blocked, datetime) and blocked.tzinfo is not None):
-        raise RowError("blocked_until is no timestamp with time zone")
+        raise RowError("blocked_until must be a timestamp with time zone")
     return Account(
         account_name=_text(row, "account_name"),
         dialect=dialect.name,
@@ -117,7 +117,7 @@ def account_from_row(row: ViewRow) -> Account:
 
 
 def _credential(row: ViewRow) -> Credential | None:
-    """The accepted shapes: flat, camelCase, or nested under ``tokens`` and ``account``."""
+    """Accepts three shapes: flat, camelCase, or nested under ``tokens`` and ``account``."""
     value = _optional_object(row, "credential")
     if value is None:
         return None
@@ -152,12 +152,12 @@ def _credential(row: ViewRow) -> Credential | None:
 
 def _header_safe(text: str, column: str) -> str:
     if not (text.isascii() and text.isprintable()):
-        raise RowError(f"{column} holds characters that no header can carry")
+        raise RowError(f"{column} must be printable ASCII, because it is sent in a header")
     return text
 
 
 def token_expiry(token: str) -> float | None:
-    """The ``exp`` of a JWT in seconds since 1970, None for a token that is none (RFC 7519)."""
+    """The ``exp`` of a JWT in seconds since 1970, None if the token is not a JWT (RFC 7519)."""
     parts = token.split(".")
     if len(parts) != 3:
         return None
@@ -177,12 +177,16 @@ def _proxy(row: ViewRow) -> Proxy | None:
     require_url(url, "proxy_url", PROXY_SCHEMES)
     username = _optional_text(row, "proxy_username")
     if username is not None and ":" in username:
-        raise RowError("proxy_username holds a colon, which no proxy could tell from the password")
+        raise RowError(
+            "proxy_username must not contain a colon, which separates it from the password"
+        )
     password = _optional_text(row, "proxy_password")
     if username is not None and not url.startswith(tuple(HTTP_SCHEMES)):
         for column, value in (("proxy_username", username), ("proxy_password", password or "")):
             if not (value.isascii() and 1 <= len(value) <= _LONGEST_SOCKS_TEXT):
-                raise RowError(f"{column} is not what SOCKS takes: 1 to 255 ASCII characters")
+                raise RowError(
+                    f"{column} of a SOCKS proxy must be 1 to {_LONGEST_SOCKS_TEXT} ASCII characters"
+                )
     return Proxy(
         url=url,
         username=None if username is None else Secret(username),
@@ -191,19 +195,19 @@ def _proxy(row: ViewRow) -> Proxy | None:
 
 
 def require_url(text: str, column: str, schemes: frozenset[str]) -> None:
-    """A URL with a host, a sane port, no user and no password; raises ``RowError``."""
+    """Requires a URL with a host, a valid port, no user and no password; raises ``RowError``."""
     try:
         parts = urlsplit(text)
-        usable = parts.scheme in schemes and bool(parts.hostname) and (parts.port or 1) > 0
+        is_valid = parts.scheme in schemes and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
-        usable = False
+        is_valid = False
     else:
         if parts.username is not None or parts.password is not None:
             raise RowError(
-                f"{column} holds a user name or password; they have columns of their own"
+                f"{column} must not contain a user name or password; they have their own columns"
             )
-    if not usable or not text.isascii() or not text.isprintable() or " " in text:
-        raise RowError(f"{column} is no {' or '.join(sorted(schemes))} URL")
+    if not is_valid or not text.isascii() or not text.isprintable() or " " in text:
+        raise RowError(f"{column} must be a valid {' or '.join(sorted(schemes))} URL")
 
 
 def _mapping(value: object) -> Mapping[str, object]:
@@ -221,7 +225,7 @@ def _flag(row: ViewRow, column: str) -> bool:
 def _text(row: ViewRow, column: str) -> str:
     value = _optional_text(row, column)
     if not value:
-        raise RowError(f"{column} is empty")
+        raise RowError(f"{column} must not be empty")
     return value
 
 
@@ -229,7 +233,7 @@ def _optional_text(row: ViewRow, column: str) -> str | None:
     value = row.get(column)
     if value is None or isinstance(value, str):
         return value or None
-    raise RowError(f"{column} is no text")
+    raise RowError(f"{column} must be text")
 
 
 def _optional_texts(row: ViewRow, column: str) -> Sequence[str] | None:
@@ -237,27 +241,27 @@ def _optional_texts(row: ViewRow, column: str) -> Sequence[str] | None:
     if value is None:
         return None
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise RowError(f"{column} is no array of text")
+        raise RowError(f"{column} must be an array of text")
     return value
 
 
 def _optional_names(row: ViewRow, column: str) -> Mapping[str, str] | None:
     value = _optional_object(row, column)
     if value is not None and not all(isinstance(item, str) for item in value.values()):
-        raise RowError(f"{column} is no JSON object of names")
+        raise RowError(f"{column} must be a JSON object whose values are strings")
     return cast("Mapping[str, str] | None", value)
 
 
 def _optional_object(row: ViewRow, column: str) -> Mapping[str, object] | None:
-    """A jsonb column, which comes as text: one row's broken JSON must not cost all the others."""
+    """A jsonb column, read as text, so that malformed JSON in one row affects no other row."""
     value = row.get(column)
     if isinstance(value, str):
         try:
             value = orjson.loads(value)
         except orjson.JSONDecodeError:
-            raise RowError(f"{column} is no JSON that can be read") from None
+            raise RowError(f"{column} must be valid JSON") from None
     if value is not None and not isinstance(value, Mapping):
-        raise RowError(f"{column} is no JSON object")
+        raise RowError(f"{column} must be a JSON object")
     return value
 
 
@@ -266,15 +270,15 @@ def _optional_integer(row: ViewRow, column: str) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int):
-        raise RowError(f"{column} is no integer")
+        raise RowError(f"{column} must be an integer")
     return value
 
 
 def _optional_limit(row: ViewRow, column: str) -> int | None:
-    """A limit, None where null or 0 say that there is none."""
+    """A limit; null and 0 mean no limit and give None."""
     value = _optional_integer(row, column)
     if value is not None and value < 0:
-        raise RowError(f"{column} is below zero")
+        raise RowError(f"{column} must be at least 0")
     return value or None
 
 
@@ -283,5 +287,5 @@ def _optional_number(row: ViewRow, column: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or isnan(value):
-        raise RowError(f"{column} is no number")
+        raise RowError(f"{column} must be a number")
     return float(value)

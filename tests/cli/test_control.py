@@ -650,7 +650,7 @@ def test_a_broken_account_is_told_with_its_problem_and_may_be_disabled(
     plane.add_account("odd", "https://user:hush@example.com")
     for form in ((), ("--json",)):
         done = control("account", "list", *form)
-        assert "base_url holds a user name or password" in done.out
+        assert "base_url must not contain a user name or password" in done.out
         assert "hush" not in done.out
     assert control("account", "disable", "odd", "--json").json["status"] == "disabled"
 

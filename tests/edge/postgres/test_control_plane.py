@@ -1222,7 +1222,7 @@ async def test_check_finds_nothing_to_say_of_the_reader(plane: Plane) -> None:
     assert findings.accounts == 2
     assert [account.account_name for account in findings.sound_accounts] == ["a"]
     assert findings.broken_accounts == (
-        "account b: credential holds characters that no header can carry",
+        "account b: credential must be printable ASCII, because it is sent in a header",
     )
     assert findings.writable == ()
 

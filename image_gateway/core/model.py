@@ -1,7 +1,7 @@
-"""The control plane's values: keys, accounts, credentials; frozen, and valid once built.
+"""The values of the control plane: keys, accounts, credentials; frozen, and valid once built.
 
-They are built from rows by ``core.rows``.  Secrets are wrapped: a ``Secret`` never shows in a
-``repr``, a log or an error.
+``core.rows`` builds them from rows.  Secrets are wrapped: a ``Secret`` never appears in a ``repr``,
+a log or an error.
 """
 
 from collections.abc import Mapping
@@ -12,13 +12,13 @@ from typing import Final, Literal
 RouteStrategy = Literal["fixed", "auto"]
 
 DEFAULT_SLOTS: Final = 3
-"""Image calls in flight for an account that names no number."""
+"""Image calls in flight for an account without ``image_max_concurrency``."""
 MOST_SLOTS: Final = 1024
 HTTP_SCHEMES: Final = frozenset({"http", "https"})
 
 
 class Secret:
-    """A string that does not show itself."""
+    """A string that its ``repr`` does not contain."""
 
     __slots__ = ("_value",)
 
@@ -35,13 +35,13 @@ class Secret:
         return hash(self._value)
 
     def reveal(self) -> str:
-        """The value, for the one place that puts it on a wire."""
+        """The value, to be sent upstream or scrubbed from errors."""
         return self._value
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One API key: who it is, what it may do."""
+    """One API key: its identity and its permissions."""
 
     key_hash: str = field(repr=False)
     key_id: str
@@ -61,7 +61,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """What signs a call.  ``expires_at`` is the token's own ``exp`` in seconds since 1970."""
+    """What signs a call.  ``expires_at`` is the ``exp`` of the token in seconds since 1970."""
 
     token: Secret
     kind: Literal["access_token", "api_key"]
@@ -72,7 +72,7 @@ class Credential:
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """An account's way out."""
+    """The proxy for all calls of an account."""
 
     url: str
     username: Secret | None = None
@@ -81,7 +81,7 @@ class Proxy:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """One upstream account or deployment; ``credential`` is None where it holds none we can use."""
+    """One upstream account or deployment; ``credential`` is None if it has no usable one."""
 
     account_name: str
     dialect: str
@@ -103,26 +103,26 @@ class Account:
     blocked_until: datetime | None
 
     def signed_by(self) -> Credential:
-        """What signs a call; routing asks no account without it (``core.routing.ranking``)."""
+        """What signs a call; ``core.routing.ranking`` never selects an account without it."""
         if self.credential is None:
-            raise ValueError("an account without a credential was asked to sign a call")
+            raise ValueError("an account without a credential was selected for a call")
         return self.credential
 
     def secrets(self) -> list[str]:
-        """What must never be seen of this account, for scrubbing."""
-        found: list[str] = []
+        """The values of this account to scrub from errors."""
+        values: list[str] = []
         if self.credential is not None:
-            found.append(self.credential.token.reveal())
+            values.append(self.credential.token.reveal())
             if self.credential.account_id is not None:
-                found.append(self.credential.account_id)
+                values.append(self.credential.account_id)
         if self.proxy is not None:
-            found += [part.reveal() for part in (self.proxy.username, self.proxy.password) if part]
-        return found
+            values += [part.reveal() for part in (self.proxy.username, self.proxy.password) if part]
+        return values
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What one request works on to its end: its key and the accounts as they were at its start."""
+    """The key and accounts of one request, as they were when it started."""
 
     key: Key
     accounts: Mapping[str, Account]

@@ -1,7 +1,7 @@
-"""Reading values that somebody else wrote: JSON of upstreams, records in a file, names in a body.
+"""Readers for untrusted values: JSON of upstreams, records in a file, names in a body.
 
-Each function takes whatever there may be and gives a value of the wanted type, or None: what is not
-of its type is not known.
+Each function takes any value and returns it if it has the expected type, else None (``mapping``: an
+empty one).
 """
 
 import math
@@ -15,17 +15,17 @@ _NAMELESS: Final = "(a name that is none)"
 
 
 def mapping(value: object) -> Mapping[str, object]:
-    """The fields of a JSON object; none where it is not one."""
+    """The fields of a JSON object; empty for anything else."""
     return value if isinstance(value, Mapping) else {}
 
 
 def text(value: object) -> str | None:
-    """A text."""
+    """A string."""
     return value if isinstance(value, str) else None
 
 
 def count(value: object, most: int | None = None) -> int | None:
-    """A whole number from 0 on, up to ``most``; true and false are not numbers."""
+    """A whole number from 0 to ``most``; true and false are not numbers."""
     if type(value) is not int or value < 0:
         return None
     return value if most is None or value <= most else None
@@ -39,22 +39,22 @@ def number(value: object) -> float | None:
 
 
 def moment(value: object, *, assume_utc: bool = False) -> datetime | None:
-    """A time in ISO 8601, in UTC; one without an offset counts only where UTC is assumed."""
+    """An ISO 8601 time, converted to UTC; without an offset only if ``assume_utc``."""
     try:
-        found = datetime.fromisoformat(value) if isinstance(value, str) else None
-        if found is None:
+        time = datetime.fromisoformat(value) if isinstance(value, str) else None
+        if time is None:
             return None
-        if found.tzinfo is None:
-            return found.replace(tzinfo=UTC) if assume_utc else None
-        return found.astimezone(UTC)  # Postgres does not know an offset of 16 hours
+        if time.tzinfo is None:
+            return time.replace(tzinfo=UTC) if assume_utc else None
+        return time.astimezone(UTC)  # Postgres refuses an offset of 16 hours or more
     except (ValueError, OverflowError):
         return None
 
 
 def shown_name(name: str) -> str:
-    """A parameter's name for a message.
+    """A parameter name that is safe in a message.
 
-    What does not look like a name may be content that slipped out of its quotes: it is not
-    repeated.
+    A text that does not look like a name may be content, for example after a missing quote, so it
+    is not repeated.
     """
     return name if _NAME.fullmatch(name) else _NAMELESS

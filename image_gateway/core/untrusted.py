@@ -24,11 +24,11 @@ def text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def count(value: object, most: int | None = None) -> int | None:
-    """A whole number from 0 to ``most``; true and false are not numbers."""
+def count(value: object, maximum: int | None = None) -> int | None:
+    """A whole number from 0 to ``maximum``; true and false are not numbers."""
     if type(value) is not int or value < 0:
         return None
-    return value if most is None or value <= most else None
+    return value if maximum is None or value <= maximum else None
 
 
 def number(value: object) -> float | None:

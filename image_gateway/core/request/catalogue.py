@@ -107,8 +107,8 @@ def _parameter(name: str, table: Mapping[str, object]) -> Parameter:
         needs=None
         if needs is None
         else {
-            other: tuple(cast("Sequence[Scalar]", values))
-            for other, values in _table(needs, f"{name}.needs").items()
+            parameter: tuple(cast("Sequence[Scalar]", values))
+            for parameter, values in _table(needs, f"{name}.needs").items()
         },
     )
 

@@ -68,7 +68,7 @@ def from_json(
         if "image" in values:
             raise Refusal(
                 "unknown_parameter",
-                "Unknown parameter `image`. In JSON, send the pictures of an edit as `images`.",
+                "A JSON edit does not accept `image`. Send its pictures as `images`.",
                 param="image",
             )
         raise Refusal(
@@ -114,7 +114,7 @@ def from_parts(
         if not takes_pictures:
             raise Refusal(
                 "unknown_parameter",
-                f"Unknown parameter `{name}`. Send pictures to /v1/images/edits.",
+                f"This endpoint does not accept `{name}`. Send pictures to /v1/images/edits.",
                 param=name,
             )
         # ``image`` and ``image[]`` keep their names; ``mask`` and ``markup`` may come only once.
@@ -161,7 +161,7 @@ def _decode(name: str, text: bytes) -> str:
 
 def _put(values: dict[str, object], name: str, text: str, catalogue: Catalogue) -> None:
     """Add one typed field to ``values``; ``svg[model]`` goes into the mapping at ``svg``."""
-    shown = shown_name(name)
+    safe_name = shown_name(name)
     target, key, value = values, name, _typed(name, text, catalogue)
     nested = _NESTED.fullmatch(name)
     if nested is not None:
@@ -170,10 +170,10 @@ def _put(values: dict[str, object], name: str, text: str, catalogue: Catalogue) 
                 break
             nested_values = target.setdefault(outer, {})
             if not isinstance(nested_values, dict):
-                raise wrong_value(shown, "was sent twice; send it once")
+                raise wrong_value(safe_name, "was sent twice; send it once")
             target, key = nested_values, inner
     if key in target:
-        raise wrong_value(shown, "was sent twice; send it once")
+        raise wrong_value(safe_name, "was sent twice; send it once")
     target[key] = value
 
 

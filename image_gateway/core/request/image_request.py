@@ -156,9 +156,11 @@ def _check_parameters(
             _check_parameter(parameter, value)
         elif name not in rules.forward_parameters:
             advice = _ADVICE.get(name, "Leave it out.")
-            shown = shown_name(name)
+            safe_name = shown_name(name)
             raise Refusal(
-                "unknown_parameter", f"Unknown parameter `{shown}`. {advice}", param=shown
+                "unknown_parameter",
+                f"This endpoint does not accept `{safe_name}`. {advice}",
+                param=safe_name,
             )
         elif json_skeleton.contains_placeholder(value):
             raise wrong_value(

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from image_gateway.core import untrusted
 from image_gateway.core.dialects import DIALECTS
 from image_gateway.core.model import (
     DEFAULT_SLOTS,
@@ -121,8 +122,8 @@ def _credential(row: ViewRow) -> Credential | None:
     value = _optional_object(row, "credential")
     if value is None:
         return None
-    tokens = _mapping(value.get("tokens"))
-    account = _mapping(value.get("account"))
+    tokens = untrusted.mapping(value.get("tokens"))
+    account = untrusted.mapping(value.get("account"))
     access_token = _first_text(
         value.get("access_token"),
         value.get("accessToken"),
@@ -208,10 +209,6 @@ def require_url(text: str, column: str, schemes: frozenset[str]) -> None:
             )
     if not is_valid or not text.isascii() or not text.isprintable() or " " in text:
         raise RowError(f"{column} must be a valid {' or '.join(sorted(schemes))} URL")
-
-
-def _mapping(value: object) -> Mapping[str, object]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _first_text(*values: object) -> str | None:

@@ -35,7 +35,7 @@ class Secret:
         return hash(self._value)
 
     def reveal(self) -> str:
-        """The value, to be sent upstream or scrubbed from errors."""
+        """The value, for code that sends it, uses it as a key, or scrubs it from errors."""
         return self._value
 
 
@@ -61,7 +61,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """What signs a call.  ``expires_at`` is the ``exp`` of the token in seconds since 1970."""
+    """Signs a call.  ``expires_at`` is the ``exp`` of the token in seconds since 1970."""
 
     token: Secret
     kind: Literal["access_token", "api_key"]
@@ -103,7 +103,7 @@ class Account:
     blocked_until: datetime | None
 
     def signed_by(self) -> Credential:
-        """What signs a call; ``core.routing.ranking`` never selects an account without it."""
+        """The credential for a call; routing never selects an account without one."""
         if self.credential is None:
             raise ValueError("an account without a credential was selected for a call")
         return self.credential

@@ -77,7 +77,8 @@ class AccountCalls:
                 return result
             # An upstream that is a pool itself: its next member may do better.
             result.record.action = Action.RETRY
-            retries -= 1
+            retries, reread = retries - 1, False
+            self._context.record.enter(Phase.SENT)
             await asyncio.sleep(AGAIN_SECONDS)
 
     def salvage(self) -> Finish | None:

@@ -199,9 +199,7 @@ class AttemptRunner:
             return AttemptOutcome(Stage.CONNECT, dialect, reason="ProxyRefused"), b""
         body = await response.read(_ERROR_BYTES, _ERROR_SECONDS)
         error = errors.read_upstream_error(body)
-        wait = dialects.named_wait(
-            dialect, response.headers, error, time.time(), limited=status == 429
-        )
+        wait = dialects.named_wait(response.headers, error, time.time(), limited=status == 429)
         media_type = headers.media_type(response.headers.get("content-type"))
         outcome = AttemptOutcome(
             Stage.ANSWER,

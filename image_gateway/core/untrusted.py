@@ -33,9 +33,12 @@ def count(value: object, maximum: int | None = None) -> int | None:
 
 def number(value: object) -> float | None:
     """A finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # an integer beyond all floats
+        return None
 
 
 def moment(value: object, *, assume_utc: bool = False) -> datetime | None:

@@ -23,7 +23,7 @@ async def pass_on(
             downstream.watch(),
             text_api.post(downstream.target, downstream.pairs, spool) as answer,
         ):
-            record.enter(Phase.DELIVERED)
+            record.enter(Phase.ANSWERED)
             await downstream.pass_on(answer.status, answer.headers)
             async for chunk in answer.chunks():
                 await downstream.send(chunk)

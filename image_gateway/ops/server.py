@@ -139,7 +139,7 @@ class _Page:
             if scope["method"] not in {"GET", "HEAD"}:
                 refusal = Refusal(
                     "method_not_allowed",
-                    "OpsApp pages are read with GET.",
+                    "Ops pages are read with GET.",
                     headers={"allow": "GET"},
                 )
                 await downstream.answer(

@@ -409,6 +409,7 @@ DECLARE
     payload text := left('account:' || OLD.account_name, 1900);
 BEGIN
     IF TG_OP = 'UPDATE' THEN
+        OLD.last_error := NEW.last_error; -- the gateway does not read it
         IF OLD IS NOT DISTINCT FROM NEW THEN
             RETURN NULL;
         END IF;

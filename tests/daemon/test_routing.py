@@ -115,6 +115,31 @@ async def test_a_pool_that_goes_on_failing_is_left_for_the_next_account_and_cool
         assert pair.counts == (2, 2)
 
 
+async def test_each_call_to_a_pool_may_heal_a_401_with_a_renewed_credential(
+    gateway: Gateway, shared_plane: Plane
+) -> None:
+    async with ScriptedUpstream() as first, ScriptedUpstream() as second:
+        pair = make_pair(gateway, shared_plane, first, second)
+        where = {"account_name": pair.account}
+        shared_plane.update("accounts", where, same_account_retries=1)
+
+        async def renews_at_the_second_call(call: Call) -> None:
+            if call.headers["authorization"] == "Bearer renewed":
+                await draws(call)
+                return
+            if len(first.calls) == 2:
+                credential = {"access_token": "renewed"}
+                await asyncio.to_thread(
+                    shared_plane.update, "accounts", where, credential=credential
+                )
+            await call.answer(401, {"detail": "expired"})
+
+        first.script = renews_at_the_second_call
+        assert (await pair.post(PROMPT))[0] == 200
+        assert pair.counts == (3, 0)
+        assert await pair.actions() == ["retry", "reread", "deliver"]
+
+
 async def test_what_may_have_been_made_is_not_asked_for_again_by_a_pool_either(
     gateway: Gateway, shared_plane: Plane
 ) -> None:

@@ -125,6 +125,6 @@ def failed(
         event.status,
         error=event.error,
         wait=dialects.named_wait(
-            dialect, response.headers, event.error, time.time(), limited=event.status == 429
+            response.headers, event.error, time.time(), limited=event.status == 429
         ),
     )

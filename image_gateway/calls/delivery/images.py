@@ -44,9 +44,9 @@ class BodyPassthrough(Delivery[ImageRequest]):
             first_seconds = context.first_seconds(until)
             async for chunk in response.chunks(first_seconds, context.idle_seconds):
                 if not has_begun:
-                    has_begun = True
-                    context.record.enter(Phase.ARRIVING)
                     await downstream.start(response.status, sent)
+                    has_begun = True
+                context.record.enter(Phase.ARRIVING)
                 meter.feed(chunk)
                 left = None if left is None else left - len(chunk)
                 out = chunk if urls is None else urls.feed(chunk)
@@ -125,7 +125,7 @@ class StreamPassthrough(Delivery[ImageRequest]):
         if event.kind is EventKind.PICTURE:
             self._pictures += 1
             self._usage = events.add_usage(self._usage, event.usage)
-            record.made = Made.of(self._pictures, self._usage, event.picture)
+            record.made = Made.of(self._pictures, self._usage, event.picture, record.made)
 
 
 class SyntheticStream(Delivery[ImageRequest]):

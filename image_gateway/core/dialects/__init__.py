@@ -36,17 +36,18 @@ DIALECTS: Final[dict[str, Dialect]] = {
 
 
 def named_wait(
-    name: str, upstream: Mapping[str, str], error: UpstreamError, now: float, *, limited: bool
+    upstream: Mapping[str, str], error: UpstreamError, now: float, *, limited: bool
 ) -> float | None:
-    """Seconds that an answer of a dialect asks us to wait, None where it names none.
+    """Seconds that an answer asks us to wait, None where it names none.
 
     ``now`` is the time in seconds since 1970.  Where the answer is about a limit (``limited``), and
-    names no time itself, a budget window that is used up does.
+    names no time itself, a budget window that is used up does.  Any upstream may be a pool in front
+    of Codex that passes on its windows.
     """
     wait = headers.named_wait(upstream, error, now, limited=limited)
     if wait is not None or not limited:
         return wait
-    for window in DIALECTS[name].budget_windows(upstream, now).values():
+    for window in codex.budget_windows(upstream, now).values():
         if window.used_percent >= 100 and window.seconds_left is not None:
             return min(window.seconds_left, headers.LONGEST_WAIT)
     return None

@@ -92,9 +92,22 @@ class Made:
     quality: str | None = None
 
     @classmethod
-    def of(cls, pictures: int, usage: object, first: Mapping[str, object]) -> Self:
-        """``first`` says size and quality: the first picture, or the answer as a whole."""
-        return cls(pictures, sums(usage), _text(first, "size"), _text(first, "quality"))
+    def of(
+        cls,
+        pictures: int,
+        usage: object,
+        source: Mapping[str, object],
+        before: "Made | None" = None,
+    ) -> Self:
+        """``source`` says size and quality: a picture, or the answer as a whole; where it does not,
+        what was known ``before`` holds.
+        """
+        return cls(
+            pictures,
+            sums(usage),
+            _text(source, "size") or (None if before is None else before.size),
+            _text(source, "quality") or (None if before is None else before.quality),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,17 +192,19 @@ class RecordBuilder:
             body_ms=timeline.milliseconds(Phase.AUTHENTICATED),
             wait_ms=timeline.milliseconds(Phase.WAITING),
             upstream_ms=self._upstream_ms(),
-            stream_ms=timeline.milliseconds(Phase.ARRIVING),
+            stream_ms=timeline.span_milliseconds(Phase.ARRIVING),
             total_ms=round(timeline.age() * 1000),
             client_left=self.client_left,
             may_be_billed=self.may_be_billed,
         )
 
     def _upstream_ms(self) -> int | None:
-        """To the heads of all answers; a call that is passed on to the text API has no attempt."""
-        if not self.attempts:
-            return self.timeline.milliseconds(Phase.SENT)
-        return sum(attempt.upstream_ms or 0 for attempt in self.attempts)
+        """To the heads of all answers, the text API's too, which is called without an attempt."""
+        times = [each.upstream_ms for each in self.attempts if each.upstream_ms is not None]
+        if times:
+            return sum(times)
+        is_answered = self.timeline.seconds(Phase.ANSWERED) is not None
+        return self.timeline.milliseconds(Phase.SENT) if is_answered else None
 
 
 _ARRIVAL: Final = tuple(item.name for item in fields(Arrival))

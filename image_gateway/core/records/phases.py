@@ -45,14 +45,17 @@ class Timeline:
         self._clock = clock
         self._began = self._entered = clock()
         self._seconds: dict[Phase, float] = {}
+        self._spans: dict[Phase, tuple[float, float]] = {}
         self.phase: Phase | None = None
 
     def __repr__(self) -> str:
         return f"<Timeline {self.phase or 'new'}>"
 
     def enter(self, phase: Phase) -> None:
-        """Leave the present phase for another one, or stay in it."""
+        """Leave the present phase for another one, or say again that the request is in it."""
         now = self._clock()
+        first = self._spans[phase][0] if phase is self.phase else now
+        self._spans[phase] = first, now
         if self.phase is not None:
             self._seconds[self.phase] += now - self._entered
         self._seconds.setdefault(phase, 0.0)
@@ -70,6 +73,13 @@ class Timeline:
         """The same in whole milliseconds."""
         seconds = self.seconds(*phases)
         return None if seconds is None else round(seconds * 1000)
+
+    def span_milliseconds(self, phase: Phase) -> int | None:
+        """From the last time that a phase was entered to the last time that this was said again."""
+        if phase not in self._spans:
+            return None
+        first, last = self._spans[phase]
+        return round((last - first) * 1000)
 
     def age(self) -> float:
         """Seconds since the request came."""

@@ -46,6 +46,7 @@ class Outage:
 
     def __init__(self) -> None:
         self.is_on = False
+        self._is_doubted = False
         self._quiet_until = float("-inf")
 
     def __repr__(self) -> str:
@@ -59,17 +60,23 @@ class Outage:
     def note(self) -> None:
         """The source could not be asked."""
         self.is_on = True
+        self._is_doubted = False
         self._quiet_until = time.monotonic() + AWAY_SECONDS
 
     def end(self) -> None:
         """The source answered."""
-        self.is_on = False
+        self.is_on = self._is_doubted = False
 
     def doubt(self) -> None:
         """The source was heard of: ask again before old values are served, unless that just
         failed.
         """
-        self.is_on = self.is_quiet
+        self._is_doubted = not self.is_quiet
+
+    @property
+    def serves_stale(self) -> bool:
+        """Whether old values are served without waiting for an answer of the source."""
+        return self.is_on and not self._is_doubted
 
 
 class Entry(Generic[_T]):
@@ -147,7 +154,7 @@ class Entry(Generic[_T]):
             flight = self._flight = asyncio.create_task(self._fly(now))
             self._flight_began = now
             flight.add_done_callback(_retrieve)
-        if self._outage.is_on and self._age(now) <= self._freshness.max_stale_seconds:
+        if self._outage.serves_stale and self._age(now) <= self._freshness.max_stale_seconds:
             # The load goes on by itself and costs no request a wait.
             return self._held()
         try:

@@ -42,6 +42,8 @@ POOL_SECONDS: Final = 3.0
 """The longest a look-up waits for a connection, new or free."""
 UNKNOWN_SECONDS: Final = 1.0
 """How long it is remembered that a key does not exist; short, because it may be made any moment."""
+_CHANGED: Final = "changed"
+"""The status of an account that a notification named, until it is read again."""
 _NOBODY: Final = "0" * 64
 """A hash that no key has; whoever asks for it learns whether keys can be read."""
 _MOST_KEYS: Final = 50_000
@@ -189,8 +191,12 @@ class ControlPlane:
         return self._outage.is_on
 
     def known_accounts(self) -> tuple[Mapping[str, Account], float | None]:
-        """The accounts as they were read last, and how many seconds ago; asks nobody."""
-        return self._accounts.peek() or ({}, None)
+        """The accounts as they were read last, and how many seconds ago; asks nobody.
+
+        One that has changed since is left out.
+        """
+        accounts, age = self._accounts.peek() or ({}, None)
+        return {name: each for name, each in accounts.items() if each.status != _CHANGED}, age
 
     async def reread(self, account_name: str, since: float) -> Account | None:
         """An account as Postgres had it at ``since`` (monotonic) or later.
@@ -365,7 +371,7 @@ def _switched_off(account_name: str, accounts: Mapping[str, Account]) -> Mapping
     account = accounts.get(account_name)
     if account is None:
         return accounts
-    return {**accounts, account_name: replace(account, status="changed", credential=None)}
+    return {**accounts, account_name: replace(account, status=_CHANGED, credential=None)}
 
 
 async def _read_only(connection: connections.AsyncConnection) -> None:

@@ -142,7 +142,9 @@ def test_the_times_are_those_of_the_phases() -> None:
         (Phase.WAITING, 0.100),
         (Phase.SENT, 6.0),
         (Phase.ANSWERED, 0.05),
-        (Phase.ARRIVING, 0.7),
+        (Phase.ARRIVING, 0.5),
+        (Phase.ARRIVING, 0.2),
+        (Phase.ARRIVING, 0.0),
         (Phase.DELIVERED, 0.08),
         (Phase.RECORDED, 0.0),
     ):
@@ -161,6 +163,25 @@ def test_a_phase_that_was_not_entered_took_no_time_that_is_known() -> None:
     assert built["auth_ms"] == 0
     for name in ("body_ms", "wait_ms", "upstream_ms", "stream_ms"):
         assert built[name] is None
+
+
+def test_the_time_to_an_answer_that_never_came_is_not_known() -> None:
+    clock = Clock()
+    made = make(clock)
+    made.enter(Phase.SENT)
+    clock.now += 5
+    made.enter(Phase.RECORDED)
+    assert shown(made)["upstream_ms"] is None
+
+
+def test_a_call_without_attempts_is_timed_to_the_head_of_its_answer() -> None:
+    clock = Clock()
+    made = make(clock)
+    made.enter(Phase.SENT)
+    clock.now += 5
+    made.enter(Phase.ANSWERED)
+    clock.now += 2
+    assert shown(made)["upstream_ms"] == 5000
 
 
 # -- what came back --------------------------------------------------------------------------

@@ -37,6 +37,20 @@ def test_the_present_phase_goes_on_counting() -> None:
     assert timeline.age() == 4.0
 
 
+def test_a_span_ends_where_the_phase_was_last_entered() -> None:
+    clock = Clock()
+    timeline = Timeline(clock)
+    assert timeline.span_milliseconds(Phase.ARRIVING) is None
+    timeline.enter(Phase.ARRIVING)
+    assert timeline.span_milliseconds(Phase.ARRIVING) == 0
+    for _ in range(2):
+        clock.now += 1.5
+        timeline.enter(Phase.ARRIVING)
+    clock.now += 7
+    timeline.enter(Phase.DELIVERED)
+    assert timeline.span_milliseconds(Phase.ARRIVING) == 3000
+
+
 @given(st.lists(st.tuples(st.sampled_from(Phase), st.integers(0, 1000))))
 def test_the_times_of_all_phases_add_up_to_the_whole(steps: list[tuple[Phase, int]]) -> None:
     clock = Clock()

@@ -1,10 +1,10 @@
-"""Cooldowns: which accounts, or which model on an account, to leave alone for now.
+"""Cooldowns: which accounts, or which model of an account, get no calls for now.
 
-Only image traffic teaches and only image traffic asks.  A cooldown is short by design: it is
-capped, and once it is over the next call is the probe that either clears it or begins a longer one.
-While a probe is under way routing prefers other accounts (``is_half_open``), but where there is
-none the account serves: a picture takes a minute, too long to hold everybody back.  Times are
-seconds of a clock that only goes forward; the caller brings them.
+Only image calls start cooldowns and only image calls respect them.  A cooldown is short by design:
+it is capped, and after it the next call is the probe that either clears it or begins a longer one.
+During a probe, routing prefers other accounts (``is_half_open``); if there are none, the account
+serves other calls, too: a picture takes a minute, too long to hold all of them back.  Times are
+seconds of a monotonic clock; the caller passes them.
 """
 
 from collections import Counter
@@ -16,24 +16,25 @@ from typing import Final
 from image_gateway.core.model import Credential
 
 LONGEST_SECONDS: Final = 900.0
-"""No cooldown is longer, whatever an upstream names: a reset may come early, a probe is cheap."""
+"""No cooldown is longer, even if an upstream asks for it: a reset may come early, and a probe costs
+little."""
 
 FIRST_BACKOFF_SECONDS: Final = 5.0
-"""The first cooldown where the upstream names no time; it doubles with each failure in a row."""
+"""The first cooldown if the upstream names no time; it doubles with each failure in a row."""
 
 _MOST_DOUBLINGS: Final = 8
 _MOST_KEYS: Final = 10_000
-"""Clients may name as many models as they like; the cooldowns that are over are forgotten first."""
+"""Clients may name any number of models; beyond this many keys, expired cooldowns are dropped."""
 _MOST_CREDENTIALS: Final = 8
-"""Of one place; a control plane renews them every few hours."""
+"""Of one key; a control plane renews them every few hours."""
 
 CooldownKey = tuple[str, str | None]
-"""An account's name, and a model where only that model is meant."""
+"""An account's name, and a model if the cooldown is for that model only."""
 
 
 @dataclass(frozen=True, slots=True)
 class CooldownSpec:
-    """A wish to leave a place alone.  ``seconds`` None: back off by the failures in a row."""
+    """A cooldown to begin.  ``seconds`` None: back off by the number of failures in a row."""
 
     seconds: float | None
     model_only: bool = False
@@ -41,7 +42,7 @@ class CooldownSpec:
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """The answer that began a cooldown: its status and its code, never its words."""
+    """The answer that began a cooldown: its status and its code, never its message."""
 
     status: int | None
     code: str | None
@@ -49,7 +50,7 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class Cooldown:
-    """What is left of a cooldown, in seconds, and the answer that it goes back to."""
+    """The remaining seconds of a cooldown, and the answer that began it."""
 
     seconds_left: float
     cause: Cause | None
@@ -57,7 +58,7 @@ class Cooldown:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _ActiveCooldown:
-    """One cooldown: when it began, when it is over, and the failures in a row that led to it."""
+    """One cooldown: when it began, when it ends, and the failures in a row that led to it."""
 
     begun: float
     until: float
@@ -69,8 +70,8 @@ class CooldownTracker:
     """The cooldowns of one process, in memory."""
 
     def __init__(self) -> None:
-        # By credential: whoever renews an account's has mended it, and what is still told of the
-        # old one says nothing about the new.
+        # By credential: a renewed credential may have repaired the account, and a late answer to
+        # the old credential says nothing about the new one.
         self._cooldowns: dict[CooldownKey, dict[Credential | None, _ActiveCooldown]] = {}
         self._probes: Counter[_ActiveCooldown] = Counter()
 
@@ -86,13 +87,13 @@ class CooldownTracker:
         credential: Credential | None = None,
         cause: Cause | None = None,
     ) -> float:
-        """Begin or lengthen a cooldown; gives its length in seconds.
+        """Begin or lengthen a cooldown; returns its length in seconds.
 
-        It holds for calls that are signed by ``credential``; None: for all.
+        It applies to calls that are signed by ``credential``; None: to all calls.
         """
         key = (account_name, model if spec.model_only else None)
-        known = self._cooldowns.setdefault(key, {})
-        last = known.get(credential, _ActiveCooldown(now, now, 0))
+        by_credential = self._cooldowns.setdefault(key, {})
+        last = by_credential.get(credential, _ActiveCooldown(now, now, 0))
         seconds = spec.seconds
         if seconds is None:
             seconds = FIRST_BACKOFF_SECONDS * 2.0**last.failures
@@ -101,48 +102,54 @@ class CooldownTracker:
         until = now + seconds
         if until < last.until:
             until, cause = last.until, last.cause
-        known[credential] = _ActiveCooldown(now, until, failures, cause)
-        if len(self._cooldowns) > _MOST_KEYS or len(known) > _MOST_CREDENTIALS:
-            self._forget_past(now)
+        by_credential[credential] = _ActiveCooldown(now, until, failures, cause)
+        if len(self._cooldowns) > _MOST_KEYS or len(by_credential) > _MOST_CREDENTIALS:
+            self._drop_expired(now)
         return seconds
 
-    def _forget_past(self, now: float) -> None:
-        for key, known in list(self._cooldowns.items()):
-            left = {each: found for each, found in known.items() if found.until > now}
-            if left:
-                self._cooldowns[key] = left
+    def _drop_expired(self, now: float) -> None:
+        for key, by_credential in list(self._cooldowns.items()):
+            remaining = {
+                credential: cooldown
+                for credential, cooldown in by_credential.items()
+                if cooldown.until > now
+            }
+            if remaining:
+                self._cooldowns[key] = remaining
             else:
                 del self._cooldowns[key]
 
     def succeed(self, account_name: str, model: str, since: float) -> None:
-        """A call that was sent at ``since`` was served: the place is well.
+        """A call that was sent at ``since`` was served: clear the cooldowns of account and model.
 
-        It says nothing about a cooldown that began after it: another call has learned that since.
+        A cooldown that began after ``since`` stays: a later call began it.
         """
         for key in _keys(account_name, model):
-            known = self._cooldowns.get(key, {})
-            left = {each: found for each, found in known.items() if found.begun > since}
-            if left:
-                self._cooldowns[key] = left
+            remaining = {
+                credential: cooldown
+                for credential, cooldown in self._cooldowns.get(key, {}).items()
+                if cooldown.begun > since
+            }
+            if remaining:
+                self._cooldowns[key] = remaining
             else:
                 self._cooldowns.pop(key, None)
 
     def seconds_left(
         self, account_name: str, model: str, now: float, credential: Credential | None = None
     ) -> float:
-        """How long a call for this model should leave the account alone; 0 when it need not."""
-        found = self._concerning(account_name, model, credential)
+        """Seconds for which the account should get no call for this model; 0 if it may get one."""
+        cooldowns = self._matching(account_name, model, credential)
         return max(
-            (cooldown.until - now for cooldown in found if cooldown.until > now), default=0.0
+            (cooldown.until - now for cooldown in cooldowns if cooldown.until > now), default=0.0
         )
 
     def cooldown(
         self, account_name: str, now: float, credential: Credential | None = None
     ) -> Cooldown | None:
-        """The cooldown of a whole account, None where there is none."""
-        known = self._cooldowns.get((account_name, None), {})
-        found = [known[each] for each in {None, credential} if each in known]
-        longest = max(found, key=lambda each: each.until, default=None)
+        """The cooldown of a whole account, None if there is none."""
+        cooldowns = _signed_by(credential, self._cooldowns.get((account_name, None), {}))
+        longest = max(cooldowns, key=lambda cooldown: cooldown.until, default=None)
         if longest is None or longest.until <= now:
             return None
         return Cooldown(longest.until - now, longest.cause)
@@ -150,21 +157,21 @@ class CooldownTracker:
     def models_cooling(
         self, credentials: Mapping[str, Credential | None], now: float
     ) -> Counter[str]:
-        """For how many models each account is left alone; accounts come with their credentials."""
-        found = Counter[str]()
-        for (name, model), known in self._cooldowns.items():
+        """The number of models with a cooldown per account; ``credentials`` are by account name."""
+        counts = Counter[str]()
+        for (name, model), by_credential in self._cooldowns.items():
             if model is not None and name in credentials:
-                meant = [known[each] for each in {None, credentials[name]} if each in known]
-                found[name] += any(each.until > now for each in meant)
-        return found
+                cooldowns = _signed_by(credentials[name], by_credential)
+                counts[name] += any(cooldown.until > now for cooldown in cooldowns)
+        return counts
 
     @contextmanager
     def call(
         self, account_name: str, model: str, now: float, credential: Credential | None = None
     ) -> Iterator[None]:
-        """A call that begins at ``now``, for as long as it lasts: a probe where one is due."""
-        found = self._concerning(account_name, model, credential)
-        due = Counter(cooldown for cooldown in found if cooldown.until <= now)
+        """Wraps a call that begins at ``now``; it is the probe of every cooldown that is over."""
+        cooldowns = self._matching(account_name, model, credential)
+        due = Counter(cooldown for cooldown in cooldowns if cooldown.until <= now)
         self._probes += due
         try:
             yield
@@ -174,21 +181,26 @@ class CooldownTracker:
     def is_half_open(
         self, account_name: str, model: str, credential: Credential | None = None
     ) -> bool:
-        """Whether a call is just finding out if the place is well again."""
-        found = self._concerning(account_name, model, credential)
-        return any(cooldown in self._probes for cooldown in found)
+        """Whether a probe is under way."""
+        cooldowns = self._matching(account_name, model, credential)
+        return any(cooldown in self._probes for cooldown in cooldowns)
 
-    def _concerning(
+    def _matching(
         self, account_name: str, model: str, credential: Credential | None
     ) -> list[_ActiveCooldown]:
-        """The cooldowns that a call would meet."""
+        """The cooldowns that apply to a call."""
         return [
-            known[each]
+            cooldown
             for key in _keys(account_name, model)
-            if (known := self._cooldowns.get(key)) is not None
-            for each in {None, credential}
-            if each in known
+            for cooldown in _signed_by(credential, self._cooldowns.get(key, {}))
         ]
+
+
+def _signed_by(
+    credential: Credential | None, by_credential: Mapping[Credential | None, _ActiveCooldown]
+) -> list[_ActiveCooldown]:
+    """The cooldowns that apply to calls signed by a credential."""
+    return [by_credential[signer] for signer in {None, credential} if signer in by_credential]
 
 
 def _keys(account_name: str, model: str) -> tuple[CooldownKey, CooldownKey]:

@@ -1,9 +1,10 @@
 """What a request needs, and which of an account's routes can do it: one table.
 
-A route is one way of asking one kind of account, and names what it cannot do (``core.dialects``).
-A request goes to an account only by a route that can do all of it; nothing is dropped or made less
-to fit.  Where no account is left, the client hears the first need that was in the way, and what
-would work (``Gap``).  Source: ``core/dialects/README.md``; ``core/README.md`` shows this table.
+A route is one way to call one kind of account, and lists what it cannot do (``core.dialects``).  A
+request goes to an account only by a route that can do all of it; nothing is dropped or reduced to
+fit.  Where no account can serve a request, the client gets the first need that could not be met,
+and what would work (``Gap``).  Source: ``core/dialects/README.md``; ``core/README.md`` shows this
+table.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,9 +28,9 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """One line of the table: what is needed, when, and what would work without it.
+    """One row of the table: what is needed, when, and what would work without it.
 
-    ``asked`` gives the parameter that asks for it, None where the request does not.
+    ``asked`` returns the parameter that needs it, None if the request does not need it.
     """
 
     ability: Ability
@@ -55,24 +56,28 @@ _TOOL_PARAMETERS: Final = frozenset(
         "input_fidelity",
     }
 )
-"""What the image tool of the Responses route has fields for; ``n`` becomes several calls."""
+"""The fields of the Responses route's image tool, and ``n``, which becomes several calls."""
 
 
 def _of_value(name: str, *values: object) -> Callable[[ImageRequest], str | None]:
-    return lambda it: name if it.parameters.get(name) in values else None
+    return lambda request: name if request.parameters.get(name) in values else None
 
 
 def _beyond_tool(request: ImageRequest) -> str | None:
     return next((name for name in request.parameters if name not in _TOOL_PARAMETERS), None)
 
 
-def _picture(is_meant: Callable[[Image], bool]) -> Callable[[ImageRequest], str | None]:
-    """Where a picture of some kind stands."""
+def _picture(matches: Callable[[Image], bool]) -> Callable[[ImageRequest], str | None]:
+    """The parameter that holds a picture of some kind."""
 
     def asked(request: ImageRequest) -> str | None:
-        named = (("images", request.images), ("mask", [request.mask]), ("markup", [request.markup]))
+        inputs = (
+            ("images", request.images),
+            ("mask", [request.mask]),
+            ("markup", [request.markup]),
+        )
         return next(
-            (name for name, images in named if any(each and is_meant(each) for each in images)),
+            (name for name, images in inputs if any(image and matches(image) for image in images)),
             None,
         )
 
@@ -83,41 +88,44 @@ NEEDS: Final[Sequence[Need]] = (
     Need(
         Ability.EDIT,
         "an edit",
-        lambda it: "images" if it.endpoint == "edits" else None,
+        lambda request: "images" if request.endpoint == "edits" else None,
         "call /v1/images/generations.",
     ),
     Need(
         Ability.MANY_IMAGES,
         f"more than {MOST_CODEX_IMAGES} pictures in an edit",
-        lambda it: "images" if len(it.images) > MOST_CODEX_IMAGES else None,
+        lambda request: "images" if len(request.images) > MOST_CODEX_IMAGES else None,
         f"send at most {MOST_CODEX_IMAGES} pictures.",
     ),
     Need(
         Ability.LARGE_IMAGE,
         "a picture above 15 MB",
-        _picture(lambda it: (it.size or 0) > LARGEST_CODEX_IMAGE),
+        _picture(lambda image: (image.size or 0) > LARGEST_CODEX_IMAGE),
         f"send pictures of at most {LARGEST_CODEX_IMAGE} bytes.",
     ),
     Need(
         Ability.MASK,
         "`mask`",
-        lambda it: None if it.mask is None else "mask",
+        lambda request: None if request.mask is None else "mask",
         "leave out `mask`, and say in the prompt what to change.",
     ),
     Need(
         Ability.MARKUP,
         "`markup`",
-        lambda it: None if it.markup is None else "markup",
+        lambda request: None if request.markup is None else "markup",
         "leave out `markup`, and say in the prompt what to change.",
     ),
     Need(
         Ability.IMAGE_ADDRESS,
         "a picture by its https address",
-        _picture(lambda it: it.data is None),
+        _picture(lambda image: image.data is None),
         "send the picture itself, as a data URL or in a multipart body.",
     ),
     Need(
-        Ability.SEVERAL, "`n` above 1", lambda it: "n" if it.count > 1 else None, "leave out `n`."
+        Ability.SEVERAL,
+        "`n` above 1",
+        lambda request: "n" if request.count > 1 else None,
+        "leave out `n`.",
     ),
     Need(
         Ability.TRANSPARENT,
@@ -134,11 +142,11 @@ NEEDS: Final[Sequence[Need]] = (
     Need(
         Ability.FRAMES,
         "`complexity`, `frame_count`, `frame_duration_ms`, `svg`",
-        lambda it: next(
+        lambda request: next(
             (
                 name
                 for name in ("complexity", "frame_count", "frame_duration_ms", "svg")
-                if name in it.parameters
+                if name in request.parameters
             ),
             None,
         ),
@@ -153,25 +161,25 @@ NEEDS: Final[Sequence[Need]] = (
     Need(
         Ability.STREAM,
         "`stream`",
-        lambda it: "stream" if it.stream else None,
+        lambda request: "stream" if request.stream else None,
         "leave out `stream`.",
     ),
     Need(
         Ability.PARTIAL_IMAGES,
         "`partial_images` above 0",
-        lambda it: "partial_images" if it.parameters.get("partial_images") else None,
+        lambda request: "partial_images" if request.parameters.get("partial_images") else None,
         "leave out `partial_images`: the stream then has the finished pictures only.",
     ),
 )
 
 
 def gap(request: ImageRequest, route: UpstreamRoute) -> Gap | None:
-    """The first need of a request that a route cannot meet, None when it can do all of it."""
+    """The first need of a request that a route cannot meet, None if it can meet all of them."""
     for need in NEEDS:
         param = need.asked(request) if need.ability in route.lacks else None
         if param is not None:
-            shown = "image" if request.is_form and param == "images" else param
-            return Gap(shown, need.advice)
+            sent_as = "image" if request.is_form and param == "images" else param
+            return Gap(sent_as, need.advice)
     return None
 
 
@@ -183,14 +191,14 @@ _NO_INTENTS: Final = Gap(
 
 
 def choose(account: Account, request: AnyRequest) -> UpstreamRoute | Gap:
-    """The first of an account's routes that can do all of a request, or what is in the way."""
+    """The first of an account's routes that can do all of a request, or the first gap."""
     dialect = DIALECTS[account.dialect]
     if isinstance(request, IntentRequest):
         return dialect.intent_route(account) or _NO_INTENTS
     gaps: list[Gap] = []
     for route in dialect.routes_of(account, request):
-        found = gap(request, route)
-        if found is None:
+        missing = gap(request, route)
+        if missing is None:
             return route
-        gaps.append(found)
+        gaps.append(missing)
     return gaps[0]

@@ -1,10 +1,11 @@
 """Which accounts can serve a request, in which order; or the refusal that says why none can.
 
-A sieve of four: the accounts the key may use, that know the model, that can do what is asked
-(``able``, for the whole of a request), that are usable now (``usable``, before each attempt).
-Where a sieve leaves nothing, its own refusal is the answer, so that a client with an impossible
-wish hears what would work and a client with bad luck hears when to come back.  What is left is
-ranked (``order``).  Pure and deterministic: the same state gives the same order.
+Four filters in a row keep the accounts that the key may use, that serve the model, that can do all
+that the request needs (``able``, once per request), and that are usable now (``usable``, before
+each attempt).  A filter that leaves no account raises its own refusal, so that a client whose
+request cannot be served learns what would work, and a client that meets busy accounts learns when
+to retry.  ``order`` ranks the accounts that remain.  Pure and deterministic: the same state gives
+the same order.
 """
 
 import hashlib
@@ -24,18 +25,18 @@ from image_gateway.core.routing.capability import Gap
 from image_gateway.core.routing.cooldowns import CooldownTracker
 
 _DEFAULT_RETRY_SECONDS: Final = 30.0
-"""Where nothing names a time: an operator has to act."""
+"""Where no account names a time: an operator has to act."""
 _LEAST_SHARE: Final = 0.01
-"""A budget that is all but spent still ranks; zero would divide."""
+"""An account whose budget is nearly spent still ranks; zero would be divided by."""
 _LEAST_CAPACITY: Final = 1e-300
-"""So does a weight next to nothing, which times anything may be zero."""
+"""An account with a tiny weight still ranks, whose product may underflow to zero."""
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What routing may know of the moment: loads, cooldowns, budgets, and the time by both clocks.
+    """The present state that routing reads: loads, cooldowns, budgets, and the time by both clocks.
 
-    ``threshold`` is the spent share of a budget, in per cent, from which on an account comes last.
+    An account that has spent ``threshold`` per cent of its budget or more comes last.
     """
 
     in_use: Callable[[str], int]
@@ -51,20 +52,20 @@ def able(grant: Grant, request: AnyRequest, catalogue: Catalogue) -> tuple[Accou
 
     Raises ``Refusal``.
     """
-    reached = _reached(grant)
-    knowing = [
+    allowed = _allowed(grant)
+    serving = [
         account
-        for account in reached
+        for account in allowed
         if all(knows(account, model, catalogue) for model in request.image_models)
     ]
-    if reached and not knowing:
+    if allowed and not serving:
         raise Refusal(
             "model_not_found",
-            "No account that this key may use serves the model asked for. A deployment in the path "
-            "counts as the model.",
+            "No account that this key may use serves the requested model. A deployment in the path "
+            "counts as the model. Choose another model.",
             param="model",
         )
-    return _able(request, knowing)
+    return _able(request, serving)
 
 
 def order(
@@ -72,17 +73,19 @@ def order(
 ) -> tuple[Account, ...]:
     """Usable accounts, best first; ``accounts`` come in the key's order.
 
-    A fixed strategy keeps it.  Else: those under the budget threshold, those that nobody is just
-    probing, the session's own, the least loaded by capacity.
+    The ``fixed`` strategy keeps that order.  Otherwise these come first, in this order: accounts
+    under the budget threshold, accounts without a probe under way, the session's preferred account,
+    the account with the least load for its capacity.
     """
     if key.route_strategy == "fixed":
         return tuple(accounts)
     is_named = key.account_names is not None
-    given = {account.account_name: is_named * at for at, account in enumerate(accounts)}
+    positions = {account.account_name: is_named * at for at, account in enumerate(accounts)}
     spent = {account.account_name: state.budgets.spent(account, state.now) for account in accounts}
-    own = None
+    preferred = None
     if session is not None:
-        own = _own([name for name, percent in spent.items() if percent < state.threshold], session)
+        names = [name for name, percent in spent.items() if percent < state.threshold]
+        preferred = _preferred(names, session)
 
     def rank(account: Account) -> tuple[bool, bool, bool, float, int, str]:
         name = account.account_name
@@ -92,20 +95,20 @@ def order(
         return (
             spent[name] >= state.threshold,
             state.cooldowns.is_half_open(name, model, account.credential),
-            name != own,
+            name != preferred,
             (state.in_use(name) + 1) / capacity,
-            given[name],
+            positions[name],
             name,
         )
 
     return tuple(sorted(accounts, key=rank))
 
 
-def _own(names: Sequence[str], session: str) -> str | None:
+def _preferred(names: Sequence[str], session: str) -> str | None:
     """A session's account among those under the threshold, by rendezvous hashing.
 
-    Every process finds the same one without asking another, and where it drops out only its own
-    sessions move, each to the next of its list.
+    Every process computes the same account without asking another.  When an account drops out, only
+    its own sessions move, each to the next account in its ranking.
     """
 
     def score(name: str) -> tuple[bytes, str]:
@@ -116,7 +119,7 @@ def _own(names: Sequence[str], session: str) -> str | None:
 
 
 class Condition(StrEnum):
-    """What an account is at a moment, for people; what a single model makes of it is not told."""
+    """The state of an account, for people; cooldowns of single models do not count."""
 
     USABLE = "usable"
     FULL = "full"
@@ -128,14 +131,14 @@ class Condition(StrEnum):
 
 
 SERVING: Final = frozenset({Condition.USABLE, Condition.FULL, Condition.OVER_BUDGET})
-"""An account in one of these serves, now or soon."""
+"""An account in one of these conditions serves calls, now or soon."""
 
 
 def condition(account: Account, state: State) -> Condition:
     """The first thing that keeps an account from serving."""
     name = account.account_name
     blocked_until = account.blocked_until
-    found = (
+    checks = (
         (account.status != "active" or not account.image_enabled, Condition.OFF),
         (not has_credential(account, state.wall), Condition.NO_CREDENTIAL),
         (blocked_until is not None and blocked_until > state.wall, Condition.BLOCKED),
@@ -146,26 +149,27 @@ def condition(account: Account, state: State) -> Condition:
         (state.in_use(name) >= account.image_max_concurrency, Condition.FULL),
         (state.budgets.spent(account, state.now) >= state.threshold, Condition.OVER_BUDGET),
     )
-    return next((each for holds, each in found if holds), Condition.USABLE)
+    return next((result for holds, result in checks if holds), Condition.USABLE)
 
 
 def all_busy(seconds: float) -> Refusal:
-    """Accounts would serve, but every slot of theirs is taken; one is free in ``seconds`` or so."""
+    """Every slot of the accounts that could serve is in use; one is free in about ``seconds``."""
     return Refusal(
         "account_concurrency",
-        "Every account that can serve this is at its limit of image calls in flight. Try again.",
+        "Concurrency limit reached: every account that can serve this call has as many image calls "
+        "in flight as it may. Try again later.",
         retry_after=seconds,
     )
 
 
 def knows(account: Account, model: str, catalogue: Catalogue) -> bool:
-    """Whether an account serves a model: its own list, or without one the catalogue."""
+    """Whether an account serves a model, by its own list, or by the catalogue if it has none."""
     if account.deployments is not None:
         return model in account.deployments
     return catalogue.rules(model) is not None
 
 
-def _reached(grant: Grant) -> list[Account]:
+def _allowed(grant: Grant) -> list[Account]:
     names = grant.key.account_names
     if names is None:
         return [grant.accounts[name] for name in sorted(grant.accounts)]
@@ -173,52 +177,52 @@ def _reached(grant: Grant) -> list[Account]:
 
 
 def _able(request: AnyRequest, accounts: Sequence[Account]) -> tuple[Account, ...]:
-    ways = [(account, capability.choose(account, request)) for account in accounts]
-    found = tuple(account for account, way in ways if not isinstance(way, Gap))
-    gaps = [way for _, way in ways if isinstance(way, Gap)]
-    if gaps and not found:
+    routes = [(account, capability.choose(account, request)) for account in accounts]
+    able_accounts = tuple(account for account, route in routes if not isinstance(route, Gap))
+    gaps = [route for _, route in routes if isinstance(route, Gap)]
+    if gaps and not able_accounts:
         raise Refusal(
             "unsupported_value",
-            f"No account here can serve `{gaps[0].param}` as it was asked: {gaps[0].advice}",
+            f"No account can serve this value of `{gaps[0].param}`: {gaps[0].advice}",
             param=gaps[0].param,
         )
-    return found
+    return able_accounts
 
 
 def is_usable(account: Account, model: str, state: State) -> bool:
-    """Whether an account could be asked at this moment."""
+    """Whether a call could go to an account now."""
     return _wait(account, model, state) is None and has_credential(account, state.wall)
 
 
 def usable(accounts: Sequence[Account], model: str, state: State) -> tuple[Account, ...]:
-    """Those that could be asked at this moment; never empty.  Raises ``Refusal``."""
-    found = tuple(account for account in accounts if is_usable(account, model, state))
-    if found:
-        return found
+    """The accounts that a call could go to now; never empty.  Raises ``Refusal``."""
+    usable_accounts = tuple(account for account in accounts if is_usable(account, model, state))
+    if usable_accounts:
+        return usable_accounts
     all_waits = [_wait(account, model, state) for account in accounts]
     waits = [wait for wait in all_waits if wait is not None]
     if accounts and not waits:
         raise no_credentials()
     raise Refusal(
         "no_account_available",
-        "No account that could serve this is usable right now: switched off, blocked or cooling "
-        "down. Try again later.",
+        "Every account that could serve this call is disabled, blocked or cooling down. Try again "
+        "later.",
         retry_after=min((wait for wait in waits if wait > 0), default=_DEFAULT_RETRY_SECONDS),
     )
 
 
 def no_credentials() -> Refusal:
-    """Accounts exist, and what signs their calls is missing, expired or refused."""
+    """Accounts exist, but their credentials are missing, expired or refused."""
     return Refusal(
         "account_credentials",
-        "The accounts that could serve this have no valid credentials. Whoever runs the gateway "
-        "has to renew them.",
+        "The accounts that could serve this call have no valid credentials. Ask the operator of "
+        "this gateway to renew them.",
         retry_after=_DEFAULT_RETRY_SECONDS,
     )
 
 
 def _wait(account: Account, model: str, state: State) -> float | None:
-    """Seconds until the account is usable (0: somebody must act), None when it is now."""
+    """Seconds until the account is usable (0: an operator must act), None when it is usable now."""
     if account.status != "active" or not account.image_enabled:
         return 0.0
     wait = state.cooldowns.seconds_left(account.account_name, model, state.now, account.credential)
@@ -228,7 +232,7 @@ def _wait(account: Account, model: str, state: State) -> float | None:
 
 
 def has_credential(account: Account, wall: datetime) -> bool:
-    """Whether a call could be signed; a token past its own ``exp`` cannot."""
+    """Whether the account can sign a call; a token past its own ``exp`` cannot."""
     credential = account.credential
     if credential is None:
         return False

@@ -97,7 +97,7 @@ class Dispatch:
                 return result
             failed.append(result)
             left = [each for each in left if each is not account]
-        return self._most_telling(failed, last_refusal)
+        return self._best_failure(failed, last_refusal)
 
     def _rank(self, accounts: Sequence[Account]) -> Sequence[Account]:
         """Those that can be asked now, best first; raises ``Refusal``."""
@@ -124,12 +124,12 @@ class Dispatch:
             self._has_started = True
             return lease
 
-    def _most_telling(
+    def _best_failure(
         self, failed: Sequence[AttemptResult], last_refusal: Refusal | None
     ) -> AttemptResult:
-        """No account is left: the most telling upstream answer, else what kept us from one."""
+        """No account is left: the most informative upstream answer, or else a refusal."""
         record = self._context.record
-        best = failover.most_telling([result.outcome for result in failed])
+        best = failover.most_informative([result.outcome for result in failed])
         if best is not None:
             record.answering = failed[best].record
             return failed[best]

@@ -200,7 +200,7 @@ class Exchange:
             self._finish = result.finish
         elif step.action is Action.REPLACE and step.code is not None:
             raise failover.replacement(step.code)
-        elif step.action in {Action.RETURN, Action.NEXT} or result.outcome.told:
+        elif step.action in {Action.RETURN, Action.NEXT} or result.outcome.has_error:
             self._finish = self._answers.pass_on(result)
         else:
             raise failover.replacement("upstream_cut")

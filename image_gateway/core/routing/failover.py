@@ -1,11 +1,11 @@
-"""What follows when an attempt did not simply succeed: one table, read top to bottom.
+"""What follows from an attempt: one table, read top to bottom.
 
 The rule behind every row is certainty.  Another account may be asked only while no picture can
-exist: nothing was sent, or the answer says that nothing was made.  Where that is not certain the
-client gets what there is, with ``x-should-retry: false``, because the official SDKs would otherwise
-buy the picture again, twice.
+exist: nothing was sent, or the answer says that nothing was made.  Where that is not certain, the
+client gets the answer there is, with ``x-should-retry: false``, because the official SDKs would
+otherwise buy the picture again, twice.
 
-``next_step`` is total over every stage and every status; the last row takes what no other took.
+``next_step`` is total over every stage and every status; the last row matches everything.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,12 +20,12 @@ from image_gateway.core.routing.cooldowns import CooldownSpec
 
 
 class Stage(StrEnum):
-    """How far an attempt came when its outcome was known."""
+    """How far an attempt got before its outcome was known."""
 
     CONNECT = "connect"
-    """The connection never stood: DNS, TCP, TLS, proxy.  Nothing was sent."""
+    """No connection was made (DNS, TCP, TLS, proxy).  Nothing was sent."""
     SENT = "sent"
-    """The connection stood and no answer came: silence, EOF or a deadline."""
+    """Connected, and no answer came: silence, EOF or a deadline."""
     ANSWER = "answer"
     """The answer's status and headers are here."""
     STREAM = "stream"
@@ -39,7 +39,7 @@ class Action(StrEnum):
     RETURN = "return"
     NEXT = "next"
     RETRY = "retry"
-    """The same account once more, which is a pool itself; never said by the table."""
+    """The same account again, which is a pool itself; the table never gives this."""
     REREAD = "reread"
     REPLACE = "replace"
     END = "end"
@@ -49,10 +49,10 @@ class Action(StrEnum):
 class AttemptOutcome:
     """What happened to one attempt.
 
-    ``usable``: a 2xx whose body is of the asked-for kind.  ``challenge``: an HTML page where an
-    API answers JSON.  ``wait`` is the seconds the answer names.  ``reread``: the account's
-    credential was read again during this request already.  ``reason`` is one word for the log on
-    what broke off.
+    ``usable``: a 2xx whose body has the requested type.  ``challenge``: an HTML page in place of an
+    API's JSON.  ``wait`` is the number of seconds that the answer asks to wait.  ``reread``: the
+    account's credential was already read again during this request.  ``reason`` is one word for the
+    log that says how the answer broke off.
     """
 
     stage: Stage
@@ -66,15 +66,15 @@ class AttemptOutcome:
     reason: str | None = None
 
     @property
-    def told(self) -> bool:
-        """Whether the upstream itself said what went wrong."""
+    def has_error(self) -> bool:
+        """Whether the upstream itself reported an error."""
         return self.error != UpstreamError()
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What follows: ``code`` is the error of ours for ``REPLACE``; ``retry`` False becomes
-    ``x-should-retry: false``; ``may_be_billed`` says that a picture may exist.
+    """What follows: ``code`` is the gateway's error for ``REPLACE``; ``retry`` False becomes
+    ``x-should-retry: false``; ``may_be_billed``: a picture may exist.
     """
 
     action: Action
@@ -85,11 +85,11 @@ class Step:
 
 
 CHALLENGE_SECONDS: Final = 20.0
-"""A challenge page is about our address, not about the account, and passes."""
+"""A challenge page is about the gateway's IP address, not about the account, and is temporary."""
 REFUSED_SECONDS: Final = 300.0
-"""401, 402, 403: somebody must mend the account; minutes, never hours."""
+"""401, 402, 403: an operator must repair the account; minutes, never hours."""
 MISSING_MODEL_SECONDS: Final = 300.0
-"""A deployment that is not there; a typo must not cost the account its other models."""
+"""A deployment does not exist; a typo must not disable the account's other models."""
 
 _SDK_RETRIES: Final = frozenset({408, 409, 429})
 
@@ -116,7 +116,7 @@ def _is_overload(outcome: AttemptOutcome) -> bool:
 
 
 def _returned(outcome: AttemptOutcome) -> Step:
-    """As it is, and without a retry where the SDKs would make one."""
+    """Return the answer unchanged, and forbid a retry where the SDKs would make one."""
     status = _status(outcome)
     return Step(Action.RETURN, retry=not (status in _SDK_RETRIES or status >= 500))
 
@@ -135,37 +135,37 @@ _Rule = tuple[str, Callable[[AttemptOutcome], bool], Callable[[AttemptOutcome], 
 TABLE: Final[Sequence[_Rule]] = (
     (
         "bytes of the answer went to the client",
-        lambda it: it.stage is Stage.STREAM,
+        lambda outcome: outcome.stage is Stage.STREAM,
         lambda _: Step(Action.END, code="upstream_cut", may_be_billed=True),
     ),
     (
         "nothing was sent",
-        lambda it: it.stage is Stage.CONNECT,
+        lambda outcome: outcome.stage is Stage.CONNECT,
         lambda _: Step(Action.NEXT),
     ),
     (
         "sent, then silence, EOF or a deadline",
-        lambda it: it.stage is Stage.SENT,
+        lambda outcome: outcome.stage is Stage.SENT,
         lambda _: _replaced("outcome_unknown"),
     ),
     (
-        "the answer that was asked for",
-        lambda it: 200 <= _status(it) < 300 and it.usable,
+        "the expected answer",
+        lambda outcome: 200 <= _status(outcome) < 300 and outcome.usable,
         lambda _: Step(Action.DELIVER),
     ),
     (
         "the client's own fault, at any status",
-        lambda it: _status(it) >= 400 and bool(_codes(it) & errors.CLIENT_FAULTS),
+        lambda outcome: _status(outcome) >= 400 and bool(_codes(outcome) & errors.CLIENT_FAULTS),
         _returned,
     ),
     (
         "401, credential not read again yet",
-        lambda it: _status(it) == 401 and not it.reread,
+        lambda outcome: _status(outcome) == 401 and not outcome.reread,
         lambda _: Step(Action.REREAD),
     ),
     (
         "401, 402, 403",
-        lambda it: _status(it) in {401, 402, 403},
+        lambda outcome: _status(outcome) in {401, 402, 403},
         _refused,
     ),
     (
@@ -175,8 +175,8 @@ TABLE: Final[Sequence[_Rule]] = (
     ),
     (
         "429",
-        lambda it: _status(it) == 429,
-        lambda it: Step(Action.NEXT, cooldown=CooldownSpec(it.wait)),
+        lambda outcome: _status(outcome) == 429,
+        lambda outcome: Step(Action.NEXT, cooldown=CooldownSpec(outcome.wait)),
     ),
     (
         "503, 529 that say so themselves",
@@ -185,22 +185,24 @@ TABLE: Final[Sequence[_Rule]] = (
     ),
     (
         "any other 5xx of an upstream that bills no single pictures",
-        lambda it: 500 <= _status(it) < 600 and not DIALECTS[it.dialect].bills_pictures,
+        lambda outcome: (
+            500 <= _status(outcome) < 600 and not DIALECTS[outcome.dialect].bills_pictures
+        ),
         lambda _: Step(Action.NEXT),
     ),
     (
         "other 4xx but 408, 409",
-        lambda it: 400 <= _status(it) < 500 and _status(it) not in {408, 409},
+        lambda outcome: 400 <= _status(outcome) < 500 and _status(outcome) not in {408, 409},
         lambda _: Step(Action.RETURN),
     ),
     (
         "a redirect",
-        lambda it: 300 <= _status(it) < 400,
+        lambda outcome: 300 <= _status(outcome) < 400,
         lambda _: _replaced("upstream_redirect"),
     ),
     (
         "a 2xx of another kind, or a status that ends no exchange",
-        lambda it: _status(it) < 300,
+        lambda outcome: _status(outcome) < 300,
         lambda _: _replaced("upstream_invalid"),
     ),
     (
@@ -227,47 +229,48 @@ _WEIGHT: Final = (
 
 
 def weightiest(steps: Sequence[Step]) -> int:
-    """Which of several calls that were made for one request decides what follows: its index.
+    """The index of the step that decides, of several calls made for one request.
 
-    One picture is a success; next comes what the client has seen, then what is certain to hold for
-    any account, then what may have been made.  Another account is asked only if nothing speaks
-    against it in any of them.
+    One picture is a success; next comes what the client has already received, then an error that
+    any account would give, then a picture that may exist.  Another account is asked only if every
+    call allows it.
     """
     return min(range(len(steps)), key=lambda index: _WEIGHT.index(steps[index].action))
 
 
-_TELLING: Final[Sequence[Callable[[AttemptOutcome], bool]]] = (
-    lambda it: _status(it) == 429,
-    lambda it: _status(it) == 404,
-    lambda it: _status(it) >= 500 and it.error.message is not None,
-    lambda it: _status(it) >= 500,
+_MOST_INFORMATIVE_FIRST: Final[Sequence[Callable[[AttemptOutcome], bool]]] = (
+    lambda outcome: _status(outcome) == 429,
+    lambda outcome: _status(outcome) == 404,
+    lambda outcome: _status(outcome) >= 500 and outcome.error.message is not None,
+    lambda outcome: _status(outcome) >= 500,
 )
 
 
-def most_telling(outcomes: Sequence[AttemptOutcome]) -> int | None:
-    """When every account failed: the index of the answer that tells the client most.
+def most_informative(outcomes: Sequence[AttemptOutcome]) -> int | None:
+    """When every account failed: the index of the most informative answer for the client.
 
-    None when no answer is fit for a client: 401, 402 and 403 are about our credentials, and the
-    client would take them for its own.  Of equals the first.
+    None when no answer suits a client: 401, 402 and 403 are about the gateway's credentials, and
+    the client would think they are about its own.  The first of equals.
     """
-    for tells in _TELLING:
+    for matches in _MOST_INFORMATIVE_FIRST:
         for index, outcome in enumerate(outcomes):
-            if tells(outcome):
+            if matches(outcome):
                 return index
     return None
 
 
 _REPLACED: Final[Mapping[str, str]] = {
     "outcome_unknown": "The call was sent upstream and no answer came. A picture may have been "
-    "made and billed, so it was not sent again.",
-    "upstream_redirect": "The upstream answered with a redirect, which is not followed.",
-    "upstream_invalid": "The upstream's answer is not what was asked for, or holds no picture. "
-    "One may have been made and billed, so the call was not sent again.",
+    "made and billed, so the gateway did not send the call again.",
+    "upstream_redirect": "The upstream answered with a redirect, which the gateway does not "
+    "follow. Ask the operator of this gateway to check the account's base URL.",
+    "upstream_invalid": "The upstream's answer has the wrong type or holds no picture. A picture "
+    "may have been made and billed, so the gateway did not send the call again.",
     "upstream_cut": "The upstream's answer broke off. A picture may have been made and billed, so "
-    "the call was not sent again.",
+    "the gateway did not send the call again.",
 }
 
 
 def replacement(code: str) -> Refusal:
-    """The answer of ours that goes out in place of an upstream's (``Action.REPLACE``)."""
+    """The gateway's own error in place of an upstream's answer (``Action.REPLACE``)."""
     return Refusal(code, _REPLACED[code])

@@ -493,7 +493,7 @@ def test_a_word_for_the_log_decides_nothing() -> None:
 
 @pytest.mark.parametrize("error", ERRORS)
 def test_an_upstream_that_said_something_is_known(error: UpstreamError) -> None:
-    assert _answer(500, error=error).told is (error != UpstreamError())
+    assert _answer(500, error=error).has_error is (error != UpstreamError())
 
 
 # -- several calls for one request -----------------------------------------------------------
@@ -531,7 +531,7 @@ _SAID = UpstreamError("because")
 
 
 def _most_telling(*outcomes: AttemptOutcome) -> int | None:
-    return failover.most_telling(outcomes)
+    return failover.most_informative(outcomes)
 
 
 def test_where_there_is_no_answer_none_is_told() -> None:
@@ -581,7 +581,7 @@ def test_a_connection_that_never_stood_tells_less_than_any_answer() -> None:
 )
 def test_what_is_told_is_always_fit_for_a_client(outcomes: list[AttemptOutcome]) -> None:
     fit = [it for it in outcomes if it.status not in {401, 402, 403}]
-    best = failover.most_telling(outcomes)
+    best = failover.most_informative(outcomes)
     assert (best is None) == (not fit)
     if best is not None:
         assert outcomes[best] in fit

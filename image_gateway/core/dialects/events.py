@@ -1,10 +1,10 @@
-"""What the events of an upstream mean, and the events and answers that a client gets of them.
+"""Reads the events of an upstream, and writes the events and answers that a client gets.
 
-Two vocabularies are read: the Images API's own (``image_generation.completed``), whose frames go on
-as they are, and the Responses API's, from which pictures are taken.  Events come as skeletons: a
-picture in one is a placeholder and stays where it was spooled (``core.codec.json_scanner``), and
-what is made of it here is a body of segments again.  Sources: README.md in
-this folder, "Images answers" and "Codex, Responses route".
+Two kinds of events are read: those of the Images API (``image_generation.completed``), whose frames
+are forwarded unchanged, and those of the Responses API, from which pictures are extracted.  An
+event comes as a JSON skeleton: a placeholder stands for each picture, whose text stays in the spool
+(``core.codec.json_scanner``).  The functions here that write JSON return a body of segments.
+Sources: README.md in this folder, "Images answers" and "Codex, Responses route".
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,22 +21,22 @@ from image_gateway.core.errors import UpstreamError
 from image_gateway.core.request.catalogue import Endpoint
 
 _SHARED: Final = ("background", "output_format", "quality", "size")
-"""What an answer says once for all of its pictures."""
-_LONGEST_WORDS: Final = 2000
+"""The fields that an answer has once for all of its pictures."""
+_LONGEST_MESSAGE: Final = 2000
 _PREFIXES: Final[Mapping[Endpoint, str]] = {
     "generations": "image_generation",
     "edits": "image_edit",
 }
 _COMPLETED: Final = frozenset(f"{prefix}.completed" for prefix in _PREFIXES.values())
 _PARTIAL_IMAGE: Final = frozenset(f"{prefix}.partial_image" for prefix in _PREFIXES.values())
-_WORDS: Final = "The upstream answered in words instead of a picture."
+_TEXT_ANSWER: Final = "The upstream answered with text instead of a picture."
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event as it came: its name, the skeleton of its data, what was lifted out of it.
+    """One event as it came: its name, the skeleton of its data, and the strings lifted out of it.
 
-    ``value`` is None where the data is no JSON.
+    ``value`` is None if the data is not JSON.
     """
 
     name: str | None
@@ -44,20 +44,20 @@ class Event:
     lifted: Sequence[json_skeleton.LiftedString] = ()
 
     def fields(self) -> Mapping[str, object]:
-        """The data's names; none where it is no object."""
+        """The data's fields; empty if the data is not an object."""
         return self.value if isinstance(self.value, dict) else {}
 
     def kind(self) -> str:
-        """The type that the data names, else the event's own name."""
+        """The ``type`` in the data, or else the event's name."""
         return text(self.fields().get("type")) or self.name or ""
 
 
 class EventKind(Enum):
-    """What an event is for whoever waits for pictures."""
+    """What an event means for a client that waits for pictures."""
 
     OTHER = auto()
     OPENING = auto()
-    """Nothing was made yet: a failure now is one before the answer."""
+    """No picture exists yet: a failure after it counts as one before the answer."""
     PARTIAL = auto()
     PICTURE = auto()
     END = auto()
@@ -66,10 +66,10 @@ class EventKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ParsedEvent:
-    """An event's meaning.
+    """What an event says.
 
-    ``picture`` holds what is known of a picture, by the names of the Images API, ``pictures`` how
-    many an end holds; ``status`` and ``error`` belong to a failure.
+    ``picture`` holds a picture's fields by the names of the Images API; ``pictures`` is the number
+    of pictures in an ``END``; ``status`` and ``error`` belong to a ``FAILURE``.
     """
 
     kind: EventKind
@@ -81,48 +81,48 @@ class ParsedEvent:
 
 
 def text(value: object) -> str | None:
-    """A text that is really here; None for anything else, a lifted one included."""
+    """A string of the skeleton; None for any other value and for a lifted string."""
     return value if isinstance(value, str) and not json_skeleton.is_placeholder(value) else None
 
 
 def usage(value: object) -> dict[str, object] | None:
-    """Counts of tokens, at any depth; whatever is none is left out."""
+    """The token counts, at any depth; other values are left out."""
     if not isinstance(value, dict):
         return None
-    found: dict[str, object] = {}
+    counts: dict[str, object] = {}
     for name, count in value.items():
         if isinstance(count, int) and not isinstance(count, bool):
-            found[name] = count
+            counts[name] = count
         elif (inner := usage(count)) is not None:
-            found[name] = inner
-    return found or None
+            counts[name] = inner
+    return counts or None
 
 
 def add_usage(
-    one: Mapping[str, object] | None, other: Mapping[str, object] | None
+    first: Mapping[str, object] | None, second: Mapping[str, object] | None
 ) -> Mapping[str, object] | None:
     """The sum of two usages, name by name."""
-    if one is None or other is None:
-        return one or other
-    total = dict(one)
-    for name, count in other.items():
-        known = total.get(name)
-        if isinstance(known, int) and isinstance(count, int):
-            total[name] = known + count
-        elif isinstance(known, Mapping) and isinstance(count, Mapping):
-            total[name] = add_usage(known, count)
+    if first is None or second is None:
+        return first or second
+    total = dict(first)
+    for name, count in second.items():
+        subtotal = total.get(name)
+        if isinstance(subtotal, int) and isinstance(count, int):
+            total[name] = subtotal + count
+        elif isinstance(subtotal, Mapping) and isinstance(count, Mapping):
+            total[name] = add_usage(subtotal, count)
         else:
             total.setdefault(name, count)
     return total
 
 
 def failure(fields: Mapping[str, object]) -> ParsedEvent:
-    """An error as an event tells it: nested as ``error``, or flat."""
+    """The error in an event: nested as ``error``, or flat."""
     nested = fields.get("error")
-    found = nested if isinstance(nested, dict) else fields
+    error_fields = nested if isinstance(nested, dict) else fields
     plain = {
         name: value
-        for name, value in found.items()
+        for name, value in error_fields.items()
         if not json_skeleton.contains_placeholder(value)
     }
     error = errors.from_fields(plain)
@@ -132,10 +132,10 @@ def failure(fields: Mapping[str, object]) -> ParsedEvent:
         # A flat event's own type says nothing about what went wrong.
         error = errors.from_fields({**plain, "type": None})
     if error.message is None:
-        error = replace(error, message="The upstream told of an error, without a message.")
-    for place in (found, fields):
+        error = replace(error, message="The upstream reported an error without a message.")
+    for source in (error_fields, fields):
         for name in ("status", "status_code"):
-            status = place.get(name)
+            status = source.get(name)
             if isinstance(status, int) and 400 <= status < 600:
                 return ParsedEvent(EventKind.FAILURE, status=status, error=error)
     return ParsedEvent(EventKind.FAILURE, status=errors.status_of(error), error=error)
@@ -145,11 +145,11 @@ def failure(fields: Mapping[str, object]) -> ParsedEvent:
 
 
 def read_image_event(event: Event) -> ParsedEvent:
-    """One event of a stream that goes on as it is."""
+    """Read one event of a stream that is forwarded unchanged."""
     fields, kind = event.fields(), event.kind()
     if "error" in {kind, event.name} or isinstance(fields.get("error"), dict | str):
         return failure(fields)
-    # What cannot be read is believed its name: it has been paid for.
+    # An event that cannot be read counts by its name: the picture has been paid for.
     holds_picture = event.value is None or _is_picture(fields.get("b64_json"))
     if kind in _COMPLETED and holds_picture:
         return ParsedEvent(EventKind.PICTURE, fields, usage(fields.get("usage")))
@@ -165,14 +165,14 @@ class ResponseReader:
     """Reads the events of one call on the Responses route, which makes one picture."""
 
     def __init__(self) -> None:
-        self._made = False
-        self._words: str | None = None
+        self._has_picture = False
+        self._message: str | None = None
 
     def __repr__(self) -> str:
-        return f"<ResponseReader {'made' if self._made else 'waiting'}>"
+        return f"<ResponseReader {'made' if self._has_picture else 'waiting'}>"
 
     def read(self, event: Event) -> ParsedEvent:
-        """The next event's meaning; an end without a picture is a failure."""
+        """Read the next event; an end without a picture is a failure."""
         fields = event.fields()
         match event.kind():
             case "response.image_generation_call.partial_image":
@@ -180,46 +180,46 @@ class ResponseReader:
             case "response.output_item.done":
                 return self._read_item(fields.get("item"))
             case "response.output_text.done":
-                self._words = self._words or _words(fields.get("text"))
+                self._message = self._message or _message(fields.get("text"))
             case "response.refusal.done":
-                self._words = _words(fields.get("refusal")) or self._words
+                self._message = _message(fields.get("refusal")) or self._message
             case "response.completed":
                 return self._end(fields.get("response"))
             case "response.failed" | "response.incomplete" | "error":
-                return _unmade(event.kind(), fields)
+                return _without_picture(event.kind(), fields)
         return ParsedEvent(EventKind.OTHER)
 
     def _read_item(self, value: object) -> ParsedEvent:
         item = untrusted.mapping(value)
         if item.get("type") == "image_generation_call" and _is_picture(item.get("result")):
-            self._made = True
+            self._has_picture = True
             return ParsedEvent(EventKind.PICTURE, _picture(item))
         if item.get("type") == "message":
             content = item.get("content")
             for part in content if isinstance(content, list) else []:
-                said = untrusted.mapping(part)
-                words = _words(said.get("refusal")) or _words(said.get("text"))
-                self._words = words or self._words
+                part_fields = untrusted.mapping(part)
+                message = _message(part_fields.get("refusal")) or _message(part_fields.get("text"))
+                self._message = message or self._message
         return ParsedEvent(EventKind.OTHER)
 
     def _end(self, value: object) -> ParsedEvent:
         response = untrusted.mapping(value)
         counts = usage(untrusted.mapping(response.get("tool_usage")).get("image_gen"))
-        if self._made:
+        if self._has_picture:
             return ParsedEvent(EventKind.END, usage=counts)
-        # Its output is often empty, and the items have come before; but it may be all there is.
+        # The output is often empty, because the items came before; but it may hold all of them.
         output = response.get("output")
-        for value_of_item in output if isinstance(output, list) else []:
-            found = self._read_item(value_of_item)
-            if found.kind is EventKind.PICTURE:
-                return ParsedEvent(EventKind.END, found.picture, counts)
-        if self._words is None:
+        for item in output if isinstance(output, list) else []:
+            event = self._read_item(item)
+            if event.kind is EventKind.PICTURE:
+                return ParsedEvent(EventKind.END, event.picture, counts)
+        if self._message is None:
             return ParsedEvent(EventKind.END)
         return ParsedEvent(
             EventKind.FAILURE,
             status=400,
             error=UpstreamError(
-                self._words[:_LONGEST_WORDS],
+                self._message[:_LONGEST_MESSAGE],
                 "image_generation_user_error",
                 "prompt",
                 "moderation_blocked",
@@ -231,32 +231,32 @@ _OPENING: Final = frozenset({"response.created", "response.queued", "response.in
 
 
 def read_conversation_event(event: Event) -> ParsedEvent:
-    """One event for a client of the Responses API itself.
+    """Read one event for a client of the Responses API itself.
 
-    There an end without a picture is no failure: a model may answer an intent in words.
+    There an end without a picture is not a failure: a model may answer an intent with text.
     """
     fields, kind = event.fields(), event.kind()
     if kind in _OPENING:
         return ParsedEvent(EventKind.OPENING)
     if kind == "response.output_item.done":
-        found = _pictures([fields.get("item")])
-        if found:
-            return ParsedEvent(EventKind.PICTURE, found[0])
+        pictures = _pictures([fields.get("item")])
+        if pictures:
+            return ParsedEvent(EventKind.PICTURE, pictures[0])
     if kind in {"response.completed", "response.incomplete"}:
         response = untrusted.mapping(fields.get("response"))
         counts = usage(untrusted.mapping(response.get("tool_usage")).get("image_gen"))
-        made = _pictures(response.get("output"))
-        first = made[0] if made else {}
+        pictures = _pictures(response.get("output"))
+        first = pictures[0] if pictures else {}
         counts = counts or usage(response.get("usage"))
-        return ParsedEvent(EventKind.END, first, counts, pictures=len(made))
+        return ParsedEvent(EventKind.END, first, counts, pictures=len(pictures))
     if kind == "response.failed":
         return failure(untrusted.mapping(fields.get("response")))
     return failure(fields) if kind == "error" else ParsedEvent(EventKind.OTHER)
 
 
-def _words(value: object) -> str | None:
-    """What was said; of a very long text only that something was."""
-    return text(value) or (_WORDS if isinstance(value, str) and value else None)
+def _message(value: object) -> str | None:
+    """The text of a message; a fixed sentence for a text that is too long for a skeleton."""
+    return text(value) or (_TEXT_ANSWER if isinstance(value, str) and value else None)
 
 
 def _is_picture(value: object) -> bool:
@@ -264,10 +264,10 @@ def _is_picture(value: object) -> bool:
 
 
 def _pictures(items: object) -> list[dict[str, object]]:
-    found = [untrusted.mapping(item) for item in (items if isinstance(items, list) else [])]
+    mappings = [untrusted.mapping(item) for item in (items if isinstance(items, list) else [])]
     return [
         _picture(item)
-        for item in found
+        for item in mappings
         if item.get("type") == "image_generation_call" and _is_picture(item.get("result"))
     ]
 
@@ -281,13 +281,13 @@ def _partial(fields: Mapping[str, object]) -> dict[str, object]:
 
 
 def _picture(item: Mapping[str, object]) -> dict[str, object]:
-    found = {"b64_json": item.get("result"), **{name: text(item.get(name)) for name in _SHARED}}
+    fields = {"b64_json": item.get("result"), **{name: text(item.get(name)) for name in _SHARED}}
     if isinstance(item.get("revised_prompt"), str):
-        found["revised_prompt"] = item["revised_prompt"]
-    return found
+        fields["revised_prompt"] = item["revised_prompt"]
+    return fields
 
 
-def _unmade(kind: str, fields: Mapping[str, object]) -> ParsedEvent:
+def _without_picture(kind: str, fields: Mapping[str, object]) -> ParsedEvent:
     if kind == "error":
         return failure(fields)
     response = untrusted.mapping(fields.get("response"))
@@ -314,7 +314,7 @@ def _incomplete(response: Mapping[str, object]) -> ParsedEvent:
     )
 
 
-# -- what the client gets --------------------------------------------------------------------------
+# -- events and answers for the client -------------------------------------------------------------
 
 
 def frame(
@@ -323,7 +323,7 @@ def frame(
     fields: Mapping[str, object],
     lifted: Sequence[json_skeleton.LiftedString],
 ) -> Body:
-    """One event of the Images API; ``kind`` is ``partial_image`` or ``completed``."""
+    """An event of the Images API; ``kind`` is ``partial_image`` or ``completed``."""
     name = f"{_PREFIXES[endpoint]}.{kind}"
     data = from_json({"type": name, **fields}, of_lifted(lifted))
     return (f"event: {name}\ndata: ".encode(), *data, b"\n\n")
@@ -332,8 +332,8 @@ def frame(
 def error_frame(body: bytes) -> bytes:
     """An error as an event; ``body`` is its JSON text in OpenAI's shape.
 
-    Nested and without a name of its own: openai-python takes a flat one for an event like any
-    other and raises nothing (measured; README.md in this folder, "Images answers").
+    The error is nested and the event has no name: openai-python takes a flat error for a normal
+    event and raises nothing (measured; README.md in this folder, "Images answers").
     """
     nested = orjson.loads(body)["error"]
     return b"data: " + orjson.dumps({"type": "error", "error": nested}) + b"\n\n"
@@ -345,70 +345,70 @@ def entry(
     """A picture as an entry of ``data`` in an Images answer."""
     fields = {name: value for name, value in picture.items() if name == "revised_prompt"}
     bodies = list(of_lifted(lifted))
-    made = picture.get("b64_json")
-    if as_url and isinstance(made, str):
-        number = json_skeleton.placeholder_number(made)
-        head = made.encode() if number is None else lifted[number].head
+    image = picture.get("b64_json")
+    if as_url and isinstance(image, str):
+        number = json_skeleton.placeholder_number(image)
+        head = image.encode() if number is None else lifted[number].head
         prefix = f"data:{base64_text.image_type_of_base64(head) or 'image/png'};base64,"
         if number is None:
-            made = prefix + made
+            image = prefix + image
         else:
             bodies[number] = (prefix.encode(), *bodies[number])
-    return from_json({"url" if as_url else "b64_json": made, **fields}, bodies)
+    return from_json({"url" if as_url else "b64_json": image, **fields}, bodies)
 
 
 def answer_ends(
     first: Mapping[str, object], usage: Mapping[str, object] | None, created: int
 ) -> tuple[bytes, bytes]:
-    """What stands before and behind the entries of an Images answer, as JSON text.
+    """The JSON text before and after the entries of an Images answer.
 
-    ``first`` is the first picture, which says the size and the like for all.
+    ``first`` is the first picture, whose size and other shared fields count for all.
     """
-    behind = {name: value for name in _SHARED if (value := first.get(name)) is not None}
+    after = {name: value for name in _SHARED if (value := first.get(name)) is not None}
     if usage is not None:
-        behind["usage"] = dict(usage)
+        after["usage"] = dict(usage)
     return (
         b'{"created":%d,"data":[' % created,
-        b"]" + b"," * bool(behind) + orjson.dumps(behind)[1:],
+        b"]" + b"," * bool(after) + orjson.dumps(after)[1:],
     )
 
 
 def as_json(fields: Mapping[str, object], lifted: Sequence[json_skeleton.LiftedString]) -> Body:
-    """A part of an event as it came, as JSON text."""
+    """A part of an event, unchanged, as JSON text."""
     return from_json(fields, of_lifted(lifted))
 
 
 def response_ends(
     response: Mapping[str, object], lifted: Sequence[json_skeleton.LiftedString]
 ) -> tuple[Body, Body]:
-    """What stands before and behind the items of a response's output, as JSON text."""
+    """The JSON text before and after the items of a response's output."""
     rest = {name: value for name, value in response.items() if name != "output"}
     first, *others = from_json({"object": "response", **rest}, of_lifted(lifted))
-    assert isinstance(first, bytes)  # JSON of an object begins with a brace, not with a span
+    assert isinstance(first, bytes)  # an object's JSON begins with a brace, not with a span
     return (b'{"output":[',), (b"]," + first.removeprefix(b"{"), *others)
 
 
 def completed_events(
     answer: object, created: int
 ) -> tuple[list[dict[str, object]], Mapping[str, object] | None]:
-    """The fields of the completed events that a whole Images answer, a skeleton, stands for.
+    """The fields of one completed event for each picture of an Images answer, a skeleton.
 
-    Gives its usage, too; it is for all of them together, so the last event carries it.
+    Also returns the answer's usage; it covers all pictures, so only the last event has it.
     """
-    whole = untrusted.mapping(answer)
-    data = whole.get("data")
-    shared = {name: text(whole.get(name)) for name in _SHARED}
-    found: list[dict[str, object]] = [
+    answer_fields = untrusted.mapping(answer)
+    data = answer_fields.get("data")
+    shared = {name: text(answer_fields.get(name)) for name in _SHARED}
+    completed: list[dict[str, object]] = [
         {
             "b64_json": item["b64_json"],
-            "created_at": whole.get("created") or created,
+            "created_at": answer_fields.get("created") or created,
             **shared,
             "usage": None,
         }
         for item in (data if isinstance(data, list) else [])
         if _is_picture(untrusted.mapping(item).get("b64_json"))
     ]
-    counts = usage(whole.get("usage"))
-    if found:
-        found[-1]["usage"] = counts
-    return found, counts
+    counts = usage(answer_fields.get("usage"))
+    if completed:
+        completed[-1]["usage"] = counts
+    return completed, counts

@@ -96,7 +96,7 @@ def test_check_tells_of_a_role_that_could_write_and_of_broken_accounts(plane: Pl
     assert "image-gateway schema reader" in done.stdout
     assert "warning: left out of service: account odd: base_url" in done.stdout
     assert "hush" not in done.stdout
-    assert "warning: account east: base_url is no host of Azure's" in done.stdout
+    assert "warning: account east: base_url is not an Azure host" in done.stdout
     assert "account west" not in done.stdout
 
 

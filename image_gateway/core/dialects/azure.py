@@ -1,8 +1,9 @@
 """Azure OpenAI: deployments on the legacy path, or the model's name on the v1 path.
 
-Source: README.md in this folder, "Azure OpenAI".  An account with an ``api_version`` is asked on
-the legacy path, where the deployment stands in the path and ``model`` in the body would fail; one
-without on the v1 path, where ``model`` is the deployment.  Edits are multipart only.
+Source: README.md in this folder, "Azure OpenAI".  A call for an account with
+an ``api_version`` goes to the legacy path, which names the deployment and fails with ``model`` in
+the body; a call for any other account goes to the v1 path, where ``model`` is the deployment.
+Edits are multipart only.
 """
 
 import re
@@ -24,10 +25,10 @@ from image_gateway.core.request.image_request import ImageRequest
 HOSTS: Final = re.compile(
     r"(?:[a-z0-9-]+\.)+(?:openai\.azure|services\.ai\.azure|cognitiveservices\.azure)\.(?:com|us|cn)\.?"
 )
-"""Azure's own hosts, with the sovereign clouds; a base URL elsewhere is worth a warning."""
+"""Azure's own hosts, with the sovereign clouds; any other host gets a warning."""
 
-# What people paste as base URL may already lead to a deployment, or all the way to an endpoint.
-_WHAT_WE_ADD: Final = re.compile(
+# An operator may paste a base URL that already leads to a deployment or an endpoint.
+_ADDED_PATH: Final = re.compile(
     r"/openai(?:/v1(?:/images(?:/(?:generations|edits))?)?|/deployments(?:/.*)?)?/*\Z",
     re.IGNORECASE,
 )
@@ -37,7 +38,7 @@ _FROM_CLIENT: Final = frozenset({"traceparent", "tracestate"})
 def encode(
     request: ImageRequest, account: Account, client: Headers, context: EncodeContext
 ) -> UpstreamRequest:
-    """The call; the account must have a credential and a base URL."""
+    """Encode a call; the account must have a credential and a base URL."""
     deployment = upstream_name(request, account)
     values = {"prompt": request.prompt, **request.parameters}
     if account.api_version is None:
@@ -61,33 +62,35 @@ def encode(
 
 
 def url(account: Account, deployment: str, endpoint: str) -> str:
-    """Where to post; the base URL's own path and query are kept, ``api_version`` goes first."""
+    """The URL of a call.  Keeps the path and query of the base URL; ``api_version`` overrides its
+    ``api-version``.
+    """
     parts = urlsplit(account.base_url or "")
-    path = _WHAT_WE_ADD.sub("", parts.path).rstrip("/")
+    path = _ADDED_PATH.sub("", parts.path).rstrip("/")
     query = parts.query
     if account.api_version is None:
         path += f"/openai/v1/images/{endpoint}"
     else:
         path += f"/openai/deployments/{quote(deployment, safe='')}/images/{endpoint}"
-        others = [each for each in query.split("&") if each.partition("=")[0] != "api-version"]
+        pairs = [pair for pair in query.split("&") if pair.partition("=")[0] != "api-version"]
         version = f"api-version={quote(account.api_version, safe='')}"
-        query = "&".join([*filter(None, others), version])
+        query = "&".join([*filter(None, pairs), version])
     return urlunsplit(parts._replace(path=path, query=query, fragment=""))
 
 
 def doubts(account: Account) -> list[str]:
-    """What looks like a mistake in an account that could work all the same, for an operator."""
+    """Warnings for an operator about settings that may be mistakes, although they could work."""
     parts = urlsplit(account.base_url or "")
-    found = []
+    warnings = []
     if HOSTS.fullmatch((parts.hostname or "").lower()) is None:
-        found.append("base_url is no host of Azure's")
-    _, named, rest = parts.path.partition("/deployments/")
+        warnings.append("base_url is not an Azure host")
+    _, separator, rest = parts.path.partition("/deployments/")
     deployment = unquote(rest.partition("/")[0])
-    if named and account.api_version is None:
-        found.append("base_url leads to a deployment, which is used only with an api_version")
-    elif named and deployment not in (account.deployments or {}).values():
-        found.append(f"base_url names deployment {deployment!r}, and deployments does not")
-    return found
+    if separator and account.api_version is None:
+        warnings.append("base_url names a deployment, which is ignored without an api_version")
+    elif separator and deployment not in (account.deployments or {}).values():
+        warnings.append(f"base_url names deployment {deployment!r}, which is not in deployments")
+    return warnings
 
 
 def _has_one_route(account: Account, request: ImageRequest) -> Sequence[UpstreamRoute]:  # noqa: ARG001

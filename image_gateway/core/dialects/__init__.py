@@ -1,9 +1,9 @@
-"""What each kind of upstream speaks: one record per dialect, and how its requests and events look.
+"""The dialects of upstreams: one record per dialect, and the format of its requests and events.
 
-``dialect`` says what a record holds, ``DIALECTS`` are the records, by the names that the accounts
-view uses.  Everything that a request carries upstream stands in an encoder; nothing passes through.
-``events`` reads what comes back as events.  README.md in this folder has the facts, with their
-sources.  This folder knows no account's state; who is asked is decided in ``core.routing``.
+``dialect`` defines a record; ``DIALECTS`` holds the records by the names that the accounts view
+uses.  An encoder writes everything that a request carries upstream; nothing passes through.
+``events`` reads the events that come back.  README.md in this folder has the facts, with their
+sources.  This folder knows nothing of an account's state; ``core.routing`` chooses the account.
 """
 
 from collections.abc import Mapping
@@ -38,11 +38,11 @@ DIALECTS: Final[dict[str, Dialect]] = {
 def named_wait(
     upstream: Mapping[str, str], error: UpstreamError, now: float, *, limited: bool
 ) -> float | None:
-    """Seconds that an answer asks us to wait, None where it names none.
+    """Seconds that an answer asks to wait, None if it names no time.
 
-    ``now`` is the time in seconds since 1970.  Where the answer is about a limit (``limited``), and
-    names no time itself, a budget window that is used up does.  Any upstream may be a pool in front
-    of Codex that passes on its windows.
+    ``now`` is the time in seconds since 1970.  If the answer reports a limit (``limited``) and
+    names no time itself, the time until a used-up budget window is reset counts.  Any upstream may
+    be a pool in front of Codex that passes on its windows.
     """
     wait = headers.named_wait(upstream, error, now, limited=limited)
     if wait is not None or not limited:

@@ -1,8 +1,8 @@
 """Codex accounts: three routes, a budget in every answer, and no bill for a single picture.
 
-The direct route makes pictures for most calls; the Responses route makes them with a main model and
-its image tool, which a stream and some parameters need; intents go to the same endpoint almost as
-they came.  Source: README.md in this folder, "Codex, both routes".
+The direct route serves most calls.  The Responses route makes a picture with a main model and its
+image tool; a stream and some parameters need it.  Intents go to the same endpoint almost
+unchanged.  Source: README.md in this folder, "Codex, both routes".
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,9 +46,9 @@ INTENTS: Final = UpstreamRoute("codex_intents", codex_intents.encode)
 
 
 def routes_of(account: Account, request: ImageRequest) -> Sequence[UpstreamRoute]:
-    """A stream prefers the Responses route; other calls go as ``codex_route`` says.
+    """A stream prefers the Responses route; for other calls ``codex_route`` decides.
 
-    Without a ``responses_model`` there is no such route.
+    Without a ``responses_model`` there is no Responses route.
     """
     if account.responses_model is None:
         return (IMAGES,)
@@ -63,7 +63,7 @@ def intent_route(account: Account) -> UpstreamRoute | None:
 
 
 def budget_windows(headers: Mapping[str, str], wall: float) -> Mapping[str, BudgetWindow]:
-    """The two windows, by the names that the accounts view has for them."""
+    """The two windows, by the names that the accounts view uses."""
     windows = {}
     for name in ("primary", "secondary"):
         percent = number(headers.get(f"x-codex-{name}-used-percent"))
@@ -73,11 +73,11 @@ def budget_windows(headers: Mapping[str, str], wall: float) -> Mapping[str, Budg
 
 
 def _seconds_left(name: str, headers: Mapping[str, str], wall: float) -> float | None:
-    left = number(headers.get(f"x-codex-{name}-reset-after-seconds"))
-    if left is not None:
-        return left
-    moment = number(headers.get(f"x-codex-{name}-reset-at"))
-    return None if moment is None else max(moment - wall, 0.0)
+    seconds = number(headers.get(f"x-codex-{name}-reset-after-seconds"))
+    if seconds is not None:
+        return seconds
+    reset_at = number(headers.get(f"x-codex-{name}-reset-at"))
+    return None if reset_at is None else max(reset_at - wall, 0.0)
 
 
 DIALECT: Final = Dialect(

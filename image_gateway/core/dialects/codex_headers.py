@@ -1,4 +1,4 @@
-"""What both routes of a Codex account share: who we are, and how little of the client it sees.
+"""The headers of every route of a Codex account: who calls, and few of the client's headers.
 
 Source: README.md in this folder, "Codex, both routes"; measured with the Codex command line.
 """
@@ -30,8 +30,8 @@ def headers(
     """The headers of a call; the account must have a credential."""
     credential = account.signed_by()
     version = account.client_version or context.client_version
-    sent = client.named(_FROM_CLIENT, _FROM_CLIENT_PREFIXES)
-    sent |= {
+    result = client.named(_FROM_CLIENT, _FROM_CLIENT_PREFIXES)
+    result |= {
         "authorization": f"Bearer {credential.token.reveal()}",
         "originator": _ORIGINATOR,
         "user-agent": f"{_ORIGINATOR}/{version}",
@@ -40,9 +40,9 @@ def headers(
         "accept": accept,
     }
     if credential.account_id is not None:
-        sent["chatgpt-account-id"] = credential.account_id
+        result["chatgpt-account-id"] = credential.account_id
     if credential.is_fedramp:
-        sent["x-openai-fedramp"] = "true"
+        result["x-openai-fedramp"] = "true"
     if (client.get("originator") or "").startswith("codex_"):
-        sent |= client.named(frozenset({"originator", "user-agent"}), ())
-    return sent
+        result |= client.named(frozenset({"originator", "user-agent"}), ())
+    return result

@@ -21,14 +21,14 @@ from image_gateway.core.request.image_request import ImageRequest
 def encode(
     request: ImageRequest, account: Account, client: Headers, context: EncodeContext
 ) -> UpstreamRequest:
-    """The call; the account must have a credential."""
+    """Encode a call; the account must have a credential."""
     payload: dict[str, object] = {
         "prompt": request.prompt,
         "model": upstream_name(request, account),
         **pictures(request),
         **request.parameters,
     }
-    payload.pop("partial_images", None)  # 0, or another route would have been chosen
+    payload.pop("partial_images", None)  # it is 0: this route lacks PARTIAL_IMAGES
     return UpstreamRequest(
         url=join(account.base_url or context.base_url, f"/images/{request.endpoint}"),
         headers=codex_headers.headers(account, client, context, "application/json"),

@@ -1,6 +1,6 @@
-"""Codex, the Responses route for its own kind of call: an image intent goes on as it came.
+"""Codex, the Responses route for image intents: a client's Responses call, almost unchanged.
 
-Only what the upstream would refuse is changed: it always streams and never stores, wants
+Only what the upstream would refuse is changed: it always streams and never stores, requires
 instructions and a list as input, and has text models only, so a call for an image model goes to the
 account's main model with the image tool.  Source: README.md in this folder, "Codex, Responses
 route".
@@ -28,7 +28,7 @@ _FOR_OTHERS: Final = "You are a helpful assistant."
 def encode(
     request: IntentRequest, account: Account, client: Headers, context: EncodeContext
 ) -> UpstreamRequest:
-    """The call; the account must have a credential and a main model."""
+    """Encode a call; the account must have a credential and a main model."""
     payload = dict(request.body) | {"stream": True, "store": False}
     payload["model"] = (
         account.responses_model if request.is_for_image_model else request.upstream_model
@@ -55,17 +55,17 @@ def encode(
 
 
 def _tools(request: IntentRequest, account: Account) -> list[object]:
-    """The client's tools, image models by the names that the account has for them."""
-    given = request.body.get("tools")
-    tools: list[object] = list(given) if isinstance(given, list) else []
+    """The client's tools, with the account's names for image models."""
+    client_tools = request.body.get("tools")
+    tools: list[object] = list(client_tools) if isinstance(client_tools, list) else []
     if request.is_for_image_model and not intent.image_tools(request.body):
         tools.append({"type": intent.TOOL})
-    own = request.upstream_model if intent.is_image_model(request.upstream_model) else None
+    default = request.upstream_model if intent.is_image_model(request.upstream_model) else None
     for index, tool in enumerate(tools):
         if not isinstance(tool, dict) or tool.get("type") != intent.TOOL:
             continue
-        asked = tool.get("model")
-        model = request.mapped(asked) if isinstance(asked, str) else own
+        requested = tool.get("model")
+        model = request.mapped(requested) if isinstance(requested, str) else default
         if model is not None:
             tools[index] = {**tool, "model": (account.deployments or {}).get(model, model)}
     return tools

@@ -1,8 +1,7 @@
-"""Codex, the Responses route: a text model is told to draw one picture with the image tool.
+"""Codex, the Responses route: a text model is asked to make one picture with the image tool.
 
 Source: README.md in this folder, "Codex, Responses route".  It always streams, and one call makes
-one picture: what asks for more becomes several calls.  How its events are read is
-``core.dialects.events``.
+one picture: a request for more becomes several calls.  ``core.dialects.events`` reads its events.
 """
 
 from typing import Final
@@ -29,7 +28,7 @@ _INSTRUCTIONS: Final = (
 def encode(
     request: ImageRequest, account: Account, client: Headers, context: EncodeContext
 ) -> UpstreamRequest:
-    """The call for one picture; the account must have a credential and a main model."""
+    """Encode a call for one picture; the account must have a credential and a main model."""
     content: list[dict[str, object]] = [{"type": "input_text", "text": request.prompt}]
     content += [{"type": "input_image", "image_url": image.text} for image in request.images]
     tool: dict[str, object] = {

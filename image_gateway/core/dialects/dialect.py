@@ -1,7 +1,8 @@
-"""What differs between upstreams: one record per dialect.
+"""The differences between upstreams: one record per dialect.
 
-The rest of the gateway asks the record and never compares a dialect's name.  A new kind of upstream
-is a new record in ``DIALECTS`` (``core.dialects``), with an encoder for each of its routes.
+The rest of the gateway reads the record and never compares a dialect's name.  A new kind of
+upstream is a new record in ``DIALECTS`` (``core.dialects``), with an encoder for each
+of its routes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ CredentialKind = Literal["access_token", "api_key"]
 
 
 class Ability(StrEnum):
-    """What a request may need of a route; ``core.routing.capability`` says when it does."""
+    """What a request may need of a route; ``core.routing.capability`` says when it needs it."""
 
     EDIT = "edit"
     MANY_IMAGES = "many_images"
@@ -37,12 +38,12 @@ class Ability(StrEnum):
 
 Encode = Callable[[Any, Account, Headers, EncodeContext], UpstreamRequest]
 """Makes the request to an upstream from the client's request, an account that has a credential, the
-client's headers, and what the settings say."""
+client's headers, and the settings."""
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamRoute:
-    """One way of asking an account: how it is asked, and what it cannot do."""
+    """One way to call an account: its encoder, and the abilities that it lacks."""
 
     name: str
     encode: Encode
@@ -54,9 +55,9 @@ class UpstreamRoute:
 
 @dataclass(frozen=True, slots=True)
 class BudgetWindow:
-    """One window of an account's budget, as an answer's headers say it.
+    """One window of an account's budget, as an answer's headers report it.
 
-    ``seconds_left`` until it begins anew; None where the answer does not say.
+    ``seconds_left`` until the window is reset; None if the answer does not say.
     """
 
     used_percent: float
@@ -64,17 +65,17 @@ class BudgetWindow:
 
 
 def no_windows(headers: Mapping[str, str], wall: float) -> Mapping[str, BudgetWindow]:  # noqa: ARG001
-    """The budget windows of an upstream whose answers tell none."""
+    """For an upstream whose answers report no budget windows."""
     return {}
 
 
 def no_intents(account: Account) -> UpstreamRoute | None:  # noqa: ARG001 - the field's signature
-    """The route for image intents of an upstream that serves none."""
+    """For an upstream that serves no image intents."""
     return None
 
 
 def no_doubts(account: Account) -> list[str]:  # noqa: ARG001 - the field's signature
-    """Nothing of an account looks like a mistake."""
+    """For an upstream whose accounts need no warnings."""
     return []
 
 
@@ -82,16 +83,15 @@ def no_doubts(account: Account) -> list[str]:  # noqa: ARG001 - the field's sign
 class Dialect:
     """One kind of upstream.
 
-    ``described``: with its article, for people.  ``routes`` are all of its routes for pictures,
-    ``routes_of`` those that an account has for a request, the preferred one first; ``intent_route``
-    serves calls of the Responses API itself.  ``base_url`` None: each account names its own.
-    ``attempt_seconds`` is the default of the setting ``<NAME>_SECONDS``.  ``credentials`` are the
-    kinds that sign a call; ``needed`` are the columns without which an account serves nothing,
-    ``unused`` those that mean nothing to it.  ``bills_pictures`` False: an error answer of its own
-    (5xx) means that nothing was billed.  ``missing_model_codes`` are codes of a 404 about the
-    model, beside the usual ones.  ``budget_windows`` reads an answer's headers, at a time in
-    seconds since
-    1970.  ``doubts`` are what looks like a mistake in an account and could work all the same.
+    ``described``: a description with its article, for people.  ``routes`` are all routes for
+    pictures, ``routes_of`` the routes that an account has for a request, the preferred one first;
+    ``intent_route`` serves calls of the Responses API itself.  ``base_url`` None: each account has
+    its own.  ``attempt_seconds`` is the default of the setting ``<NAME>_SECONDS``.  ``credentials``
+    are the kinds that can sign a call; ``needed`` are the columns that an account must have,
+    ``unused`` the columns that have no meaning for it.  ``bills_pictures`` False: an error answer
+    (5xx) means that nothing was billed.  ``missing_model_codes`` are further codes of a 404 about
+    the model.  ``budget_windows`` reads an answer's headers, at a time in seconds since 1970.
+    ``doubts`` lists settings of an account that may be mistakes, although they could work.
     """
 
     name: str

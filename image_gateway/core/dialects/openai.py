@@ -1,7 +1,7 @@
-"""OpenAI and what is compatible with it: plain ``/images/*`` behind a base that ends in ``/v1``.
+"""OpenAI and compatible upstreams: ``/images/*`` after a base URL that ends in ``/v1``.
 
-An edit goes on in the form in which it came: JSON may name https addresses, which only this kind of
-account fetches for itself, and multipart keeps its pictures as they lie in the spool.
+An edit keeps the form in which it came: JSON may name https addresses, which only this kind of
+account fetches itself, and multipart takes its pictures from the spool without re-encoding.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ _FROM_CLIENT: Final = frozenset({"traceparent", "tracestate"})
 def encode(
     request: ImageRequest, account: Account, client: Headers, context: EncodeContext
 ) -> UpstreamRequest:
-    """The call; the account must have a credential."""
+    """Encode a call; the account must have a credential."""
     is_form = request.is_form and request.endpoint == "edits"
     return images_request(
         join(account.base_url or context.base_url, f"/images/{request.endpoint}"),

@@ -1,4 +1,4 @@
-"""What every dialect speaks of: the call to send, and what it has to know beside the request."""
+"""The types and functions that all dialects share: the call to send, and its encode context."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from image_gateway.core.request.image_request import ImageRequest
 
 
 class ExpectedResponse(Enum):
-    """What a call asks to be answered with."""
+    """The answer that a call asks for."""
 
     JSON = "an Images answer"
     IMAGE_EVENTS = "the Images API's own events"
@@ -23,7 +23,7 @@ class ExpectedResponse(Enum):
 
 @dataclass(frozen=True, slots=True)
 class UpstreamRequest:
-    """One POST to an upstream; headers and body hold secrets and are never shown."""
+    """One POST to an upstream; headers and body hold secrets, so ``repr`` leaves them out."""
 
     url: str
     headers: Mapping[str, str] = field(repr=False)
@@ -33,8 +33,8 @@ class UpstreamRequest:
 
 @dataclass(frozen=True, slots=True)
 class EncodeContext:
-    """What a call is made of beside request and account: what the settings say where the account
-    says nothing, and a ``boundary`` for multipart that nobody can guess.
+    """What an encoder needs beside request and account: defaults from the settings for what the
+    account leaves open, and a random ``boundary`` for multipart.
     """
 
     base_url: str
@@ -43,13 +43,13 @@ class EncodeContext:
 
 
 def join(base_url: str, path: str) -> str:
-    """``base_url`` with ``path`` behind its own path, and its query kept."""
+    """``base_url`` with ``path`` appended to its own path; its query is kept."""
     parts = urlsplit(base_url)
     return urlunsplit(parts._replace(path=parts.path.rstrip("/") + path, fragment=""))
 
 
 def upstream_name(request: ImageRequest, account: Account) -> str:
-    """What the account calls the model."""
+    """The account's name for the model."""
     return (account.deployments or {}).get(request.upstream_model, request.upstream_model)
 
 
@@ -60,9 +60,9 @@ def images_request(
     request: ImageRequest,
     boundary: str | None,
 ) -> UpstreamRequest:
-    """A call in the Images API's own form, as JSON or, given a ``boundary``, as multipart.
+    """A call of the Images API, as JSON or, with a ``boundary``, as multipart.
 
-    ``stream`` is sent only where it is true: some upstreams refuse a false one.
+    ``stream`` is sent only if it is true: some upstreams refuse ``false``.
     """
     values = dict(values)
     if request.stream:
@@ -72,10 +72,10 @@ def images_request(
         "accept": "text/event-stream" if request.stream else "application/json",
         "content-type": multipart.form_type(boundary) if boundary else "application/json",
     }
-    answers = ExpectedResponse.IMAGE_EVENTS if request.stream else ExpectedResponse.JSON
+    expects = ExpectedResponse.IMAGE_EVENTS if request.stream else ExpectedResponse.JSON
     if boundary is None:
         return UpstreamRequest(
-            url, sent, body_segments.from_json(values | pictures(request), request.texts), answers
+            url, sent, body_segments.from_json(values | pictures(request), request.texts), expects
         )
     files = [
         multipart.FormFile(image.name, image.type, image.data)
@@ -83,16 +83,16 @@ def images_request(
         if image.data is not None and image.type is not None
     ]
     return UpstreamRequest(
-        url, sent, multipart.form(forms.to_fields(values), files, boundary), answers
+        url, sent, multipart.form(forms.to_fields(values), files, boundary), expects
     )
 
 
 def pictures(request: ImageRequest) -> dict[str, object]:
-    """The pictures of an edit as JSON carries them."""
-    found: dict[str, object] = {}
+    """The pictures of an edit, as fields of a JSON body."""
+    fields: dict[str, object] = {}
     if request.images:
-        found["images"] = [{"image_url": image.text} for image in request.images]
+        fields["images"] = [{"image_url": image.text} for image in request.images]
     for name, image in (("mask", request.mask), ("markup", request.markup)):
         if image is not None:
-            found[name] = {"image_url": image.text}
-    return found
+            fields[name] = {"image_url": image.text}
+    return fields

@@ -1,13 +1,13 @@
-"""What is told of a gateway at work: the calls in flight, the last hour, the last errors.
+"""The live status of a gateway: the calls in flight, the last hour, the last errors.
 
-It keeps facts that are in the log record too, and fewer of them: ids, codes and times, never a
-name of a key, a prompt, a credential or an upstream's own words.  Its memory is bounded by design:
-an hour is a ring of minutes, a minute is counts and a histogram of fixed buckets, and of errors the
-last ones are kept.  A call costs it some microseconds: what a call is at is read off its timeline
-when somebody asks.  ``wall`` is the time in UTC; the caller brings it.
+It keeps some of the facts of the log record: ids, codes and times, never a key's name, a prompt, a
+credential or an upstream's message.  Its memory is bounded by design: an hour is a ring of minutes,
+a minute is counts and a histogram of fixed buckets, and only the last errors are kept.  A call
+costs a few microseconds: its phase is read from its timeline only on request.  ``wall`` is the time
+in UTC; the caller passes it.
 
-The dataclasses at the end are what the ops port tells, and as JSON they are the promise of
-``/status.json``: their fields' names are its names.
+The ops port serves the dataclasses at the end; as JSON they are the documented ``/status.json``,
+with the same names.
 """
 
 from collections import Counter, deque
@@ -26,12 +26,12 @@ from image_gateway.core.records.record import AttemptRecord, Record
 from image_gateway.core.routing.ranking import Condition
 
 MOST_LISTED: Final = 200
-"""Calls in flight that are told one by one, the oldest; of the others the number is told."""
+"""The number of calls in flight that are listed, oldest first; the rest are only counted."""
 MOST_ERRORS: Final = 50
-"""Of each kind: clients' own mistakes, which anybody can make by the thousand, push out no
-others."""
+"""Of each kind: client errors, of which any client can cause thousands, do not push out other
+errors."""
 BLOCK_MINUTES: Final = 5
-"""Over which percentiles are taken: fewer calls would make them jump."""
+"""Percentiles are over this many minutes: over fewer calls they would jump."""
 BLOCKS: Final = 12
 
 _MINUTES: Final = BLOCKS * BLOCK_MINUTES
@@ -40,24 +40,24 @@ _LONGEST_TEXT: Final = 64
 _LATENCY_BITS: Final = 5
 """A percentile is at most a sixteenth too high."""
 _LONGEST_MS: Final = 25 * 60 * 1000
-"""No call lasts longer; with it a minute has at most 288 buckets."""
+"""No call takes longer; with this limit a minute has at most 288 buckets."""
 
 
 # -- one call --------------------------------------------------------------------------------------
 
 
 class PhaseLabel(StrEnum):
-    """What a call is at, as the ops port tells it: a few of its phases in one word."""
+    """The phase of a call as the ops port shows it; one label may cover several phases."""
 
     AUTH = "auth"
     """Key and accounts are looked up."""
     BODY = "body"
     WAITING = "waiting"
-    """For a slot, and nothing else."""
+    """Only for a slot."""
     UPSTREAM = "upstream"
-    """Sent, or being sent; no answer yet."""
+    """The call was sent or is being sent; no answer yet."""
     STREAM = "stream"
-    """An answer is coming, or going out."""
+    """An answer is arriving or going out."""
 
 
 LABELS: Final[Mapping[Phase | None, PhaseLabel]] = {
@@ -96,19 +96,19 @@ _CLIENTS: Final = frozenset({RequestOutcome.CLIENT_ERROR, RequestOutcome.CLIENT_
 
 @dataclass(eq=False, slots=True)
 class InFlightCall:
-    """One call under way; ``is_text``: it is passed on to the text API."""
+    """One call in flight; ``is_text``: it is passed on to the text API."""
 
     builder: RecordBuilder
     is_text: bool = False
 
     @property
     def label(self) -> PhaseLabel:
-        """What it is at."""
+        """The label of its current phase."""
         return LABELS[self.builder.timeline.phase]
 
 
 def outcome(record: Record) -> RequestOutcome:
-    """How a call ended, by its record; an error of the text API has a status and no code."""
+    """How a call ended, by its record; an error of the text API has a status but no code."""
     if record.client_left:
         return RequestOutcome.CLIENT_LEFT
     if record.error_code is not None:
@@ -118,11 +118,11 @@ def outcome(record: Record) -> RequestOutcome:
     return RequestOutcome.CLIENT_ERROR if record.status < 500 else RequestOutcome.UPSTREAM_ERROR
 
 
-def _tried_last(attempts: Sequence[AttemptRecord]) -> str | None:
+def _last_account(attempts: Sequence[AttemptRecord]) -> str | None:
     return attempts[-1].account_name if attempts else None
 
 
-# -- what is kept ----------------------------------------------------------------------------------
+# -- the tracker -----------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -138,7 +138,7 @@ class CallTracker:
     """The calls of one process, in flight and ended."""
 
     def __init__(self) -> None:
-        # In the order in which they came.
+        # In order of arrival.
         self._calls: dict[InFlightCall, None] = {}
         self._minutes = [_MinuteCounts(-1) for _ in range(_MINUTES)]
         self._errors: deque[ErrorView] = deque(maxlen=MOST_ERRORS)
@@ -148,52 +148,52 @@ class CallTracker:
         return f"<CallTracker {len(self._calls)} in flight>"
 
     def begin(self, builder: RecordBuilder) -> InFlightCall:
-        """A call has come; it is in flight until ``end``."""
+        """Track a call from its arrival until ``end``."""
         call = InFlightCall(builder)
         self._calls[call] = None
         return call
 
     def end(self, call: InFlightCall, record: Record, wall: datetime) -> None:
-        """Its record is built."""
+        """Count a call whose record is built; it is no longer in flight."""
         del self._calls[call]
-        ended = outcome(record)
+        result = outcome(record)
         minute = self._minute(_minute_number(wall))
-        minute.outcomes[ended] += 1
-        if ended is RequestOutcome.OK:
+        minute.outcomes[result] += 1
+        if result is RequestOutcome.OK:
             if not call.is_text and record.total_ms is not None:
                 minute.latencies.add(min(record.total_ms, _LONGEST_MS))
             return
-        kept = self._client_errors if ended in _CLIENTS else self._errors
-        kept.append(
+        errors = self._client_errors if result in _CLIENTS else self._errors
+        errors.append(
             ErrorView(
                 wall,
                 record.request_id,
                 record.status,
                 record.error_code,
                 record.error_source,
-                record.account_name or _tried_last(record.attempts),
+                record.account_name or _last_account(record.attempts),
             )
         )
 
     def _minute(self, number: int) -> _MinuteCounts:
-        found = self._minutes[number % _MINUTES]
-        if found.number != number:
-            found = self._minutes[number % _MINUTES] = _MinuteCounts(number)
-        return found
+        minute = self._minutes[number % _MINUTES]
+        if minute.number != number:
+            minute = self._minutes[number % _MINUTES] = _MinuteCounts(number)
+        return minute
 
-    # -- telling -----------------------------------------------------------------------------------
+    # -- views -------------------------------------------------------------------------------------
 
     def phases(self) -> Counter[PhaseLabel]:
-        """How many calls are at what."""
+        """The number of calls in flight by label."""
         return Counter(call.label for call in self._calls)
 
     def in_flight(self) -> "InFlightView":
-        """The calls under way, oldest first."""
+        """The calls in flight, oldest first."""
         oldest = islice(self._calls, MOST_LISTED)
         return InFlightView(len(self._calls), tuple(_view(call) for call in oldest))
 
     def longest_wait(self) -> float | None:
-        """Seconds for which a call waits for a slot; None where none does."""
+        """The longest time in seconds that a call waits for a slot; None if none waits."""
         waits = [
             call.builder.timeline.seconds(Phase.WAITING) or 0.0
             for call in self._calls
@@ -202,25 +202,29 @@ class CallTracker:
         return round(max(waits), 3) if waits else None
 
     def errors(self) -> tuple["ErrorView", ...]:
-        """The last ones of the gateway and of upstreams, newest first."""
+        """The last errors of the gateway and of upstreams, newest first."""
         return tuple(reversed(self._errors))
 
     def client_errors(self) -> tuple["ErrorView", ...]:
-        """The last ones of clients, newest first."""
+        """The last errors of clients, newest first."""
         return tuple(reversed(self._client_errors))
 
     def last_hour(self, wall: datetime) -> "LastHour":
-        """The last 55 to 60 minutes: blocks stand on the clock, so that they stay what they are."""
+        """The last 55 to 60 minutes; blocks are aligned to the clock, so they do not shift."""
         last = _minute_number(wall)
         first = (last // BLOCK_MINUTES - BLOCKS + 1) * BLOCK_MINUTES
-        known = {each.number: each for each in self._minutes if first <= each.number <= last}
-        minutes = [known.get(number) or _MinuteCounts(number) for number in range(first, last + 1)]
+        counted = {
+            minute.number: minute for minute in self._minutes if first <= minute.number <= last
+        }
+        minutes = [
+            counted.get(number) or _MinuteCounts(number) for number in range(first, last + 1)
+        ]
         blocks = [
             _sum(minutes[at : at + BLOCK_MINUTES]) for at in range(0, len(minutes), BLOCK_MINUTES)
         ]
         return LastHour(
             _sum(minutes),
-            tuple(Minute(_moment(each.number), _counts(each.outcomes)) for each in minutes),
+            tuple(Minute(_moment(minute.number), _counts(minute.outcomes)) for minute in minutes),
             tuple(blocks),
         )
 
@@ -248,14 +252,14 @@ def _moment(number: int) -> datetime:
 
 
 def _counts(outcomes: Counter[RequestOutcome]) -> dict[str, int]:
-    return {each.value: outcomes[each] for each in RequestOutcome}
+    return {result.value: outcomes[result] for result in RequestOutcome}
 
 
 def _sum(minutes: Sequence[_MinuteCounts]) -> "Block":
     outcomes, latencies = Counter[RequestOutcome](), Histogram(_LATENCY_BITS)
-    for each in minutes:
-        outcomes.update(each.outcomes)
-        latencies.merge(each.latencies)
+    for minute in minutes:
+        outcomes.update(minute.outcomes)
+        latencies.merge(minute.latencies)
     return Block(_moment(minutes[0].number), _counts(outcomes), _latency(latencies))
 
 
@@ -265,7 +269,7 @@ def _latency(latencies: Histogram) -> "Latency":
     return Latency(latencies.total, p50, p90, p99)
 
 
-# -- what is told ----------------------------------------------------------------------------------
+# -- views of the ops port -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +287,7 @@ class CallView:
 
 @dataclass(frozen=True, slots=True)
 class InFlightView:
-    """All calls in flight, and the oldest of them one by one."""
+    """The number of calls in flight, and a list of the oldest."""
 
     total: int
     oldest: tuple[CallView, ...]
@@ -291,9 +295,9 @@ class InFlightView:
 
 @dataclass(frozen=True, slots=True)
 class ErrorView:
-    """One call that failed, at the end of it; ``status`` None: nobody was there to answer.
+    """One call that failed, and when it ended; ``status`` None: the client left without an answer.
 
-    ``account_name`` is the account that answered; where none did, the one that was tried last.
+    ``account_name`` is the account that answered, or else the account that was tried last.
     """
 
     time: datetime
@@ -306,9 +310,9 @@ class ErrorView:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Percentiles of the seconds that served image calls took; None where there were none.
+    """Percentiles of the seconds that successful image calls took; None if there were none.
 
-    ``calls`` are these alone; ``ok`` among the outcomes counts text that was passed on, too.
+    ``calls`` counts only these; ``ok`` among the outcomes also counts calls to the text API.
     """
 
     calls: int
@@ -319,7 +323,7 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Minute:
-    """How many calls ended in a minute, by outcome."""
+    """The number of calls that ended in a minute, by outcome."""
 
     start: datetime
     outcomes: dict[str, int]
@@ -327,7 +331,7 @@ class Minute:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """The calls that ended in some minutes: how many, by outcome, and how long they took."""
+    """The calls that ended in a block of minutes: their number by outcome, and their latency."""
 
     start: datetime
     outcomes: dict[str, int]
@@ -336,7 +340,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class LastHour:
-    """As a whole, by minutes, and in blocks of minutes; oldest first, the present one last."""
+    """The whole hour, its minutes, and its blocks; oldest first, the current one last."""
 
     whole: Block
     minutes: tuple[Minute, ...]
@@ -345,7 +349,7 @@ class LastHour:
 
 @dataclass(frozen=True, slots=True)
 class CooldownView:
-    """Until when an account is left alone, and the answer that began it."""
+    """Until when an account gets no calls, and the answer that began the cooldown."""
 
     until: datetime
     status: int | None
@@ -354,8 +358,8 @@ class CooldownView:
 
 @dataclass(frozen=True, slots=True)
 class AccountView:
-    """One account.  ``slots_in_use`` are this process's; ``taken_elsewhere``: other processes hold
-    the rest.  Budgets are per cent spent, None where nobody has told.
+    """One account.  ``slots_in_use`` counts this process's slots; ``taken_elsewhere``: other
+    processes hold the rest.  Budgets are per cent spent, None if not known.
     """
 
     account_name: str
@@ -373,7 +377,7 @@ class AccountView:
 
 @dataclass(frozen=True, slots=True)
 class WaitingView:
-    """Calls that wait for a slot, and the longest of these waits in seconds."""
+    """The number of calls that wait for a slot, and the longest wait in seconds."""
 
     calls: int
     longest_seconds: float | None
@@ -381,8 +385,9 @@ class WaitingView:
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """``reasons`` says why not; ``changes_act_within_seconds`` None: not before Postgres can be
-    read.
+    """``reasons``: why it is not ready.
+
+    ``changes_act_within_seconds`` None: changes take effect only once Postgres can be read.
     """
 
     ready: bool
@@ -398,7 +403,7 @@ class Readiness:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """All of it, at ``time``."""
+    """The whole status at ``time``."""
 
     time: datetime
     since: datetime

@@ -1,9 +1,9 @@
-"""What a call costs its key's quota: the tokens that its record tells.
+"""The charge of a call against its key's quota: the tokens in its record.
 
-The unit is the token, all that the call used: ``usage.total_tokens``, or where an upstream names
-only its parts, their sum.  A call that was paid for and whose usage is not known costs nothing, for
-no number would be true, and is counted apart: a client that leaves early sees to it that its usage
-is never known.  A call that nobody was asked for costs nothing.
+The unit is the token: ``usage.total_tokens``, or the sum of the parts if an upstream reports only
+those.  A paid call whose usage is not known costs nothing, because any number would be wrong, and
+is counted separately: when a client leaves early, the usage is never known.  A call without
+attempts costs nothing.
 """
 
 from collections.abc import Mapping
@@ -16,20 +16,20 @@ from image_gateway.core import untrusted
 from image_gateway.core.routing.failover import Action
 
 MOST_TOKENS: Final = 1_000_000_000
-"""A call that says more than this cannot be right, and the sum of a batch must fit 64 bits."""
+"""More than this in one call is an error, and the sum of a batch must fit in 64 bits."""
 MOST_IMAGES: Final = 1_000_000
 LONGEST_TEXT: Final = 256
-"""Characters of an id: a record holds no longer one (``core.records.record``), and an index could
-not.
+"""Characters of an id: a record holds no longer id (``core.records.record``), and an index
+could not hold one.
 """
 
 _PAID: Final = (Action.DELIVER, Action.END)
-"""What was done with an answer that came: an upstream made something, known or not."""
+"""The actions after which an upstream has made a picture, or may have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """One call to be charged; ``called_at`` is when it came."""
+    """One call to charge; ``called_at`` is its arrival."""
 
     request_id: str
     key_id: str
@@ -47,7 +47,7 @@ class Uncharged(StrEnum):
 
 
 def of(record: Mapping[str, object]) -> Charge | Uncharged:
-    """What a log record charges; total over whatever a file may hold."""
+    """The charge of a log record; accepts any content that a file may hold."""
     attempts = record.get("attempts")
     images = untrusted.count(record.get("response_image_count"), MOST_IMAGES) or 0
     tokens = tokens_of(record)
@@ -64,9 +64,9 @@ def of(record: Mapping[str, object]) -> Charge | Uncharged:
 
 
 def tokens_of(record: Mapping[str, object]) -> int | None:
-    """All tokens that a call used; None where its record does not tell.
+    """All tokens that a call used; None if its record does not say.
 
-    A total of 0 beside parts that are not is no total.
+    A total of 0 is ignored if the parts are not 0.
     """
     usage = untrusted.mapping(record.get("usage"))
     total = untrusted.count(usage.get("total_tokens"), MOST_TOKENS)
@@ -75,10 +75,10 @@ def tokens_of(record: Mapping[str, object]) -> int | None:
     parts = [
         untrusted.count(usage.get(name), MOST_TOKENS) for name in ("input_tokens", "output_tokens")
     ]
-    known = [part for part in parts if part is not None]
-    if len(known) == len(parts):
-        return sum(known)
-    return None if any(known) else total
+    counts = [part for part in parts if part is not None]
+    if len(counts) == len(parts):
+        return sum(counts)
+    return None if any(counts) else total
 
 
 def _is_paid(attempt: object) -> bool:
@@ -86,6 +86,6 @@ def _is_paid(attempt: object) -> bool:
 
 
 def _text(value: object) -> str | None:
-    # Postgres has no room for a NUL in a text.
-    is_sound = isinstance(value, str) and 0 < len(value) <= LONGEST_TEXT and "\0" not in value
-    return value if isinstance(value, str) and is_sound else None
+    # A text in Postgres cannot hold a NUL.
+    is_valid = isinstance(value, str) and 0 < len(value) <= LONGEST_TEXT and "\0" not in value
+    return value if isinstance(value, str) and is_valid else None

@@ -1,7 +1,7 @@
-"""Counts of whole milliseconds in buckets, and percentiles of them, in bounded memory.
+"""Counts of whole milliseconds in buckets, and their percentiles, in bounded memory.
 
-A bucket holds the values that share their leading ``bits`` bits: those below ``2**bits`` have a
-bucket each, above it a bucket is at most ``1 / 2**(bits - 1)`` of its values wide.
+A bucket holds the values that share their leading ``bits`` bits: each value below ``2**bits`` has
+its own bucket; a bucket above is at most ``1 / 2**(bits - 1)`` of its values wide.
 """
 
 from collections import Counter
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """The values from ``start`` on, ``width`` of them."""
+    """A range of ``width`` values from ``start`` on."""
 
     start: int
     width: int
 
     @property
     def middle(self) -> int:
-        """What stands for any of its values with the least error."""
+        """The value that represents the bucket with the smallest error."""
         return self.start + self.width // 2
 
     @property
@@ -28,49 +28,51 @@ class Bucket:
 
 
 class Histogram:
-    """Values of one kind; two that are merged have as many bits."""
+    """Counted values; merge only histograms with the same ``bits``."""
 
     def __init__(self, bits: int) -> None:
         self._bits = bits
         self.counts: Counter[int] = Counter()
-        """Values by the least value of their bucket."""
+        """Number of values by the start of their bucket."""
 
     def __repr__(self) -> str:
         return f"<Histogram of {self.total} values in {len(self.counts)} buckets>"
 
     def __len__(self) -> int:
-        """How many buckets hold a value."""
+        """The number of buckets that hold a value."""
         return len(self.counts)
 
     @property
     def total(self) -> int:
-        """How many values there are."""
+        """The number of values."""
         return self.counts.total()
 
     def add(self, value: int) -> None:
-        """Count a value from 0 on."""
+        """Count a value of 0 or more."""
         shift = self._shift(value)
         self.counts[value >> shift << shift] += 1
 
     def merge(self, other: "Histogram") -> None:
-        """Count the other's values as well."""
+        """Add the counts of another histogram."""
         self.counts.update(other.counts)
 
     def percentiles(self, percents: Sequence[int]) -> list[Bucket | None]:
-        """For each of ``percents``, in rising order, the bucket of the least value that so many
-        values do not exceed; None where there is no value.
+        """The bucket of each percentile; ``percents`` must ascend.
+
+        A percentile is the smallest value that so many per cent of the values do not exceed; None
+        if there are no values.
         """
         total = self.total
         if not total:
             return [None] * len(percents)
         ranks = [-(-percent * total // 100) for percent in percents]
-        found: list[Bucket | None] = []
+        buckets: list[Bucket | None] = []
         passed = 0
         for start, count in sorted(self.counts.items()):
             passed += count
-            while len(found) < len(ranks) and ranks[len(found)] <= passed:
-                found.append(Bucket(start, 1 << self._shift(start)))
-        return found
+            while len(buckets) < len(ranks) and ranks[len(buckets)] <= passed:
+                buckets.append(Bucket(start, 1 << self._shift(start)))
+        return buckets
 
     def _shift(self, value: int) -> int:
         return max(0, value.bit_length() - self._bits)

@@ -1,11 +1,11 @@
-"""What many records tell: counts, percentiles and sums, in bounded memory and in any order.
+"""Summaries of many records: counts, percentiles and sums, in bounded memory and in any order.
 
-A record comes from a file, so it may hold anything: what is not of its field's type counts as not
-known.  Sums are exact.  Latencies fall into buckets that are exact below 128 ms and at most 1/64
-of their value wide above, so a percentile is off by at most 1/128 (0.8 %); up to ten minutes there
-are some 900 buckets, however many calls there were.  A table holds at most ``MOST_NAMES`` names,
-for clients choose some of them; the last ones in the alphabet stay then, which is as good as any
-rule that does not look at the order of the records.
+A record comes from a file, so it may hold anything: a value of the wrong type counts as not known.
+Sums are exact.  Latencies fall into buckets that are exact below 128 ms and at most 1/64 of their
+value wide above, so a percentile is off by at most 1/128 (0.8 %); up to ten minutes there are about
+900 buckets, for any number of calls.  A table holds at most ``MOST_NAMES`` names, because clients
+choose some of them; the last names in the alphabet stay, a rule that does not depend on the order
+of the records.
 """
 
 import contextlib
@@ -32,9 +32,9 @@ SUMS: Final = (
     "total_tokens",
     "images",
 )
-"""What is added up, in order."""
+"""The columns that are summed, in order."""
 MOST_NAMES: Final = 10_000
-"""Names in one table; beyond it the rest is told together."""
+"""Names in one table; all further names share one row."""
 
 _LATENCY_BITS: Final = 7
 """A percentile is off by at most 1/128."""
@@ -45,29 +45,29 @@ Record = Mapping[str, object]
 
 
 def moment(text: str, now: datetime) -> datetime:
-    """The moment that a person wrote: a span back from ``now`` (``90m``, ``24h``, ``7d``), or an
+    """Parse a time on the command line: a span back from ``now`` (``90m``, ``24h``, ``7d``), or an
     ISO 8601 date or time, in UTC where it has no offset.  Raises ``ValueError``.
     """
     span = _SPAN.fullmatch(text)
-    found = untrusted.moment(text, assume_utc=True)
+    result = untrusted.moment(text, assume_utc=True)
     if span is not None:
         with contextlib.suppress(OverflowError):
-            found = now - timedelta(**{_UNITS[span[2]]: int(span[1])})
-    if found is None:
+            result = now - timedelta(**{_UNITS[span[2]]: int(span[1])})
+    if result is None:
         raise ValueError(
             "must be a time such as 2026-11-21 or 2026-11-21T08:00:00Z, or a span back from now "
             "such as 90m, 24h or 7d"
         )
-    return found
+    return result
 
 
 def time_of(record: Record) -> datetime | None:
-    """When the call came; None where the record does not say."""
+    """When the request arrived; None if the record does not say."""
     return untrusted.moment(record.get("time"), assume_utc=True)
 
 
 def outcome_of(record: Record) -> str | None:
-    """``ok``, the error's code, or the status where an error has no code."""
+    """``ok``, the error's code, or the status if an error has no code."""
     code, status = untrusted.text(record.get("error_code")), untrusted.count(record.get("status"))
     if code is not None:
         return code
@@ -78,7 +78,7 @@ def outcome_of(record: Record) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What of one record is counted; ``sums`` are in the order of ``SUMS``."""
+    """The values of one record that are counted; ``sums`` has the order of ``SUMS``."""
 
     time: datetime
     names: Mapping[Dimension, str | None]
@@ -135,23 +135,23 @@ class Tally:
             self.latencies.add(facts.total_ms)
 
     def merge(self, other: "Tally") -> None:
-        """Count the other's calls as well."""
+        """Add the calls of another tally."""
         self.calls += other.calls
         self.errors += other.errors
         self.sums = [so_far + more for so_far, more in zip(self.sums, other.sums, strict=True)]
         self.latencies.merge(other.latencies)
 
     def percentiles(self) -> list[int | None]:
-        """For each of ``PERCENTS`` the least time in ms within which so many calls were over.
+        """For each of ``PERCENTS``, the time in ms within which that share of the calls ended.
 
-        None where no call says how long it took.
+        None if no call has a time.
         """
         buckets = self.latencies.percentiles(PERCENTS)
         return [None if bucket is None else bucket.middle for bucket in buckets]
 
 
 class Table:
-    """Tallies by name; those of the names that found no place are in ``others``."""
+    """Tallies by name; ``others`` holds the calls of all names beyond the limit."""
 
     def __init__(self, dimension: Dimension, most_names: int = MOST_NAMES) -> None:
         self.dimension = dimension
@@ -159,8 +159,8 @@ class Table:
         self._most_names = most_names
         self._tallies: dict[str | None, Tally] = {}
         self._labels: dict[str, tuple[datetime, str]] = {}
-        # A heap, the first in the alphabet on top.  A name that had to go never comes back, because
-        # what stays only moves on in the alphabet; so a tally in the table is always whole.
+        # A heap with the first name in the alphabet on top.  A removed name never comes back,
+        # because only later names stay; so every tally in the table is complete.
         self._names: list[str] = []
 
     def __repr__(self) -> str:
@@ -177,13 +177,13 @@ class Table:
                 self._labels[name] = label
 
     def rows(self) -> list[tuple[str | None, Tally]]:
-        """Names with their tallies, most calls first; None is for calls without the name."""
+        """Names with their tallies, most calls first; the name None is for calls without one."""
         return sorted(
             self._tallies.items(), key=lambda row: (-row[1].calls, row[0] is None, row[0] or "")
         )
 
     def label(self, name: str | None) -> str | None:
-        """What the newest record calls the key with this id."""
+        """The name of the key with this id, from its newest record."""
         label = self._labels.get(name) if name is not None else None
         return None if label is None else label[1]
 
@@ -195,16 +195,16 @@ class Table:
         heapq.heappush(self._names, name)
         if len(self._names) <= self._most_names:
             return tally
-        gone = heapq.heappop(self._names)
-        self._labels.pop(gone, None)
+        removed = heapq.heappop(self._names)
+        self._labels.pop(removed, None)
         if self.others is None:
             self.others = Tally()
-        self.others.merge(self._tallies.pop(gone))
-        return self.others if gone == name else tally
+        self.others.merge(self._tallies.pop(removed))
+        return self.others if removed == name else tally
 
 
 class Summary:
-    """All calls together, and by each of the dimensions asked for."""
+    """A tally of all calls, and a table for each requested dimension."""
 
     def __init__(self, by: Sequence[Dimension], most_names: int = MOST_NAMES) -> None:
         self.total = Tally()
@@ -227,7 +227,7 @@ class Summary:
 
 @dataclass(slots=True)
 class KeyUsage:
-    """What one key used; the fields are those of the usage's JSON."""
+    """The usage of one key; the fields are those of the ``usage`` command's JSON."""
 
     requests_with_images: int = 0
     images: int = 0
@@ -239,10 +239,10 @@ class KeyUsage:
 
 
 def add_usage(totals: dict[str | None, KeyUsage], record: Record) -> None:
-    """Add a record to its key's totals; a call that used nothing leaves no trace in them.
+    """Add a record to its key's totals; a call that used nothing is left out.
 
-    That is one without pictures, without usage and certain not to be paid for: every refused one.
-    ``without_usage`` counts what ``charges.of`` charges nothing though it was paid for.
+    Such a call has no pictures and no usage and was certainly not paid for, as every refused call.
+    ``without_usage`` counts the paid calls that ``charges.of`` cannot charge.
     """
     usage = record.get("usage")
     images = untrusted.count(record.get("response_image_count")) or 0

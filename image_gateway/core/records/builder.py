@@ -1,8 +1,8 @@
-"""What the phases of a request leave behind, and the record that is made of it.
+"""The facts that the phases of a request collect, and the record that is built from them.
 
-Each phase leaves what it found out with the request's ``RecordBuilder``: its arrival, its key, what
-it asks for, one attempt for each call to an account, what was made, why it failed.  Nothing is
-worked out twice: the times are the ``Timeline``'s, and ``build`` only puts the pieces together.
+Each phase stores its facts in the request's ``RecordBuilder``: the arrival, the key, the
+parameters, one attempt for each call to an account, the pictures, the failure.  Nothing is computed
+twice: the times come from the ``Timeline``, and ``build`` only puts the parts together.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from image_gateway.core.request.intent import IntentRequest
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """What a request's head says."""
+    """The facts from a request's head."""
 
     time: datetime
     request_id: str
@@ -35,7 +35,7 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a request's body asks for; of the prompt its length and its keyed hash."""
+    """The facts from a request's body; of the prompt only its length and its keyed hash."""
 
     model: str | None = None
     upstream_model: str | None = None
@@ -50,7 +50,7 @@ class Asked:
 
     @classmethod
     def of_image(cls, request: ImageRequest, prompt_key: bytes) -> Self:
-        """What a call to the Images API asks for."""
+        """The facts from the body of an Images call."""
         size, quality = request.parameters.get("size"), request.parameters.get("quality")
         return cls(
             model=request.model,
@@ -67,7 +67,7 @@ class Asked:
 
     @classmethod
     def of_intent(cls, request: IntentRequest, prompt_key: bytes) -> Self:
-        """The same of a call to the Responses API, as far as it is known."""
+        """The facts from the body of a Responses call, as far as they are known."""
         prompt = request.prompt
         return cls(
             model=request.model,
@@ -81,9 +81,9 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What came back: pictures, usage, and the size and quality that the answer says.
+    """The facts from an answer: pictures, usage, and its size and quality.
 
-    What was asked for is advisory upstream; what came back is what is paid for.
+    Upstreams take the requested size and quality as advice and bill those of the answer.
     """
 
     pictures: int
@@ -99,8 +99,8 @@ class Made:
         source: Mapping[str, object],
         before: "Made | None" = None,
     ) -> Self:
-        """``source`` says size and quality: a picture, or the answer as a whole; where it does not,
-        what was known ``before`` holds.
+        """``source`` holds size and quality: the fields of a picture or of the answer.  What it
+        does not hold stays as it was ``before``.
         """
         return cls(
             pictures,
@@ -120,7 +120,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What went over the client's connection; ``status`` None: no answer began."""
+    """The traffic on the client's connection; ``status`` None: no answer began."""
 
     status: int | None = None
     request_bytes: int | None = None
@@ -128,7 +128,7 @@ class Sent:
 
 
 class RecordBuilder:
-    """A record in the making: what the phases of one request have left so far."""
+    """Collects the facts of one request until its record is built."""
 
     def __init__(self, arrival: Arrival, timeline: Timeline) -> None:
         self.arrival = arrival
@@ -138,7 +138,7 @@ class RecordBuilder:
         self.asked = Asked()
         self.attempts: list[AttemptRecord] = []
         self.answering: AttemptRecord | None = None
-        """The attempt at the account that answers, or is being asked."""
+        """The attempt at the account that answers, or that the call was sent to last."""
         self.made: Made | None = None
         self.failure: Failure | None = None
         self.client_left = False
@@ -148,7 +148,7 @@ class RecordBuilder:
         return f"<RecordBuilder {self.arrival.request_id} {self.timeline!r}>"
 
     def enter(self, phase: Phase) -> None:
-        """The request passes on to a phase."""
+        """The request enters a phase."""
         self.timeline.enter(phase)
 
     def attempt(self, attempt: AttemptRecord) -> None:
@@ -157,12 +157,12 @@ class RecordBuilder:
         self.answering = attempt
 
     def fail(self, code: str, source: Source) -> None:
-        """The first failure is the one that counts; what follows from it does not."""
+        """Record a failure; only the first one counts, because later ones follow from it."""
         if self.failure is None:
             self.failure = Failure(code, source)
 
     def break_off(self) -> None:
-        """The request ends before its calls have, or before the client has what they made."""
+        """The request ends before its calls end, or before the client has their pictures."""
         self.may_be_billed |= any(attempt.may_be_billed for attempt in self.attempts)
 
     def build(self, sent: Sent) -> Record:
@@ -199,7 +199,7 @@ class RecordBuilder:
         )
 
     def _upstream_ms(self) -> int | None:
-        """To the heads of all answers, the text API's too, which is called without an attempt."""
+        """Until the heads of all answers; a call passed on to the text API has no attempt."""
         times = [each.upstream_ms for each in self.attempts if each.upstream_ms is not None]
         if times:
             return sum(times)
@@ -212,12 +212,12 @@ _ASKED: Final = tuple(item.name for item in fields(Asked) if item.name not in {"
 
 
 def prompt_hmac(key: bytes, prompt: str) -> str:
-    """The prompt's keyed SHA-256 in hex: equal prompts show, short ones cannot be guessed."""
+    """The prompt's keyed SHA-256 in hex: shows equal prompts, and short ones cannot be guessed."""
     return hmac.new(key, prompt.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
 
 
 def sums(usage: object) -> dict[str, int] | None:
-    """The three sums of an answer's ``usage``, None where it has none."""
+    """The three token counts of an answer's ``usage``, None if it has none."""
     counts = {
         name: untrusted.mapping(usage).get(name)
         for name in ("input_tokens", "output_tokens", "total_tokens")

@@ -1,9 +1,8 @@
-"""The phases of a request: named, entered one after the other, and timed by that.
+"""The phases of a request, and the time spent in each.
 
 A request is in the phase that it entered last.  It may enter the phases from ``WAITING`` to
-``ARRIVING`` several times, once for each account that is asked; the times of one phase add up.
-Nothing else tells what a request is at: the log record's times and the ops port's phases come from
-here.
+``ARRIVING`` several times, once for each account that is tried; the times of one phase add up.
+This is the only source for the log record's times and the ops port's phases.
 """
 
 from collections.abc import Callable
@@ -11,34 +10,34 @@ from enum import StrEnum
 
 
 class Phase(StrEnum):
-    """What a request has passed, and so what it is busy with."""
+    """What has happened to a request, and so what happens next."""
 
     RECEIVED = "received"
-    """Its head is here and its path is served; the key is looked up."""
+    """Its head has arrived and its path is served; the key is looked up."""
     AUTHENTICATED = "authenticated"
-    """The key may call, as far as that shows without the body; the body is read."""
+    """The key passed the checks that need no body; the body is read."""
     READ = "read"
-    """What is asked for is known; the accounts are looked up."""
+    """The body is parsed; the accounts are looked up."""
     ADMITTED = "admitted"
     """Some account can serve it, and the key may start a call."""
     WAITING = "waiting"
     """It waits for a slot of an account."""
     SENT = "sent"
-    """An upstream has it, or is getting it; no answer is here."""
+    """The call was sent or is being sent upstream; no answer yet."""
     ANSWERED = "answered"
-    """An answer's head is here."""
+    """The head of the answer has arrived."""
     ARRIVING = "arriving"
-    """The answer's body comes in: its first byte, or its first event that says something."""
+    """The answer's body is arriving: its first byte or first event has come."""
     DELIVERED = "delivered"
-    """What the client gets is known and goes out."""
+    """The client's answer is known and goes out."""
     RECORDED = "recorded"
     """Its record is built."""
 
 
 class Timeline:
-    """One request's phases.  ``clock`` gives seconds and only goes forward.
+    """One request's phases.  ``clock`` is monotonic and returns seconds.
 
-    Before its first phase a request is refused for its path or method, or is about to enter one.
+    A request that is refused for its path or method enters no phase before its refusal.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -52,7 +51,7 @@ class Timeline:
         return f"<Timeline {self.phase or 'new'}>"
 
     def enter(self, phase: Phase) -> None:
-        """Leave the present phase for another one, or say again that the request is in it."""
+        """Leave the current phase for another one, or enter the current one again."""
         now = self._clock()
         first = self._spans[phase][0] if phase is self.phase else now
         self._spans[phase] = first, now
@@ -62,12 +61,12 @@ class Timeline:
         self.phase, self._entered = phase, now
 
     def seconds(self, *phases: Phase) -> float | None:
-        """The time spent in some phases so far; None where none of them was entered."""
+        """The time spent in some phases so far; None if none of them was entered."""
         entered = [phase for phase in phases if phase in self._seconds]
         if not entered:
             return None
-        present = self._clock() - self._entered if self.phase in entered else 0.0
-        return present + sum(self._seconds[phase] for phase in entered)
+        current = self._clock() - self._entered if self.phase in entered else 0.0
+        return current + sum(self._seconds[phase] for phase in entered)
 
     def milliseconds(self, *phases: Phase) -> int | None:
         """The same in whole milliseconds."""
@@ -75,12 +74,15 @@ class Timeline:
         return None if seconds is None else round(seconds * 1000)
 
     def span_milliseconds(self, phase: Phase) -> int | None:
-        """From the last time that a phase was entered to the last time that this was said again."""
+        """From the time that a phase was last begun to the time that it was last entered again.
+
+        None if it was never entered.
+        """
         if phase not in self._spans:
             return None
         first, last = self._spans[phase]
         return round((last - first) * 1000)
 
     def age(self) -> float:
-        """Seconds since the request came."""
+        """Seconds since the request arrived."""
         return self._clock() - self._began

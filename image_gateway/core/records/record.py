@@ -1,7 +1,7 @@
 """The log record: one object per request, built from an allow-list.
 
-There is no field that could hold a prompt, a picture, an address of one, a credential or an
-upstream's body, so none can get in.  What fills the fields is ``builder``.
+No field can hold a prompt, a picture, a picture's address, a credential or an upstream's body, so
+a record never has one.  ``builder`` fills the fields.
 """
 
 import re
@@ -18,7 +18,7 @@ SCHEMA_VERSION: Final = 1
 
 @dataclass(slots=True)
 class AttemptRecord:
-    """One call to one account; ``action`` None: it has not ended."""
+    """One call to one account; ``action`` None: the call has not ended."""
 
     account_name: str
     dialect: str
@@ -30,15 +30,15 @@ class AttemptRecord:
 
     @property
     def may_be_billed(self) -> bool:
-        """Whether it was sent and did not end, or ended with an answer that holds a picture."""
+        """Whether the call was sent and did not end, or ended with a picture."""
         return self.stage != Stage.CONNECT and self.action in {None, Action.DELIVER}
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One request's record; the fields are the promised ones, in their order.
+    """One request's record; the fields are those of the documented JSON, in their order.
 
-    Null is what is not known.
+    None: not known.
     """
 
     time: datetime
@@ -80,16 +80,16 @@ class Record:
     may_be_billed: bool = False
 
     def as_json(self) -> dict[str, object]:
-        """The record, ready for JSON; texts are cut to 256 characters, for clients choose some."""
-        shown: dict[str, object] = {"schema_version": SCHEMA_VERSION}
+        """The record as JSON values.  Strings are cut to 256 characters: clients choose some."""
+        values: dict[str, object] = {"schema_version": SCHEMA_VERSION}
         for name in FIELDS[1:]:
-            shown[name] = _cut(getattr(self, name))
-        shown["time"] = self.time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        shown["attempts"] = [
+            values[name] = _cut(getattr(self, name))
+        values["time"] = self.time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        values["attempts"] = [
             {name: _cut(getattr(attempt, name)) for name in _ATTEMPT_FIELDS}
             for attempt in self.attempts
         ]
-        return shown
+        return values
 
 
 FIELDS: Final = ("schema_version", *(item.name for item in fields(Record)))
@@ -107,6 +107,6 @@ _CODE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 def upstream_code(error: UpstreamError) -> str | None:
-    """An upstream's code, if it looks like one: a sentence has no place in a record."""
+    """An upstream's error code, if it looks like a code; a sentence may hold content."""
     text = error.code or error.type
     return text if text is not None and _CODE.fullmatch(text) else None

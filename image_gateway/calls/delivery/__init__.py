@@ -1,21 +1,19 @@
-"""How an upstream's answer reaches the client: six ways, in one table.
+"""How an upstream's answer reaches the client: six kinds of delivery, in one table.
 
-| the upstream was asked for | the client asked for | what came | way |
+| the upstream was asked for | the client asked for | what came | delivery |
 |---|---|---|---|
-| an Images answer | an answer | JSON | ``BodyPassthrough``: streamed through, counted on its way |
+| an Images answer | an answer | JSON | ``BodyPassthrough``: streamed through and counted |
 | an Images answer | a stream | JSON | ``SyntheticStream``: one completed event for each picture |
-| the Images API's events | a stream | events | ``StreamPassthrough``: frame by frame, as they came
-|
+| the Images API's events | a stream | events | ``StreamPassthrough``: frame by frame, unchanged |
 | the Images API's events | a stream | JSON | ``SyntheticStream`` |
 | Responses events, for a picture | either | events | ``PictureCollector``: pictures out of events |
 | Responses events, for an intent | a stream | events | ``ResponseStreamPassthrough`` |
 | Responses events, for an intent | an answer | events | ``AssembledResponse``: one JSON response |
 
-Whatever the table does not name is an answer that cannot be used.  A way delivers what can be
-delivered and says how it ended; what follows from that is decided elsewhere
-(``core.routing.failover``).  It does not send the last bytes: it leaves them in ``finish``, for
-when slot, connection and spool are given back.  Were they sent before, a client that calls again at
-once could find its own slot taken.
+An answer that is not in the table cannot be used.  A delivery sends what it can and returns the
+outcome; ``core.routing.failover`` decides what follows.  It does not send the last bytes:
+``finish`` sends them after slot, connection and spool have been given back.  If they were sent
+before, a client that calls again at once could find its own slot taken.
 """
 
 from collections.abc import Callable, Mapping
@@ -42,9 +40,9 @@ AnyDelivery = Delivery[ImageRequest] | Delivery[IntentRequest]
 _JSON: Final = "application/json"
 _EVENTS: Final = "text/event-stream"
 
-Way = Callable[[ResponseContext, Any], AnyDelivery]
+MakeDelivery = Callable[[ResponseContext, Any], AnyDelivery]
 
-_WAYS: Final[Mapping[tuple[ExpectedResponse, bool, str], Way]] = {
+_DELIVERIES: Final[Mapping[tuple[ExpectedResponse, bool, str], MakeDelivery]] = {
     (ExpectedResponse.JSON, False, _JSON): BodyPassthrough,
     (ExpectedResponse.JSON, True, _JSON): SyntheticStream,
     (ExpectedResponse.IMAGE_EVENTS, True, _EVENTS): StreamPassthrough,
@@ -59,10 +57,10 @@ _WAYS: Final[Mapping[tuple[ExpectedResponse, bool, str], Way]] = {
 
 def choose(
     context: ResponseContext, expects: ExpectedResponse, response: UpstreamResponse
-) -> Way | None:
-    """The way for an answer, by its head; None where that does not promise what was asked for."""
+) -> MakeDelivery | None:
+    """The delivery for an answer, by its head; None if the answer cannot be used."""
     is_plain = response.headers.get("content-encoding", "identity").lower() == "identity"
     if not (200 <= response.status < 300 and is_plain):
         return None
     media_type = headers.media_type(response.headers.get("content-type"))
-    return _WAYS.get((expects, context.stream is not None, media_type))
+    return _DELIVERIES.get((expects, context.stream is not None, media_type))

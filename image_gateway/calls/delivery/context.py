@@ -1,4 +1,4 @@
-"""What every way of delivery works with, and how an answer can end."""
+"""What every delivery works with, and the outcomes of an answer."""
 
 import time
 from abc import ABC, abstractmethod
@@ -24,10 +24,10 @@ Finish = Callable[[], Awaitable[None]]
 
 @dataclass(frozen=True)
 class ResponseContext:
-    """The client's side of one request; ``stream`` is there if the client asked for one.
+    """The client's side of one request; ``stream`` is None unless the client asked for a stream.
 
-    ``kept`` closes what must outlive an attempt; ``idle_seconds`` is the longest silence within
-    what has begun to come.
+    ``kept`` closes what must outlive an attempt; ``idle_seconds`` is the longest silence within an
+    answer that has begun.
     """
 
     downstream: Downstream
@@ -39,7 +39,7 @@ class ResponseContext:
 
     @property
     def has_begun(self) -> bool:
-        """Whether the client has some of an upstream's answer; comments don't count."""
+        """Whether the client has some of an upstream's answer; comments do not count."""
         if self.stream is not None:
             return self.stream.frames > 0
         return self.downstream.status is not None
@@ -48,24 +48,24 @@ class ResponseContext:
     def open_stream(self) -> EventStream:
         """The stream of a client that asked for one."""
         if self.stream is None:
-            raise TypeError("a stream was delivered to a client that asked for none")
+            raise TypeError("the client did not ask for a stream")
         return self.stream
 
     def first_seconds(self, until: float) -> float:
-        """How long the first byte of a body may take, once the head is here.
+        """How long the first byte of a body may take after the head has arrived.
 
-        Headers that came late must not cost a picture that is on its way.
+        A late head must not lose a picture that is on its way.
         """
         return max(until - time.monotonic(), self.idle_seconds)
 
     async def send_json(self, parts: list[SpooledBody]) -> None:
         """A whole JSON answer whose parts lie in spools."""
         length = sum(part.length for part in parts)
-        sent = {"content-type": "application/json", "content-length": str(length)}
-        await self.downstream.start(200, sent)
+        fields = {"content-type": "application/json", "content-length": str(length)}
+        await self.downstream.start(200, fields)
         for part in parts:
-            async for piece in part.play():
-                await self.downstream.send(piece)
+            async for chunk in part.play():
+                await self.downstream.send(chunk)
         await self.downstream.finish()
 
 
@@ -73,52 +73,52 @@ _Request = TypeVar("_Request", ImageRequest, IntentRequest)
 
 
 class Delivery(ABC, Generic[_Request]):
-    """One way from an upstream's answer to the client."""
+    """Delivers one upstream answer to the client."""
 
     def __init__(self, context: ResponseContext, request: _Request) -> None:
         self._context = context
         self._request: _Request = request
         self.finish: Finish | None = None
-        """Sends what is left for the client once the account's slot, connection and spool are given
-        back; None where nothing can be delivered."""
+        """Sends the rest of the answer; called when the account's slot, connection and spool are
+        given back.  None if nothing can be delivered."""
 
     @abstractmethod
     async def deliver(
         self, response: UpstreamResponse, dialect: str, until: float
     ) -> AttemptOutcome:
-        """Deliver an answer whose head promised the right thing; says how it ended.
+        """Deliver an answer whose head has the right type; returns the outcome.
 
-        ``until``, on the monotonic clock, is when something must have come.  Raises
+        ``until``, on the monotonic clock, is the deadline for the first bytes.  Raises
         ``ClientLeftError``.
         """
 
     def salvage(self) -> Finish | None:
-        """What is left for the client where ``deliver`` had to be given up before its end."""
+        """What can still be sent after ``deliver`` was cancelled; None if nothing can."""
         return None
 
 
-# -- how an answer ended ---------------------------------------------------------------------------
+# -- outcomes of an answer -------------------------------------------------------------------------
 
 
 def delivered(response: UpstreamResponse, dialect: str) -> AttemptOutcome:
-    """All that was asked for is here, or on its way."""
+    """The whole answer has arrived, or is on its way to the client."""
     return AttemptOutcome(Stage.ANSWER, dialect, response.status, usable=True)
 
 
 def invalid(response: UpstreamResponse, dialect: str) -> AttemptOutcome:
-    """It is not what its head promised, or holds no picture."""
+    """The answer is not of the type in its head, or holds no picture."""
     return AttemptOutcome(Stage.ANSWER, dialect, response.status)
 
 
 def lost(dialect: str, reason: str, *, sent: bool) -> AttemptOutcome:
-    """It broke off; ``sent``: the client has seen some of it."""
+    """The answer broke off; ``sent``: the client has received some of it."""
     return AttemptOutcome(Stage.STREAM if sent else Stage.SENT, dialect, reason=reason)
 
 
 def failed(
     response: UpstreamResponse, dialect: str, event: ParsedEvent, *, sent: bool
 ) -> AttemptOutcome:
-    """An event said that it failed; before anything was sent that counts like a status."""
+    """An event reported a failure; if nothing was sent yet, its status counts as the answer's."""
     return AttemptOutcome(
         Stage.STREAM if sent else Stage.ANSWER,
         dialect,

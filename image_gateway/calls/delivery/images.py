@@ -1,4 +1,4 @@
-"""The Images API's own answers: streamed through, frame by frame, or as a stream made of them."""
+"""Answers of the Images API: streamed through, frame by frame, or turned into a stream."""
 
 import time
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ from image_gateway.edge.upstream.http_client import LostError, UpstreamResponse
 
 
 class BodyPassthrough(Delivery[ImageRequest]):
-    """An Images answer, streamed through and counted on its way."""
+    """An Images answer, streamed through and counted."""
 
     async def deliver(
         self, response: UpstreamResponse, dialect: str, until: float
@@ -35,7 +35,7 @@ class BodyPassthrough(Delivery[ImageRequest]):
         context, downstream = self._context, self._context.downstream
         meter, has_begun = AnswerMeter(), False
         urls = data_urls.DataUrls() if self._request.answer_as_url else None
-        left = headers.whole(response.headers.get("content-length"))
+        remaining = headers.whole(response.headers.get("content-length"))
         sent = headers.to_client(response.headers)
         if urls is not None:
             sent.pop("content-length", None)
@@ -48,9 +48,9 @@ class BodyPassthrough(Delivery[ImageRequest]):
                     has_begun = True
                 context.record.enter(Phase.ARRIVING)
                 meter.feed(chunk)
-                left = None if left is None else left - len(chunk)
+                remaining = None if remaining is None else remaining - len(chunk)
                 out = chunk if urls is None else urls.feed(chunk)
-                if left == 0:
+                if remaining == 0:
                     last = out
                 else:
                     await downstream.send(out)
@@ -58,13 +58,13 @@ class BodyPassthrough(Delivery[ImageRequest]):
             reason = str(error) if isinstance(error, LostError) else type(error).__name__
             return lost(dialect, reason, sent=has_begun)
         finally:
-            made, is_whole = meter.close()
+            made, is_complete = meter.close()
             context.record.made = made
-            # Nobody has counted what an answer holds that passed unread.
+            # An answer that the meter could not read may hold pictures.
             context.record.may_be_billed |= made is None
         if not has_begun:
             return invalid(response, dialect)
-        if not is_whole and response.ends_by_close:
+        if not is_complete and response.ends_by_close:
             return lost(dialect, "CutAnswer", sent=True)
 
         async def finish() -> None:
@@ -76,7 +76,7 @@ class BodyPassthrough(Delivery[ImageRequest]):
 
 
 class StreamPassthrough(Delivery[ImageRequest]):
-    """The Images API's own events, frame by frame as they came."""
+    """The Images API's own events, frame by frame, unchanged."""
 
     def __init__(self, context: ResponseContext, request: ImageRequest) -> None:
         super().__init__(context, request)
@@ -105,10 +105,10 @@ class StreamPassthrough(Delivery[ImageRequest]):
                     if event.kind is EventKind.FAILURE:
                         return failed(response, dialect, event, sent=self._has_begun)
                     if spooled.event.value is None and event.kind is EventKind.OTHER:
-                        continue  # not JSON: an SDK would stumble over it, and miss what follows
+                        continue  # not JSON: an SDK would fail on it and miss the events after it
                     self._count(event)
                     if self._pictures == self._request.count:
-                        # All that was asked for is here: nothing after it matters.
+                        # All requested pictures have arrived: the rest does not matter.
                         context.kept.push(closing.pop_all())
                         self.finish = partial(stream.finish, spooled.frame())
                         return delivered(response, dialect)
@@ -129,7 +129,7 @@ class StreamPassthrough(Delivery[ImageRequest]):
 
 
 class SyntheticStream(Delivery[ImageRequest]):
-    """A whole Images answer as a stream: one completed event for each of its pictures."""
+    """A complete Images answer as a stream: one completed event for each picture."""
 
     async def deliver(
         self, response: UpstreamResponse, dialect: str, until: float

@@ -1,8 +1,8 @@
-"""Pictures out of the events of the Responses API, over as many calls as pictures are wanted.
+"""Pictures from the events of the Responses API, with one call for each picture.
 
-``PictureCollector.deliver`` may run several times, at once or in turn; frames of all calls go out
-one at a time.  A picture that was made is delivered, even when its call, another one or the whole
-process ends before the request is done.
+``PictureCollector.deliver`` may run several times, in parallel or in turn; frames of all calls go
+out one at a time.  A finished picture is delivered even if its call, another call or the process
+ends before the request is done.
 """
 
 import time
@@ -33,12 +33,12 @@ from image_gateway.edge.upstream.event_reader import EventReader, Keep, SpooledE
 from image_gateway.edge.upstream.http_client import LostError, UpstreamResponse
 
 MOST_PER_CALL: Final = 4
-"""Pictures taken of one call, which is asked for one."""
+"""Pictures accepted from one call, which asks for one."""
 
 
 @dataclass(frozen=True)
 class _Picture:
-    """A picture that a call has made, and the event that it lies in."""
+    """A picture that a call has made, and the event that holds it."""
 
     fields: Mapping[str, object]
     spooled: SpooledEvent
@@ -48,7 +48,7 @@ class _Picture:
 
 
 class PictureCollector(Delivery[ImageRequest]):
-    """What all calls for one request have made so far."""
+    """Collects the pictures of all calls for one request."""
 
     def __init__(self, context: ResponseContext, request: ImageRequest) -> None:
         super().__init__(context, request)
@@ -62,7 +62,7 @@ class PictureCollector(Delivery[ImageRequest]):
     async def deliver(
         self, response: UpstreamResponse, dialect: str, until: float
     ) -> AttemptOutcome:
-        """The pictures of one call."""
+        """Collect the pictures of one call."""
         context = self._context
         call = _Call(self, context)
         try:
@@ -71,16 +71,16 @@ class PictureCollector(Delivery[ImageRequest]):
             ) as reader:
                 outcome = await call.read(reader, response, dialect)
         finally:
-            # Cancelled or not: they have been paid for.
+            # Cancelled or not: the pictures have been paid for.
             self._keep(call.made, call.usage)
         if not call.made:
             return outcome
         await self._send_finished()
-        # What broke after that is for the record alone.
+        # A failure after a picture goes only into the record.
         return replace(delivered(response, dialect), reason=outcome.reason, error=outcome.error)
 
     def salvage(self) -> Finish | None:
-        """No call goes on: what is here, however it ended."""
+        """What can be sent once all calls have ended or were cancelled: the pictures so far."""
         if not self._pictures:
             return None
         stream = self._context.stream
@@ -100,7 +100,7 @@ class PictureCollector(Delivery[ImageRequest]):
             fields = {
                 "created_at": int(time.time()),
                 **{name: v for name, v in picture.fields.items() if name != "revised_prompt"},
-                # One call's usage is for all that it made.
+                # One call's usage covers all of its pictures.
                 "usage": usage if picture is made[-1] else None,
             }
             lifted = picture.spooled.event.lifted
@@ -108,13 +108,13 @@ class PictureCollector(Delivery[ImageRequest]):
             self._unsent.append(picture.hold(frame))
 
     async def _send_finished(self) -> None:
-        """In a stream, every finished picture but those that end it."""
+        """In a stream, send every finished picture except those that end it."""
         stream = self._context.stream
         while stream is not None and self._unsent and len(self._pictures) < self._request.count:
             await stream.send(self._unsent.pop(0))
 
     async def send_partial(self, picture: Mapping[str, object], spooled: SpooledEvent) -> bool:
-        """A partial picture: sent on, and True, if the client asked for such."""
+        """Send a partial picture if the client asked for them; returns whether it was sent."""
         context = self._context
         if context.stream is None or not self._request.parameters.get("partial_images"):
             return False
@@ -125,8 +125,8 @@ class PictureCollector(Delivery[ImageRequest]):
         return True
 
     async def _send_answer(self) -> None:
-        """The whole Images answer; its entries lie in spools of their own."""
-        before, behind = events.answer_ends(self._pictures[0].fields, self._usage, int(time.time()))
+        """Send the complete Images answer; each entry lies in a spool of its own."""
+        before, after = events.answer_ends(self._pictures[0].fields, self._usage, int(time.time()))
         parts: list[SpooledBody] = []
         for picture in self._pictures:
             entry = events.entry(
@@ -135,44 +135,44 @@ class PictureCollector(Delivery[ImageRequest]):
                 as_url=self._request.answer_as_url,
             )
             parts.append(picture.hold((b"," if parts else before, *entry)))
-        parts[-1] = replace(parts[-1], body=(*parts[-1].body, behind))
+        parts[-1] = replace(parts[-1], body=(*parts[-1].body, after))
         await self._context.send_json(parts)
 
 
 class _Call:
-    """The events of one call, until it ends."""
+    """Reads the events of one call."""
 
     def __init__(self, collector: PictureCollector, context: ResponseContext) -> None:
         self._collector = collector
         self._kept = context.kept
-        self._shown = False
+        self._sent = False
         self.made: list[_Picture] = []
         self.usage: Mapping[str, object] | None = None
 
     async def read(
         self, reader: EventReader, response: UpstreamResponse, dialect: str
     ) -> AttemptOutcome:
-        """How it ended; what it made is in ``made`` whatever that was."""
+        """Read until the call ends; ``made`` holds its pictures, whatever the outcome."""
         responses = ResponseReader()
         while len(self.made) < MOST_PER_CALL:
             try:
                 spooled = await reader.next()
             except LostError as error:
-                return lost(dialect, str(error), sent=self._shown)
+                return lost(dialect, str(error), sent=self._sent)
             if spooled is None:
-                return lost(dialect, "EndOfStream", sent=self._shown)
+                return lost(dialect, "EndOfStream", sent=self._sent)
             with ExitStack() as closing:
                 closing.enter_context(spooled)
                 event = responses.read(spooled.event)
                 if event.picture and event.kind is not EventKind.PARTIAL:
                     self._kept.push(closing.pop_all())
                     self.made.append(_Picture(event.picture, spooled))
-                    # All that is still to come is the usage.
+                    # Only the usage is still to come.
                     reader.hurry()
                 if event.kind is EventKind.PARTIAL:
-                    self._shown |= await self._collector.send_partial(event.picture, spooled)
+                    self._sent |= await self._collector.send_partial(event.picture, spooled)
                 elif event.kind is EventKind.FAILURE:
-                    return failed(response, dialect, event, sent=self._shown)
+                    return failed(response, dialect, event, sent=self._sent)
                 elif event.kind is EventKind.END:
                     self.usage = event.usage
                     break

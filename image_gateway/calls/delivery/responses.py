@@ -1,8 +1,8 @@
-"""Answers for clients of the Responses API itself: its events as they came, or one response.
+"""Answers for clients of the Responses API itself: its events unchanged, or one response.
 
-The upstream always streams.  What opens a stream and says nothing (``response.created``) is kept
-back until something follows, so that an account which fails at once can still be replaced by
-another one.  Events of any size lie in spools of their own (``edge.upstream.event_reader``).
+The upstream always streams.  The opening events of a stream (``response.created``) are held back
+until another event follows, so that another account can still replace one that fails at once.
+Events of any size lie in spools of their own (``edge.upstream.event_reader``).
 """
 
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ from image_gateway.edge.upstream.http_client import LostError, UpstreamResponse
 
 
 class ResponseStreamPassthrough(Delivery[IntentRequest]):
-    """The events, frame by frame as they came."""
+    """The events, frame by frame, unchanged."""
 
     def __init__(self, context: ResponseContext, request: IntentRequest) -> None:
         super().__init__(context, request)
@@ -74,7 +74,7 @@ class ResponseStreamPassthrough(Delivery[IntentRequest]):
                     self._has_begun = True
                     context.record.enter(Phase.ARRIVING)
                     if event.kind is EventKind.FAILURE:
-                        # In its own words: they are those that this kind of client reads.
+                        # Unchanged: this kind of client reads the upstream's own events.
                         self.finish = partial(stream.finish, *self._unsent)
                         return failed(response, dialect, event, sent=True)
                     if event.kind is EventKind.END:
@@ -90,14 +90,14 @@ class ResponseStreamPassthrough(Delivery[IntentRequest]):
 
 @dataclass(frozen=True)
 class _Item:
-    """One item of the output, and the event that it lies in."""
+    """One item of the output, and the event that holds it."""
 
     fields: Mapping[str, object]
     spooled: SpooledEvent
 
 
 class AssembledResponse(Delivery[IntentRequest]):
-    """One response, put together of its events once it is complete."""
+    """One response, assembled from its events."""
 
     def __init__(self, context: ResponseContext, request: IntentRequest) -> None:
         super().__init__(context, request)
@@ -112,7 +112,7 @@ class AssembledResponse(Delivery[IntentRequest]):
         with _reader(response, context, Keep.DATA, until) as reader:
             outcome = await self._read(reader, response, dialect)
         if self.finish is None and self.salvage() is not None:
-            # What was made has been paid for; what broke after that is for the record.
+            # The pictures have been paid for; a failure after them goes only into the record.
             return replace(delivered(response, dialect), reason=outcome.reason, error=outcome.error)
         return outcome
 
@@ -142,7 +142,7 @@ class AssembledResponse(Delivery[IntentRequest]):
                 return delivered(response, dialect)
 
     def _keep(self, event: ParsedEvent, spooled: SpooledEvent) -> bool:
-        """Whether an event is a part of the response."""
+        """Keep an event that is a part of the response; returns whether it is one."""
         fields = spooled.event.fields()
         item, response = fields.get("item"), fields.get("response")
         if spooled.event.kind() == "response.output_item.done" and isinstance(item, dict):
@@ -154,13 +154,13 @@ class AssembledResponse(Delivery[IntentRequest]):
         return False
 
     def salvage(self) -> Finish | None:
-        """No more will come: where the end did not, what is here has to do."""
+        """What can be sent if no end comes: an incomplete response, if it holds a picture."""
         if self.finish is not None or not self._counts.pictures:
             return self.finish
         broken = {"status": "incomplete", "incomplete_details": {"reason": "upstream_cut"}}
         if self._response is not None:
-            known = {**self._response.fields, **broken}
-            self._response = _Item({**known, "output": []}, self._response.spooled)
+            fields = {**self._response.fields, **broken}
+            self._response = _Item({**fields, "output": []}, self._response.spooled)
         else:
             self._response = _Item(broken, self._items[0].spooled)
         self.finish = self._send_response
@@ -170,18 +170,18 @@ class AssembledResponse(Delivery[IntentRequest]):
         await self._context.send_json(self._parts())
 
     def _parts(self) -> list[SpooledBody]:
-        """The response; its output is often empty at the end, for the items have come before."""
+        """The response; its final output is often empty, because the items came before."""
         assert self._response is not None
         response, spooled = self._response.fields, self._response.spooled
         if response.get("output"):
-            whole = events.as_json(response, spooled.event.lifted)
-            return [spooled.spool.hold(whole)]
-        before, behind = events.response_ends(response, spooled.event.lifted)
+            text = events.as_json(response, spooled.event.lifted)
+            return [spooled.spool.hold(text)]
+        before, after = events.response_ends(response, spooled.event.lifted)
         parts = [spooled.spool.hold(before)]
         for index, item in enumerate(self._items):
             text = events.as_json(item.fields, item.spooled.event.lifted)
             parts.append(item.spooled.spool.hold((b"," * bool(index), *text)))
-        return [*parts, spooled.spool.hold(behind)]
+        return [*parts, spooled.spool.hold(after)]
 
 
 def _reader(
@@ -194,13 +194,13 @@ def _reader(
         until,
         context.idle_seconds,
         most_events=MOST_EVENTS_OF_TEXT,
-        # A response repeats what it was asked with, its tools above all.
+        # A response repeats the parameters of its request, above all its tools.
         limits=json_scanner.CONVERSATION,
     )
 
 
 class _ResponseCounts:
-    """What a response made, for the record."""
+    """Counts the pictures of a response, for the record."""
 
     def __init__(self, context: ResponseContext) -> None:
         self._record = context.record

@@ -1,9 +1,9 @@
-"""One account asked, until it decides: the policy that says what follows from an attempt.
+"""The calls of one request to one account: one attempt or several, until the result is final.
 
-Three things make an account's answer more than one attempt.  A credential that was refused is read
-again, once, because the control plane may have renewed it meanwhile.  An upstream that is a pool
-itself is asked again (``same_account_retries``).  And where one call makes one picture, several
-calls serve a request together (``fan_out``).
+Three rules make more than one attempt.  A refused credential is read again, once, because the
+control plane may have renewed it meanwhile.  An upstream that is a pool itself is called again
+(``same_account_retries``).  And where one call makes one picture, several calls serve a request
+together (``fan_out``).
 """
 
 import asyncio
@@ -35,7 +35,7 @@ from image_gateway.core.routing.failover import Action
 from image_gateway.edge.upstream.http_client import UpstreamResponse
 
 AGAIN_SECONDS: Final = 0.5
-"""Before an upstream that is a pool is asked again (``same_account_retries``)."""
+"""The pause before an upstream that is a pool is called again (``same_account_retries``)."""
 
 _log = logging.getLogger(__name__)
 
@@ -54,9 +54,9 @@ class AccountCalls:
         return f"<AccountCalls {self._runner!r}>"
 
     async def ask(self, account: Account) -> AttemptResult:
-        """Ask an account until it decides, or as often as it wants to be asked.
+        """Call an account until its answer decides or its retries are used up.
 
-        The account's slot is the caller's.  Raises ``ClientLeftError``.
+        The caller holds the account's slot.  Raises ``ClientLeftError``.
         """
         retries, reread = account.same_account_retries, False
         while True:
@@ -75,18 +75,18 @@ class AccountCalls:
             if not self._job.time_is_left:
                 self._learn(result, is_last=True)
                 return result
-            # An upstream that is a pool itself: its next member may do better.
+            # An upstream that is a pool itself: its next member may succeed.
             result.record.action = Action.RETRY
             retries, reread = retries - 1, False
             self._context.record.enter(Phase.SENT)
             await asyncio.sleep(AGAIN_SECONDS)
 
     def salvage(self) -> Finish | None:
-        """What is left for the client where a call had to be given up before it was done."""
+        """What can still be sent after ``ask`` was cancelled; None if nothing can."""
         return None if self._delivery is None else self._delivery.salvage()
 
     async def _renewed(self, account: Account, began: float) -> Account | None:
-        """The account with another credential than was refused, None where there is none."""
+        """The account with a new credential; None if the control plane has no other one."""
         renewed = await self._app.control_plane.reread(account.account_name, began)
         if (
             renewed is None
@@ -97,17 +97,17 @@ class AccountCalls:
         return renewed
 
     def _refused(self, result: AttemptResult, *, is_last: bool) -> AttemptResult:
-        """A refused credential for which no other was found."""
+        """The result of a refused credential that was not renewed."""
         refused = result.refused()
         self._learn(replace(refused, began=time.monotonic()), is_last=is_last)
         return refused
 
     async def _serve(self, account: Account, *, reread: bool, is_last: bool) -> AttemptResult:
-        """Make the attempts that the request takes at an account: one, or one for each picture."""
+        """Make the attempts that the request needs at an account: one, or one for each picture."""
         request, settings = self._job.request, self._app.settings
         route = capability.choose(account, request)
         if isinstance(route, capability.Gap):
-            raise TypeError("an account was asked for what it cannot do")
+            raise TypeError("the account cannot serve the request")
         encode_context = EncodeContext(
             settings.base_url(DIALECTS[account.dialect]),
             settings.codex_client_version,
@@ -129,21 +129,21 @@ class AccountCalls:
     def _choose(
         self, upstream_request: UpstreamRequest, response: UpstreamResponse
     ) -> AnyDelivery | None:
-        way = delivery.choose(self._context, upstream_request.expects, response)
-        if way is None:
+        make_delivery = delivery.choose(self._context, upstream_request.expects, response)
+        if make_delivery is None:
             return None
-        self._delivery = way(self._context, self._job.request)
+        self._delivery = make_delivery(self._context, self._job.request)
         return self._delivery
 
     async def _fan_out(
         self, plan: AttemptPlan, request: ImageRequest, *, is_last: bool
     ) -> AttemptResult:
-        """As many calls as pictures are wanted; the one that decides."""
+        """Make one call for each picture; returns the result that decides."""
         self._delivery = collector = PictureCollector(self._context, request)
 
         def choose(response: UpstreamResponse) -> AnyDelivery | None:
-            way = delivery.choose(self._context, plan.request.expects, response)
-            return None if way is None else collector
+            make_delivery = delivery.choose(self._context, plan.request.expects, response)
+            return None if make_delivery is None else collector
 
         fan_out = FanOut(self._app, self._runner, self._job, replace(plan, choose=choose))
         results = await fan_out.run(request.count)
@@ -154,9 +154,9 @@ class AccountCalls:
         return replace(results[decisive], finish=collector.salvage())
 
     def _learn(self, result: AttemptResult, *, is_last: bool) -> None:
-        """Remember what an attempt says about its account.
+        """Begin or clear a cooldown of the account, and log a failure.
 
-        Not the last: the account is asked once more, and does not cool down before that.
+        ``is_last`` False: the account is called once more, and does not cool down before that.
         """
         account, step, attempt = result.account, result.step, result.record
         model = self._job.request.upstream_model
@@ -181,7 +181,7 @@ class AccountCalls:
                 request_id,
             )
         elif step.action is Action.NEXT and is_last:
-            # An overload, a 5xx, or no connection: the next call may ask it again.
+            # An overload, a 5xx, or no connection: the next call may use the account again.
             _log.warning(
                 "account %s failed at %s: status %s, code %s, request %s",
                 account.account_name,

@@ -1,7 +1,7 @@
 """One attempt: one call to one account, from the connect to the end of its answer.
 
-An attempt returns a value and decides nothing.  What follows from it is ``AttemptResult.step``,
-which ``core.routing.failover`` works out; who acts on it is ``account_calls``.
+An attempt returns a value and decides nothing.  ``core.routing.failover`` computes what follows
+(``AttemptResult.step``), and ``account_calls`` acts on it.
 """
 
 import time
@@ -31,7 +31,7 @@ from image_gateway.edge.upstream.http_client import (
 )
 
 LEAST_SECONDS: Final = 30.0
-"""A further attempt with less time left would buy a picture that comes too late."""
+"""The least time for a further attempt; with less it would buy a picture that comes too late."""
 
 _PROXY_REFUSED: Final = 407
 _ERROR_BYTES: Final = 64 * 1024
@@ -40,9 +40,9 @@ _ERROR_SECONDS: Final = 10.0
 
 @dataclass(frozen=True)
 class UpstreamJob:
-    """What is to be served: the request, for whom, the client's headers, and the body's spool.
+    """The job of one request: the request, its key's grant, the client's headers, the body's spool.
 
-    ``deadline``, on the monotonic clock, is when the whole of it must be done.
+    ``deadline``, on the monotonic clock, is for the whole job.
     """
 
     request: AnyRequest
@@ -53,7 +53,7 @@ class UpstreamJob:
 
     @property
     def time_is_left(self) -> bool:
-        """Whether a further attempt would be in time."""
+        """Whether enough time is left for a further attempt."""
         return self.deadline - time.monotonic() >= LEAST_SECONDS
 
 
@@ -61,8 +61,8 @@ class UpstreamJob:
 class AttemptResult:
     """How an attempt ended.
 
-    ``headers`` and ``body`` are those of an answer that was no success; ``finish`` sends what is
-    left of one that was.  ``began`` is a moment on the monotonic clock.
+    ``headers`` and ``body`` are those of a failed answer; ``finish`` sends the rest of a successful
+    one.  ``began`` is a time of the monotonic clock.
     """
 
     account: Account
@@ -79,22 +79,22 @@ class AttemptResult:
         return failover.next_step(self.outcome)
 
     def refused(self) -> "AttemptResult":
-        """The same, once the account's credential was read again and is no other."""
+        """The same result after the credential was read again and had not changed."""
         result = replace(self, outcome=replace(self.outcome, reread=True))
         result.record.action = result.step.action
         return result
 
 
 ChooseDelivery = Callable[[UpstreamResponse], AnyDelivery | None]
-"""The way of an answer to the client, by its head; None for one that cannot be used."""
+"""Chooses the delivery of an answer by its head; None for an answer that cannot be used."""
 
 
 @dataclass(frozen=True)
 class AttemptPlan:
-    """One attempt to be made.
+    """One attempt to make.
 
-    ``reread``: the account's credential was read again during this request.  ``ended`` gets the
-    result while the account still counts the call.
+    ``reread``: the account's credential was read again during this request.  ``ended`` is called
+    with the result while the call still counts as a probe.
     """
 
     account: Account
@@ -116,7 +116,7 @@ class AttemptRunner:
         return f"<AttemptRunner {len(self._context.record.attempts)} attempts>"
 
     async def run(self, plan: AttemptPlan) -> AttemptResult:
-        """Make an attempt; the account's slot is the caller's.  Raises ``ClientLeftError``."""
+        """Make an attempt; the caller holds the account's slot.  Raises ``ClientLeftError``."""
         account, context = plan.account, self._context
         attempt = AttemptRecord(account.account_name, account.dialect, stage=Stage.CONNECT)
         context.record.attempt(attempt)
@@ -139,7 +139,7 @@ class AttemptRunner:
                 self._app.upstream.connection(plan.request, self._job.spool, account.proxy)
             )
             result = await self._exchange(plan, connection, attempt, until)
-            # Before the connection is closed, which a client that leaves may cut short.
+            # Before the connection closes: a client that leaves may cancel that.
             outcome, step = result.outcome, result.step
             attempt.stage = Stage.STREAM if outcome.usable else outcome.stage
             attempt.action = step.action
@@ -155,7 +155,7 @@ class AttemptRunner:
         attempt: AttemptRecord,
         until: float,
     ) -> AttemptResult:
-        """Send the request and deliver the answer as far as it goes."""
+        """Send the request and deliver as much of the answer as comes."""
         account, began = plan.account, time.monotonic()
         dialect = account.dialect
 
@@ -190,12 +190,12 @@ class AttemptRunner:
     async def _read_failure(
         self, account: Account, response: UpstreamResponse
     ) -> tuple[AttemptOutcome, bytes]:
-        """What an answer says that cannot be delivered, and its body."""
+        """The outcome of an answer that cannot be delivered, and its body."""
         status, dialect = response.status, account.dialect
         if 200 <= status < 300:
             return AttemptOutcome(Stage.ANSWER, dialect, status), b""
         if status == _PROXY_REFUSED and account.proxy is not None:
-            # The proxy speaks for itself; what it refused did not reach the upstream.
+            # The proxy itself answers 407, and the call did not reach the upstream.
             return AttemptOutcome(Stage.CONNECT, dialect, reason="ProxyRefused"), b""
         body = await response.read(_ERROR_BYTES, _ERROR_SECONDS)
         error = errors.read_upstream_error(body)

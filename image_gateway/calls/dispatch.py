@@ -1,7 +1,7 @@
-"""From account to account: rank them, wait for a slot, ask, until one answer decides.
+"""From account to account: rank them, wait for a slot, call, until one answer decides.
 
-The order is made anew before each attempt, for an attempt takes a minute: meanwhile accounts cool
-down, fill up or are mended.  Waiting for slots has one time for the whole request.
+The accounts are ranked again before each attempt, because an attempt takes a minute: meanwhile
+accounts cool down, fill up or recover.  One time limit covers all waits for slots of a request.
 """
 
 import time
@@ -22,7 +22,7 @@ from image_gateway.core.routing.failover import Action, Stage
 from image_gateway.edge.slots.broker import BusyError, EarlyError, Lease
 
 _PASSING: Final = frozenset({"account_concurrency", "key_start_interval"})
-"""What keeps a call from an account that would serve it."""
+"""The refusals of a call for which an account exists: it may succeed later."""
 _UNREACHABLE_RETRY_SECONDS: Final = 5.0
 
 
@@ -34,8 +34,8 @@ class Dispatch:
         self._context = context
         self._request = job.request
         self._grant = job.grant
-        own = job.request.session if isinstance(job.request, IntentRequest) else None
-        self._session = headers.session(job.client) or own
+        from_body = job.request.session if isinstance(job.request, IntentRequest) else None
+        self._session = headers.session(job.client) or from_body
         self._has_started = False
         self._job = job
         self._calls = AccountCalls(app, context, job)
@@ -44,8 +44,9 @@ class Dispatch:
         return f"<Dispatch {self._calls!r}>"
 
     async def run(self) -> AttemptResult:
-        """The result that decides what the client gets.  Raises ``Refusal``, where it is none of an
-        upstream's, and ``ClientLeftError``.
+        """The result that decides what the client gets.
+
+        Raises ``Refusal`` if no upstream's answer decides, and ``ClientLeftError``.
         """
         able = ranking.able(self._grant, self._request, self._app.catalogue)
         self._rank(able)
@@ -58,7 +59,7 @@ class Dispatch:
                 self._app.starts.withdraw(self._grant.key.key_id, admitted)
 
     def salvage(self) -> Finish | None:
-        """What is left for the client where the search had to be given up before its end."""
+        """What can still be sent after ``run`` was cancelled; None if nothing can."""
         return self._calls.salvage()
 
     def _admit(self) -> float:
@@ -71,24 +72,25 @@ class Dispatch:
     def _too_early(self, seconds: float) -> Refusal:
         return Refusal(
             "key_start_interval",
-            f"This key may start an image call every {self._grant.key.min_start_interval_ms} ms.",
+            "Rate limit reached: this key may start one image call every "
+            f"{self._grant.key.min_start_interval_ms} ms. Try again later.",
             retry_after=seconds,
         )
 
-    async def _search(self, left: Sequence[Account]) -> AttemptResult:
+    async def _search(self, remaining: Sequence[Account]) -> AttemptResult:
         failed: list[AttemptResult] = []
         last_refusal: Refusal | None = None
-        while left and (not failed or self._job.time_is_left):
+        while remaining and (not failed or self._job.time_is_left):
             self._context.record.enter(Phase.WAITING)
             try:
-                lease = await self._slot(self._rank(left))
+                lease = await self._slot(self._rank(remaining))
             except Refusal as refusal:
                 last_refusal = refusal
                 break
             with lease:
                 account = self._grant.accounts[lease.account_name]
                 if not ranking.is_usable(account, self._request.upstream_model, self._app.now()):
-                    # It began to cool down while we waited: nothing was started.
+                    # The account began to cool down during the wait: no call was started.
                     lease.undo_start(self._app.starts)
                     self._has_started = bool(failed)
                     continue
@@ -96,17 +98,17 @@ class Dispatch:
             if result.step.action is not Action.NEXT:
                 return result
             failed.append(result)
-            left = [each for each in left if each is not account]
+            remaining = [other for other in remaining if other is not account]
         return self._best_failure(failed, last_refusal)
 
     def _rank(self, accounts: Sequence[Account]) -> Sequence[Account]:
-        """Those that can be asked now, best first; raises ``Refusal``."""
+        """The accounts that are usable now, best first; raises ``Refusal``."""
         model, state = self._request.upstream_model, self._app.now()
         usable = ranking.usable(accounts, model, state)
         return ranking.order(usable, self._grant.key, model, state, self._session)
 
     async def _slot(self, ranked: Sequence[Account]) -> Lease:
-        """A slot of the best account that has one; raises ``Refusal`` when the wait is over."""
+        """A slot of the best account that has one; raises ``Refusal`` after the longest wait."""
         waited = self._context.record.timeline.seconds(Phase.WAITING) or 0.0
         seconds = min(
             self._app.settings.slot_wait_seconds - waited,
@@ -139,7 +141,7 @@ class Dispatch:
         if any(result.outcome.stage is Stage.CONNECT for result in failed):
             raise Refusal(
                 "upstream_unreachable",
-                "No connection to any upstream could be made; nothing was sent. Try again.",
+                "No upstream could be reached; nothing was sent. Try again.",
                 retry_after=_UNREACHABLE_RETRY_SECONDS,
             )
         raise last_refusal or ranking.no_credentials()

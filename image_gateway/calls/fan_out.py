@@ -13,11 +13,11 @@ from image_gateway.edge.upstream.http_client import UpstreamResponse
 
 
 class FanOut:
-    """As many calls as pictures are wanted, on as many of the account's slots as are free.
+    """One call for each picture, on as many of the account's slots as are free.
 
-    The first call goes alone until its upstream has accepted it: what would refuse it would refuse
-    the others.  Then the others take what slots are free, and a slot whose call has made its
-    picture serves for the next one.
+    The first call goes alone until its upstream has accepted it: an upstream that refuses it would
+    refuse the others.  Then the others take the free slots, and a slot whose call has made its
+    picture is used for the next call.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class FanOut:
                             break
                         group.create_task(self._work(taken.enter_context(lease)))
             except BaseExceptionGroup as group_error:
-                # One says it all: the client left, or a bug that all of them met.
+                # All have the same cause: the client left, or a bug.
                 raise group_error.exceptions[0] from None
         return self._results
 
@@ -62,7 +62,7 @@ class FanOut:
         return await self._app.slots.slot(key, [account], 0)
 
     async def _work(self, lease: Lease | None) -> None:
-        """Make calls on one slot, one after the other; the first slot is the caller's."""
+        """Make calls on one slot, one after the other; ``lease`` None: the caller's slot."""
         while self._wanted > 0 and (lease is None or self._job.time_is_left):
             self._wanted -= 1
             result = await self._runner.run(self._plan)
@@ -77,7 +77,7 @@ class FanOut:
             lease.release()
 
     def _choose(self, response: UpstreamResponse) -> AnyDelivery | None:
-        chosen = self._choose_delivery(response)
-        if chosen is not None:
+        delivery = self._choose_delivery(response)
+        if delivery is not None:
             self._accepted.set()
-        return chosen
+        return delivery

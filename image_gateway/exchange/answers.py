@@ -1,8 +1,8 @@
-"""What a client gets where it does not get a picture: refusals, and upstreams' errors passed on.
+"""Error answers for clients: refusals of the gateway, and errors passed on from upstreams.
 
-An error that comes before the answer has begun has its HTTP status; one that comes in a stream is
-its last event.  An upstream's error goes on in its own words, without credentials, account names or
-content (``core.errors.scrub``).
+An error before the answer has begun has its HTTP status; an error in a stream is its last event.
+An upstream's error keeps its message, without credentials, account names or content
+(``core.errors.scrub``).
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ _DRAIN_RETRY_SECONDS: Final = 1.0
 
 
 class Answers:
-    """The errors of one request; ``stream`` is set once the client is known to want one."""
+    """The error answers of one request; ``stream`` is set if the client asked for a stream."""
 
     def __init__(self, downstream: Downstream, record: RecordBuilder) -> None:
         self._downstream = downstream
@@ -35,7 +35,7 @@ class Answers:
         return f"<Answers {self._downstream!r}>"
 
     async def refuse(self, refusal: Refusal) -> None:
-        """An answer of ours; an answer that has begun and is no stream can only break off."""
+        """Send a refusal; an answer that has begun and is not a stream is broken off instead."""
         self._record.fail(refusal.code, refusal.spec.source)
         self._record.enter(Phase.DELIVERED)
         if self.stream is None and self._downstream.status is not None:
@@ -44,38 +44,38 @@ class Answers:
         await self._send(refusal.spec.status, refusal.headers(), refusal.body())
 
     def pass_on(self, result: AttemptResult) -> Finish:
-        """An upstream's error in its own words; gives what sends it."""
+        """Pass on an upstream's error; returns a function that sends it."""
         outcome, account = result.outcome, result.account
         status = outcome.status or 502
         body = errors.scrub(
             errors.passed_on(status, result.body, outcome.error),
             [*account.secrets(), account.account_name],
         )
-        sent = headers.to_client_with_error(result.headers)
-        if outcome.wait is not None and not headers.RETRY & set(sent):
-            sent |= errors.retry_headers(outcome.wait)
+        fields = headers.to_client_with_error(result.headers)
+        if outcome.wait is not None and not headers.RETRY & set(fields):
+            fields |= errors.retry_headers(outcome.wait)
         if not result.step.retry:
-            sent["x-should-retry"] = "false"
+            fields["x-should-retry"] = "false"
         self.record_failure(result)
-        return partial(self._send, status, sent, body)
+        return partial(self._send, status, fields, body)
 
     def record_failure(self, result: AttemptResult) -> None:
-        """The request fails by an upstream's error."""
+        """Record that an upstream's error failed the request."""
         outcome = result.outcome
         code = record.upstream_code(outcome.error) or f"upstream_{outcome.status or 502}"
         self._record.fail(code, Source.UPSTREAM)
 
-    async def _send(self, status: int, sent: Mapping[str, str], body: bytes) -> None:
+    async def _send(self, status: int, fields: Mapping[str, str], body: bytes) -> None:
         if self.stream is not None:
             self.stream.quiet()
             if self.stream.committed:
                 await self.stream.fail(body)
                 return
-        await self._downstream.answer(status, {**sent, "content-type": "application/json"}, body)
+        await self._downstream.answer(status, {**fields, "content-type": "application/json"}, body)
 
 
 def draining() -> Refusal:
-    """This instance stops; another one, or the next, is there for the call."""
+    """This instance is stopping; another instance, or the next one, can serve the call."""
     return Refusal(
         "draining",
         "This instance is stopping. Send the call again.",
@@ -84,20 +84,20 @@ def draining() -> Refusal:
 
 
 def not_an_image_request(*, is_encoded: bool) -> Refusal:
-    """A call on a Responses path that asks for no picture, where there is no text API."""
+    """A call on a Responses path that does not ask for a picture, when no text API is set."""
     if is_encoded:
         return errors.encoded_body()
     return Refusal(
         "not_an_image_request",
-        "This gateway serves calls that ask for a picture: by a model `gpt-image-*`, an "
+        "This gateway serves only calls for pictures: with a model `gpt-image-*`, an "
         "`image_generation` tool, or a `tool_choice` that selects it. Send others to the text API.",
     )
 
 
 def control_plane_unavailable() -> Refusal:
-    """Postgres cannot be asked, and the key is not known."""
+    """Postgres cannot be queried, and the key is not in the cache."""
     return Refusal(
         "control_plane_unavailable",
-        "The gateway cannot look up API keys right now. Try again in a moment.",
+        "The gateway cannot look up API keys at the moment. Try again later.",
         retry_after=_UNAVAILABLE_RETRY_SECONDS,
     )

@@ -1,12 +1,12 @@
 """One request's life, phase by phase, from its head to its record.
 
-Core says what may happen, edge makes it happen, and between them three promises are kept:
+Core decides, edge does the IO, and this module keeps three promises:
 
-- What is taken is given back: the key's place, the account's slot, the spool and the upstream's
-  connection are context managers, left in the opposite order by every way out.
-- What may have been bought is not bought again: how a call ended goes through
-  ``failover.next_step`` before another account is asked.
-- What happened is recorded, once, whatever it was.
+- Every resource is given back: the key's slot, the account's slot, the spool and the upstream's
+  connection are context managers, which every exit leaves in reverse order.
+- A picture that may have been bought is not bought again: the outcome of a call goes through
+  ``failover.next_step`` before another account is tried.
+- Every request is recorded exactly once.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 
 Operation = Endpoint | Literal["responses"]
-"""Where a path leads."""
+"""The operation that a path stands for."""
 
 
 class Exchange:
@@ -65,9 +65,9 @@ class Exchange:
         return f"<Exchange {self._record!r} {self._downstream!r}>"
 
     async def run(self, operation: Operation | Refusal, path_model: str | None = None) -> None:
-        """Answer the request and record it.  Raises nothing but a cancellation from outside.
+        """Answer the request and record it.  Raises only a cancellation from outside.
 
-        ``operation``: where the path leads, or the refusal that it leads to.
+        ``operation``: the operation of the path, or a refusal.
         """
         try:
             try:
@@ -114,7 +114,7 @@ class Exchange:
         try:
             key: Key | None = await self._find_key()
         except UnavailableError:
-            key = None  # text does not wait for our Postgres
+            key = None  # calls to the text API do not depend on Postgres
         with self._app.spools.open() as spool:
             if not await self._is_intent(key, spool):
                 await self._pass_to_text_api(spool)
@@ -128,12 +128,12 @@ class Exchange:
         await self._send_rest()
 
     async def _is_intent(self, key: Key | None, spool: Spool) -> bool:
-        """Whether the body asks for a picture; it lies in the spool then, whatever it is."""
+        """Whether the body asks for a picture; reads the whole body into the spool."""
         signals = await self._body_reader.signals(spool)
         return signals.show_intent({} if key is None else key.model_map)
 
     async def _find_key(self) -> Key:
-        """The key that came; raises ``Refusal`` and ``UnavailableError``."""
+        """The request's API key; raises ``Refusal`` and ``UnavailableError``."""
         secret = headers.secret(self._downstream.headers)
         if secret is None:
             raise errors.missing_key()
@@ -147,9 +147,10 @@ class Exchange:
     def _take_key(self, key: Key) -> Slot:
         slot = self._app.key_slots.take(key.key_id, key.max_concurrency)
         if slot is None:
+            calls = "call" if key.max_concurrency == 1 else "calls"
             raise Refusal(
                 "key_concurrency",
-                f"This key may have {key.max_concurrency} image calls in flight, and has. "
+                f"Concurrency limit reached: {key.max_concurrency} {calls} in flight for this key. "
                 "Wait for one to end.",
                 retry_after=_KEY_RETRY_SECONDS,
             )
@@ -162,7 +163,7 @@ class Exchange:
         self._in_flight.is_text = True
         await text_passthrough.pass_on(text_api, self._downstream, self._record, spool)
 
-    # -- the way to an account -------------------------------------------------------------------
+    # -- dispatch --------------------------------------------------------------------------------
 
     async def _forward(self, key: Key, request: AnyRequest, spool: Spool) -> None:
         app = self._app
@@ -190,12 +191,12 @@ class Exchange:
             raise answers.control_plane_unavailable() from None
 
     def _conclude(self, result: AttemptResult) -> None:
-        """What the client gets of the attempt that decides; raises ``Refusal``."""
+        """Choose what the client gets from the attempt that decides; raises ``Refusal``."""
         step = result.step
         if step.action is Action.DELIVER:
             self._finish = result.finish
         elif step.action is Action.END and result.finish is not None:
-            # The client has read of it in the upstream's own words.
+            # ``finish`` sends the upstream's own error event.
             self._answers.record_failure(result)
             self._finish = result.finish
         elif step.action is Action.REPLACE and step.code is not None:
@@ -206,7 +207,7 @@ class Exchange:
             raise failover.replacement("upstream_cut")
 
     async def _send_rest(self) -> None:
-        """Everything is given back: the last bytes may go out."""
+        """Send the last bytes, once every slot and connection is given back."""
         self._record.enter(Phase.DELIVERED)
         if self._finish is None:
             self._downstream.break_off()
@@ -216,8 +217,10 @@ class Exchange:
     # -- other ends ------------------------------------------------------------------------------
 
     async def _end_drained(self) -> None:
-        """The drain deadline: what was made is delivered, what was sent stays unknown, what was
-        not may come again.
+        """End the request at the drain deadline.
+
+        Pictures that exist are delivered; the outcome of a sent call stays unknown; a call that was
+        not sent may be retried.
         """
         self._record.break_off()
         finish = None if self._dispatch is None else self._dispatch.salvage()
@@ -228,8 +231,8 @@ class Exchange:
             await self._answers.refuse(
                 Refusal(
                     "outcome_unknown",
-                    "The call was sent to the text API, and this instance stops before its answer "
-                    "has come.",
+                    "The call was sent to the text API, but this instance is stopping before the "
+                    "answer has arrived.",
                 )
             )
         elif self._record.may_be_billed:
@@ -244,13 +247,13 @@ class Exchange:
         self._record.break_off()
 
     def _internal_error(self) -> Refusal:
-        """The answer to a bug of ours, for use while it is handled: the log has the trace."""
+        """The refusal after an exception, while it is being handled; logs the traceback."""
         request_id = self._record.arrival.request_id
-        _log.exception("request %s failed by a bug in the gateway", request_id)
+        _log.exception("request %s failed because of a bug in the gateway", request_id)
         return Refusal(
             "internal_error",
-            "The gateway failed by a bug of its own. Its operator can find the error by the "
-            f"request id {request_id}.",
+            "The call failed because of a bug in the gateway. Give its operator the request id "
+            f"{request_id}.",
         )
 
     def _put_record(self) -> None:

@@ -1,8 +1,9 @@
-"""A request's body, from the socket into the spool and from there to what is asked.
+"""Reads a request's body from the socket into the spool, and parses it.
 
-An image call's body is understood while it comes.  A body on a Responses path is text's until it
-shows otherwise, and may be a long conversation: while it comes only its signals are read
-(``core.request.intent``), and only an image intent is read again, from the spool, to be understood.
+The body of an image call is parsed while it arrives.  A body on a Responses path counts as text
+until it shows an image intent, and may be a long conversation: while it arrives only its signals
+are read (``core.request.intent``), and only an image intent is read again from the spool and
+parsed.
 """
 
 from typing import Final
@@ -45,14 +46,14 @@ class RequestBodyReader:
 
     @property
     def is_encoded(self) -> bool:
-        """Whether the body is compressed, so that nobody here can read it."""
+        """Whether the body is compressed, so that the gateway cannot read it."""
         encoding = self._downstream.headers.get("content-encoding") or "identity"
         return encoding.lower() != "identity"
 
     async def image(
         self, endpoint: Endpoint, path_model: str | None, key: Key, spool: Spool
     ) -> ImageRequest:
-        """The body of an image call."""
+        """Read and parse the body of an image call."""
         parser = self._body_parser(spool)
         await self._read(parser)
         app = self._app
@@ -70,7 +71,7 @@ class RequestBodyReader:
         return parsed
 
     async def signals(self, spool: Spool) -> IntentSignals:
-        """The signals of a body on a Responses path."""
+        """Read the body on a Responses path; returns its signals."""
         parser = IntentBodyParser(spool, encoded=self.is_encoded)
         self._record.body_form = "json"
         await self._read(parser)
@@ -79,7 +80,7 @@ class RequestBodyReader:
         return parser.signals
 
     async def intent(self, key: Key, spool: Spool) -> IntentRequest:
-        """What an image intent asks for, once its body is here."""
+        """Parse an image intent whose body is in the spool."""
         self._check_encoding()
         body, lifted = await body_parsers.reread(spool)
         default_model = self._app.settings.default_model
@@ -98,7 +99,7 @@ class RequestBodyReader:
         except SpoolFullError:
             raise Refusal(
                 "overloaded",
-                "The gateway holds as many request bytes as it may. Try again in a moment.",
+                "The gateway has no space left for request bodies. Try again later.",
                 retry_after=_OVERLOADED_RETRY_SECONDS,
             ) from None
 

@@ -1,7 +1,7 @@
-"""The paths of the image port: what a request's path and method lead to.
+"""The paths of the image port: the operation for a request's path and method.
 
-Paths are exact, as they were sent and not as they decode; what leads nowhere is refused in the
-same shape, and recorded, like everything else.
+Paths match exactly, as they were sent and before any decoding; an unknown path gets an error of the
+usual shape and a record, like every other request.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ Source: ``core/dialects/README.md``, "What clients send".
 ENDPOINTS: Final[tuple[Endpoint, ...]] = ("generations", "edits")
 
 RESPONSES: Final = ("/v1/responses", "/responses", "/backend-api/codex/responses")
-"""Where image intents are served; ``/responses/compact`` is text's."""
+"""Where image intents are served; ``/responses/compact`` belongs to the text API."""
 
 
 class ImageApp:
@@ -70,9 +70,9 @@ class ImageApp:
         return f"<ImageApp {len(self._router.routes)} routes>"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse what is not plain HTTP/1, then find the path as it was sent, not as it decodes."""
-        # Hypercorn decodes ``path``; ``/v1/images/edi%74s`` is no path of ours.  A target may be a
-        # whole URL (RFC 9112, 3.2.2), of which only the path counts here.
+        """Refuse anything but plain HTTP/1, then route by the path as it was sent, not decoded."""
+        # Hypercorn decodes ``path``; ``/v1/images/edi%74s`` is not a path here.  A target may be a
+        # whole URL (RFC 9112, 3.2.2), of which only the path counts.
         target = scope["raw_path"].decode("latin-1")
         scope["path"] = target if target.startswith("/") else urlsplit(target).path or target
         upgrades = any(name == b"upgrade" for name, _ in scope["headers"])
@@ -90,9 +90,7 @@ class ImageApp:
         path_model: str | None = None,
         endpoint: Operation | None = None,
     ) -> None:
-        """One request, from here to its record; ``operation`` is what its path and method lead
-        to.
-        """
+        """Serve one request until its record; ``operation`` belongs to its path and method."""
         request_id = _request_id()
         downstream = Downstream(scope, receive, send, self._limits, request_id)
         arrival = Arrival(
@@ -114,7 +112,7 @@ class ImageApp:
 
 
 class _HealthCheck:
-    """``/healthz``: the process answers; leaves no record."""
+    """``/healthz``: shows that the process answers; leaves no record."""
 
     def __init__(self, limits: ClientLimits) -> None:
         self._limits = limits
@@ -152,24 +150,22 @@ def _unknown_path(path: str) -> Refusal:
     if path.endswith("/images/variations"):
         return Refusal(
             "unknown_path",
-            "Image variations are gone: the upstream retired them with dall-e-2. "
+            "Image variations are not available: OpenAI retired them with dall-e-2. "
             "Use /v1/images/edits.",
         )
     return Refusal(
         "unknown_path",
-        "This gateway serves images only: POST to /v1/images/generations or /v1/images/edits, or "
-        "to /v1/responses. Paths are exact, without a slash at their end.",
+        "Unknown path. This gateway serves images only: POST to /v1/images/generations, "
+        "/v1/images/edits or /v1/responses. Paths must match exactly, without a slash at the end.",
     )
 
 
 def _method_not_allowed() -> Refusal:
-    return Refusal(
-        "method_not_allowed", "Image calls are made with POST.", headers={"allow": "POST"}
-    )
+    return Refusal("method_not_allowed", "Unsupported method. Use POST.", headers={"allow": "POST"})
 
 
 def _unsupported_protocol() -> Refusal:
     return Refusal(
         "unsupported_protocol",
-        "Only plain HTTP/1.1 is spoken here: no Upgrade, HTTP/2 or websocket.",
+        "Unsupported protocol. Use plain HTTP/1.1, without Upgrade, HTTP/2 or WebSocket.",
     )

@@ -1,4 +1,4 @@
-"""Calls on the Responses paths that ask for no picture: passed on to the text API as they came."""
+"""Passes calls on the Responses paths that do not ask for a picture to the text API, unchanged."""
 
 from typing import Final
 
@@ -16,7 +16,7 @@ _UNREACHABLE_RETRY_SECONDS: Final = 5.0
 async def pass_on(
     text_api: TextApi, downstream: Downstream, record: RecordBuilder, spool: Spool
 ) -> None:
-    """Pass a call on, and its answer back; raises ``Refusal`` and ``ClientLeftError``."""
+    """Pass on a call, and pass its answer back; raises ``Refusal`` and ``ClientLeftError``."""
     record.enter(Phase.SENT)
     try:
         async with (

@@ -174,7 +174,7 @@ _STEPS = st.lists(
 
 
 @given(_STEPS)
-def test_calls_that_come_as_told_are_let_in_and_never_too_close(
+def test_calls_after_the_returned_wait_are_admitted_and_never_too_close(
     calls: list[tuple[str, int | None, int]],
 ) -> None:
     """Eighths of a second, which are exact; each call starts when it was let in."""
@@ -278,11 +278,11 @@ _SOME_ACCOUNTS = st.lists(st.sampled_from(_ACCOUNTS), min_size=1, max_size=3, un
 _FULL = st.one_of(st.just(set[str]()), st.sets(st.sampled_from(_ACCOUNTS)))
 
 
-def _turn(key_id: str, *accounts: str, interval_ms: int | None = None) -> Waiter:
-    return Waiter(key_id, [Candidate(each, 1) for each in accounts or ("a",)], interval_ms)
+def _waiter(key_id: str, *accounts: str, interval_ms: int | None = None) -> Waiter:
+    return Waiter(key_id, [Candidate(name, 1) for name in accounts or ("a",)], interval_ms)
 
 
-class LineMachine(RuleBasedStateMachine):
+class WaitQueueMachine(RuleBasedStateMachine):
     """Calls come, go, are served and give back in any order, against plain lists."""
 
     def __init__(self) -> None:
@@ -308,14 +308,14 @@ class LineMachine(RuleBasedStateMachine):
     @rule(calls=st.lists(st.tuples(st.sampled_from(_KEYS), _SOME_ACCOUNTS), max_size=5))
     def join(self, calls: list[tuple[str, list[str]]]) -> None:
         for key_id, accounts in calls:
-            waiter = _turn(key_id, *accounts)
+            waiter = _waiter(key_id, *accounts)
             self.queue.join(waiter)
             self.waiters.append(waiter)
 
     @precondition(lambda self: self.waiters)
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
-        """Whoever was served or sent away may still say so."""
+        """A call that was served or removed may still leave."""
         waiter = data.draw(st.sampled_from([*self.waiters, *self.gone[-3:]]))
         self.queue.leave(waiter)
         if waiter in self.waiters:
@@ -431,10 +431,10 @@ class LineMachine(RuleBasedStateMachine):
         assert set(self.queue._served) == set(self.servings), "the clock, which is bounded"
 
 
-LineMachine.TestCase.settings = settings(
+WaitQueueMachine.TestCase.settings = settings(
     max_examples=scaled(150), stateful_step_count=40, deadline=None
 )
-TestLine = LineMachine.TestCase
+TestWaitQueue = WaitQueueMachine.TestCase
 
 
 _BEFORE = st.lists(st.sampled_from(["many", "one"]), max_size=10)
@@ -451,18 +451,18 @@ def test_a_hundred_waiting_calls_delay_another_key_by_at_most_one(
     """Whatever both were served before, of which only the many still hold some."""
     queue = WaitQueue(1000)
     for key_id, keeps in zip(before, kept, strict=False):
-        waiter = _turn(key_id)
+        waiter = _waiter(key_id)
         queue.join(waiter)
         queue.serve(waiter)
         if key_id == "one" or not keeps:
             queue.give_back(key_id)
     for _ in range(100):
-        queue.join(_turn("many"))
+        queue.join(_waiter("many"))
     for _ in range(queued):
         found = queue.next(set(), lambda _: True)
         assert found is not None
         queue.serve(found[0])
-    queue.join(_turn("one"))
+    queue.join(_waiter("one"))
     served = []
     while "one" not in served:
         found = queue.next(set(), lambda _: True)
@@ -475,11 +475,11 @@ def test_a_hundred_waiting_calls_delay_another_key_by_at_most_one(
 def test_who_holds_least_comes_before_who_was_served_longest_ago() -> None:
     queue = WaitQueue(10)
     for key_id in ("k", "k", "l"):
-        waiter = _turn(key_id)
+        waiter = _waiter(key_id)
         queue.join(waiter)
         queue.serve(waiter)
-    queue.join(_turn("k"))
-    queue.join(_turn("l"))
+    queue.join(_waiter("k"))
+    queue.join(_waiter("l"))
     found = queue.next(set(), lambda _: True)
     assert found is not None
     assert found[0].key_id == "l"
@@ -488,11 +488,11 @@ def test_who_holds_least_comes_before_who_was_served_longest_ago() -> None:
 def test_of_those_who_hold_as_much_the_one_served_longest_ago_comes_first() -> None:
     queue = WaitQueue(10)
     for key_id in ("l", "k", "m"):
-        waiter = _turn(key_id)
+        waiter = _waiter(key_id)
         queue.join(waiter)
         queue.serve(waiter)
     for key_id in ("m", "k", "l"):
-        queue.join(_turn(key_id))
+        queue.join(_waiter(key_id))
     served = []
     while (found := queue.next(set(), lambda _: True)) is not None:
         queue.serve(found[0])
@@ -500,10 +500,10 @@ def test_of_those_who_hold_as_much_the_one_served_longest_ago_comes_first() -> N
     assert served == ["l", "k", "m"]
 
 
-def test_each_of_many_keys_has_its_turn_before_one_has_two() -> None:
+def test_each_of_many_keys_is_served_before_one_is_served_twice() -> None:
     queue = WaitQueue(1000)
     for key_id in (*["k"] * 5, "l", "l", "m"):
-        queue.join(_turn(key_id))
+        queue.join(_waiter(key_id))
     served = []
     while (found := queue.next(set(), lambda _: True)) is not None:
         queue.serve(found[0])
@@ -511,10 +511,10 @@ def test_each_of_many_keys_has_its_turn_before_one_has_two() -> None:
     assert served == ["k", "l", "m", "k", "l", "k", "k", "k"]
 
 
-def test_the_line_s_memory_does_not_grow_with_the_keys_that_were_here() -> None:
+def test_the_queue_s_memory_does_not_grow_with_the_keys_that_were_here() -> None:
     queue = WaitQueue(10)
     for number in range(slots._MOST_CLOCKS + 10):
-        waiter = _turn(f"key-{number}")
+        waiter = _waiter(f"key-{number}")
         queue.join(waiter)
         queue.serve(waiter)
         queue.give_back(waiter.key_id)
@@ -527,8 +527,8 @@ def test_the_line_s_memory_does_not_grow_with_the_keys_that_were_here() -> None:
 _INTERVALS: Final = {"k": None, "l": 125, "m": 1000, "n": 60_000}
 
 
-class RoomMachine(RuleBasedStateMachine):
-    """A room of accounts, as the gateway's own, with its clock in hand: eighths of a second."""
+class SchedulingMachine(RuleBasedStateMachine):
+    """Accounts, slots and the queue together; the clock counts eighths of a second."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -542,12 +542,12 @@ class RoomMachine(RuleBasedStateMachine):
         self.running: list[tuple[float, Waiter, Slot]] = []
         self.starts: dict[str, list[float]] = {key_id: [] for key_id in _KEYS}
 
-    # What the room does.
+    # What the gateway does.
 
     def _may_start(self, waiter: Waiter) -> bool:
         return not self.clock.seconds_until_due(waiter.key_id, waiter.interval_ms, self.now)
 
-    def _hand_out(self) -> None:
+    def _grant(self) -> None:
         # With the limit that was met: calls that came before a change have another one.
         full: dict[str, int] = {}
         while (found := self.queue.next(full, self._may_start)) is not None:
@@ -609,10 +609,10 @@ class RoomMachine(RuleBasedStateMachine):
             for at in reversed(range(len(self.running))):
                 if self.running[at][0] <= self.now:
                     self._give_back(at)
-            self._hand_out()
+            self._grant()
         self.now = max(self.now, moment)
 
-    # What happens to it.
+    # Events from outside.
 
     @rule(key_id=st.sampled_from(_KEYS), accounts=_SOME_ACCOUNTS)
     def a_call_comes(self, key_id: str, accounts: list[str]) -> None:
@@ -622,22 +622,22 @@ class RoomMachine(RuleBasedStateMachine):
             assert interval is not None
             assert wait <= interval / 1000
             return
-        candidates = [Candidate(each, self.limits[each]) for each in accounts]
+        candidates = [Candidate(name, self.limits[name]) for name in accounts]
         waiter = Waiter(key_id, candidates, interval)
         self.admitted[waiter] = self.now
         self.queue.join(waiter)
         self.waiting.append(waiter)
-        self._hand_out()
+        self._grant()
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), accounts=_SOME_ACCOUNTS)
     def a_running_call_wants_one_more_slot(self, data: st.DataObject, accounts: list[str]) -> None:
-        """Which is no start of its key."""
+        """It does not count as a start of its key."""
         _, running, _ = data.draw(st.sampled_from(self.running))
-        waiter = Waiter(running.key_id, [Candidate(each, self.limits[each]) for each in accounts])
+        waiter = Waiter(running.key_id, [Candidate(name, self.limits[name]) for name in accounts])
         self.queue.join(waiter)
         self.waiting.append(waiter)
-        self._hand_out()
+        self._grant()
 
     @rule(eighths=st.integers(1, 80))
     def time_passes(self, eighths: int) -> None:
@@ -650,21 +650,21 @@ class RoomMachine(RuleBasedStateMachine):
         self.waiting.remove(waiter)
         self.queue.leave(waiter)
         self.clock.withdraw(waiter.key_id, self.admitted.pop(waiter, float("nan")))
-        self._hand_out()
+        self._grant()
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
     def a_running_call_is_cancelled(self, data: st.DataObject) -> None:
         self._give_back(data.draw(st.integers(0, len(self.running) - 1)))
-        self._hand_out()
+        self._grant()
 
     @rule(account_name=st.sampled_from(_ACCOUNTS), limit=st.integers(1, 4))
     def the_control_plane_changes_a_limit(self, account_name: str, limit: int) -> None:
-        """For calls that come from now on; those in the line keep what they came with."""
+        """For calls that come from now on; calls in the queue keep the old limit."""
         self.limits[account_name] = limit
 
     @invariant()
-    def counts_are_true_and_the_line_is_bounded(self) -> None:
+    def counts_are_true_and_the_queue_is_bounded(self) -> None:
         for account_name in _ACCOUNTS:
             assert self.table.in_use(account_name) == self._count(account_name)
         assert self.queue.waiting == len(self.waiting) <= 5
@@ -679,10 +679,10 @@ class RoomMachine(RuleBasedStateMachine):
         assert (self.queue._held, self.queue._waiters) == (Counter(), {})
 
 
-RoomMachine.TestCase.settings = settings(
+SchedulingMachine.TestCase.settings = settings(
     max_examples=scaled(150), stateful_step_count=40, deadline=None
 )
-TestRoom = RoomMachine.TestCase
+TestScheduling = SchedulingMachine.TestCase
 
 
 # -- when to come back -----------------------------------------------------------------------
@@ -724,7 +724,7 @@ def test_a_wait_grows_with_those_who_are_ahead(
 
 @given(_HELD_SECONDS, _LIMIT, _AGES, _AHEAD)
 @example([], 64, [], 0)
-def test_nobody_is_told_to_come_back_in_less_than_a_second(
+def test_a_wait_is_never_less_than_a_second(
     held: list[float], limit: int, ages: list[float], ahead: int
 ) -> None:
     assert _hold_time(held).seconds_until_free(Candidate("a", limit), ages, ahead) >= 1
@@ -762,12 +762,12 @@ def test_calls_of_other_processes_are_taken_to_end_one_by_one() -> None:
 
 
 @given(st.floats(0, 1000))
-def test_a_pace_that_stays_is_learned_by_a_handful_of_calls(seconds: float) -> None:
+def test_a_steady_hold_time_is_learned_from_a_handful_of_calls(seconds: float) -> None:
     learned = _hold_time([seconds] * 15).seconds_until_free(Candidate("a", 1), [0.0], 0)
     assert learned == pytest.approx(max(seconds, 1), rel=0.05, abs=3)
 
 
-def test_an_account_s_pace_is_its_own() -> None:
+def test_an_account_s_hold_time_is_its_own() -> None:
     hold_time = _hold_time([1.0] * 50)
     assert hold_time.seconds_until_free(Candidate("b", 1), [0.0], 0) == slots.FIRST_HOLD_SECONDS
     assert repr(hold_time) == "<HoldTime of 1 accounts>"

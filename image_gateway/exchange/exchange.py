@@ -214,7 +214,7 @@ class Exchange:
         else:
             await self._finish()
 
-    # -- other ends ------------------------------------------------------------------------------
+    # -- other endings ---------------------------------------------------------------------------
 
     async def _end_drained(self) -> None:
         """End the request at the drain deadline.

@@ -179,7 +179,7 @@ TABLE: Final[Sequence[_Rule]] = (
         lambda outcome: Step(Action.NEXT, cooldown=CooldownSpec(outcome.wait)),
     ),
     (
-        "503, 529 that say so themselves",
+        "503, 529 that report an overload",
         _is_overload,
         lambda _: Step(Action.NEXT),
     ),

@@ -580,6 +580,9 @@ async def test_a_key_has_no_more_calls_in_flight_than_it_may(
     await asyncio.wait_for(held.arrived.acquire(), 10)
     second = await door.post(PROMPT)
     await check_refused(door, second, 429, "key_concurrency")
+    assert check_error(second[2], "key_concurrency")["message"] == (
+        "Concurrency limit reached: 1 call in flight for this key. Wait for one to end."
+    )
     assert int(second[1]["retry-after-ms"]) > 0
     held.let_go.set()
     assert (await first)[0] == 200

@@ -459,7 +459,7 @@ def test_a_name_that_a_client_chose_cannot_add_to_its_part_s_headers(name: str) 
     lines = part.removeprefix(b"\r\n").partition(b"\r\n\r\n")[0].split(b"\r\n")
     [line] = lines
     assert b"\n" not in line
-    # Whoever takes the first of two names and whoever takes the last must hear the same.
+    # A parser that takes the first of two names and one that takes the last must agree.
     _, options = parse_options_header(line.removeprefix(b"Content-Disposition: "))
     message = email.message_from_bytes(line + b"\r\n\r\n", policy=email.policy.HTTP)
     assert set(options) == {b"name"}

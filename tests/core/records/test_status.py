@@ -1,4 +1,4 @@
-"""What is told of a gateway at work is true, bounded, and no more than it may be."""
+"""The live status is true, bounded, and shows no more than it may."""
 
 import dataclasses
 from collections import Counter
@@ -126,7 +126,7 @@ def test_the_longest_wait_is_that_of_a_call_that_waits() -> None:
 # -- in flight -------------------------------------------------------------------------------------
 
 
-def test_a_call_is_told_from_its_beginning_to_its_record() -> None:
+def test_a_call_is_listed_from_its_beginning_to_its_record() -> None:
     board, clock = CallTracker(), Clock(100.0)
     call = coming("req_a", clock, endpoint="edits")
     in_flight = board.begin(call)
@@ -134,8 +134,8 @@ def test_a_call_is_told_from_its_beginning_to_its_record() -> None:
     call.enter(Phase.AUTHENTICATED)
     call.attempt(AttemptRecord("alpha", "codex"))
     clock.now = 103.5
-    [told] = board.in_flight().oldest
-    assert dataclasses.asdict(told) == {
+    [view] = board.in_flight().oldest
+    assert dataclasses.asdict(view) == {
         "request_id": "req_a",
         "key_id": "key-1",
         "endpoint": "edits",
@@ -149,7 +149,7 @@ def test_a_call_is_told_from_its_beginning_to_its_record() -> None:
     assert board.in_flight().oldest == ()
 
 
-def test_of_many_calls_the_oldest_are_told_and_all_are_counted() -> None:
+def test_of_many_calls_the_oldest_are_listed_and_all_are_counted() -> None:
     board = CallTracker()
     calls = [board.begin(coming(f"req_{n}")) for n in range(MOST_LISTED + 50)]
     board.end(calls[0], ended_record(status=200), NOON)
@@ -164,8 +164,8 @@ def test_a_model_name_that_a_client_made_long_is_cut() -> None:
     board, call = CallTracker(), coming()
     call.asked = Asked(model="m" * 30_000)
     board.begin(call)
-    [told] = board.in_flight().oldest
-    assert told.model == "m" * 64
+    [view] = board.in_flight().oldest
+    assert view.model == "m" * 64
 
 
 # -- outcomes --------------------------------------------------------------------------------------
@@ -286,10 +286,10 @@ def test_a_percentile_is_at_most_a_sixteenth_above_the_truth(times: list[int]) -
     found = board.last_hour(NOON).whole.latency
     assert found.calls == len(times)
     ranked = sorted(times)
-    for told, share in ((found.p50, 50), (found.p90, 90), (found.p99, 99)):
+    for percentile, share in ((found.p50, 50), (found.p90, 90), (found.p99, 99)):
         true = ranked[-(-len(times) * share // 100) - 1] / 1000
-        assert told is not None
-        assert true - 0.001 <= told <= true * (1 + 1 / 16) + 0.001
+        assert percentile is not None
+        assert true - 0.001 <= percentile <= true * (1 + 1 / 16) + 0.001
 
 
 def test_only_served_pictures_tell_how_long_a_picture_takes() -> None:
@@ -306,7 +306,7 @@ def test_only_served_pictures_tell_how_long_a_picture_takes() -> None:
 # -- errors ----------------------------------------------------------------------------------------
 
 
-def test_the_last_errors_are_told_newest_first_with_ids_and_codes_only() -> None:
+def test_the_last_errors_are_listed_newest_first_with_ids_and_codes_only() -> None:
     board = CallTracker()
     facts = {"error_source": "upstream", "account_name": "alpha", "key_id": "key-1", "model": "m"}
     for number in range(MOST_ERRORS + 5):
@@ -421,17 +421,17 @@ def test_what_is_kept_does_not_grow_with_the_calls() -> None:
     assert len(board._calls) == 0
 
 
-def test_nothing_but_ids_codes_and_times_is_told() -> None:
+def test_the_status_holds_only_ids_codes_and_times() -> None:
     """Every other text of a record stays away, whatever stands in it."""
     board = CallTracker()
-    told = {"request_id", "key_id", "endpoint", "model", "account_name", "error_code"}
+    texts = {"request_id", "key_id", "endpoint", "model", "account_name", "error_code"}
     facts: dict[str, Any] = {
         item.name: "hidden"
         for item in dataclasses.fields(Record)
         if item.type == "str | None" or item.type == (str | None)
     }
     assert {"prompt_hmac", "key_name", "client_address"} <= set(facts)
-    facts |= dict.fromkeys(told & set(facts), "shown")
+    facts |= dict.fromkeys(texts & set(facts), "shown")
     facts["error_source"] = "upstream"
     call = coming("shown", client_address="hidden", path="hidden", endpoint="shown")
     call.key = builders.key(key_id="shown", key_name="hidden", group_id="hidden")

@@ -54,8 +54,8 @@ def numbers(tally: Tally | None) -> Any:
     return tally and (tally.calls, tally.errors, tally.sums, tally.percentiles())
 
 
-def told(made: Summary) -> Any:
-    """All that a summary tells."""
+def values(made: Summary) -> Any:
+    """All values of a summary."""
     return (
         made.first,
         made.last,
@@ -103,7 +103,7 @@ def test_any_order_of_the_records_tells_the_same(
     """Even where there are more names than a table holds."""
     shuffled = given_records.copy()
     random.shuffle(shuffled)
-    assert told(summed(given_records, most_names)) == told(summed(shuffled, most_names))
+    assert values(summed(given_records, most_names)) == values(summed(shuffled, most_names))
 
 
 @given(st.lists(records(), max_size=30), st.integers(1, 8))
@@ -321,7 +321,7 @@ def test_a_moment_is_a_time_or_a_span_back(text: str, found: datetime) -> None:
         *("2026-13-01", "2026-11-21T25:00", "0001-01-01T00:00+05:00", "1700000000"),
     ],
 )
-def test_what_is_no_moment_is_told_what_would_be(text: str) -> None:
+def test_an_invalid_time_is_refused_with_examples(text: str) -> None:
     with pytest.raises(ValueError, match=r"2026-11-21T08:00:00Z.*90m, 24h or 7d"):
         summary.moment(text, NOON)
 

@@ -45,7 +45,7 @@ def _taught(account: Account, headers: dict[str, str]) -> Budgets:
 def test_until_an_answer_said_something_the_control_plane_is_believed(
     primary: float | None, secondary: float | None
 ) -> None:
-    """The fuller of the two windows counts; a figure that nobody gave is none."""
+    """The fuller of the two windows counts; a figure that is not known counts as 0."""
     one = account(used_percent_primary=primary, used_percent_secondary=secondary)
     assert Budgets().spent(one, NOW) == max(primary or 0.0, secondary or 0.0)
 
@@ -150,16 +150,16 @@ def test_a_window_that_has_begun_anew_is_empty(
 def test_seconds_are_taken_before_a_moment() -> None:
     """They need no clock to be right."""
     one = _account()
-    told = _headers("primary", 50, reset_after_seconds=10, reset_at=WALL + 99)
-    assert _taught(one, told).spent(one, NOW + 9) == 50
-    assert _taught(one, told).spent(one, NOW + 10) == 0
+    headers = _headers("primary", 50, reset_after_seconds=10, reset_at=WALL + 99)
+    assert _taught(one, headers).spent(one, NOW + 9) == 50
+    assert _taught(one, headers).spent(one, NOW + 10) == 0
 
 
 def test_a_moment_counts_where_the_seconds_make_no_sense() -> None:
     one = _account()
-    told = _headers("primary", 50, reset_after_seconds="soon", reset_at=WALL + 99)
-    assert _taught(one, told).spent(one, NOW + 98) == 50
-    assert _taught(one, told).spent(one, NOW + 99) == 0
+    headers = _headers("primary", 50, reset_after_seconds="soon", reset_at=WALL + 99)
+    assert _taught(one, headers).spent(one, NOW + 98) == 50
+    assert _taught(one, headers).spent(one, NOW + 99) == 0
 
 
 def test_a_moment_that_is_over_is_a_window_that_has_begun_anew() -> None:
@@ -176,9 +176,9 @@ def test_a_figure_without_its_windows_end_counts_for_an_hour_and_then_the_contro
 
 def test_each_window_ends_by_itself() -> None:
     one = _account()
-    told = _headers("primary", 90, reset_after_seconds=10)
-    told |= _headers("secondary", 30, reset_after_seconds=100)
-    budgets = _taught(one, told)
+    headers = _headers("primary", 90, reset_after_seconds=10)
+    headers |= _headers("secondary", 30, reset_after_seconds=100)
+    budgets = _taught(one, headers)
     assert [budgets.spent(one, NOW + after) for after in (9, 10, 100)] == [90, 30, 0]
 
 
@@ -251,11 +251,11 @@ def test_more_than_all_is_all(value: str) -> None:
 
 def test_what_was_learned_first_is_forgotten_before_the_accounts_grow_without_end() -> None:
     budgets = Budgets()
-    told = _headers("primary", 50)
+    headers = _headers("primary", 50)
     for number in range(budget._MOST_ACCOUNTS):
-        budgets.learn(_account(name=f"account-{number}"), told, NOW, WALL)
-    budgets.learn(_account(name="account-0"), told, NOW, WALL)
-    budgets.learn(_account(name="one more"), told, NOW, WALL)
+        budgets.learn(_account(name=f"account-{number}"), headers, NOW, WALL)
+    budgets.learn(_account(name="account-0"), headers, NOW, WALL)
+    budgets.learn(_account(name="one more"), headers, NOW, WALL)
     assert repr(budgets) == "<Budgets of 10000 accounts>"
     spent = [budgets.spent(_account(name=f"account-{number}"), NOW) for number in range(3)]
     assert spent == [50, 0, 50], "what was learned again is young again"

@@ -76,7 +76,7 @@ def _refusal(
     return refused.value
 
 
-# -- the sieves ------------------------------------------------------------------------------
+# -- the filters -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_a_wish_of_a_form_is_refused_by_the_name_of_its_part() -> None:
 
 
 def test_an_impossible_wish_is_answered_before_bad_luck() -> None:
-    """A client with an impossible wish must not be told to come back."""
+    """A client whose request cannot be served must not be asked to retry."""
     off = grant(account(status="disabled"))
     wish = _request(stream=True, parameters={"partial_images": 1})
     assert _refusal(off, wish).code == "unsupported_value"
@@ -500,7 +500,7 @@ _ODD_ROWS = st.lists(
     st.sampled_from(["auto", "fixed"]),
     st.sampled_from([None, "one"]),
 )
-def test_each_sieve_only_leaves_out_and_only_the_ranking_moves(
+def test_each_filter_only_removes_and_only_the_ranking_reorders(
     accounts: list[Account],
     names: tuple[str, ...] | None,
     strategy: Any,

@@ -67,7 +67,7 @@ def test_a_supervisor_that_is_gone_is_no_reason_to_fail(
     systemd.notify({"NOTIFY_SOCKET": address}, "READY=1")
     [said] = caplog.records
     assert said.levelname == "WARNING"
-    assert said.getMessage().startswith("the supervisor cannot be told READY=1")
+    assert said.getMessage().startswith("cannot send READY=1 to NOTIFY_SOCKET: ")
 
 
 async def test_a_supervisor_that_watches_hears_three_times_in_its_interval(path: str) -> None:

@@ -1,8 +1,8 @@
 """Counts and times of all calls, for Prometheus.
 
-What happened is observed when a request's record is built; what is (slots, accounts, budgets) is
-looked at when somebody asks.  Every label has few values: accounts are the operator's, codes are
-ours, whatever an upstream calls its errors is one of them, and its statuses are those of HTTP.
+Counters and histograms change when a request's record is built; gauges (slots, accounts, budgets)
+are read at each scrape.  Every label has few values: accounts come from the operator, error codes
+from the gateway (all codes of upstreams count as one), statuses from HTTP.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -21,9 +21,9 @@ from image_gateway.core.routing.ranking import Condition
 
 CONTENT_TYPE: Final = "text/plain; version=1.0.0; charset=utf-8"
 BUCKETS: Final = (0.1, 0.5, 1, 2.5, 5, 10, 20, 30, 45, 60, 90, 120, 180, 240, 300, 420, 600)
-"""Seconds; a picture takes 25 on good days and 400 on bad ones."""
+"""Seconds; a picture takes from 25, on a good day, to 400, on a bad one."""
 
-_UPSTREAM: Final = "upstream_error"
+_UPSTREAM_CODE: Final = "upstream_error"
 _STATUSES: Final = frozenset(int(status) for status in HTTPStatus)
 _PREFIX: Final = "image_gateway_"
 
@@ -40,10 +40,10 @@ class AccountGauges:
 
 @dataclass(frozen=True, slots=True)
 class GaugeValues:
-    """What is at this moment; ``grant_age_seconds`` None: nothing was read yet.
+    """All gauges at this moment; ``grant_age_seconds`` is None before the accounts are first read.
 
-    ``since`` is when the process began, in seconds since 1970; ``phases`` counts the calls in
-    flight by what they are at.
+    ``since`` is when the process started, in seconds since 1970; ``phases`` counts the calls in
+    flight by phase.
     """
 
     version: str
@@ -62,37 +62,37 @@ class GaugeValues:
 class Metrics:
     """One process's metrics; ``read_gauges`` gives the values at this moment."""
 
-    def __init__(self, look: Callable[[], GaugeValues]) -> None:
+    def __init__(self, read_gauges: Callable[[], GaugeValues]) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_Gauges(look))
+        self._registry.register(_Gauges(read_gauges))
         self._requests = Counter(
             f"{_PREFIX}requests",
-            "Requests, by how they ended.",
+            "Requests that ended, by endpoint, dialect, status and error code.",
             ("endpoint", "dialect", "status", "error_code"),
             registry=self._registry,
         )
         self._seconds = Histogram(
             f"{_PREFIX}request_seconds",
-            "From the request's head to the end of its answer.",
+            "Seconds from a request's headers to the end of its response.",
             buckets=BUCKETS,
             registry=self._registry,
         )
         self._phases = Histogram(
             f"{_PREFIX}phase_seconds",
-            "Where the time of a request went.",
+            "Seconds that a request spent in each phase.",
             ("phase",),
             buckets=BUCKETS,
             registry=self._registry,
         )
         self._attempts = Counter(
             f"{_PREFIX}attempts",
-            "Calls to accounts, by what followed from them.",
+            "Attempts at accounts, by outcome.",
             ("account", "outcome"),
             registry=self._registry,
         )
         self._attempt_seconds = Histogram(
             f"{_PREFIX}attempt_seconds",
-            "From a call to an account to the head of its answer.",
+            "Seconds from the start of an attempt to the upstream's response headers.",
             ("account",),
             buckets=BUCKETS,
             registry=self._registry,
@@ -102,10 +102,10 @@ class Metrics:
         return "<Metrics>"
 
     def observe(self, record: Record) -> None:
-        """A request has ended."""
+        """Count a request that ended."""
         code = record.error_code or ""
         if code and code not in errors.ERROR_SPECS and code != errors.CLIENT_LEFT:
-            code = _UPSTREAM
+            code = _UPSTREAM_CODE
         self._requests.labels(
             record.endpoint or "", record.dialect or "", _status(record.status), code
         ).inc()
@@ -126,61 +126,70 @@ class Metrics:
                 seconds.observe(attempt.upstream_ms / 1000)
 
     def text(self) -> bytes:
-        """All of it in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
 class _Gauges(Collector):
-    def __init__(self, look: Callable[[], GaugeValues]) -> None:
-        self._look = look
+    def __init__(self, read_gauges: Callable[[], GaugeValues]) -> None:
+        self._read_gauges = read_gauges
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing beforehand: the registry would look before there is something to see."""
+        """Empty: else the registry would call ``collect`` before there are values to read."""
         return ()
 
     def collect(self) -> Iterable[Metric]:
-        now = self._look()
-        in_use = _gauge("slots_in_use", "Slots that this process holds.", "account")
+        now = self._read_gauges()
+        in_use = _gauge("slots_in_use", "Slots of the account that this process holds.", "account")
         limit = _gauge("slots_limit", "Slots that the account has.", "account")
-        state = _gauge("account_state", "1 for what the account is.", "account", "state")
-        for each in now.accounts:
-            in_use.add_metric([each.account_name], each.slots_in_use)
-            limit.add_metric([each.account_name], each.slots_limit)
+        state = _gauge(
+            "account_state", "1 for the state of the account, 0 for others.", "account", "state"
+        )
+        for account in now.accounts:
+            name = account.account_name
+            in_use.add_metric([name], account.slots_in_use)
+            limit.add_metric([name], account.slots_limit)
             for condition in Condition:
-                state.add_metric([each.account_name, condition], condition is each.condition)
+                state.add_metric([name, condition], condition is account.condition)
         yield from (in_use, limit, state)
         yield _single("waiting", "Calls that wait for a slot.", now.waiting)
-        phases = _gauge("in_flight", "Calls in flight, by what they are at.", "phase")
+        phases = _gauge("in_flight", "Calls in flight, by phase.", "phase")
         for phase in PhaseLabel:
             phases.add_metric([phase], now.phases.get(phase, 0))
         yield phases
         yield _single(
             "slots_shared",
-            "1 while slots are counted with the other processes, 0 while by this one alone.",
+            "1 while all processes count slots together, 0 while this one counts alone.",
             now.slots_shared,
         )
-        yield _single("bytes_in_flight", "Bytes of requests and answers held.", now.bytes_in_flight)
         yield _single(
-            "control_plane_up", "0 once Postgres could not be asked.", now.control_plane_up
+            "bytes_in_flight",
+            "Bytes of requests and responses in memory and on disk.",
+            now.bytes_in_flight,
         )
-        yield _single("notify", "1 while changes are told at once.", now.notify)
+        yield _single(
+            "control_plane_up", "0 while the control plane cannot be read.", now.control_plane_up
+        )
+        yield _single("notify", "1 while changes arrive at once, by NOTIFY.", now.notify)
         if now.grant_age_seconds is not None:
             yield _single(
-                "grant_age_seconds", "Age of what is known of accounts.", now.grant_age_seconds
+                "grant_age_seconds", "Seconds since the accounts were read.", now.grant_age_seconds
             )
         lost = CounterMetricFamily(
             f"{_PREFIX}log_records_lost", "Log records that could not be written."
         )
         lost.add_metric([], now.log_records_lost)
         yield lost
-        yield _single("start_time_seconds", "When the process began, since 1970.", now.since)
-        build = _gauge("build_info", "1 for the version that runs.", "version")
+        yield _single(
+            "start_time_seconds", "Start of the process, in seconds since 1970.", now.since
+        )
+        build = _gauge("build_info", "1, with the version as a label.", "version")
         build.add_metric([now.version], 1)
         yield build
 
 
 def _status(status: int | None) -> str:
-    """As it is; what HTTP does not know, an upstream has made up, is told by its class."""
+    """The status as a label; one that HTTP does not define becomes its class, such as ``4xx``."""
     if status is None:
         return ""
     return str(status) if status in _STATUSES else f"{status // 100}xx"
@@ -191,6 +200,6 @@ def _gauge(name: str, help_text: str, *labels: str) -> GaugeMetricFamily:
 
 
 def _single(name: str, help_text: str, value: float) -> GaugeMetricFamily:
-    found = _gauge(name, help_text)
-    found.add_metric([], value)
-    return found
+    gauge = _gauge(name, help_text)
+    gauge.add_metric([], value)
+    return gauge

@@ -1,15 +1,16 @@
-"""Bytes that wait: in memory up to 1 MiB, beyond that in unnamed files.
+"""Bodies that wait: in memory up to 1 MiB, beyond that in unnamed files.
 
-A file here has no name from its first moment (``O_TMPFILE``), so nothing is left of it after any
-end of the process.  Disk work runs on threads of its own; a body is written in pieces of 1 MiB and
-read in pieces of 192 KiB.  What is held is charged to two budgets, memory and disk, as it arrives.
+A file never has a name (``O_TMPFILE``), so the kernel frees it however the process ends.  Disk work
+runs on threads of its own; a body is written in pieces of 1 MiB and read in pieces of 192 KiB.
+Bytes are charged to two budgets, memory and disk, as they arrive.
 
-A request finds no room where a budget is used up.  What an upstream sent always finds room, if need
-be in memory: it has been paid for.
+A request's body is refused once a budget is used up.  An upstream's response is always accepted, in
+memory if the disk fails: it has been paid for.
 """
 
 import asyncio
 import base64
+import errno
 import os
 import tempfile
 from collections.abc import AsyncIterator, Callable
@@ -27,14 +28,14 @@ MEMORY_BYTES: Final = 1024 * 1024
 """A body up to this size never touches the disk."""
 
 _READ_BYTES: Final = 192 * 1024
-"""A multiple of three, so that base64 of the pieces is base64 of the whole."""
+"""A multiple of three, so that the base64 of the pieces joins to the base64 of the body."""
 _THREADS: Final = 4
 
 _T = TypeVar("_T")
 
 
 class SpoolFullError(Exception):
-    """No room for more: a budget is used up or the disk is full."""
+    """Nothing more can be spooled: a budget is used up or the disk is full."""
 
 
 class ByteBudget:
@@ -48,18 +49,18 @@ class ByteBudget:
         return f"<ByteBudget {self.used} of {self.limit}>"
 
     def take(self, count: int, *, must: bool = False) -> None:
-        """Charge ``count`` bytes; raises ``SpoolFullError``, unless they must find room."""
+        """Charge ``count`` bytes; raises ``SpoolFullError`` past the limit, but not if ``must``."""
         if self.used + count > self.limit and not must:
             raise SpoolFullError
         self.used += count
 
     def give_back(self, count: int) -> None:
-        """Return what was taken."""
+        """Return ``count`` bytes that were taken."""
         self.used -= count
 
 
 class Spools:
-    """The room all spools share: folder, budgets, threads."""
+    """What all spools share: folder, budgets, threads."""
 
     def __init__(self, folder: Path, memory_bytes: int, disk_bytes: int) -> None:
         self.folder = folder
@@ -82,7 +83,7 @@ class Spools:
         self.threads.shutdown()
 
     def open(self, *, paid: bool = False) -> "Spool":
-        """An empty spool; close it by ``with``.  ``paid``: what comes must find room."""
+        """An empty spool; close it by ``with``.  ``paid``: it ignores the budgets' limits."""
         return Spool(self, paid=paid)
 
 
@@ -120,7 +121,7 @@ class Spool:
         return self._on_disk + len(self._memory)
 
     async def write(self, chunk: bytes) -> None:
-        """Append; raises ``SpoolFullError``, but not for what was paid for."""
+        """Append; raises ``SpoolFullError``, but not in a spool that is ``paid``."""
         self._spools.memory.take(len(chunk), must=self._paid)
         self._memory += chunk
         if len(self._memory) > MEMORY_BYTES and not self._disk_failed:
@@ -133,10 +134,10 @@ class Spool:
         self._memory.clear()
         try:
             if self._file is None:
-                await self._work(lambda: _unnamed_file(self._spools.folder), self._keep)
+                await self._run(lambda: _unnamed_file(self._spools.folder), self._keep_file)
             file = self._file
             if file is not None:
-                await self._work(lambda: _write_all(file, piece, offset))
+                await self._run(lambda: _write_all(file, piece, offset))
         except OSError as error:
             if not self._paid:
                 raise SpoolFullError from error
@@ -149,11 +150,11 @@ class Spool:
             self._spools.memory.give_back(len(piece))
 
     def hold(self, segments: Body) -> "SpooledBody":
-        """A body whose spans lie in this spool, for whoever does not know the spool."""
+        """A body whose spans are in this spool, together with the spool."""
         return SpooledBody(self, segments)
 
     async def play(self, segments: Body) -> AsyncIterator[bytes]:
-        """The bytes of a body whose spans lie in this spool."""
+        """The bytes of a body whose spans are in this spool."""
         for segment in segments:
             if isinstance(segment, bytes):
                 yield segment
@@ -184,17 +185,17 @@ class Spool:
         pieces: list[bytes] = []
         if start < self._on_disk and self._file is not None:
             file, count = self._file, min(stop, self._on_disk) - start
-            pieces.append(await self._work(lambda: os.pread(file, count, start)))
+            pieces.append(await self._run(lambda: os.pread(file, count, start)))
         if stop > self._on_disk:
             first = max(start - self._on_disk, 0)
             pieces.append(bytes(self._memory[first : stop - self._on_disk]))
         return b"".join(pieces)
 
-    def _keep(self, opened: "asyncio.Future[int]") -> None:
+    def _keep_file(self, opened: "asyncio.Future[int]") -> None:
         if not opened.cancelled() and opened.exception() is None:
             self._file = opened.result()
 
-    async def _work(
+    async def _run(
         self, job: Callable[[], _T], done: Callable[[asyncio.Future[_T]], None] | None = None
     ) -> _T:
         future = asyncio.get_running_loop().run_in_executor(self._spools.threads, job)
@@ -202,8 +203,8 @@ class Spool:
         if done is not None:
             future.add_done_callback(done)
         future.add_done_callback(self._end_job)
-        # A cancelled caller must not leave the thread with a descriptor that ``close`` has closed
-        # and the kernel has given to somebody else: shielded here, waited for there.
+        # A caller that is cancelled leaves the thread at work.  The descriptor must not be closed
+        # meanwhile, or the kernel gives it to another file: ``_close_file`` waits for all jobs.
         return await asyncio.shield(future)
 
     def _end_job(self, job: "asyncio.Future[Any]") -> None:
@@ -213,7 +214,7 @@ class Spool:
         self._close_file()
 
     def close(self) -> None:
-        """Give back memory, disk and descriptor; safe to call twice and while threads work."""
+        """Free memory, disk and descriptor; safe to call twice and while threads work."""
         self._spools.memory.give_back(len(self._memory))
         self._spools.disk.give_back(self._on_disk)
         self._memory = bytearray()
@@ -229,7 +230,7 @@ class Spool:
 
 @dataclass(frozen=True, slots=True)
 class SpooledBody:
-    """A body and the spool that its spans lie in."""
+    """A body and the spool that holds its spans."""
 
     spool: Spool
     body: Body
@@ -240,7 +241,7 @@ class SpooledBody:
         return body_segments.length(self.body)
 
     def play(self) -> AsyncIterator[bytes]:
-        """The bytes, as often as wanted while the spool is open."""
+        """The bytes; may be called again while the spool is open."""
         return self.spool.play(self.body)
 
 
@@ -248,17 +249,17 @@ def _unnamed_file(folder: Path) -> int:
     try:
         return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except IsADirectoryError:
-        pass  # A kernel or file system without O_TMPFILE says so in this odd way.
+        pass  # A kernel that does not know O_TMPFILE sees only its O_DIRECTORY bit.
     except OSError as error:
-        if error.errno != 95:
+        if error.errno != errno.EOPNOTSUPP:  # a file system without O_TMPFILE
             raise
     file, name = tempfile.mkstemp(prefix="image-gateway-", dir=folder)
-    os.unlink(name)  # noqa: PTH108 - a descriptor's name, as mkstemp gives it
+    os.unlink(name)  # noqa: PTH108 - mkstemp gives a str
     return file
 
 
 def _write_all(file: int, piece: bytes, offset: int) -> None:
-    rest = memoryview(piece)
-    while rest:
-        count = os.pwrite(file, rest, offset)
-        rest, offset = rest[count:], offset + count
+    remaining = memoryview(piece)
+    while remaining:
+        count = os.pwrite(file, remaining, offset)
+        remaining, offset = remaining[count:], offset + count

@@ -1,4 +1,4 @@
 """The log on disk: written in the background, rotated, and read again by commands.
 
-What a record holds is decided in ``core.records``.  Start with ``writer``.
+``core.records`` decides what a record holds.  Start with ``writer``.
 """

@@ -1,8 +1,8 @@
-"""The log: request records in files, written by a thread; the process's own words on stderr.
+"""The log: request records in files, written by a thread; the process's own log on stderr.
 
-A request never waits for a disk.  Records go through a bounded queue to one thread that owns the
-files; what finds no place there, or on the disk, is counted and lost.  A file only ever holds whole
-lines: after a failed write it is cut back to the last one.  Sealed files are named
+A request never waits for the disk.  Records go through a bounded queue to one thread that owns the
+files; a record that the queue or the disk cannot take is lost and counted.  A file only holds whole
+lines: after a failed write it is truncated to the last one.  Sealed files are named
 ``requests-<UTC time>-<number>.jsonl``.
 """
 
@@ -47,7 +47,7 @@ class Rotation:
 
 
 class RequestLog:
-    """Takes records and never blocks; opened and flushed by ``with``.
+    """Takes records without blocking; opened and flushed by ``with``.
 
     ``clock`` gives the time in seconds since 1970.
     """
@@ -81,14 +81,14 @@ class RequestLog:
         self._thread.join(_FLUSH_SECONDS)
 
     def put(self, record: dict[str, object]) -> None:
-        """Hand a record over; lost, and counted, when ten thousand are waiting."""
+        """Queue a record; it is lost, and counted, if ten thousand wait already."""
         try:
             self._queue.put_nowait(record)
         except queue.Full:
             self._lose("the queue is full")
 
     def reopen(self) -> None:
-        """Open the file again by its name, for whoever moved it away (SIGHUP)."""
+        """Open the file again by its name, after a log rotator moved it (SIGHUP)."""
         self._reopen.set()
 
     def _run(self) -> None:
@@ -107,18 +107,22 @@ class RequestLog:
                 self._file.seal_if_due()
                 if item is not None:
                     self._file.append(orjson.dumps(item) + b"\n")
-            except Exception as error:  # noqa: BLE001 - the thread outlives whatever one record does
+            except Exception as error:  # noqa: BLE001 - one record must not end the thread
                 if isinstance(item, dict):
                     self._lose(getattr(error, "strerror", None) or type(error).__name__)
 
     def _lose(self, reason: str) -> None:
         self.lost += 1
         if self.lost & (self.lost - 1) == 0:  # 1, 2, 4, 8: a full disk must not fill the journal
-            _log.error("%d log records lost so far: %s", self.lost, reason)
+            _log.error(
+                "%d log records lost since the start: %s; check the disk of LOG_DIR",
+                self.lost,
+                reason,
+            )
 
 
 class _CurrentFile:
-    """The current file; every method runs on the writing thread but ``open``."""
+    """The current file; used by the writing thread alone, once it is open."""
 
     def __init__(self, folder: Path, rotation: Rotation, clock: Callable[[], float]) -> None:
         self._folder = folder
@@ -137,7 +141,7 @@ class _CurrentFile:
         self._file = os.open(self._folder / CURRENT, flags, 0o640)
         self._size = os.fstat(self._file).st_size
         if self._size and os.pread(self._file, 1, self._size - 1) != b"\n":
-            # A process that was killed left half a record: it keeps its own line.
+            # A process that was killed left half a record: end its line.
             self._size += os.write(self._file, b"\n")
         self._since = self._first_time() if self._size else self._clock()
 
@@ -157,9 +161,9 @@ class _CurrentFile:
         if not self._size:
             self._since = self._clock()
         try:
-            rest = memoryview(line)
-            while rest:
-                rest = rest[os.write(self._file, rest) :]
+            remaining = memoryview(line)
+            while remaining:
+                remaining = remaining[os.write(self._file, remaining) :]
         except OSError:
             os.ftruncate(self._file, self._size)
             raise
@@ -178,7 +182,7 @@ class _CurrentFile:
             number += 1
         self.close()
         with contextlib.suppress(FileNotFoundError):
-            # Somebody moved it away and said nothing; there is nothing to seal.
+            # Another program moved the file without a SIGHUP: there is nothing to seal.
             (self._folder / CURRENT).rename(target)
         self.open()
         # Names sort by time of sealing, then by number.
@@ -187,7 +191,7 @@ class _CurrentFile:
             path.unlink(missing_ok=True)
 
     def _first_time(self) -> float:
-        """When the first record was written, so that an age survives a restart."""
+        """The time of the first record, so that the file's age survives a restart."""
         assert self._file is not None
         line = os.pread(self._file, _LONGEST_RECORD, 0).partition(b"\n")[0]
         try:
@@ -197,31 +201,31 @@ class _CurrentFile:
 
 
 class _Formatter(JsonFormatter):
-    """JSON lines, in which an exception shows its type and places but not its words.
+    """JSON lines that show an exception's type and traceback without its message.
 
-    An exception's message may quote what it choked on: a prompt, a header, a connection string.
+    The message may quote the input: a prompt, a header, a connection string.
     """
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - the base class's name
         kind, _, trace = ei
-        places = [
+        frames = [
             f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(trace)
         ]
-        return " < ".join([kind.__name__ if kind else "unknown", *reversed(places)])
+        return " < ".join([kind.__name__ if kind else "unknown", *reversed(frames)])
 
 
 def configure_process_log() -> None:
-    """The process's own words: JSON lines on stderr, warnings and above from libraries."""
+    """The process's own log: JSON lines on stderr, from libraries only warnings and above."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter("{levelname}{name}{message}", style="{", timestamp="time"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("image_gateway").setLevel(logging.INFO)
-    # It would warn of every client's broken body; the client is told, and the record says so.
+    # It warns about every broken body; the client's error and the record say it already.
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 
 def report_loop_error(loop: object, context: dict[str, Any]) -> None:  # noqa: ARG001 - asyncio's signature
-    """Asyncio's exception handler: its own sentence, without the objects it would print."""
+    """Asyncio's exception handler: logs its message without the objects it would print."""
     error = context.get("exception")
     _log.error(
         "asyncio: %s",

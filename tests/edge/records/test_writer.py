@@ -544,5 +544,5 @@ def test_nothing_is_told_of_a_record_that_was_lost_but_the_reason(
     with opened(tmp_path, clock) as log:
         log._lose("No space left on device")
     assert [said.getMessage() for said in caplog.records] == [
-        "1 log records lost so far: No space left on device"
+        "1 log records lost since the start: No space left on device; check the disk of LOG_DIR"
     ]

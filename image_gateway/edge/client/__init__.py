@@ -1,5 +1,5 @@
 """The client's side of the wire: the listener, one request's socket, its body, its event stream.
 
-Every input is bounded in bytes and time, and a client that leaves is noticed at once.  What an
-answer says is decided elsewhere.  Start with ``downstream``.
+Every input is bounded in bytes and time, and a client that disconnects is noticed at once.  Other
+folders decide what a response says.  Start with ``downstream``.
 """

@@ -1,13 +1,14 @@
-"""The client's side of one request: read its body, notice that it leaves, answer it.
+"""The client's side of one request: read its body, notice a disconnect, send the response.
 
-It hides what Hypercorn makes hard: a body that nobody reads keeps its connection for ever, a client
-that leaves before the answer is not reported, a client that does not read blocks for ever.
+It hides what Hypercorn makes hard: an unread body keeps its connection open for ever, a client that
+leaves before the response is not reported, a client that does not read blocks for ever.
 
-An answer may come before its request's body has ended: a refusal that needs no body.  Many clients
-first send and then read, the Python SDK among them, so the rest of the body is received, within
-bounds, and meanwhile the answer's last byte is held back.  For a proxy in between that has the
-whole answer takes the call for done: Caddy 2.6.2 then hangs up on a client that is still sending,
-within half a second (Go's ``net/http``, ``rstAvoidanceDelay``).
+A response may start before the request's body ends: a refusal that does not need the body.  Many
+clients, the Python SDK among them, send the whole body before they read.  So the rest of the body
+is received, within bounds, and the last byte of the response is held back meanwhile.  Otherwise a
+proxy in between that has the whole response takes the call as done: Caddy 2.6.2 then closes the
+connection of a client that is still sending, within half a second (Go's ``net/http``,
+``rstAvoidanceDelay``).
 """
 
 import asyncio
@@ -31,30 +32,30 @@ from image_gateway.edge.client.listener import (
 )
 
 HOLD_SECONDS: Final = 30.0
-"""How long an early answer waits for the end of the body, where a body may take as long at all."""
+"""How long an early response waits for the end of the body; ``body_seconds`` if that is less."""
 
 HOLD_IDLE_SECONDS: Final = 2.0
-"""Without a byte for so long, the sender is taken for one that has stopped and reads."""
+"""After this silence the client is taken as one that stopped sending and reads."""
 
 LINGER_SECONDS: Final = 30.0
-"""After an early answer's end, how long the rest of the body is still received, so that a client
-which first sends and then reads gets to read (nginx's ``lingering_time`` is the same); where a
-body may take as long at all."""
+"""How long the rest of the body is received after the end of an early response, so that a client
+that sends before it reads gets to read (as nginx's ``lingering_time``); ``body_seconds`` if that is
+less."""
 
 LINGER_IDLE_SECONDS: Final = 5.0
 
 
 class ClientLeftError(Exception):
-    """Nobody is there to answer."""
+    """The client has disconnected or stopped reading."""
 
 
 class DrainedError(Exception):
-    """The process has to end before the exchange could."""
+    """The process stops before the exchange ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClientLimits:
-    """Bounds on what a client may take: bytes and seconds."""
+    """Limits for one client: bytes and seconds."""
 
     max_request_bytes: int
     body_seconds: float
@@ -63,26 +64,26 @@ class ClientLimits:
 
 
 class BodySink(Protocol):
-    """Takes a body's chunks as they come."""
+    """Takes a body's chunks as they arrive."""
 
     async def write(self, chunk: bytes) -> None:
-        """The next bytes."""
+        """Take the next bytes."""
 
 
 class Downstream:
-    """One request and its answer."""
+    """One request and its response."""
 
     def __init__(
         self, scope: Scope, receive: Receive, send: Send, limits: ClientLimits, request_id: str
     ) -> None:
         self.headers = Headers(scope["headers"])
         self.pairs: list[tuple[bytes, bytes]] = list(scope["headers"])
-        """The headers as they came."""
+        """The headers as received: in order, with repeated names."""
         self.peer: str | None = (scope.get("client") or (None,))[0]
         self.request_bytes = 0
         self.response_bytes = 0
         self.status: int | None = None
-        """The status of the answer that was begun, None before."""
+        """The status of the response, None before it starts."""
         self._receive = receive
         self._send = send
         self._limits = limits
@@ -90,7 +91,7 @@ class Downstream:
         self._connection: ClientConnection = scope["state"]["connection"]
         query: bytes = scope.get("query_string", b"")
         self.target: str = scope["path"] + ("?" + query.decode("latin-1") if query else "")
-        """The path and query as they came."""
+        """The path and query as received."""
         self._ends_by_close = scope["http_version"] == "1.0"
         self._body_done = False
         self._left = False
@@ -103,13 +104,13 @@ class Downstream:
     # -- reading ---------------------------------------------------------------------------------
 
     def check_size(self) -> None:
-        """Refuse a body that says itself that it is too large; raises ``Refusal`` (413)."""
-        announced = content_length(self.headers)
-        if announced is not None and announced > self._limits.max_request_bytes:
+        """Refuse a body whose Content-Length is too large; raises ``Refusal`` (413)."""
+        length = content_length(self.headers)
+        if length is not None and length > self._limits.max_request_bytes:
             raise self._too_large()
 
     async def read_body(self, sink: BodySink) -> None:
-        """The whole body into ``sink``; raises ``Refusal`` (413, 408) and ``ClientLeftError``."""
+        """Read the whole body into ``sink``; raises ``Refusal`` (413, 408), ``ClientLeftError``."""
         deadline = time.monotonic() + self._limits.body_seconds
         while not self._body_done:
             seconds = min(self._limits.body_idle_seconds, deadline - time.monotonic())
@@ -138,22 +139,25 @@ class Downstream:
 
     def _too_large(self) -> Refusal:
         limit = self._limits.max_request_bytes
-        return Refusal("request_too_large", f"The request body is larger than {limit} bytes.")
+        return Refusal(
+            "request_too_large",
+            f"The request body is larger than {limit} bytes. Send a smaller one.",
+        )
 
     def watch(self) -> "ClientWatch":
-        """A block that ends with ``ClientLeftError`` as soon as the client leaves, and with
-        ``DrainedError`` when the process has to end.
+        """A block that raises ``ClientLeftError`` as soon as the client disconnects, and
+        ``DrainedError`` when the process must stop.
 
-        For use once the body is read; an answer is finished outside of it.
+        Enter it after the body is read, and finish the response outside of it.
         """
         return ClientWatch(self._receive, self._connection)
 
     # -- answering -------------------------------------------------------------------------------
 
     async def answer(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
-        """A whole answer; what is left of the request's body is received and thrown away.
+        """Send a whole response; the rest of the request's body is received and dropped.
 
-        Its last byte waits for the end of that body, within bounds.
+        The last byte waits for the end of that body, within bounds.
         """
         await self.start(status, {**headers, "content-length": str(len(body))})
         if not self._body_done:
@@ -165,7 +169,7 @@ class Downstream:
         await self.finish()
 
     async def start(self, status: int, headers: Mapping[str, str]) -> None:
-        """Status and headers."""
+        """Send status and headers, with request id and date."""
         pairs = [
             (name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()
         ]
@@ -174,25 +178,25 @@ class Downstream:
         await self.pass_on(status, pairs)
 
     async def pass_on(self, status: int, pairs: Sequence[tuple[bytes, bytes]]) -> None:
-        """Status and headers that somebody else has given."""
+        """Send status and these headers, and ``connection: close``."""
         pairs = [*pairs, (b"connection", b"close")]
         self.status = status
         await self._put({"type": "http.response.start", "status": status, "headers": pairs})
 
     async def send(self, chunk: bytes) -> None:
-        """Some of the answer's body; returns when the client has room for more."""
+        """Send some of the response's body; returns when the client can take more."""
         self.response_bytes += len(chunk)
         await self._put({"type": "http.response.body", "body": chunk, "more_body": True})
 
     async def finish(self) -> None:
-        """The end of the answer."""
+        """Send the end of the response."""
         if self._body_done or await self._linger():
             await self._put({"type": "http.response.body", "body": b"", "more_body": False})
 
     def break_off(self) -> None:
-        """Let the answer end so that the client sees that it is broken: without its last chunk.
+        """End the response without its last chunk, so that the client sees that it is cut off.
 
-        For HTTP/1.0 any end is a good one, so there the connection is reset.
+        In HTTP/1.0 a close ends every response, so there the connection is reset.
         """
         if self._ends_by_close:
             self._connection.reset()
@@ -212,25 +216,25 @@ class Downstream:
             raise ClientLeftError from None
 
     async def _send_past_body(self, message: Message) -> None:
-        """Send, and meanwhile throw away what still comes of the body.
+        """Send, and meanwhile drop what still arrives of the body.
 
-        A client that is gone makes Hypercorn's writer tell us so, by way of the queue that its
-        reader has filled with the body: were nobody to empty it, the writer would wait for ever.
+        When the client is gone, Hypercorn's writer puts a disconnect into the queue that its reader
+        has filled with the body: the writer waits for ever unless the queue is emptied.
         """
-        receiving = asyncio.create_task(self._throw_away())
+        receiving = asyncio.create_task(self._discard_body())
         try:
             await self._send(message)
         finally:
             receiving.cancel()
 
-    async def _throw_away(self) -> None:
+    async def _discard_body(self) -> None:
         with contextlib.suppress(ClientLeftError):
             while not self._body_done:
                 await self._next_chunk()
 
     async def _hold(self) -> bool:
-        """Receive the rest of the body ahead of the answer's end; whether the client is there."""
-        # A body that is too large by little is received whole, so that its sender reads why.
+        """Receive the rest of the body before the response ends; False if the client left."""
+        # A body that is not much too large is received whole, so that its client reads why.
         return await self._receive_rest(
             min(HOLD_SECONDS, self._limits.body_seconds),
             HOLD_IDLE_SECONDS,
@@ -238,7 +242,7 @@ class Downstream:
         )
 
     async def _linger(self) -> bool:
-        """Receive what comes of the body past the answer's end; whether its end was reached."""
+        """Receive the rest of the body after the response; whether its end was reached."""
         if not await self._receive_rest(
             min(LINGER_SECONDS, self._limits.body_seconds),
             LINGER_IDLE_SECONDS,
@@ -251,11 +255,9 @@ class Downstream:
         return True
 
     async def _receive_rest(self, seconds: float, idle_seconds: float, size: int) -> bool:
-        """Receive and throw away, to the body's end or to one of the bounds; whether the client is
-        still there.
+        """Receive and drop, up to the body's end or one of the bounds; False if the client left.
 
-        The answer is out already, all or all but a byte, so a client that leaves now has not been
-        let down.
+        The response is sent, all or all but a byte, so a client that leaves now has got it.
         """
         bound = self.request_bytes + size
         try:
@@ -270,10 +272,10 @@ class Downstream:
         return True
 
     async def drop(self) -> None:
-        """Abort the connection and let go of it.
+        """Abort the connection and empty Hypercorn's queue.
 
-        Hypercorn's reader waits for a place in a queue that we empty; were we to return before it
-        has seen the end of the stream, it would wait for ever.
+        Hypercorn's reader waits for a free place in this queue; it would wait for ever if nobody
+        took its messages up to the disconnect.
         """
         self._connection.abort()
         self._left = True
@@ -285,9 +287,9 @@ class Downstream:
 
 
 class ClientWatch:
-    """Cancels the task inside it when the client leaves, and says why by an error of its own.
+    """Cancels its task when the client disconnects, and raises an error that says why.
 
-    Like ``asyncio.timeout``, whose way of telling its own cancellation from another's it follows.
+    It works as ``asyncio.timeout`` does, also in how it knows its own cancellation from another's.
     """
 
     def __init__(self, receive: Receive, connection: ClientConnection) -> None:
@@ -319,8 +321,8 @@ class ClientWatch:
         if self._watcher is not None:
             self._watcher.cancel()
         if self._ending is not None and self._task is not None:
-            ours = self._task.uncancel() <= self._cancelling
-            if ours and kind is not None and issubclass(kind, asyncio.CancelledError):
+            is_own = self._task.uncancel() <= self._cancelling
+            if is_own and kind is not None and issubclass(kind, asyncio.CancelledError):
                 raise self._ending from error
 
     async def _wait(self) -> None:

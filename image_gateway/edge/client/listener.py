@@ -1,13 +1,13 @@
-"""Sockets that clients connect to: Hypercorn's protocol under a life of our own.
+"""Sockets that clients connect to: Hypercorn's protocol with a start and stop of our own.
 
-``hypercorn.asyncio.serve`` closes a connection that was accepted just before a stop without an
-answer, waits without bound on Python 3.12 and later, and tells nobody when it accepts (measured on
-0.18).  So each accepted connection gets Hypercorn's ``TCPServer`` with a context of its own, and
-starting, stopping and aborting are done here.  It relies on ``TCPServer``, ``WorkerContext``,
+``hypercorn.asyncio.serve`` closes a connection that was accepted just before a stop without a
+response, waits without bound on Python 3.12 and later, and does not report when it accepts
+(measured on 0.18).  So each accepted connection gets Hypercorn's ``TCPServer`` with its own
+context, and this module starts, stops and aborts.  It relies on ``TCPServer``, ``WorkerContext``,
 ``H11Protocol`` and on ``can_read`` being cleared when a client sends bytes behind its request; the
 version is pinned.
 
-One connection carries one request: every answer says ``connection: close``
+One connection carries one request: every response says ``connection: close``
 (``edge.client.downstream``). A call takes a minute, a connect a millisecond; in return a stop never
 meets an idle connection that a client is about to use again.
 """
@@ -40,13 +40,13 @@ GRACE_SECONDS: Final = 1.0
 """After a stop, how long a connection that was accepted before it may take to send its request."""
 
 HEAD_SECONDS: Final = 10.0
-"""From the connect to the end of the request's head."""
+"""From the connect to the end of the request's headers."""
 
 _BACKLOG: Final = 4096
 _QUEUED_CHUNKS: Final = 2
 _LONGEST_HEAD: Final = 32 * 1024
-_LAST_WORDS_SECONDS: Final = 3.0
-"""At the drain deadline, how long an exchange may take to tell its client that it ends."""
+_LAST_RESPONSE_SECONDS: Final = 3.0
+"""How long an exchange may take, after the drain deadline, to send its client an error."""
 _ABORT_SECONDS: Final = 5.0
 _NO_LINGER: Final = struct.pack("ii", 1, 0)
 
@@ -54,14 +54,14 @@ _log = logging.getLogger(__name__)
 
 
 class EndReason(Enum):
-    """Why a connection's exchange has to end, told from below."""
+    """Why the listener ends a connection's exchange."""
 
-    HIDDEN = "bytes stand behind the request, so that nobody could see the client leave"
-    DRAINED = "the drain deadline is over"
+    HIDDEN = "bytes follow the request, so that a disconnect would not be seen"
+    DRAINED = "the drain deadline has passed"
 
 
 class ClientConnection:
-    """One client's connection, as far as an exchange may act on it."""
+    """One client's connection: what an exchange may do with it."""
 
     def __init__(self, transport: asyncio.WriteTransport) -> None:
         self._transport = transport
@@ -72,31 +72,31 @@ class ClientConnection:
         return f"<ClientConnection{f' ending: {self._end.name}' if self._end else ''}>"
 
     def abort(self) -> None:
-        """Drop it at once, whatever is still to be sent; the client sees an end."""
+        """Close it at once and drop unsent bytes; the client sees an end."""
         self._transport.abort()
 
     def reset(self) -> None:
-        """Drop it so that the client sees an error and no end (RST, by SO_LINGER of zero)."""
-        item = self._transport.get_extra_info("socket")
-        if item is not None:
-            item.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        """Close it so that the client sees an error (RST, by an SO_LINGER of zero)."""
+        client = self._transport.get_extra_info("socket")
+        if client is not None:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
         self._transport.abort()
 
     def when_ending(self, callback: Callable[[EndReason], None] | None) -> None:
-        """Call back when the exchange has to end, now if that was said before; None: no more."""
+        """Call ``callback`` when the exchange must end, at once if it must already; None: never."""
         self._on_end = callback
         if self._end is not None and callback is not None:
             callback(self._end)
 
     def end(self, reason: EndReason) -> None:
-        """For the listener: tell the exchange, if there is one."""
+        """For the listener: end the exchange, if there is one."""
         self._end = reason
         if self._on_end is not None:
             self._on_end(reason)
 
 
 class _CanRead(EventWrapper):
-    """Hypercorn's flag for "go on reading"; it is cleared only for bytes behind a request."""
+    """Hypercorn's flag for "continue reading"; it is cleared only for bytes behind a request."""
 
     def __init__(self, connection: ClientConnection) -> None:
         super().__init__()
@@ -115,28 +115,30 @@ class _Context(WorkerContext):
 
 
 class _PlainHttp(H11Protocol):
-    """HTTP/1 and nothing else: what asks for HTTP/2 or a websocket is a request like any other.
+    """HTTP/1 only: a request for HTTP/2 or a websocket is handled like any other.
 
-    The application refuses it, in words; Hypercorn would have switched before it could.
+    The application refuses it with an error; Hypercorn would switch protocols before that.
     """
 
     async def _check_protocol(self, event: h11.Request) -> None:
-        """No HTTP/2, by upgrade or by prior knowledge."""
+        """Never switch to HTTP/2, by upgrade or by prior knowledge."""
 
     async def _create_stream(self, request: h11.Request) -> None:
-        """No websocket: the header that would make one is hidden from Hypercorn's own look."""
+        """Never switch to a websocket: drop the ``connection`` header that Hypercorn checks."""
         if any(name == b"upgrade" for name, _ in request.headers):
             request = h11.Request(
                 method=request.method,
                 target=request.target,
-                headers=[item for item in request.headers if item[0] != b"connection"],
+                headers=[pair for pair in request.headers if pair[0] != b"connection"],
                 http_version=request.http_version,
             )
         await super()._create_stream(request)
 
     async def _send_error_response(self, status_code: int) -> None:
-        """What is no HTTP at all gets an answer in the same shape as everything else."""
-        refusal = Refusal("unsupported_protocol", "This is not HTTP/1.1 as it has to be.")
+        """Answer bytes that are not HTTP with an error in the usual shape."""
+        refusal = Refusal(
+            "unsupported_protocol", "The request is not valid HTTP/1.1. Send it as HTTP/1.1."
+        )
         body = refusal.body()
         headers = [
             (b"content-type", b"application/json"),
@@ -149,31 +151,31 @@ class _PlainHttp(H11Protocol):
 
 
 class _Server(TCPServer):
-    """Hypercorn's connection with our protocol in it."""
+    """Hypercorn's connection, with ``_PlainHttp`` as its protocol."""
 
     @property
     def protocol(self) -> ProtocolWrapper:
         return self._protocol
 
     @protocol.setter
-    def protocol(self, made: ProtocolWrapper) -> None:
-        made.protocol = _PlainHttp(
-            made.app,
-            made.config,
-            made.context,
-            made.task_group,
-            made.state,
-            made.ssl,
-            made.client,
-            made.server,
-            made.send,
+    def protocol(self, wrapper: ProtocolWrapper) -> None:
+        wrapper.protocol = _PlainHttp(
+            wrapper.app,
+            wrapper.config,
+            wrapper.context,
+            wrapper.task_group,
+            wrapper.state,
+            wrapper.ssl,
+            wrapper.client,
+            wrapper.server,
+            wrapper.send,
         )
-        self._protocol = made
+        self._protocol = wrapper
 
     async def _close(self) -> None:
-        """Hypercorn's own, but what was aborted gets no orderly end on top.
+        """As Hypercorn's, but an aborted connection is not closed in an orderly way as well.
 
-        uvloop would send it, and a client of HTTP/1.0 takes that for the end of its answer.
+        uvloop would send a FIN, which an HTTP/1.0 client takes as the end of its response.
         """
         if not self.writer.transport.is_closing():
             await super()._close()
@@ -203,19 +205,21 @@ class Listener:
 
     @property
     def connections(self) -> int:
-        """How many are open now."""
+        """The number of open connections."""
         return len(self._open)
 
     async def start(self) -> None:
-        """Accept from now on; once this returns a client can connect and is answered."""
-        for item in self._sockets:
-            # Our own descriptor is duplicated, so that what waits in the kernel's queue when we
-            # stop can still be accepted after asyncio has closed its one.
-            server = await asyncio.start_server(self._accept, sock=item.dup(), backlog=_BACKLOG)
+        """Accept from now on; once this returns a client can connect and gets a response."""
+        for listening in self._sockets:
+            # asyncio gets a duplicate and closes it at a stop: the original can then still accept
+            # what waits in the kernel's queue.
+            server = await asyncio.start_server(
+                self._accept, sock=listening.dup(), backlog=_BACKLOG
+            )
             self._servers.append(server)
 
     async def close(self) -> None:
-        """End at once, whoever is connected: for a port that nobody's call depends on."""
+        """Stop at once and abort all connections: for the ops port, which carries no calls."""
         for server in self._servers:
             server.close()
         for connection, _ in list(self._open.values()):
@@ -224,15 +228,15 @@ class Listener:
             await asyncio.wait(self._open, timeout=_ABORT_SECONDS)
 
     async def stop(self, drain_seconds: float) -> None:
-        """Accept no more, answer whoever is connected, give up after ``drain_seconds``."""
+        """Accept no more, finish open connections, give up after ``drain_seconds``."""
         for server in self._servers:
             server.close()
         self._servers.clear()
-        for item in self._sockets:
-            await self._accept_rest(item)
-            item.close()
-        # What asyncio has accepted and not told us of yet is told meanwhile, so the grace is given
-        # even when nobody seems to be here.
+        for listening in self._sockets:
+            await self._accept_queued(listening)
+            listening.close()
+        # asyncio may have accepted a connection and not called ``_accept`` yet, so wait even when
+        # none is open.
         await asyncio.sleep(GRACE_SECONDS)
         self.draining = True
         for _, context in list(self._open.values()):
@@ -240,22 +244,26 @@ class Listener:
         if self._open:
             await asyncio.wait(self._open, timeout=drain_seconds)
         if self._open:
-            _log.error("stopped with %d calls in flight at the drain deadline", len(self._open))
+            _log.error(
+                "%d calls in flight are ended at the drain deadline; raise DRAIN_SECONDS if calls "
+                "take longer",
+                len(self._open),
+            )
             for connection, _ in list(self._open.values()):
                 connection.end(EndReason.DRAINED)
-            await asyncio.wait(self._open, timeout=_LAST_WORDS_SECONDS)
+            await asyncio.wait(self._open, timeout=_LAST_RESPONSE_SECONDS)
             for connection, _ in list(self._open.values()):
                 connection.abort()
         if self._open:
             await asyncio.wait(self._open, timeout=_ABORT_SECONDS)
 
-    async def _accept_rest(self, item: socket.socket) -> None:
-        """Take over what had connected before the stop and was not accepted yet."""
+    async def _accept_queued(self, listening: socket.socket) -> None:
+        """Accept what connected before the stop and waits in the kernel's queue."""
         loop = asyncio.get_running_loop()
-        item.setblocking(False)
+        listening.setblocking(False)
         while True:
             try:
-                accepted, _ = item.accept()
+                accepted, _ = listening.accept()
             except OSError:
                 return
             reader = asyncio.StreamReader()
@@ -263,7 +271,7 @@ class Listener:
             await loop.connect_accepted_socket(lambda: protocol, accepted)  # noqa: B023 - used at once
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Know of a connection from its first moment: a stop must not overlook it."""
+        """Register a connection as soon as it is accepted: a stop must not miss it."""
         connection = ClientConnection(writer.transport)
         context = _Context(connection)
         task = asyncio.create_task(self._serve(reader, writer, connection, context))
@@ -285,8 +293,8 @@ class Listener:
             try:
                 await self._app(scope, receive, send)
             finally:
-                # What is left in the buffers goes out behind our back, and a client that does not
-                # read could hold the connection for ever.
+                # The buffers are sent after this, and a client that does not read could keep the
+                # connection open for ever.
                 deadline = loop.call_later(self._send_seconds, connection.abort)
 
         try:
@@ -299,8 +307,8 @@ class Listener:
                 reader,
                 writer,
             )
-        except Exception:  # noqa: BLE001 - whatever Hypercorn lets out, one connection pays
-            _log.exception("a connection ended with an error of ours")
+        except Exception:  # noqa: BLE001 - an error in Hypercorn must end one connection only
+            _log.exception("an unexpected error aborted a connection; please report this line")
             connection.abort()
         finally:
             if deadline is not None:
@@ -310,7 +318,7 @@ class Listener:
 def _config() -> Config:
     config = Config()
     config.include_server_header = False
-    # ``edge.client.downstream`` gives a date to answers of ours; one that is passed on has its own.
+    # ``edge.client.downstream`` adds a date to the gateway's responses; the text API's have one.
     config.include_date_header = False
     config.keep_alive_timeout = HEAD_SECONDS
     config.max_app_queue_size = _QUEUED_CHUNKS
@@ -322,13 +330,13 @@ def _config() -> Config:
 def bind(address: tuple[str, int]) -> socket.socket:
     """A listening socket; raises ``OSError``."""
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-    item = socket.socket(family, socket.SOCK_STREAM)
+    listening = socket.socket(family, socket.SOCK_STREAM)
     try:
-        item.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        item.bind(address)
-        item.listen(_BACKLOG)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(_BACKLOG)
     except OSError:
-        item.close()
+        listening.close()
         raise
-    item.setblocking(False)
-    return item
+    listening.setblocking(False)
+    return listening

@@ -1,7 +1,7 @@
-"""The way of a request's body into the spool, checked while it comes.
+"""Parsers that check a request's body while it arrives and write it to the spool.
 
-What is broken is noticed at the byte that breaks it, so that a hostile body costs no more than it
-must; what is large is only laid down.  JSON is laid down whole, of multipart the files alone.
+An error is found at the byte that breaks the body, so that a hostile body costs little; large
+values are only spooled.  Of a JSON body all is spooled, of a multipart body only the files.
 """
 
 import codecs
@@ -19,17 +19,17 @@ from image_gateway.edge.spool import Spool
 
 
 class BodyParser(Protocol):
-    """Where a body goes.  Both methods raise ``Refusal``."""
+    """Reads one body.  Both methods raise ``Refusal``."""
 
     async def write(self, chunk: bytes) -> None:
-        """The next bytes; raises ``SpoolFullError``, too."""
+        """Read the next bytes; also raises ``SpoolFullError``."""
 
     def close(self, catalogue: Catalogue, *, takes_pictures: bool) -> RawParameters:
-        """The whole of it."""
+        """The parameters of the whole body."""
 
 
 class _Json:
-    """JSON text through the UTF-8 check and the scanner.  Both methods raise ``Refusal``."""
+    """Checks UTF-8 and scans JSON text.  Both methods raise ``Refusal``."""
 
     def __init__(self, skeleton: json_skeleton.JsonSkeleton) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")()
@@ -51,7 +51,7 @@ class _Json:
 
 
 class JsonBodyParser:
-    """A JSON body: through the scanner into the spool."""
+    """A JSON body: scanned and spooled."""
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
@@ -72,11 +72,11 @@ class JsonBodyParser:
 
 
 class IntentBodyParser:
-    """A body on a Responses path: into the spool as it is, its signals noted on the way.
+    """A body on a Responses path: spooled unchanged, while its intent signals are read.
 
-    What cannot be read is refused: a text API may read more than we do (UTF-16, bytes that are no
-    UTF-8), and must not be shown what would have been refused here.  One that is ``encoded``, in
-    whatever way, goes on; of it only what can be read all the same counts.
+    A body that cannot be read is refused: a text API may read more (UTF-16, invalid UTF-8), and
+    must not get a call that the gateway would refuse.  An ``encoded`` body (any content encoding)
+    is passed on; only signals that can still be read in it count.
     """
 
     def __init__(self, spool: Spool, *, encoded: bool) -> None:
@@ -89,7 +89,7 @@ class IntentBodyParser:
         return f"<IntentBodyParser {self.signals!r}>"
 
     async def write(self, chunk: bytes) -> None:
-        """The next bytes; raises ``Refusal`` and ``SpoolFullError``."""
+        """Read the next bytes; raises ``Refusal`` and ``SpoolFullError``."""
         if self._reader is not None:
             try:
                 self._reader.feed(chunk)
@@ -101,7 +101,7 @@ class IntentBodyParser:
 
 
 async def reread(spool: Spool) -> tuple[object, Sequence[json_skeleton.LiftedString]]:
-    """A spooled body's skeleton and its long texts; raises ``Refusal``."""
+    """The skeleton of a spooled body and its long strings; raises ``Refusal``."""
     json = _Json(json_skeleton.JsonSkeleton(limits=json_scanner.CONVERSATION))
     async for piece in spool.play((Span(0, spool.size),)):
         json.feed(piece)
@@ -109,7 +109,7 @@ async def reread(spool: Spool) -> tuple[object, Sequence[json_skeleton.LiftedStr
 
 
 class MultipartBodyParser:
-    """A multipart body: fields are kept, the data of files goes into the spool."""
+    """A multipart body: fields stay in memory, the data of files is spooled."""
 
     def __init__(self, spool: Spool, boundary: bytes, limits: multipart.PartLimits) -> None:
         self._spool = spool
@@ -129,5 +129,5 @@ class MultipartBodyParser:
 
 def _broken(error: UnicodeDecodeError | json_scanner.ScanError) -> Refusal:
     if isinstance(error, UnicodeDecodeError):
-        return Refusal("invalid_body", "The body is not valid UTF-8.")
+        return Refusal("invalid_body", "The body is not valid UTF-8. Encode the JSON as UTF-8.")
     return Refusal("invalid_body", str(error))

@@ -1,8 +1,8 @@
-"""A client's stream of events: a 200 that is given late, whole frames, comments between them.
+"""A client's event stream: a 200 that is sent late, whole frames, comments between them.
 
-The status is committed by the first frame or the first comment, whichever comes first: before that
-an error still has its HTTP status, afterwards it is an event.  Comments keep intermediaries from
-cutting a connection on which nothing moves for minutes; they never stand within a frame.
+The first frame or the first comment commits the status: before that an error has its own HTTP
+status, afterwards it is an event.  Comments keep intermediaries from closing a connection that is
+silent for minutes; a comment is never sent within a frame.
 """
 
 import asyncio
@@ -23,40 +23,40 @@ _HEADERS: Final = {
 
 
 class EventStream:
-    """The answer to a call that asked for a stream."""
+    """The response to a call that asks for a stream."""
 
     def __init__(self, downstream: Downstream, keepalive_seconds: float) -> None:
         self._downstream = downstream
         self._keepalive_seconds = keepalive_seconds
         self._headers: dict[str, str] = {}
         self._lock = asyncio.Lock()
-        self._beat: asyncio.Task[None] | None = None
-        self._moved = 0.0
-        self._within = False
+        self._keepalive_task: asyncio.Task[None] | None = None
+        self._last_sent = 0.0
+        self._in_frame = False
         self.frames = 0
-        """Frames that went out whole or in part; comments are none."""
+        """Frames that were sent, whole or in part; comments do not count."""
 
     def __repr__(self) -> str:
         return f"<EventStream {'committed' if self.committed else 'open'}, {self.frames} frames>"
 
     @property
     def committed(self) -> bool:
-        """Whether the status is out."""
+        """Whether the status was sent."""
         return self._downstream.status is not None
 
     def keep_alive(self) -> None:
-        """From now on, a comment after each silence; a second call changes nothing."""
-        if self._beat is None:
-            self._moved = time.monotonic()
-            self._beat = asyncio.create_task(self._keep_alive())
+        """Send a comment after each silence from now on; a second call does nothing."""
+        if self._keepalive_task is None:
+            self._last_sent = time.monotonic()
+            self._keepalive_task = asyncio.create_task(self._keep_alive())
 
     def quiet(self) -> None:
-        """No more comments."""
-        if self._beat is not None:
-            self._beat.cancel()
+        """Send no more comments."""
+        if self._keepalive_task is not None:
+            self._keepalive_task.cancel()
 
     def name_headers(self, headers: Mapping[str, str]) -> None:
-        """Headers of an upstream's answer, for as long as ours are not out."""
+        """Set headers of an upstream's response; without effect once headers were sent."""
         self._headers = {
             name: value
             for name, value in headers.items()
@@ -64,33 +64,33 @@ class EventStream:
         }
 
     async def send(self, frame: SpooledBody) -> None:
-        """A whole frame; raises ``ClientLeftError``, as all that follows."""
+        """Send a whole frame; raises ``ClientLeftError``, as ``fail`` and ``finish`` do."""
         async with self._lock:
             await self._commit()
             self.frames += 1
-            self._within = True
+            self._in_frame = True
             async for piece in frame.play():
                 await self._downstream.send(piece)
-            self._within = False
-            self._moved = time.monotonic()
+            self._in_frame = False
+            self._last_sent = time.monotonic()
 
     async def fail(self, body: bytes) -> None:
-        """An error, whose JSON text in OpenAI's shape is ``body``, as the last event.
+        """Send an error as the last event; ``body`` is its JSON text in OpenAI's shape.
 
-        Where a frame was given up half way nothing can be said any more: the answer breaks off.
+        After a frame that was sent in part no event can follow: the response is cut off.
         """
         self.quiet()
         async with self._lock:
-            if self._within:
+            if self._in_frame:
                 self._downstream.break_off()
                 return
             await self._downstream.send(events.error_frame(body))
             await self._downstream.finish()
 
     async def finish(self, *frames: SpooledBody) -> None:
-        """The last frames, and the end of the answer; a frame given up half way breaks it off."""
+        """Send the last frames and the end; cuts off after a frame that was sent in part."""
         self.quiet()
-        if self._within:
+        if self._in_frame:
             self._downstream.break_off()
             return
         for frame in frames:
@@ -104,12 +104,12 @@ class EventStream:
     async def _keep_alive(self) -> None:
         with contextlib.suppress(ClientLeftError):
             while True:
-                await asyncio.sleep(self._moved + self._keepalive_seconds - time.monotonic())
+                await asyncio.sleep(self._last_sent + self._keepalive_seconds - time.monotonic())
                 async with self._lock:
-                    if self._within:
-                        return  # a frame was given up half way: a comment would end it
-                    if time.monotonic() < self._moved + self._keepalive_seconds:
+                    if self._in_frame:
+                        return  # a frame was sent in part: a comment would end it
+                    if time.monotonic() < self._last_sent + self._keepalive_seconds:
                         continue
                     await self._commit()
                     await self._downstream.send(_COMMENT)
-                    self._moved = time.monotonic()
+                    self._last_sent = time.monotonic()

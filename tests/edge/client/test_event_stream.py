@@ -322,7 +322,7 @@ async def test_no_comment_stands_within_a_frame(spools: Spools) -> None:
         await client.read(lambda got: b"event: e" in got.body)
         for share in (0.1, 0.3, 0.6):
             await asyncio.sleep(3 * SHORT_SECONDS)
-            assert stage.streams[0]._within, "still in it"
+            assert stage.streams[0]._in_frame, "still in it"
             await client.read(lambda got, size=LARGE * share: len(got.body) >= size)  # type: ignore[misc]  # a default binds the loop's value
         got = await client.read()
     parts = frames_of(got.body)

@@ -1,2 +1,2 @@
--- Let go of one slot.  Parameters: base, slot.
+-- Releases one slot.  Parameters: base, slot.
 SELECT pg_advisory_unlock(%(base)s::bigint + %(slot)s::int)

@@ -1,2 +1,2 @@
--- Whether the session that holds the slots is still there.
+-- Checks that the session that holds the slots still exists.
 SELECT 1

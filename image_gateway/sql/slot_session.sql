@@ -1,5 +1,5 @@
--- How soon Postgres itself notices that the host of this session is gone, and frees its slots: half a
--- minute instead of two hours.
+-- Postgres notices within half a minute instead of two hours that the host of this session is gone,
+-- and frees its slots.
 SET tcp_keepalives_idle = 15;
 SET tcp_keepalives_interval = 5;
 SET tcp_keepalives_count = 3;

@@ -1,11 +1,11 @@
--- One of an account's slots as a session advisory lock, the lowest that is free; no row where all are
--- taken.  Parameters: base (the account's first lock key), most (how many slots there are), held
--- (numbers this session has already: it could take the same lock twice, so OFFSET keeps the planner
--- from trying a lock before it has looked there).
+-- Takes the lowest free slot of an account as a session advisory lock; no row if all are taken.
+-- Parameters: base (the account's first lock key), limit (the number of slots), held (slots of this
+-- session: it could take the same lock twice, so OFFSET keeps the planner from trying a lock before
+-- the check against held).
 --
--- in_use counts the account's locks of all sessions, this one's newest among them.  It tells of slots
--- beyond a limit that was lowered meanwhile; it is counted after the lock was taken, so of several
--- sessions that take one at once at least one sees all.
+-- in_use counts the account's locks of all sessions, with the new one.  It shows slots beyond a
+-- limit that was lowered meanwhile.  It is counted after the lock is taken, so of several sessions
+-- that take one at the same time at least one sees all.
 SELECT taken.slot,
        (SELECT count(*)
         FROM pg_locks l
@@ -16,7 +16,7 @@ SELECT taken.slot,
           AND taken.slot >= 0) AS in_use
 FROM (SELECT slot
       FROM (SELECT slot
-            FROM generate_series(0, %(most)s::int - 1) AS slot
+            FROM generate_series(0, %(limit)s::int - 1) AS slot
             WHERE slot <> ALL (%(held)s::int[])
             OFFSET 0) AS free
       WHERE pg_try_advisory_lock(%(base)s::bigint + slot)

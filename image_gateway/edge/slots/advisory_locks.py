@@ -1,9 +1,8 @@
 """Slots that several processes share: one Postgres session, one advisory lock for each slot.
 
-A lock is freed by the server when its session ends, so a process that dies gives back what it held
-without anybody's help.  Only one task may use a session (``edge.slots.broker`` owns it), because a
-call that is cancelled half way leaves nobody knowing whether its lock was taken (measured: of 200
-cancelled ones 35 held it).
+The server frees a lock when its session ends, so a process that dies gives its slots back.  Only
+one task may use a session (``edge.slots.broker`` owns it): when a query is cancelled, it is unknown
+whether it took its lock (measured: of 200 cancelled queries 35 did).
 
 Locks belong to one database: every process that reads the same control plane shares them.
 """
@@ -21,15 +20,14 @@ from image_gateway.core.model import Secret
 from image_gateway.edge.postgres import connections
 
 ANSWER_SECONDS: Final = 2.0
-"""The longest that a statement may take, which is of a tenth of a millisecond; then the session
-counts as lost."""
+"""How long a statement may take until the session counts as lost; it takes 0.1 ms."""
 
 _SLOT_BITS: Final = 10
 _HASH_BITS: Final = 54
 
 
 class LostSessionError(Exception):
-    """The session is gone, and with it every lock; the message is one word for the log."""
+    """The session is gone, and with it every lock; the message is an exception's name."""
 
 
 class SlotSession:
@@ -47,7 +45,7 @@ class SlotSession:
 
     @classmethod
     async def open(cls, database: Secret) -> Self:
-        """A session of its own; ``database`` must not lead through a transaction pooler."""
+        """Open a session; ``database`` must not lead through a transaction pooler."""
         try:
             async with asyncio.timeout(connections.CONNECT_SECONDS):
                 connection = await connections.connect(database, autocommit=True)
@@ -55,7 +53,7 @@ class SlotSession:
             raise LostSessionError(type(error).__name__) from error
         session = cls(connection)
         try:
-            await session._ask("slot_session")
+            await session._query("slot_session")
         except BaseException:
             await session.close()
             raise
@@ -77,48 +75,48 @@ class SlotSession:
         await self._connection.close()
 
     async def take(self, account_name: str, limit: int) -> int | None:
-        """The number of a slot that is ours now, None where ``limit`` are taken."""
+        """Take a slot and give its number; None if ``limit`` slots are taken."""
         held = self._held.get(account_name, set())
         if len(held) >= limit:
             return None
-        values = {"base": lock_key(account_name), "most": limit, "held": list(held)}
-        found = await self._ask("take_slot", values)
-        if found is None:
+        values = {"base": lock_key(account_name), "limit": limit, "held": list(held)}
+        row = await self._query("take_slot", values)
+        if row is None:
             return None
-        slot: int = found["slot"]
+        slot: int = row["slot"]
         self._held.setdefault(account_name, set()).add(slot)
-        if found["in_use"] > limit:
+        if row["in_use"] > limit:
             await self.give_back(account_name, slot)
             return None
         return slot
 
     async def give_back(self, account_name: str, slot: int) -> None:
-        """Let go of a slot."""
+        """Release a slot."""
         self._held[account_name].discard(slot)
         if not self._held[account_name]:
             del self._held[account_name]
-        await self._ask("give_back_slot", {"base": lock_key(account_name), "slot": slot})
+        await self._query("give_back_slot", {"base": lock_key(account_name), "slot": slot})
 
     async def check(self) -> None:
-        """Ask whether the session is still there."""
-        await self._ask("slot_alive")
+        """Check that the session still exists."""
+        await self._query("slot_alive")
 
-    async def _ask(
+    async def _query(
         self, name: str, values: Mapping[str, object] | None = None
     ) -> dict[str, Any] | None:
-        work = asyncio.create_task(self._execute(name, values))
+        query = asyncio.create_task(self._execute(name, values))
         try:
-            done, _ = await asyncio.wait([work], timeout=ANSWER_SECONDS)
+            done, _ = await asyncio.wait([query], timeout=ANSWER_SECONDS)
             if not done:
                 raise LostSessionError("TimeoutError")
-            return work.result()
+            return query.result()
         except (psycopg.Error, OSError) as error:
             raise LostSessionError(type(error).__name__) from error
         finally:
-            if not work.done():
+            if not query.done():
                 connections.hang_up(self._connection)
-                await asyncio.wait([work])
-                work.exception()  # expected: nobody waits for the answer any more
+                await asyncio.wait([query])
+                query.exception()  # expected: nobody waits for the result any more
 
     async def _execute(
         self, name: str, values: Mapping[str, object] | None
@@ -130,8 +128,8 @@ class SlotSession:
 def lock_key(account_name: str) -> int:
     """The lock of an account's first slot, a signed bigint; the next 1023 are its others.
 
-    54 bits of SHA-256(``image-gateway:`` + name), times 1024: a promise to whoever watches
-    ``pg_locks``, and to every version of this program that runs beside this one.
+    54 bits of SHA-256(``image-gateway:`` + name), times 1024.  It must not change: operators read
+    it in ``pg_locks``, and other versions of the gateway run beside this one.
     """
     digest = hashlib.sha256(b"image-gateway:" + account_name.encode("utf-8", "surrogatepass"))
     first = int.from_bytes(digest.digest()[:8], "big") >> (64 - _HASH_BITS)

@@ -1,15 +1,16 @@
-"""Getting an account's slot: those who ask, and the one task that serves them.
+"""Grants slots of accounts to calls that wait for one.
 
-Who is next is ``core.routing.slots.WaitQueue``; this module holds the futures.  One task takes
-slots and gives them back, for all, in rounds: a caller that is cancelled meanwhile leaves its turn,
-and a slot that comes too late for it goes on to somebody else.
+``core.routing.slots.WaitQueue`` decides which call is next; this module holds the futures.  One
+task takes slots and gives them back, for all calls, in rounds: a caller that is cancelled meanwhile
+leaves the queue, and a slot that comes too late for it goes to another call.
 
-Slots count in this process, and, where they are shared (``edge.slots.shared_slots``), as locks for
-all processes.  A running call that has no lock, because it began while there was no session, takes
-one before others of its account are let in, were it beyond the limit: it runs, so it counts.
+Slots are counted in this process and, if they are shared (``edge.slots.shared_slots``), by locks
+for all processes.  A running call without a lock, because it started while there was no session,
+takes one before other calls of its account are admitted, even beyond the limit: it runs, so it
+counts.
 
-A shared slot that is free again is not taken at once by those who wait here, but in their next
-round: rounds come at random moments, so that of several processes each has its chance.
+Calls that wait here do not take a shared slot as soon as it is free, but in their next round:
+rounds come at random moments, so that each of several processes has its chance.
 """
 
 import asyncio
@@ -36,13 +37,13 @@ from image_gateway.edge.slots.advisory_locks import LostSessionError
 from image_gateway.edge.slots.shared_slots import SharedSlots
 
 ROUND_SECONDS: Final = 0.25
-"""The mean time between two rounds while somebody waits; each is from half of it to one and a
-half."""
+"""The mean time between two rounds while calls wait; each takes 0.5 to 1.5 times as long."""
+
 _log = logging.getLogger(__name__)
 
 
 class BusyError(Exception):
-    """No slot within the time; one is likely to be free in ``seconds``."""
+    """No slot was free in time; one is likely to be free in ``seconds``."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(seconds)
@@ -50,7 +51,7 @@ class BusyError(Exception):
 
 
 class EarlyError(BusyError):
-    """A slot may be free, but the key may not start a call before ``seconds`` are over."""
+    """A slot may be free, but the key may not start a call for another ``seconds``."""
 
 
 class Lease:
@@ -64,7 +65,7 @@ class Lease:
         self.key_id = waiter.key_id
         self.slot = slot
         self.lock: int | None = None
-        """The number of its lock, None where it is counted in this process alone."""
+        """The number of its lock, None if it is counted in this process alone."""
         self.since = time.monotonic()
         self._start_before: float | None = None
 
@@ -74,25 +75,25 @@ class Lease:
 
     @property
     def account_name(self) -> str:
-        """Whose slot it is."""
+        """The account of the slot."""
         return self.candidate.account_name
 
     @property
     def is_held(self) -> bool:
-        """Whether it was not given back yet."""
+        """Whether it was not released yet."""
         return self._broker is not None
 
     def start(self, starts: StartClock) -> None:
-        """It is for a start of its key."""
+        """Note that its key starts a call."""
         self._start_before = starts.start(self.key_id, self.since)
 
     def undo_start(self, starts: StartClock) -> None:
-        """No call was made with it."""
+        """Take the start back: no call was made."""
         if self._start_before is not None:
             starts.undo(self.key_id, self.since, self._start_before)
 
     def release(self) -> None:
-        """Give the slot back; the second time does nothing."""
+        """Give the slot back; a second call does nothing."""
         broker, self._broker = self._broker, None
         if broker is not None:
             broker.give_back(self)
@@ -110,16 +111,16 @@ class Lease:
 
 
 class SlotBroker:
-    """All accounts' slots, and everybody who wants one; opened and closed by ``async with``.
+    """The slots of all accounts and the calls that wait for them; used by ``async with``.
 
-    ``database`` None: slots count in this process alone.  ``most`` calls may wait.  ``limit`` gives
-    an account's slots as they are now, which for a call that waits may have changed since it came.
+    ``database`` None: this process counts alone.  At most ``max_waiting`` calls wait.  ``limit``
+    gives an account's slots as they are now: they may change while a call waits.
     """
 
     def __init__(
         self,
         database: Secret | None,
-        most: int,
+        max_waiting: int,
         starts: StartClock,
         limit: Callable[[Candidate], int] = attrgetter("limit"),
     ) -> None:
@@ -128,15 +129,16 @@ class SlotBroker:
         self._starts = starts
         self._limit = limit
         self._table = SlotTable()
-        self._queue = WaitQueue(most)
+        self._queue = WaitQueue(max_waiting)
         self._hold_time = HoldTime()
         self._futures: dict[Waiter, asyncio.Future[Lease]] = {}
         self._leases: dict[Lease, None] = {}
-        self._server: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
         self._round_at = float("inf")
-        self._taken: frozenset[str] = frozenset()
+        self._full: frozenset[str] = frozenset()
+        """Accounts without a free slot, while calls wait."""
         self._returned: list[tuple[str, int]] = []
-        """Locks of slots that were given back."""
+        """Locks whose slots were given back."""
         self._freed: set[str] = set()
         """Accounts of which a slot was given back."""
 
@@ -147,7 +149,7 @@ class SlotBroker:
     async def __aenter__(self) -> Self:
         if self._shared is not None:
             await self._shared.open()
-        self._server = asyncio.create_task(self._serve())
+        self._task = asyncio.create_task(self._serve())
         return self
 
     async def __aexit__(
@@ -156,9 +158,9 @@ class SlotBroker:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._server is not None:
-            self._server.cancel()
-            await asyncio.wait([self._server])
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
         if self._shared is not None:
             await self._shared.close()
 
@@ -171,28 +173,31 @@ class SlotBroker:
 
     @property
     def waiting(self) -> int:
-        """Calls that wait."""
+        """The number of calls that wait."""
         return self._queue.waiting
 
     def is_taken(self, account_name: str) -> bool:
-        """Whether somebody waits, and found all slots of an account taken when he last tried."""
-        return account_name in self._taken
+        """Whether calls wait and the last try found all slots of the account taken."""
+        return account_name in self._full
 
     def in_use(self, account_name: str) -> int:
-        """Slots that this process holds."""
+        """The account's slots that this process holds."""
         return self._table.in_use(account_name)
 
     async def slot(
         self, key: Key, accounts: Sequence[Account], seconds: float, *, starts: bool = False
     ) -> Lease:
-        """A slot of one of the accounts, the best that is free; raises ``BusyError``.
+        """A slot of the best of the accounts that has one free; raises ``BusyError``.
 
-        Waits for up to ``seconds``; at 0 it takes what is free or nothing.  ``starts``: the call is
-        a start of its key, and waits for the key's interval, too.
+        Waits for up to ``seconds``; at 0 it does not wait.  ``starts``: the call counts as a start
+        of its key, and waits for the key's interval, too.
         """
         waiter = Waiter(
             key.key_id,
-            [Candidate(each.account_name, each.image_max_concurrency) for each in accounts],
+            [
+                Candidate(account.account_name, account.image_max_concurrency)
+                for account in accounts
+            ],
             key.min_start_interval_ms if starts else None,
             seconds,
         )
@@ -210,7 +215,7 @@ class SlotBroker:
             self._queue.leave(waiter)
             del self._futures[waiter]
             if lease is None and future.done() and not (future.cancelled() or future.exception()):
-                # It came in the moment in which its caller gave up.
+                # The slot was granted in the moment in which the caller gave up.
                 future.result().undo_start(self._starts)
                 future.result().release()
 
@@ -239,12 +244,12 @@ class SlotBroker:
             self._hold_time.seconds_until_free(
                 Candidate(candidate.account_name, self._limit(candidate)),
                 [
-                    now - each.since
-                    for each in self._leases
-                    if each.account_name == candidate.account_name
+                    now - lease.since
+                    for lease in self._leases
+                    if lease.account_name == candidate.account_name
                 ],
                 len(ahead) // len(waiter.candidates),
-                max((other.timeout for other in ahead), default=0.0),
+                max((waiter_ahead.timeout for waiter_ahead in ahead), default=0.0),
             )
             for candidate in waiter.candidates
         )
@@ -258,19 +263,19 @@ class SlotBroker:
                 await self._return_locks()
                 await self._maintain()
                 is_round = time.monotonic() >= self._round_at
-                # Others wait for these already, and found them taken in the last round.
-                is_known = self.is_shared and not is_round
-                await self._grant(self._queue.wanted(self._may_start) if is_known else set())
+                # Between rounds, accounts that calls already wait for count as full.
+                skips = self.is_shared and not is_round
+                await self._grant(self._queue.wanted(self._may_start) if skips else set())
                 if is_round or self._round_at == float("inf"):
                     self._round_at = self._next_round()
-            except Exception:  # noqa: BLE001 - were this task to end, nobody got a slot any more
-                _log.exception("slots: a round failed by a mistake of ours")
+            except Exception:  # noqa: BLE001 - if this task ended, no call would get a slot again
+                _log.exception("an unexpected error in the slot broker; please report this line")
                 await asyncio.sleep(ROUND_SECONDS)
 
     def _next_round(self) -> float:
         if not self._queue.waiting:
             return float("inf")
-        # Not for secrets, and tests do not depend on it.
+        # No secret depends on it.
         return time.monotonic() + ROUND_SECONDS * random.uniform(0.5, 1.5)  # noqa: S311
 
     async def _wake(self) -> None:
@@ -283,21 +288,21 @@ class SlotBroker:
                 await self._woken.wait()
         self._woken.clear()
 
-    async def _grant(self, known: set[str]) -> None:
-        """Serve whoever can be; the others have found everything taken, what is ``known`` unasked.
+    async def _grant(self, skipped: set[str]) -> None:
+        """Grant slots until every call that waits found its accounts full.
 
-        Calls come and go meanwhile, so under load this may go on for long: what they give back is
-        free for whoever comes next.
+        Accounts in ``skipped`` count as full without a try.  Calls come and go meanwhile, so under
+        load this may take long: each slot given back goes to the next call.
         """
-        full = set(known)
+        full = set(skipped)
         while True:
             await self._return_locks()
-            full -= self._freed - known
+            full -= self._freed - skipped
             self._freed.clear()
-            found = self._queue.next(full, self._may_start)
-            if found is None:
+            match = self._queue.next(full, self._may_start)
+            if match is None:
                 break
-            waiter, candidate = found
+            waiter, candidate = match
             lease = await self._take(waiter, candidate)
             if lease is None:
                 full.add(candidate.account_name)
@@ -310,9 +315,9 @@ class SlotBroker:
             if waiter.interval_ms is not None:
                 lease.start(self._starts)
             future.set_result(lease)
-        left = self._queue.settle()
-        self._taken = frozenset(full) if self._queue.waiting else frozenset()
-        for waiter in left:
+        rejected = self._queue.settle()
+        self._full = frozenset(full) if self._queue.waiting else frozenset()
+        for waiter in rejected:
             future = self._futures.get(waiter)
             if future is not None and not future.done():
                 future.set_exception(self._busy(waiter))
@@ -339,7 +344,7 @@ class SlotBroker:
 
     async def _take_lock(self, shared: SharedSlots, candidate: Candidate) -> int | None:
         name = candidate.account_name
-        if any(each.lock is None for each in self._leases if each.account_name == name):
+        if any(lease.lock is None for lease in self._leases if lease.account_name == name):
             return None
         try:
             return await shared.take(name, self._limit(candidate))
@@ -348,20 +353,20 @@ class SlotBroker:
             return None
 
     def _undo(self, lease: Lease) -> None:
-        """Nobody is there any more to take it."""
+        """Give back a lease whose caller is gone."""
         lease.slot.release()
         del self._leases[lease]
         if lease.lock is not None:
             self._returned.append((lease.account_name, lease.lock))
 
     async def _maintain(self) -> None:
-        """See to the session, and take the locks of running calls that have none."""
+        """Maintain the session, and take locks for running calls that have none."""
         shared = self._shared
         if shared is None:
             return
         try:
             await shared.maintain(in_use=bool(self._leases))
-            for lease in [each for each in self._leases if each.lock is None]:
+            for lease in [lease for lease in self._leases if lease.lock is None]:
                 if not shared.is_open:
                     break
                 lease.lock = await shared.take(lease.account_name, MOST_SLOTS)

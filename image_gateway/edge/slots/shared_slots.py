@@ -1,10 +1,10 @@
-"""The session by which processes share slots, for as long as there is one.
+"""The session by which processes share slots, and what happens while it is lost.
 
-It is opened anew when it is lost, in a task of its own, so that nobody waits for a Postgres that
-does not answer.  Three times follow a loss.  For a moment nobody is admitted, for the session may
-be lost while Postgres is there.  Then, until it is back, each process goes by its own count.  And
-once it is back nobody is admitted for a moment, in which other processes come back with their
-running calls.  Only one task may use it (``edge.slots.broker``).
+A lost session is opened again in a task of its own, so that no call waits for a Postgres that does
+not answer.  A loss has three phases.  For ``ALONE_SECONDS`` at most no call is admitted: the
+session may be lost while Postgres is up.  Then, until the session is back, each process counts its
+own slots.  Once it is back, no call is admitted for ``SETTLE_SECONDS``, in which other processes
+take the locks of their running calls again.  Only one task may use it (``edge.slots.broker``).
 """
 
 import asyncio
@@ -19,16 +19,16 @@ from image_gateway.core.model import Secret
 from image_gateway.edge.slots.advisory_locks import LostSessionError, SlotSession
 
 RETRY_SECONDS: Final = 1.0
-"""Between two tries to reach Postgres again."""
+"""Between two attempts to reach Postgres again."""
 ALONE_SECONDS: Final = 0.5
-"""How long a lost session may be tried again before the process goes by its own count: other
-processes hold slots in a Postgres that is there."""
+"""The longest that no call is admitted after a loss, until the process counts alone: Postgres may
+be up, and other processes may hold slots there."""
 SETTLE_SECONDS: Final = 2 * RETRY_SECONDS
-"""How long nobody is admitted after a lost session was replaced: other processes come back too."""
+"""How long no call is admitted after a lost session was replaced: other processes return, too."""
 HEARTBEAT_SECONDS: Final = 2.0
-"""How often a session whose locks are in use is asked whether it is still there."""
+"""How often a session that holds locks is checked."""
 IDLE_SECONDS: Final = 10.0
-"""The same for one that holds none, so that the metrics tell the truth in quiet times, too."""
+"""The same for one that holds none, so that the metrics are right in quiet times, too."""
 
 _NEVER: Final = float("inf")
 _LONG_AGO: Final = float("-inf")
@@ -37,9 +37,9 @@ _log = logging.getLogger(__name__)
 
 
 class SharedSlots:
-    """One process's part in the shared slots; ``wake`` is called when there is something to tend.
+    """One process's session for the shared slots; ``wake`` is called when ``maintain`` is due.
 
-    What uses the session raises ``LostSessionError``: with it every lock is gone.
+    ``take``, ``give_back`` and ``maintain`` raise ``LostSessionError``: then every lock is gone.
     """
 
     def __init__(self, database: Secret, wake: Callable[[], None]) -> None:
@@ -57,28 +57,28 @@ class SharedSlots:
 
     @property
     def is_open(self) -> bool:
-        """Whether other processes see what this one takes."""
+        """Whether other processes see the slots that this one takes."""
         return self._session is not None
 
     @property
     def admits(self) -> bool:
-        """Whether calls may be let in, by the shared count or by the own one."""
+        """Whether calls may be admitted, by the shared count or by the own one."""
         return time.monotonic() >= self._admits_at
 
     @property
     def due(self) -> float:
-        """When it wants to be tended, on the monotonic clock."""
+        """When ``maintain`` must be called, on the monotonic clock."""
         return self._retry_at if self._session is None else self._heartbeat_at
 
     async def open(self) -> None:
-        """Try once to open the session; where that fails it is tried again later."""
-        self._begin()
+        """Try once to open the session; if that fails, ``maintain`` tries again."""
+        self._start_opening()
         if self._opening is not None:
             await asyncio.wait([self._opening])
-        self._adopt()
+        self._finish_opening()
 
     async def close(self) -> None:
-        """End the session, which frees what it holds."""
+        """End the session, which frees its locks."""
         opening, self._opening = self._opening, None
         if opening is not None:
             opening.cancel()
@@ -90,9 +90,10 @@ class SharedSlots:
             await self._session.close()
 
     async def take(self, account_name: str, limit: int) -> int | None:
-        """The number of a lock that is ours now, None where ``limit`` are taken."""
-        session = self._held()
-        self._watch()
+        """Take a lock and give its number; None if ``limit`` locks are taken."""
+        session = self._open_session()
+        # A loss matters from now on, so find it soon.
+        self._heartbeat_at = min(self._heartbeat_at, time.monotonic() + HEARTBEAT_SECONDS)
         try:
             return await session.take(account_name, limit)
         except LostSessionError as error:
@@ -100,20 +101,20 @@ class SharedSlots:
             raise
 
     async def give_back(self, account_name: str, lock: int) -> None:
-        """Let go of a lock."""
+        """Release a lock."""
         try:
-            await self._held().give_back(account_name, lock)
+            await self._open_session().give_back(account_name, lock)
         except LostSessionError as error:
             await self._lose(error)
             raise
 
     async def maintain(self, *, in_use: bool) -> None:
-        """Open the session again where it is lost, else see whether it is still there."""
+        """Open the session again if it is lost, else check it when that is due."""
         if self._session is None:
             if self._opening is None and time.monotonic() >= self._retry_at:
-                self._begin()
+                self._start_opening()
             if self._opening is not None and self._opening.done():
-                self._adopt()
+                self._finish_opening()
         elif time.monotonic() >= self._heartbeat_at:
             try:
                 await self._session.check()
@@ -123,38 +124,34 @@ class SharedSlots:
             pause = HEARTBEAT_SECONDS if in_use else IDLE_SECONDS
             self._heartbeat_at = time.monotonic() + pause
 
-    def _watch(self) -> None:
-        """From now on a loss matters: see to it that it is soon found."""
-        self._heartbeat_at = min(self._heartbeat_at, time.monotonic() + HEARTBEAT_SECONDS)
-
-    def _held(self) -> SlotSession:
+    def _open_session(self) -> SlotSession:
         if self._session is None:
             raise LostSessionError("NoSession")
         return self._session
 
-    def _begin(self) -> None:
+    def _start_opening(self) -> None:
         self._retry_at = _NEVER
         self._opening = asyncio.create_task(SlotSession.open(self._database))
         self._opening.add_done_callback(lambda _: self._wake())
 
-    def _adopt(self) -> None:
+    def _finish_opening(self) -> None:
         opening, self._opening = self._opening, None
         if opening is None:
             return
-        # Spread out, so that many instances do not come back in one moment.
+        # Spread out, so that many instances do not return at the same moment.
         self._retry_at = time.monotonic() + RETRY_SECONDS * random.uniform(0.5, 1.0)  # noqa: S311
         self._admits_at = _LONG_AGO
         try:
             self._session = opening.result()
         except LostSessionError as error:
             if not self._was_lost:
-                self._tell(error)
+                self._warn(error)
             return
         self._heartbeat_at = time.monotonic()
         if self._was_lost:
             self._admits_at = time.monotonic() + SETTLE_SECONDS
             self._was_lost = False
-            _log.info("slots are shared again")
+            _log.info("slots are shared with the other processes again")
 
     async def _lose(self, error: LostSessionError) -> None:
         session, self._session = self._session, None
@@ -162,8 +159,12 @@ class SharedSlots:
             await session.close()
         self._retry_at = time.monotonic()
         self._admits_at = time.monotonic() + ALONE_SECONDS
-        self._tell(error)
+        self._warn(error)
 
-    def _tell(self, error: LostSessionError) -> None:
+    def _warn(self, error: LostSessionError) -> None:
         self._was_lost = True
-        _log.warning("slots are not shared: %s; each process goes by its own count", error)
+        _log.warning(
+            "slots are not shared: %s; each process counts its own until Postgres is back. Check "
+            "DIRECT_DATABASE_URL if this lasts",
+            error,
+        )

@@ -1,18 +1,18 @@
-"""What is known of the control plane, for how long, and what happens while nobody can be asked.
+"""A cache of what was read from the control plane, which outlives an outage.
 
-An ``Entry`` holds one value.  It is fresh for ``ttl_seconds``; then it is loaded anew, once for all
-who ask, in a task of its own, so that a caller who is cancelled takes nothing from the others.
-While an ``Outage`` is on it is served for up to ``max_stale_seconds``.  Four rules make a change
-act at once and for good:
+An ``Entry`` holds one value.  It is fresh for ``ttl_seconds``; then it is loaded again, once for
+all callers, in a task of its own, so that a caller that is cancelled does not cancel the load for
+the others.  During an ``Outage`` it is served for up to ``max_stale_seconds``.  Four rules make a
+change act at once and for good:
 
-- Each change detaches the load under way: its answer is given to those who asked before the change
-  and is not fresh for anybody else.
-- A dropped entry is gone: it is never served stale, for somebody said that it changed.
-- An expired entry is loaded before its next use, and what is held stays as a last resort.
-- A revised entry is an expired one of which a part is gone.
+- Each change detaches the running load: its value is given to callers that asked before the change
+  and is not fresh for any other.
+- A dropped entry is empty: it is never served stale, because its value changed.
+- An expired entry is loaded before its next use; its value stays as a last resort.
+- A revised entry is an expired one from whose value a part is removed.
 
-What was known before a drop or a revision never comes back: a load that began before is not held.
-One that began before the entry expired is as good a last resort as what was held, and newer.
+A value from before a drop or a revision never comes back: a load that started before is not kept.
+A load that started before the entry expired is as good a last resort as the old value, and newer.
 """
 
 import asyncio
@@ -24,25 +24,25 @@ from typing import Final, Generic, TypeVar
 LOAD_SECONDS: Final = 4.0
 """The longest a request waits for a load; a look-up takes a millisecond."""
 AWAY_SECONDS: Final = 1.0
-"""After a failed look-up, how long further ones fail at once, so that an outage makes no queue."""
+"""After a failed look-up, how long others fail at once, so that none queue up in an outage."""
 
 _T = TypeVar("_T")
 
 
 class UnavailableError(Exception):
-    """The source cannot be asked, and nothing known will do."""
+    """The source cannot be read, and no cached value may be used."""
 
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """How long what was read counts, in seconds."""
+    """How long a value may be used, in seconds: without asking, and in an outage."""
 
     ttl_seconds: float
     max_stale_seconds: float
 
 
 class Outage:
-    """Whether the source could be asked the last time; shared by all entries of one source."""
+    """Whether the last read of the source failed; shared by all entries of one source."""
 
     def __init__(self) -> None:
         self.is_on = False
@@ -54,36 +54,34 @@ class Outage:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether it began, or went on, so recently that asking again is pointless."""
+        """Whether a read failed so recently that another try is pointless."""
         return self.is_on and time.monotonic() < self._quiet_until
 
     def note(self) -> None:
-        """The source could not be asked."""
+        """Note that a read failed."""
         self.is_on = True
         self._is_doubted = False
         self._quiet_until = time.monotonic() + AWAY_SECONDS
 
     def end(self) -> None:
-        """The source answered."""
+        """Note that a read succeeded."""
         self.is_on = self._is_doubted = False
 
     def doubt(self) -> None:
-        """The source was heard of: ask again before old values are served, unless that just
-        failed.
-        """
+        """Note a sign of life: try again before old values are served, unless a try just failed."""
         self._is_doubted = not self.is_quiet
 
     @property
     def serves_stale(self) -> bool:
-        """Whether old values are served without waiting for an answer of the source."""
+        """Whether old values are served without waiting for another read."""
         return self.is_on and not self._is_doubted
 
 
 class Entry(Generic[_T]):
     """One value that is loaded on demand.
 
-    ``load`` raises ``UnavailableError``; ``settled`` hears of each value that came to be held,
-    ``failed`` of each load that brought none.  Both hear it whether or not anybody still waits.
+    ``load`` raises ``UnavailableError``.  ``settled`` is called with each value that becomes fresh,
+    ``failed`` after each load that failed, whether or not a caller still waits.
     """
 
     def __init__(
@@ -100,111 +98,113 @@ class Entry(Generic[_T]):
         self._settled = settled
         self._failed = failed
         self._value: _T | None = None
-        self._known_at: float | None = None
-        """When the load of what is held began, by the monotonic clock."""
+        self._loaded_at: float | None = None
+        """When the load of the value started, by the monotonic clock; None while it is empty."""
         self._expired = True
         self._generation = 0
-        """Raised by each drop and revision."""
-        self._flight: asyncio.Task[_T] | None = None
-        self._flight_began = float("-inf")
+        """Counts drops and revisions."""
+        self._loading: asyncio.Task[_T] | None = None
+        self._loading_since = float("-inf")
 
     def __repr__(self) -> str:
-        return f"<Entry {'empty' if self._known_at is None else 'known'}>"
+        return f"<Entry {'empty' if self._loaded_at is None else 'known'}>"
 
     def expire(self) -> None:
-        """Load before the next use; what is held stays as a last resort."""
+        """Load before the next use; the value stays as a last resort."""
         self._expired = True
-        self._flight = None
+        self._loading = None
 
     def expire_older(self, moment: float) -> None:
-        """Load before the next use, unless that began, or what is held was loaded, since then."""
-        if self._known_at is not None and self._known_at >= moment:
+        """Load before the next use, unless the value's load, or a running one, started since
+        ``moment``.
+        """
+        if self._loaded_at is not None and self._loaded_at >= moment:
             return
-        if self._flight is not None and self._flight_began >= moment:
+        if self._loading is not None and self._loading_since >= moment:
             self._expired = True
         else:
             self.expire()
 
     def drop(self) -> None:
-        """Forget: what is held is known to be wrong."""
+        """Forget the value: it is known to be wrong."""
         self.expire()
         self._generation += 1
-        self._value = self._known_at = None
+        self._value = self._loaded_at = None
 
     def revise(self, change: Callable[[_T], _T]) -> None:
-        """Load before the next use; ``change`` gives what may stay as a last resort."""
+        """Load before the next use; ``change`` makes the value that stays as a last resort."""
         self.expire()
         self._generation += 1
-        if self._known_at is not None:
-            self._value = change(self._held())
+        if self._loaded_at is not None:
+            self._value = change(self._cached())
 
     def peek(self) -> tuple[_T, float] | None:
-        """What is held and its age in seconds, whatever it is worth; asks nobody."""
-        if self._known_at is None:
+        """The value and its age in seconds, however old; never loads."""
+        if self._loaded_at is None:
             return None
-        return self._held(), self._age(time.monotonic())
+        return self._cached(), self._age(time.monotonic())
 
     async def get(self) -> _T:
         """The value, fresh or, in an outage, old; raises ``UnavailableError``."""
         now = time.monotonic()
         if not self._expired and self._age(now) <= self._freshness.ttl_seconds:
-            return self._held()
-        flight = self._flight
-        if flight is None:
-            flight = self._flight = asyncio.create_task(self._fly(now))
-            self._flight_began = now
-            flight.add_done_callback(_retrieve)
+            return self._cached()
+        loading = self._loading
+        if loading is None:
+            loading = self._loading = asyncio.create_task(self._load_value(now))
+            self._loading_since = now
+            loading.add_done_callback(_retrieve)
         if self._outage.serves_stale and self._age(now) <= self._freshness.max_stale_seconds:
-            # The load goes on by itself and costs no request a wait.
-            return self._held()
+            # The load continues in its task, and no request waits for it.
+            return self._cached()
         try:
             async with asyncio.timeout(LOAD_SECONDS):
-                return await asyncio.shield(flight)
+                return await asyncio.shield(loading)
         except TimeoutError:
             self._outage.note()
-            self._give_up(flight)
+            self._give_up(loading)
         except UnavailableError:
             pass
         if self._age(time.monotonic()) > self._freshness.max_stale_seconds:
             raise UnavailableError
-        return self._held()
+        return self._cached()
 
-    async def _fly(self, began: float) -> _T:
-        flight, generation = asyncio.current_task(), self._generation
+    async def _load_value(self, started_at: float) -> _T:
+        loading, generation = asyncio.current_task(), self._generation
         try:
             value = await self._load()
         except BaseException:
-            self._give_up(flight)
+            self._give_up(loading)
             raise
-        is_own = self._land(flight)
-        is_newer = self._known_at is None or began > self._known_at
-        if is_own or (is_newer and generation == self._generation):
+        is_current = self._end_loading(loading)
+        is_newer = self._loaded_at is None or started_at > self._loaded_at
+        if is_current or (is_newer and generation == self._generation):
             self._value = value
-            self._known_at = began
-        if is_own:
+            self._loaded_at = started_at
+        if is_current:
             self._expired = False
             self._settled(value)
         return value
 
-    def _give_up(self, flight: "asyncio.Task[_T] | None") -> None:
-        if self._land(flight):
+    def _give_up(self, loading: "asyncio.Task[_T] | None") -> None:
+        if self._end_loading(loading):
             self._failed()
 
-    def _land(self, flight: "asyncio.Task[_T] | None") -> bool:
-        """Whether it was still the entry's own flight, and not detached."""
-        if self._flight is not flight:
+    def _end_loading(self, loading: "asyncio.Task[_T] | None") -> bool:
+        """End a load; False if it was detached."""
+        if self._loading is not loading:
             return False
-        self._flight = None
+        self._loading = None
         return True
 
     def _age(self, now: float) -> float:
-        return float("inf") if self._known_at is None else now - self._known_at
+        return float("inf") if self._loaded_at is None else now - self._loaded_at
 
-    def _held(self) -> _T:
-        return self._value  # type: ignore[return-value]  # known: its age is finite
+    def _cached(self) -> _T:
+        return self._value  # type: ignore[return-value]  # set: its age is finite
 
 
 def _retrieve(task: "asyncio.Task[object]") -> None:
-    """A load that everybody stopped waiting for may fail unheard."""
+    """Mark the error of a load as seen: its callers may all be gone."""
     if not task.cancelled():
         task.exception()

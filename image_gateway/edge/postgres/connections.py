@@ -1,4 +1,4 @@
-"""Connections to Postgres: how each is made, and that it can only read."""
+"""Connections to Postgres: how each is opened, and that it can only read."""
 
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -20,13 +20,13 @@ OPTIONS: Final[Mapping[str, str | int]] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
 }
-"""How soon a host that is gone is noticed from here."""
+"""Seconds, but ``tcp_user_timeout`` in milliseconds: how soon a host that is gone is noticed."""
 
 AsyncConnection = psycopg.AsyncConnection[dict[str, Any]]
 
 
 async def connect(database: Secret, *, autocommit: bool) -> AsyncConnection:
-    """A connection of its own, whose transactions are read-only; raises what psycopg does."""
+    """A new connection whose transactions are read-only; raises ``psycopg.Error``, ``OSError``."""
     options: dict[str, Any] = dict(OPTIONS)
     try:
         connection: AsyncConnection = await psycopg.AsyncConnection.connect(
@@ -37,12 +37,12 @@ async def connect(database: Secret, *, autocommit: bool) -> AsyncConnection:
             **options,
         )
     except UnicodeError as error:
-        # What the resolver makes of a host that cannot be a name.
-        raise psycopg.OperationalError("the host's name is not one") from error
+        # From the resolver, for a text that cannot be a host name.
+        raise psycopg.OperationalError("the host name in the URL is not valid") from error
     try:
         # By transaction, not by SET: a transaction pooler would keep a SET for its other clients.
-        # It asks nobody, and yet psycopg yields here to a loop that was busy for 5 ms (3.3.9): a
-        # caller may be cancelled in between, and would leave the connection open.
+        # It sends nothing, and yet psycopg yields here to a loop that was busy for 5 ms (3.3.9): a
+        # caller may be cancelled meanwhile, and would leave the connection open.
         await connection.set_read_only(True)
     except BaseException:
         await connection.close()
@@ -52,7 +52,7 @@ async def connect(database: Secret, *, autocommit: bool) -> AsyncConnection:
 
 @asynccontextmanager
 async def connected(database: Secret, *, autocommit: bool) -> AsyncIterator[AsyncConnection]:
-    """The same for a block."""
+    """The same, closed at the end of a block."""
     connection = await connect(database, autocommit=autocommit)
     try:
         yield connection
@@ -61,19 +61,19 @@ async def connected(database: Secret, *, autocommit: bool) -> AsyncIterator[Asyn
 
 
 def hang_up(connection: AsyncConnection) -> None:
-    """End the connection under libpq, which takes it for the server's doing and gives up.
+    """Shut the socket down under libpq, which then sees a server that is gone and gives up.
 
-    To cancel psycopg in the midst of a statement is to wait for the server, for up to 10 s (3.3.9);
-    and to close the socket while the event loop watches it makes libuv abort the process.
+    Cancelling psycopg during a statement waits for the server, for up to 10 s (3.3.9); closing the
+    socket while the event loop watches it makes libuv abort the process.
     """
     with suppress(psycopg.Error, OSError):
-        wire = socket.socket(fileno=connection.fileno())
+        raw_socket = socket.socket(fileno=connection.fileno())
         try:
-            wire.shutdown(socket.SHUT_RDWR)
+            raw_socket.shutdown(socket.SHUT_RDWR)
         finally:
-            wire.detach()
+            raw_socket.detach()
 
 
-def rows(found: Sequence[object]) -> list[ViewRow]:
-    """What ``dict_row`` makes, for a type checker that cannot see it."""
-    return cast("list[ViewRow]", found)
+def rows(fetched: Sequence[object]) -> list[ViewRow]:
+    """The rows that ``dict_row`` makes, typed: a type checker does not see them."""
+    return cast("list[ViewRow]", fetched)

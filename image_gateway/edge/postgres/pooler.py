@@ -1,34 +1,34 @@
-"""Whether a database URL leads through a transaction pooler, where LISTEN silently hears nothing.
+"""Detects whether a database URL leads through a transaction pooler, where LISTEN silently fails.
 
-It owns the question and the sessions it is asked by.  It refuses to know what follows from the
-answer, and goes by what a pooler does: one that speaks the protocol well says nothing of itself.
+It does not decide what follows from the result.  It goes by what a pooler does, because one that
+speaks the protocol well does not say that it is a pooler.
 
-The technique: a session of Postgres is one server process, from its login to its end, and no other
-session ever is in that process.  LISTEN and session advisory locks rest on exactly that.  A pooler
-in transaction or statement mode takes the process away at the end of each transaction.  So two
-sessions ask again and again which process answers them, and an answer that Postgres itself cannot
-give proves a pooler: one session in two processes, or two sessions in one.  Which of the two comes
+The technique: Postgres runs a session in one server process, from its login to its end, and no
+other session in that process.  LISTEN and session advisory locks depend on that.  A pooler in
+transaction or statement mode takes the process away at the end of each transaction.  So two
+sessions ask repeatedly which process serves them, and a result that Postgres itself cannot give
+proves a pooler: one session in two processes, or two sessions in one.  Which of the two happens
 depends on what the pooler does with a process that is given back, so each is provoked:
 
-- It lends the last one first (PgBouncer as it comes), or has only one: a session asks and gives
-  its process back, and the other one, opening a transaction, is lent the same.
-- It lends them in turn (``server_round_robin``): a session that asks twice in a row is passed on.
-- Others are using it, too: they take the process between two questions.  While the other session
-  holds its transaction, the one it was lent is not to be had again.
-- It is full of others' transactions: a session that was answered before is now left waiting, and so
-  is the other, while a third is let in.  Postgres starts a process for a login, which is more work
-  than an answer, so a Postgres that does the one and for a second not the other is not expected.
+- It lends the last process first (PgBouncer's default), or has only one: a session asks and gives
+  its process back, and the other session, opening a transaction, gets the same one.
+- It lends them in turn (``server_round_robin``): a session that asks twice gets two processes.
+- Other clients use it: they take the process between two questions.  While the other session
+  holds its transaction, the process it was lent is not free.
+- Other clients' transactions fill it: a session that was served before now waits, and so does the
+  other, while a third can log in.  Postgres starts a process for a login, which is more work than
+  an answer, so a Postgres that does the first and for a second not the other is not expected.
 - It lends for one statement (``pool_mode = statement``): PgBouncer refuses to open a transaction.
 
-So True is certain; only where a full pool keeps everybody waiting it is a very good guess.  False
-is the word for "not seen": a pooler is missed if it gives each session its last process back as
-long as it can and has processes to spare, or if, by chance, others' traffic hides every move.  A
+So True is certain, except with a full pool where all sessions wait: there it is a very good guess.
+False means "not seen": a pooler is missed if it gives each session its last process back as long as
+it can and has processes to spare, or if traffic of other clients happens to hide every sign.  A
 pooler in session mode behaves like Postgres, LISTEN works through it, and False is right.  A pool
-that is full from the beginning answers nothing in either mode: that is a ``TimeoutError``.
+that is full from the start answers nothing in either mode: that is a ``TimeoutError``.
 
-It costs two or three connections, for a moment, and at most one transaction, read-only, held for a
-few round trips.  Nothing that outlives a transaction is set or locked: where the answer is True it
-would be left to a stranger.
+It takes two or three connections for a moment, and at most one read-only transaction for a few
+round trips.  It sets and locks nothing that outlives a transaction: behind a pooler, that would
+stay with another client.
 """
 
 import asyncio
@@ -44,29 +44,29 @@ from image_gateway.edge.postgres import connections
 from image_gateway.edge.postgres.cache import LOAD_SECONDS
 
 _ROUNDS: Final = 12
-"""How often everything is provoked.
+"""How often all signs are provoked.
 
-An idle pool shows itself in the first round, a busy one by luck; the least where it has two
-processes that are never idle.
+An idle pool shows in the first round, a busy one by chance, least of all one that has two processes
+that are never idle.
 """
 _STEP_SECONDS: Final = 0.001
-"""How much longer the pause before each further round is, not to fall into step with others."""
+"""How much each pause between rounds grows, so as not to fall into step with other clients."""
 _ROUNDS_SECONDS: Final = 1.0
-"""No further round begins after this, for over a slow way a few must do.
+"""No further round starts after this: over a slow network a few must do.
 
-Where a session had to wait for its answer there is doubt, and all the time is taken.
+If a session had to wait for an answer there is doubt, and all rounds are run.
 """
-_PATIENCE_SECONDS: Final = 0.5
-"""How long a session may be without an answer until it counts as waiting for a process.
+_ANSWER_SECONDS: Final = 0.5
+"""How long an answer may take until its session counts as waiting for a process.
 
-An answer takes a round trip, and in front of an empty pool a login of the pooler's.
+An answer takes a round trip, and through an empty pool a login by the pooler.
 """
 _WHICH_PROCESS: Final = (
     b"SELECT pg_backend_pid(), extract(epoch FROM pg_postmaster_start_time())::text"
 )
-"""A process id means something on one server only, and a URL may lead to several."""
+"""A process id is unique on one server only, and a URL may lead to several."""
 _NO_TRANSACTIONS: Final = "statement pooling"
-"""Of PgBouncer's refusal.  Its code, 08P01, goes with everything that PgBouncer itself says."""
+"""Part of PgBouncer's error.  Its code, 08P01, is the one of all errors of PgBouncer."""
 
 _Process: TypeAlias = tuple[object, ...]
 """A server process: its id, and when its server started."""
@@ -76,8 +76,8 @@ async def is_pooled(database: Secret) -> bool:
     """Whether sessions of this URL share server processes, so that LISTEN cannot work.
 
     False may be wrong, True is not: see above.  Takes some round trips, and ``LOAD_SECONDS`` at
-    most.  Raises ``psycopg.Error`` or ``OSError`` where there is no way to Postgres, and
-    ``TimeoutError`` where it does not answer in time, or where all of a pool is taken by others.
+    most.  Raises ``psycopg.Error`` or ``OSError`` if Postgres cannot be reached, and
+    ``TimeoutError`` if it does not answer in time, or if other clients use all of a pool.
     """
     async with (
         asyncio.timeout(LOAD_SECONDS),
@@ -86,20 +86,20 @@ async def is_pooled(database: Secret) -> bool:
     ):
         await watched.ask(LOAD_SECONDS)
         end = asyncio.get_running_loop().time() + _ROUNDS_SECONDS
-        found: bool | None = None
-        for before in range(_ROUNDS):
-            await asyncio.sleep(before * _STEP_SECONDS)
-            found = await _provoke(database, watched, holder)
+        result: bool | None = None
+        for number in range(_ROUNDS):
+            await asyncio.sleep(number * _STEP_SECONDS)
+            result = await _provoke(database, watched, holder)
             is_late = asyncio.get_running_loop().time() > end and not watched.has_waited
-            if found is not None or is_late:
+            if result is not None or is_late:
                 break
-        # A pooler throws away a process whose client leaves in the midst of a transaction.
+        # A pooler ends a process whose client leaves within a transaction.
         await holder.let_go()
-        return bool(found)
+        return bool(result)
 
 
 async def _provoke(database: Secret, watched: "_Session", holder: "_Session") -> bool | None:
-    """One round: the answer, or None where a further round may bring another one."""
+    """One round: the result, or None if another round may find more."""
     if not await watched.ask():
         return await _judge_silence(database, watched, holder)
     if _is_proof(watched, holder):
@@ -112,14 +112,14 @@ async def _provoke(database: Secret, watched: "_Session", holder: "_Session") ->
     if _is_proof(watched, holder):
         return True
     await holder.let_go()
-    # A session that goes on waiting while one that asked later is served: that one needs no queue.
+    # A session waits while one that asked later is served: that is not a pooler's queue.
     return False if holder.is_waiting else None
 
 
 async def _judge_silence(database: Secret, watched: "_Session", holder: "_Session") -> bool | None:
-    """What it means that the watched session waits, though it was answered before."""
+    """The result of a round in which the watched session waits, though it was served before."""
     while True:
-        # Both wait in the queue, and what one of them was lent goes back to it.
+        # Both wait in the pooler's queue, and a process that one of them was lent goes back there.
         await holder.let_go()
         await holder.hold(0)
         is_answered = await watched.ask()
@@ -130,8 +130,7 @@ async def _judge_silence(database: Secret, watched: "_Session", holder: "_Sessio
             return None
         if not is_held:
             break
-        # As long as only one of them waits that may be a connection lost on the way: then time
-        # runs out here.
+        # While only one of them waits its connection may be lost: then the time-out ends this loop.
     async with _open(database, autocommit=True):
         if await watched.ask(0):
             return _is_proof(watched, holder) or None
@@ -139,7 +138,7 @@ async def _judge_silence(database: Secret, watched: "_Session", holder: "_Sessio
 
 
 def _is_proof(watched: "_Session", holder: "_Session") -> bool:
-    """Whether these sessions, both open, were answered as Postgres itself cannot answer."""
+    """Whether these sessions, both open, got a result that Postgres itself cannot give."""
     return (
         len(watched.processes) > 1
         or len(holder.processes) > 1
@@ -149,39 +148,39 @@ def _is_proof(watched: "_Session", holder: "_Session") -> bool:
 
 
 class _Session:
-    """One session with Postgres, or what seems to be one.
+    """One session with Postgres, or with a pooler.
 
-    What it sends is sent by a task of its own, which may stay behind without an answer: to cancel
-    psycopg in the midst of a statement is to wait for the server, for up to 10 s.
+    A task of its own sends each statement, and may stay without an answer: cancelling psycopg
+    during a statement waits for the server, for up to 10 s.
     """
 
     def __init__(self, connection: connections.AsyncConnection) -> None:
         self._connection = connection
         self._work: asyncio.Task[None] | None = None
         self.processes: set[_Process] = set()
-        """Where its questions were answered."""
+        """The processes that served it."""
         self.is_refused = False
         """Whether it may not open a transaction."""
         self.has_waited = False
-        """Whether an answer did not come within the time it was given."""
+        """Whether an answer did not come in time."""
 
     def __repr__(self) -> str:
         return f"<_Session {len(self.processes)} processes>"
 
     @property
     def is_waiting(self) -> bool:
-        """Whether it is without its answer."""
+        """Whether an answer is outstanding."""
         return self._work is not None
 
     async def ask(self, seconds: float | None = None) -> bool:
-        """Whether it is answered within ``seconds``; if not the question stays asked.
+        """Ask for the process; whether it answers within ``seconds``, else the query goes on.
 
-        None is ``_PATIENCE_SECONDS``.  Without autocommit the answer leaves a transaction open.
+        None is ``_ANSWER_SECONDS``.  Without autocommit the answer leaves a transaction open.
         """
-        return await self._finish(self._ask, _PATIENCE_SECONDS if seconds is None else seconds)
+        return await self._finish(self._ask, _ANSWER_SECONDS if seconds is None else seconds)
 
     async def hold(self, seconds: float | None = None) -> bool:
-        """``ask``, where an error is as good as no answer: there is no process to be had."""
+        """``ask``, where an error counts as no answer: no process is available."""
         try:
             return await self.ask(seconds)
         except psycopg.Error as error:
@@ -191,7 +190,7 @@ class _Session:
     async def let_go(self) -> None:
         """End the transaction, if there is one."""
         if self._work is None:
-            # What cannot be ended has ended with its connection.
+            # If the rollback fails, the transaction has ended with its connection.
             with contextlib.suppress(psycopg.Error):
                 await self._finish(self._let_go, LOAD_SECONDS)
 
@@ -201,7 +200,7 @@ class _Session:
                 connections.hang_up(self._connection)
                 await asyncio.wait([self._work])
                 if not self._work.cancelled():
-                    self._work.exception()  # expected: nobody waits for the answer any more
+                    self._work.exception()  # expected: nobody waits for the result any more
         finally:
             await self._connection.close()
 
@@ -215,7 +214,7 @@ class _Session:
     async def _finish(
         self, work: Callable[[], Coroutine[object, object, None]], seconds: float
     ) -> bool:
-        """Whether what is under way, or else ``work``, ends within ``seconds``."""
+        """Whether the statement under way, or else ``work``, ends within ``seconds``."""
         if self._work is None:
             self._work = asyncio.create_task(work())
         done, _ = await asyncio.wait([self._work], timeout=seconds)
@@ -229,7 +228,7 @@ class _Session:
 
 @asynccontextmanager
 async def _open(database: Secret, *, autocommit: bool) -> AsyncIterator[_Session]:
-    """One session of its own; without autocommit its transactions are read-only."""
+    """A new session; without autocommit its transactions are read-only."""
     session = _Session(await connections.connect(database, autocommit=autocommit))
     try:
         yield session

@@ -42,7 +42,7 @@ async def is_pooled(url: str) -> bool:
 def short_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """For what is known to take all the time there is."""
     monkeypatch.setattr(pooler, "LOAD_SECONDS", 0.8)
-    monkeypatch.setattr(pooler, "_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(pooler, "_ANSWER_SECONDS", 0.1)
 
 
 @asynccontextmanager
@@ -155,7 +155,7 @@ async def test_a_pool_with_a_long_queue_is_found(
 async def test_a_pool_of_one_process_is_found_without_waiting_for_it(
     postgres_url: str, in_turn: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pooler, "_PATIENCE_SECONDS", 60.0)
+    monkeypatch.setattr(pooler, "_ANSWER_SECONDS", 60.0)
     with pgbouncer(postgres_url, default_pool_size=1, server_round_robin=in_turn) as url:
         assert await is_pooled(url)
 
@@ -222,7 +222,7 @@ async def test_a_session_pooler_with_one_process_is_no_transaction_pooler(
 async def test_a_session_pooler_that_refuses_a_second_session_is_no_transaction_pooler(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pooler, "_PATIENCE_SECONDS", 3.0)
+    monkeypatch.setattr(pooler, "_ANSWER_SECONDS", 3.0)
     settings: dict[str, Any] = {"default_pool_size": 1, "query_wait_timeout": 1}
     with pgbouncer(postgres_url, "session", **settings) as url:
         assert not await is_pooled(url)

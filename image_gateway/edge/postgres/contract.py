@@ -1,8 +1,8 @@
-"""The contract, held against what is there before anything listens.
+"""Checks a control plane against the contract before the gateway accepts requests.
 
-``check`` looks at the database that the control plane is read from: the version, the views and
-their columns, what the role could write, each account's row.  ``is_pooled`` looks at the way that
-carries LISTEN and the slots' locks.  Both are asked by ``image-gateway check`` and by ``serve``.
+``check`` reads the control plane's database: the contract's version, the views and their columns,
+what the role could write, each account's row.  ``is_pooled`` checks the connection that carries
+LISTEN and the slots' locks.  ``image-gateway check`` and ``serve`` use both.
 """
 
 import asyncio
@@ -26,14 +26,14 @@ from image_gateway.edge.postgres.cache import LOAD_SECONDS, UnavailableError
 
 CONTRACT_VERSION: Final = 1
 POOLED: Final = (
-    "DIRECT_DATABASE_URL leads through a transaction pooler, where LISTEN hears nothing and locks "
-    "are never given back. Set IMAGE_GATEWAY_DIRECT_DATABASE_URL to Postgres itself, or to a "
-    "pooler in session mode; CONTROL_DATABASE_URL may stay as it is"
+    "DIRECT_DATABASE_URL leads through a transaction pooler, where LISTEN receives nothing and "
+    "locks are never released. Set IMAGE_GATEWAY_DIRECT_DATABASE_URL to Postgres itself or to a "
+    "pooler in session mode; CONTROL_DATABASE_URL can stay unchanged"
 )
 
 
 class ContractError(Exception):
-    """Postgres answers but does not hold the contract; the message names the cure."""
+    """Postgres answers but does not hold the contract; the message says what to do."""
 
 
 async def is_pooled(direct: Secret) -> bool:
@@ -48,8 +48,8 @@ async def is_pooled(direct: Secret) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What ``check`` found in a usable control plane: sentences for a person, and the accounts
-    whose rows hold the contract, idle ones too.
+    """What ``check`` found in a usable control plane: messages for an operator, and the accounts
+    whose rows keep the contract, idle ones too.
     """
 
     accounts: int
@@ -61,9 +61,10 @@ class Findings:
 
 
 async def check(database: Secret) -> Findings:
-    """Hold the contract against what is there.
+    """Check the control plane's contract, role and accounts.
 
-    Raises ``ContractError`` where it is missing and ``UnavailableError`` where nobody answers.
+    Raises ``ContractError`` if the contract is missing or incomplete, and ``UnavailableError`` if
+    Postgres does not answer.
     """
     try:
         async with (
@@ -92,12 +93,12 @@ async def check(database: Secret) -> Findings:
 
 
 def _untouched() -> ranking.State:
-    """A moment in which no call was made yet."""
+    """The state of a gateway before its first call."""
     return ranking.State(lambda _: 0, CooldownTracker(), Budgets(), 100.0, 0.0, datetime.now(UTC))
 
 
 def first_line(error: BaseException, database: Secret) -> str:
-    """What libpq or Postgres says, without the password should it quote one."""
+    """The first line of an error of libpq or Postgres, with the URL's password redacted."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     password = conninfo_to_dict(database.reveal()).get("password")
     return line.replace(str(password), "[redacted]") if password else line
@@ -105,8 +106,8 @@ def first_line(error: BaseException, database: Secret) -> str:
 
 async def _check_contract(connection: connections.AsyncConnection) -> None:
     cure = (
-        "Print the SQL with `image-gateway schema standalone`, or `llm_access` for that control "
-        "plane, and run it on the control plane's database; `image-gateway schema reader` prints "
+        "`image-gateway schema standalone` (or `llm_access` for that control plane) prints the "
+        "SQL to run on the control plane's database, `image-gateway schema reader` the SQL of "
         "the daemon's role."
     )
     try:
@@ -114,16 +115,17 @@ async def _check_contract(connection: connections.AsyncConnection) -> None:
         row = await cursor.fetchone()
         version = row["version"] if isinstance(row, dict) else None
         if not isinstance(version, int) or version < CONTRACT_VERSION:
+            shown = "null" if version is None else version
             raise ContractError(
-                f"The control plane has contract version {version}, and this gateway needs "
+                f"The control plane has contract version {shown}; this gateway needs "
                 f"{CONTRACT_VERSION}. {cure}"
             )
         await _rows(connection, "key", {"key_hash": ""})
         await _rows(connection, "accounts")
     except psycopg.errors.InsufficientPrivilege:
         raise ContractError(
-            "The role may not read the control plane's contract (schema image_gateway). "
-            "`image-gateway schema reader` prints the role and its grants."
+            "The role of CONTROL_DATABASE_URL may not read the control plane's contract (schema "
+            "image_gateway). `image-gateway schema reader` prints the SQL of a role that may."
         ) from None
     except (
         psycopg.errors.UndefinedFunction,
@@ -131,10 +133,10 @@ async def _check_contract(connection: connections.AsyncConnection) -> None:
         psycopg.errors.UndefinedTable,
     ):
         raise ContractError(
-            f"The database holds no image gateway contract (schema image_gateway). {cure}"
+            f"The database lacks the image gateway's contract (schema image_gateway). {cure}"
         ) from None
     except psycopg.errors.UndefinedColumn as error:
-        # "column x does not exist": the name is the contract's own, nothing secret.
+        # "column x does not exist": the name comes from the contract and is not secret.
         raise ContractError(
             f"The control plane's contract is incomplete: {error.diag.message_primary}. {cure}"
         ) from None

@@ -1,10 +1,10 @@
 """The control plane, read only: keys one by one, accounts as one snapshot.
 
-It owns the connections to Postgres and what is asked of it; how long an answer counts is
-``edge.postgres.cache``.  What a NOTIFY names, one key or one account, is never served stale, for
-its switch may be what changed.  Any other NOTIFY expires keys, accounts or both: while Postgres is
-away, what was known last goes on.  A new LISTEN connection expires everything, for nobody knows
-what was said meanwhile.
+It owns the connections to Postgres and the queries; ``edge.postgres.cache`` decides how long a
+result is used.  A key or an account that a NOTIFY names is never served stale, because it may have
+been switched off.  Any other NOTIFY expires keys, accounts or both: while Postgres is away, their
+last values are used.  A new LISTEN connection expires everything, because notifications may have
+been missed.
 """
 
 import asyncio
@@ -41,11 +41,11 @@ CHANNEL: Final = "image_gateway_changed"
 POOL_SECONDS: Final = 3.0
 """The longest a look-up waits for a connection, new or free."""
 UNKNOWN_SECONDS: Final = 1.0
-"""How long it is remembered that a key does not exist; short, because it may be made any moment."""
+"""How long it is remembered that a key does not exist; short, because it may be added any time."""
 _CHANGED: Final = "changed"
 """The status of an account that a notification named, until it is read again."""
-_NOBODY: Final = "0" * 64
-"""A hash that no key has; whoever asks for it learns whether keys can be read."""
+_NO_KEY: Final = "0" * 64
+"""A hash that no key has; a look-up of it shows whether keys can be read."""
 _MOST_KEYS: Final = 50_000
 _MOST_UNKNOWN: Final = 10_000
 _MOST_CONNECTIONS: Final = 4
@@ -55,15 +55,15 @@ _LISTEN_RETRY_SECONDS: Final = 2.0
 _LISTEN_CHECK_SECONDS: Final = 30.0
 
 REFRESH_SECONDS: Final = 0.2
-"""After a change was told, before what it concerns is read anew: changes come in bursts."""
+"""From a notification to reading what changed again: changes come in bursts."""
 _MOST_REFRESHED: Final = 100
-"""Keys that are read anew by themselves; who used them last comes first."""
+"""Keys that are read again before a request needs them, the most recently used first."""
 
 _log = logging.getLogger(__name__)
 
 
 class ControlPlane:
-    """Grants for secrets, out of Postgres; opened and closed by ``async with``."""
+    """Reads keys and accounts from Postgres; opened and closed by ``async with``."""
 
     def __init__(self, database: Secret, direct: Secret, freshness: Freshness) -> None:
         self._freshness = freshness
@@ -77,14 +77,14 @@ class ControlPlane:
             check=AsyncConnectionPool.check_connection,
             timeout=POOL_SECONDS,
             max_waiting=_MOST_WAITING,
-            # A pool that goes on trying backs off up to minutes and then is late to see Postgres
-            # back; one that gives up tries again when somebody asks.
+            # A pool that keeps trying backs off up to minutes and is late to see Postgres back;
+            # one that gives up tries again at the next look-up.
             reconnect_timeout=1.0,
             open=False,
         )
         self._outage = Outage()
-        # Keys that exist, guesses that do not, and what is not known to be either: kept apart, so
-        # that no number of guesses pushes a key out.
+        # Keys that exist, guesses that do not, and look-ups under way: kept apart, so that no
+        # number of guesses evicts a key.
         self._keys: OrderedDict[str, Entry[Key | None]] = OrderedDict()
         self._unknown: OrderedDict[str, float] = OrderedDict()
         self._asked: dict[str, Entry[Key | None]] = {}
@@ -93,14 +93,15 @@ class ControlPlane:
         )
         self._keys_readable: Entry[bool] = Entry(self._try_keys, freshness, self._outage)
         self._key_read_at = float("-inf")
-        """When a look-up of a key was answered last, by the monotonic clock."""
+        """When a look-up of a key last succeeded, by the monotonic clock."""
         self._broken: frozenset[str] = frozenset()
+        """Messages about accounts whose rows break the contract, each logged once."""
         self._tasks: list[asyncio.Task[None]] = []
         self._stale = asyncio.Event()
         self._recent: list[str] = []
-        """Keys that were dropped or expired and are to be read anew."""
+        """Hashes of keys that were dropped or expired and must be read again."""
         self.listening = False
-        """Whether changes are told at once (NOTIFY) rather than seen within the time to live."""
+        """Whether changes arrive at once (NOTIFY) rather than within the time to live."""
 
     def __repr__(self) -> str:
         return f"<ControlPlane {len(self._keys)} keys, listening={self.listening}>"
@@ -125,12 +126,12 @@ class ControlPlane:
             await asyncio.wait(self._tasks)
         await self._pool.close()
 
-    # -- asking ----------------------------------------------------------------------------------
+    # -- reading ---------------------------------------------------------------------------------
 
     async def key(self, secret: str) -> Key | None:
-        """The key of a bearer secret, None where there is none; raises ``UnavailableError``.
+        """The key of a bearer secret, None if no key has it; raises ``UnavailableError``.
 
-        ``secret`` is as the header gave it, bytes read as latin-1; so its bytes are what is hashed.
+        ``secret`` is the header's value decoded as latin-1, so the hash is of its bytes.
         """
         return await self._key(hashlib.sha256(secret.encode("latin-1", "replace")).hexdigest())
 
@@ -152,10 +153,10 @@ class ControlPlane:
         return await entry.get()
 
     def _settle(self, key_hash: str, key: Key | None) -> None:
-        """A look-up has ended, and nothing was said of the key meanwhile."""
+        """Keep the result of a look-up during which the key did not change."""
         entry = self._asked.pop(key_hash, None) or self._keys.pop(key_hash, None)
         if entry is None:
-            return  # pushed out while it was loaded anew; a NOTIFY could not have found it
+            return  # evicted while it was loaded again; a NOTIFY would not have found it
         if key is None:
             self._unknown[key_hash] = time.monotonic()
             if len(self._unknown) > _MOST_UNKNOWN:
@@ -166,18 +167,18 @@ class ControlPlane:
                 self._keys.popitem(last=False)
 
     async def grant(self, key: Key) -> Grant:
-        """A key together with the accounts as they are now; raises ``UnavailableError``."""
+        """A key with the current accounts; raises ``UnavailableError``."""
         return Grant(key, await self._accounts.get())
 
     async def accounts(self) -> Mapping[str, Account]:
-        """The accounts as they are now; raises ``UnavailableError``."""
+        """The current accounts by name; raises ``UnavailableError``."""
         return await self._accounts.get()
 
     async def keys_can_be_read(self) -> bool:
-        """Whether keys can be looked up, or some that were may still be known.
+        """Whether keys can be looked up, or keys that were may still be in the cache.
 
-        Accounts may be readable where keys are not: a right that is missing, a view that fails.
-        Asks at most once within the time to live, and once for all who want to know.
+        Accounts may be readable while keys are not: a missing grant, a view that fails.  Queries
+        at most once within the time to live, and once for all callers.
         """
         try:
             return await self._keys_readable.get()
@@ -187,21 +188,21 @@ class ControlPlane:
 
     @property
     def is_away(self) -> bool:
-        """Whether Postgres could not be asked the last time."""
+        """Whether the last read of Postgres failed."""
         return self._outage.is_on
 
     def known_accounts(self) -> tuple[Mapping[str, Account], float | None]:
-        """The accounts as they were read last, and how many seconds ago; asks nobody.
+        """The accounts as they were last read, and how many seconds ago; never queries.
 
-        One that has changed since is left out.
+        Accounts that have changed since are left out.
         """
         accounts, age = self._accounts.peek() or ({}, None)
         return {name: each for name, each in accounts.items() if each.status != _CHANGED}, age
 
     async def reread(self, account_name: str, since: float) -> Account | None:
-        """An account as Postgres had it at ``since`` (monotonic) or later.
+        """An account as Postgres had it at ``since`` (monotonic) or later; None if it is gone.
 
-        Calls that are refused together share one load.  While Postgres is away: as it was known.
+        Calls that are refused together share one load.  While Postgres is away: as last read.
         """
         self._accounts.expire_older(since)
         try:
@@ -213,21 +214,26 @@ class ControlPlane:
 
     async def _load_key(self, key_hash: str) -> Key | None:
         rows = await self._select("key", {"key_hash": key_hash})
-        # Also where the key changed meanwhile, so that the answer is not kept.
+        # Also if the key changed meanwhile and this result is not kept.
         self._key_read_at = time.monotonic()
         if not rows:
             return None
         try:
             return key_from_row(rows[0])
         except RowError as error:
-            _log.error("the control plane's key %s is unusable: %s", rows[0].get("key_id"), error)
+            _log.error(
+                "the row of key %s breaks the contract: %s; its calls get 503 until the row is "
+                "corrected",
+                rows[0].get("key_id"),
+                error,
+            )
             raise UnavailableError from None
 
     async def _try_keys(self) -> bool:
-        """Look a key up that nobody has: False where Postgres is there and refuses."""
+        """Look up a key that does not exist: False if Postgres is up and refuses."""
         try:
-            # In the quiet after a failure, too: where all look-ups fail there is little else.
-            await self._ask("key", {"key_hash": _NOBODY})
+            # Also soon after a failure: if all look-ups fail, it is never long ago.
+            await self._query("key", {"key_hash": _NO_KEY})
         except UnavailableError as error:
             cause = error.__cause__
             if isinstance(cause, psycopg.DatabaseError) and not isinstance(
@@ -247,29 +253,33 @@ class ControlPlane:
                 broken.add(f"account {row.get('account_name')}: {error}")
             else:
                 accounts[account.account_name] = account
-        for finding in sorted(broken - self._broken):
-            _log.error("left out of service: %s", finding)
+        for message in sorted(broken - self._broken):
+            _log.error(
+                "left out of service: %s; the account serves no call until its row is corrected",
+                message,
+            )
         self._broken = frozenset(broken)
         return accounts
 
     async def _select(self, name: str, values: Mapping[str, object] | None = None) -> list[ViewRow]:
         if self._outage.is_quiet:
             raise UnavailableError
-        return await self._ask(name, values)
+        return await self._query(name, values)
 
-    async def _ask(self, name: str, values: Mapping[str, object] | None) -> list[ViewRow]:
+    async def _query(self, name: str, values: Mapping[str, object] | None) -> list[ViewRow]:
         try:
             async with self._pool.connection() as connection:
                 cursor = await connection.execute(sql.text(name).encode(), values)
                 rows = connections.rows(await cursor.fetchall())
         except TooManyRequests as error:
-            # A flood of look-ups is no outage: those who wait already are served.
+            # A flood of look-ups is not an outage: those that wait already are served.
             raise UnavailableError from error
         except Exception as error:
-            # Whatever it is (psycopg reads values, too), nobody may be served a half-read answer.
+            # Any error (psycopg also parses values): a partly read result must not be used.
             if not self._outage.is_on:
                 _log.warning(
-                    "the control plane cannot be read: %s; what is known serves for up to %.0f s",
+                    "the control plane cannot be read: %s; keys and accounts that were read before "
+                    "are used for up to %.0f s. Check Postgres and CONTROL_DATABASE_URL",
                     type(error).__name__,
                     self._freshness.max_stale_seconds,
                 )
@@ -280,7 +290,7 @@ class ControlPlane:
         self._outage.end()
         return rows
 
-    # -- hearing ---------------------------------------------------------------------------------
+    # -- listening -------------------------------------------------------------------------------
 
     async def _listen(self) -> None:
         while True:
@@ -289,26 +299,31 @@ class ControlPlane:
                     await connection.execute(f"LISTEN {CHANNEL}".encode())
                     self._expire_all()
                     self.listening = True
-                    await self._hear(connection)
+                    await self._receive(connection)
             except (psycopg.Error, OSError, TimeoutError) as error:
                 if self.listening:
-                    _log.warning("LISTEN was lost: %s", type(error).__name__)
+                    _log.warning(
+                        "the LISTEN connection was lost: %s; until it is back, changes act within "
+                        "%.0f s. Check DIRECT_DATABASE_URL if this lasts",
+                        type(error).__name__,
+                        self._freshness.ttl_seconds,
+                    )
             finally:
                 self.listening = False
-            # Spread out, so that many instances do not come back in one moment.
+            # Spread out, so that many instances do not return at the same moment.
             await asyncio.sleep(_LISTEN_RETRY_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311
 
-    async def _hear(self, connection: connections.AsyncConnection) -> None:
+    async def _receive(self, connection: connections.AsyncConnection) -> None:
         while True:
             async for notification in connection.notifies(timeout=_LISTEN_CHECK_SECONDS):
                 self.changed(notification.payload)
-            # A host that vanished sends no end: asking is the only way to know.
+            # A host that vanished does not close the connection: only a query shows it.
             async with asyncio.timeout(LOAD_SECONDS):
                 await connection.execute(b"SELECT 1")
 
     def changed(self, payload: str) -> None:
-        """Act on a notification: ``key:<key_hash>``, ``account:<account_name>``, ``keys``,
-        ``accounts``, or anything else, which means all.
+        """Handle the payload of a notification: ``key:<key_hash>``, ``account:<account_name>``,
+        ``keys``, ``accounts``, or anything else, which means all.
         """
         kind, _, name = payload.partition(":")
         self._stale.set()
@@ -340,10 +355,9 @@ class ControlPlane:
         self._asked.clear()
 
     async def _refresh(self) -> None:
-        """Read anew what a change concerns, before somebody asks for it.
+        """Read what changed again, before a request needs it.
 
-        Else an outage that begins later would find nothing to go on with, or what was known before
-        the change.
+        Otherwise a later outage would find an empty cache, or values from before the change.
         """
         while True:
             await self._stale.wait()
@@ -363,9 +377,9 @@ class ControlPlane:
 
 
 def _switched_off(account_name: str, accounts: Mapping[str, Account]) -> Mapping[str, Account]:
-    """The accounts, of which one may serve no call.
+    """The accounts, with one changed so that it serves no call.
 
-    It stays among them: without it a call for a model that nobody else has would be refused as the
+    It stays among them: without it a call for a model that only it has would be refused as the
     client's fault.
     """
     account = accounts.get(account_name)

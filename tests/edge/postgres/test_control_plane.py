@@ -292,7 +292,7 @@ async def test_a_broken_key_is_unavailable_and_no_other_pays_for_it(
         with pytest.raises(UnavailableError):
             await control.key(broken)
         assert (await known(control, good)).key_hash == hash_of(good)
-        assert "the control plane's key b is unusable: route_strategy" in caplog.text
+        assert "the row of key b breaks the contract: route_strategy" in caplog.text
         assert "mystery" not in caplog.text
         assert hash_of(broken) not in caplog.text
         plane.update("keys", {"key_id": "b"}, route_strategy="fixed")
@@ -1262,18 +1262,22 @@ def version_is(expression: str) -> str:
 
 
 BROKEN_CONTRACTS: list[tuple[str, str, str]] = [
-    ("DROP SCHEMA image_gateway CASCADE", "holds no image gateway contract", "standalone"),
-    ("DROP FUNCTION image_gateway.contract_version", "holds no image gateway", "standalone"),
-    ("DROP VIEW image_gateway.keys", "holds no image gateway contract", "standalone"),
-    ("DROP VIEW image_gateway.accounts", "holds no image gateway contract", "standalone"),
+    ("DROP SCHEMA image_gateway CASCADE", "lacks the image gateway's contract", "standalone"),
+    (
+        "DROP FUNCTION image_gateway.contract_version",
+        "lacks the image gateway's contract",
+        "standalone",
+    ),
+    ("DROP VIEW image_gateway.keys", "lacks the image gateway's contract", "standalone"),
+    ("DROP VIEW image_gateway.accounts", "lacks the image gateway's contract", "standalone"),
     (
         version_is("0"),
-        "has contract version 0, and this gateway needs 1",
+        "has contract version 0; this gateway needs 1",
         "standalone",
     ),
     (
         version_is("NULL::integer"),
-        "has contract version None, and this gateway needs 1",
+        "has contract version null; this gateway needs 1",
         "standalone",
     ),
     (
@@ -1286,12 +1290,16 @@ BROKEN_CONTRACTS: list[tuple[str, str, str]] = [
         'column "same_account_retries" does not exist',
         "standalone",
     ),
-    (f"REVOKE USAGE ON SCHEMA image_gateway FROM {READER}", "The role may not read", "reader"),
-    (f"REVOKE SELECT ON image_gateway.keys FROM {READER}", "The role may not read", "reader"),
-    (f"REVOKE SELECT ON image_gateway.accounts FROM {READER}", "The role may not read", "reader"),
+    (f"REVOKE USAGE ON SCHEMA image_gateway FROM {READER}", "may not read the control", "reader"),
+    (f"REVOKE SELECT ON image_gateway.keys FROM {READER}", "may not read the control", "reader"),
+    (
+        f"REVOKE SELECT ON image_gateway.accounts FROM {READER}",
+        "may not read the control",
+        "reader",
+    ),
     (
         f"REVOKE EXECUTE ON FUNCTION image_gateway.contract_version FROM PUBLIC, {READER}",
-        "The role may not read",
+        "may not read the control",
         "reader",
     ),
 ]

@@ -236,7 +236,7 @@ def test_each_command_changes_what_it_says_and_nothing_else(control: Control, pl
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        ("key create k", 1, "key k is there already"),
+        ("key create k", 1, "key k exists already"),
         ("key create new --group nobody", 1, "there is no group nobody"),
         ("key create new --accounts one,nobody", 1, "there is no account nobody"),
         ("key show nobody", 1, "there is no key nobody"),
@@ -266,12 +266,12 @@ def test_each_command_changes_what_it_says_and_nothing_else(control: Control, pl
         ("key images k maybe", 64, "maybe"),
         ("key create \udcff", 64, "UTF-8"),
         ("key create new --models a,,b", 64, "empty"),
-        ("group create g", 1, "group g is there already"),
+        ("group create g", 1, "group g exists already"),
         ("group update nobody --images on", 1, "there is no group nobody"),
         ("group show nobody", 1, "there is no group nobody"),
         ("group remove nobody", 1, "there is no group nobody"),
         ("group update g", 64, "--images"),
-        ("account add one --openai --api-key-file -", 1, "account one is there already"),
+        ("account add one --openai --api-key-file -", 1, "account one exists already"),
         ("account show nobody", 1, "there is no account nobody"),
         ("account slots nobody 3", 1, "there is no account nobody"),
         ("account remove nobody", 1, "there is no account nobody"),

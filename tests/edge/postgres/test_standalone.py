@@ -159,7 +159,7 @@ def key_row(**columns: Any) -> dict[str, Any]:
 
 def test_what_is_there_already_is_not_made_again(tables: Standalone, plane: Plane) -> None:
     tables.add_key(key_row(key_name="first"))
-    with pytest.raises(TakenError, match="key a is there already"):
+    with pytest.raises(TakenError, match="key a exists already"):
         tables.add_key(key_row(key_name="second", key_hash="1" * 64))
     assert [row["key_name"] for row in tables.list_keys()] == ["first"]
 

@@ -1,5 +1,5 @@
-"""The upstream's side of the wire: one POST, its answer, its events, and the text API.
+"""The upstream's side of the wire: one POST, its response, its events, and the text API.
 
-What matters here is certainty: an error says whether anything was sent (``UnsentError``) or not
-(``LostError``).  Nothing is retried.  Start with ``http_client``.
+An error says for certain that nothing was sent (``UnsentError``), or that something was or may have
+been sent (``LostError``).  Nothing is retried here.  Start with ``http_client``.
 """

@@ -1,8 +1,8 @@
-"""An upstream's events, one after the other, laid down whole before anybody looks at them.
+"""An upstream's events, one after the other, each spooled whole before it is used.
 
-An event of 30 MB costs what a chunk costs: its bytes go into a spool of its own while they come,
-and only its skeleton is parsed.  Nothing of an event is sent on before its end, so a stream that is
-cut within one is cut between two for the client.
+An event of 30 MB needs no more memory than a chunk: its bytes go into a spool of its own as they
+arrive, and only its JSON skeleton is parsed.  An event is sent on only once it is complete, so for
+the client a stream that is cut within an event is cut between two.
 """
 
 import time
@@ -19,28 +19,28 @@ from image_gateway.edge.spool import Spool, SpooledBody, Spools
 from image_gateway.edge.upstream.http_client import LostError, UpstreamResponse
 
 MOST_BYTES: Final = 256 * 1024 * 1024
-"""One event; the largest legal one is under 150 MB (ten megapixels, uncompressed, in base64)."""
+"""Of one event; the largest legal one is under 150 MB (ten megapixels, uncompressed, in base64)."""
 
 _MOST_LINES: Final = 10_000
 _MOST_EVENTS: Final = 10_000
-"""Lines of one event and events of one answer: each costs some microseconds of the event loop, so
-an upstream that sends nothing else must come to an end."""
+"""Lines of one event and events of one response: each costs some microseconds of the event loop, so
+an upstream that sends nothing else must be stopped."""
 
 MOST_EVENTS_OF_TEXT: Final = 1_000_000
-"""The same where a model may think and speak, for each word is an event."""
+"""Events of a response in which a model may also think and write text: each word is an event."""
 
 
 class Keep(Enum):
-    """What of an event is laid down."""
+    """What of an event is spooled."""
 
     FRAME = auto()
-    """All of it, to be sent on as it is."""
+    """All of it, to be sent on unchanged."""
     DATA = auto()
-    """Its data, for whoever wants the long strings in it."""
+    """Only its data, for code that uses the long strings in it."""
 
 
 class SpooledEvent:
-    """One whole event and the spool it lies in; close it by ``with`` or ``close``."""
+    """One whole event and the spool that holds it; close it by ``with`` or ``close``."""
 
     def __init__(self, spool: Spool) -> None:
         self.event = Event(None)
@@ -61,24 +61,24 @@ class SpooledEvent:
         self.close()
 
     def close(self) -> None:
-        """Let go of the bytes; safe to call twice."""
+        """Free the bytes; safe to call twice."""
         self.spool.close()
 
     def frame(self) -> SpooledBody:
-        """The event as it came (``Keep.FRAME``)."""
+        """The event as received (``Keep.FRAME``)."""
         return self.spool.hold((Span(0, self.spool.size),))
 
 
 class EventReader:
-    """The events of one answer; close it by ``with``.
+    """The events of one response; close it by ``with``.
 
-    ``deadline`` is when the next event must have begun, on the monotonic clock; within an event
-    ``idle_seconds`` is the longest silence.  What holds no data, comments above all, is no event.
+    ``deadline`` is when the next event must have started, on the monotonic clock; within an event
+    ``idle_seconds`` is the longest silence.  Events without data, such as comments, are skipped.
     """
 
-    def __init__(  # noqa: PLR0913 - what a reader is made of
+    def __init__(  # noqa: PLR0913 - it has these parts
         self,
-        answer: UpstreamResponse,
+        response: UpstreamResponse,
         spools: Spools,
         keep: Keep,
         deadline: float,
@@ -87,7 +87,7 @@ class EventReader:
         most_events: int = _MOST_EVENTS,
         limits: json_scanner.ScanLimits = json_scanner.IMAGES,
     ) -> None:
-        self._answer = answer
+        self._response = response
         self._spools = spools
         self._keep = keep
         self._deadline = deadline
@@ -117,11 +117,11 @@ class EventReader:
             self._spooled.close()
 
     def hurry(self) -> None:
-        """What is worth waiting for is here: the next event must begin soon."""
+        """The pictures have arrived: the next event must start within ``idle_seconds``."""
         self._deadline = min(self._deadline, time.monotonic() + self._idle_seconds)
 
     async def next(self) -> SpooledEvent | None:
-        """The next event, None at the end of the answer; raises ``LostError``."""
+        """The next event, None at the end of the response; raises ``LostError``."""
         while True:
             for piece in self._pieces:
                 spooled = await self._take(piece)
@@ -129,11 +129,11 @@ class EventReader:
                     return spooled
             if self._splitter.lines > _MOST_LINES:
                 raise LostError("TooManyLines")
-            chunk = await self._answer.chunk(self._seconds())
+            chunk = await self._response.chunk(self._seconds())
             if chunk:
                 self._pieces = self._splitter.feed(chunk)
             elif self._splitter.begun:
-                # Its last blank line may be all that it lacks.
+                # Only its last blank line may be missing.
                 self._pieces = self._splitter.close()
                 return await self._last()
             else:
@@ -179,7 +179,7 @@ class EventReader:
         return spooled
 
     def _begin_event(self) -> None:
-        """Events that follow each other without a pause must end, too."""
+        """Enforce the limits of events that follow each other without a pause."""
         self._events += 1
         if self._events > self._most_events:
             raise LostError("TooManyEvents")

@@ -1,8 +1,8 @@
-"""Calls to upstream accounts, and the certainty of how far each came.
+"""Calls to upstream accounts, with certainty about whether each was sent.
 
-Foreign exceptions stop here.  ``open`` raises ``UnsentError`` when the connection never stood, so
-nothing was sent, and ``LostError`` for everything after that: whatever fails once connected counts
-as sent.  No connection is ever used twice, because an error on a reused one would be ambiguous.
+aiohttp's exceptions stop here.  ``open`` raises ``UnsentError`` if the connection was never
+established, so that nothing was sent, and ``LostError`` for every later error: a call counts as
+sent once it is connected.  No connection is reused: an error on a reused one would be ambiguous.
 
 Leaving an ``UpstreamConnection`` aborts the connection and waits until it is closed, cancelled or
 not, because an account's slot must not be given to another call before that.
@@ -41,29 +41,29 @@ if TYPE_CHECKING:
     from aiohttp.tracing import Trace
 
 CLOSE_SECONDS: Final = 2.0
-"""How long a slot waits for its aborted connection; an abort takes one turn of the loop."""
+"""How long a slot waits for its aborted connection; an abort takes one pass of the event loop."""
 
 _SOCKS_PORT: Final = 1080
 
 LONGEST_HEADER: Final = 64 * 1024
-"""Codex sends state in headers that are longer than aiohttp's 8 KiB."""
+"""Codex sends state in headers that are longer than aiohttp's default of 8 KiB."""
 
 _SOCKS_ERRORS: Final = (ProxyConnectionError, ProxyError, ProxyTimeoutError, EOFError)
-"""What a SOCKS proxy does to a call; they share no base.  One that hangs up is an ``EOFError``."""
+"""Errors of a SOCKS proxy, without a common base; one that disconnects is an ``EOFError``."""
 
 _log = logging.getLogger(__name__)
 
 
 class UnsentError(Exception):
-    """The connection never stood; the reason is one word for the log, without an address."""
+    """The connection was never established; the message is an exception's name for the log."""
 
 
 class LostError(Exception):
-    """Something was or may have been sent, and no answer, or no more of it, will come."""
+    """The call was or may have been sent, and its response will not come, or not all of it."""
 
 
 class _ConnectionState:
-    """What is known of one attempt's connection: whether it stood, and when it is closed."""
+    """One attempt's connection: whether it was established, and when it is closed."""
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
@@ -82,10 +82,10 @@ _state: ContextVar[_ConnectionState] = ContextVar("state")
 
 
 class _ReportingConnector(aiohttp.TCPConnector):
-    """Tells the attempt on whose behalf it connects.
+    """Reports each connection to the attempt that it is for.
 
-    ``connect`` returns once TLS and what a proxy asks for are through, and not before, which is the
-    line between "not sent" and "sent".
+    ``connect`` returns only after TLS and a proxy's handshake, which is the boundary between "not
+    sent" and "sent".
     """
 
     async def connect(
@@ -100,10 +100,9 @@ class _ReportingConnector(aiohttp.TCPConnector):
 
 
 class _SocksConnector(_ReportingConnector, ProxyConnector):
-    """The same through a SOCKS proxy; aiohttp itself would speak HTTP to it, credentials and all.
+    """The same through a SOCKS proxy; aiohttp itself would send it HTTP, with the credentials.
 
-    It is made for one attempt: a set of them, kept by proxy and credentials, would save a hundredth
-    of a millisecond (measured: 0.015 ms).
+    Each attempt makes one: a cache of them by proxy and credentials would save 0.015 ms (measured).
     """
 
     async def _connect_via_proxy(
@@ -113,7 +112,7 @@ class _SocksConnector(_ReportingConnector, ProxyConnector):
         ssl: ssl.SSLContext | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - aiohttp-socks' signature
     ) -> "tuple[asyncio.Transport, ResponseHandler]":
-        """The connector's own, but for TLS: python-socks waits for ever where that is given up."""
+        """As the base's, but for TLS: python-socks waits for ever if the handshake is cut off."""
         transport, protocol = await super()._connect_via_proxy(host, port, None, timeout)
         if ssl is None:
             return transport, protocol
@@ -130,9 +129,9 @@ class _SocksConnector(_ReportingConnector, ProxyConnector):
 def open_session(
     connector: aiohttp.TCPConnector, connect_seconds: float, automatic: Iterable[str] = ()
 ) -> aiohttp.ClientSession:
-    """A session that adds nothing of its own: no cookies, no environment, no decompression.
+    """A session that adds nothing to a call: no cookies, no environment, no decompression.
 
-    ``automatic`` are headers that aiohttp would make and must not.
+    ``automatic`` names headers that aiohttp must not add.
     """
     return aiohttp.ClientSession(
         connector=connector,
@@ -148,7 +147,7 @@ def open_session(
 
 
 class UpstreamClient:
-    """The client session of all calls but those through SOCKS; closed by ``async with``."""
+    """The session of all calls except those through SOCKS; opened and closed by ``async with``."""
 
     def __init__(self, connect_seconds: float) -> None:
         self._connect_seconds = connect_seconds
@@ -175,7 +174,7 @@ class UpstreamClient:
     def connection(
         self, request: UpstreamRequest, spool: Spool, proxy: Proxy | None
     ) -> "UpstreamConnection":
-        """One try at a call, for use by ``async with``; nothing is sent before ``open``."""
+        """The connection of one attempt, for ``async with``; nothing is sent before ``open``."""
         if self._session is None:
             raise RuntimeError("the upstream session is not open")
         if proxy is not None and urlsplit(proxy.url).scheme not in HTTP_SCHEMES:
@@ -185,7 +184,7 @@ class UpstreamClient:
 
 
 class UpstreamConnection:
-    """One POST and its answer."""
+    """One POST and its response."""
 
     def __init__(
         self,
@@ -213,28 +212,32 @@ class UpstreamConnection:
 
     @property
     def connected(self) -> bool:
-        """Whether the connection stood, so that the call counts as sent."""
+        """Whether the connection was established, so that the call counts as sent."""
         return self._state.transport is not None
 
     async def open(self, seconds: float) -> "UpstreamResponse":
         """Send the call and wait for status and headers.
 
-        Raises ``UnsentError`` and ``LostError``, the latter also when ``seconds`` are over.
+        Raises ``UnsentError`` and ``LostError``, the latter also after ``seconds``.
         """
         _state.set(self._state)
         proxy_headers = _proxy_headers(self._proxy)
         is_tunnel = urlsplit(self._request.url).scheme == "https"
-        for_proxy = {} if is_tunnel else proxy_headers
+        extra_headers = {} if is_tunnel else proxy_headers
         try:
             async with asyncio.timeout(seconds):
                 self._response = await self._session.post(
                     URL(self._request.url, encoded=True),
-                    headers={"accept-encoding": "identity", **self._request.headers, **for_proxy},
+                    headers={
+                        "accept-encoding": "identity",
+                        **self._request.headers,
+                        **extra_headers,
+                    },
                     data=SpoolBody(self._request.body, self._spool),
                     allow_redirects=False,
                     skip_auto_headers={"user-agent", "accept"},
                     proxy=None if self._proxy is None else URL(self._proxy.url),
-                    # aiohttp writes into them.
+                    # A copy: aiohttp changes it.
                     proxy_headers=dict(proxy_headers),
                 )
         except (
@@ -264,9 +267,9 @@ class UpstreamConnection:
         while not closing.done():
             try:
                 await asyncio.shield(closing)
-            except asyncio.CancelledError as again:
-                # However often: the slot waits, and the cancellation goes on after that.
-                cancelled = again
+            except asyncio.CancelledError as cancellation:
+                # The slot waits for the close; the cancellation is raised after it.
+                cancelled = cancellation
         if cancelled is not None:
             raise cancelled
 
@@ -282,13 +285,17 @@ async def _wait_closed(closed: Awaitable[None]) -> None:
     with suppress(aiohttp.ClientError, OSError):
         done, _ = await asyncio.wait([asyncio.ensure_future(closed)], timeout=CLOSE_SECONDS)
         if not done:
-            _log.error("an aborted upstream connection did not close in %s s", CLOSE_SECONDS)
+            _log.error(
+                "an aborted upstream connection did not close within %s s; its slot is given to "
+                "the next call",
+                CLOSE_SECONDS,
+            )
         for future in done:
             future.exception()
 
 
 class UpstreamResponse:
-    """Status and headers of an answer, and its body to come."""
+    """Status and headers of a response, and its body to come."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
@@ -302,14 +309,14 @@ class UpstreamResponse:
 
     @property
     def ends_by_close(self) -> bool:
-        """Whether only the connection's end tells the body's, so that a cut looks like an end."""
+        """Whether the body ends with the connection, so that a cut looks like an end."""
         return not {"content-length", "transfer-encoding"} & self.headers.keys()
 
     async def chunks(self, first_seconds: float, idle_seconds: float) -> AsyncIterator[bytes]:
-        """The body as it comes; raises ``LostError`` where it breaks off or falls silent.
+        """The body as it arrives; raises ``LostError`` if it is cut off or falls silent.
 
-        Some upstreams send their headers at once and think then, so the first byte has a time of
-        its own.
+        Some upstreams send their headers at once and work then, so the first chunk has a time-out
+        of its own.
         """
         seconds = first_seconds
         while chunk := await self.chunk(seconds):
@@ -317,9 +324,9 @@ class UpstreamResponse:
             seconds = idle_seconds
 
     async def chunk(self, seconds: float) -> bytes:
-        """What has come of the body, at least a byte of it; empty at its end.
+        """The next bytes of the body, at least one; empty at its end.
 
-        Raises ``LostError`` where it breaks off or nothing comes for ``seconds``.
+        Raises ``LostError`` if it is cut off or nothing arrives for ``seconds``.
         """
         try:
             async with asyncio.timeout(seconds):
@@ -328,19 +335,19 @@ class UpstreamResponse:
             raise LostError(_reason(error)) from error
 
     async def read(self, limit: int, seconds: float) -> bytes:
-        """At most ``limit`` bytes of the body, for an error; what does not come is left out."""
-        found = bytearray()
+        """At most ``limit`` bytes of an error's body: those that arrive within ``seconds``."""
+        body = bytearray()
         with suppress(LostError, TimeoutError):
             async with asyncio.timeout(seconds):
                 async for chunk in self.chunks(seconds, seconds):
-                    found += chunk
-                    if len(found) >= limit:
+                    body += chunk
+                    if len(body) >= limit:
                         break
-        return bytes(found[:limit])
+        return bytes(body[:limit])
 
 
 class SpoolBody(Payload):
-    """A body of segments for aiohttp: its length is known, its bytes come from the spool."""
+    """A body of segments for aiohttp: of known length, read from the spool."""
 
     def __init__(self, segments: body_segments.Body, spool: Spool) -> None:
         super().__init__(segments, content_type="application/octet-stream")
@@ -352,7 +359,7 @@ class SpoolBody(Payload):
         return f"<SpoolBody {self._size} bytes>"
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:  # noqa: ARG002
-        raise TypeError("a body in segments is never text")
+        raise TypeError("a spooled body cannot be decoded to text")
 
     async def write(self, writer: AbstractStreamWriter) -> None:
         async for piece in self._spool.play(self._segments):
@@ -360,7 +367,7 @@ class SpoolBody(Payload):
 
 
 def _socks_connector(proxy: Proxy) -> _SocksConnector:
-    """``socks5h`` lets the proxy look names up, ``socks5`` does not (curl's names for it)."""
+    """With ``socks5h`` the proxy resolves names, with ``socks5`` the gateway does (as in curl)."""
     parts = urlsplit(proxy.url)
     return _SocksConnector(
         host=parts.hostname or "",
@@ -378,13 +385,13 @@ def _password(proxy: Proxy) -> str:
 
 
 def _proxy_headers(proxy: Proxy | None) -> dict[str, str]:
-    """What signs a call to the proxy; in a tunnel only the CONNECT carries it."""
+    """The proxy's credentials as headers; with a tunnel only the CONNECT carries them."""
     if proxy is None or proxy.username is None:
         return {}
-    sign = aiohttp.encode_basic_auth(proxy.username.reveal(), _password(proxy))
-    return {"proxy-authorization": sign}
+    authorization = aiohttp.encode_basic_auth(proxy.username.reveal(), _password(proxy))
+    return {"proxy-authorization": authorization}
 
 
 def _reason(error: BaseException) -> str:
-    """One word: an exception's own text may hold an address or a header."""
+    """The exception's name: its message may hold an address or a header."""
     return type(error).__name__

@@ -1,8 +1,8 @@
-"""The text API behind us: what turns out to be none of ours goes there untouched.
+"""The text API behind the gateway: calls that do not ask for a picture go there unchanged.
 
-Method, path, query, headers and body go on as they came, the answer comes back the same way, of any
-length and as slowly as it likes: whoever asked decides when it is enough.  Only what belongs to one
-connection alone is left out (RFC 9110, 7.6.1).
+Method, path, query, headers and body are passed on as received, and the response is passed back in
+the same way, without a limit of length or time: the client decides how long it waits.  Only headers
+of a single connection are removed (RFC 9110, 7.6.1).
 """
 
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ from image_gateway.core.headers import RawHeaders
 from image_gateway.edge.spool import Spool
 from image_gateway.edge.upstream.http_client import LostError, SpoolBody, UnsentError, open_session
 
-_OF_CONNECTION: Final = frozenset(
+_HOP_BY_HOP: Final = frozenset(
     {
         b"connection",
         b"expect",
@@ -31,7 +31,7 @@ _OF_CONNECTION: Final = frozenset(
         b"upgrade",
     }
 )
-_NEVER_LEFT_OUT: Final = frozenset({b"authorization", b"content-type", b"cookie", b"host"})
+_NEVER_REMOVED: Final = frozenset({b"authorization", b"content-type", b"cookie", b"host"})
 _AUTOMATIC: Final = ("accept", "accept-encoding", "content-type", "user-agent")
 
 
@@ -65,7 +65,7 @@ class TextApi:
     async def post(
         self, target: str, headers: RawHeaders, spool: Spool
     ) -> AsyncIterator["TextAnswer"]:
-        """Send a spooled body to ``target``, a path with its query; gives the answer.
+        """Send a spooled body to ``target``, a path with its query; gives the response.
 
         Raises ``UnsentError`` and ``LostError``.
         """
@@ -74,7 +74,7 @@ class TextApi:
         sent = CIMultiDict(
             (name.decode("latin-1"), _text(value))
             for name, value in passed(headers)
-            if name != b"content-length"  # that of the body as it lies here, were it chunked before
+            if name != b"content-length"  # aiohttp sets it from the spool, also for a chunked body
         )
         try:
             response = await self._session.post(
@@ -94,7 +94,7 @@ class TextApi:
 
 
 class TextAnswer:
-    """Status, headers as they came, and the body to come."""
+    """Status, headers as received, and the body to come."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
@@ -105,7 +105,7 @@ class TextAnswer:
         return f"<TextAnswer {self.status}>"
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it comes; raises ``LostError`` where it breaks off."""
+        """The body as it arrives; raises ``LostError`` if it is cut off."""
         try:
             async for chunk in self._response.content.iter_any():
                 yield chunk
@@ -114,7 +114,7 @@ class TextAnswer:
 
 
 def _text(value: bytes) -> str:
-    """A header's value as aiohttp takes it: it writes UTF-8, so other bytes beyond ASCII change."""
+    """A header's value as text; aiohttp writes it as UTF-8, so other bytes beyond ASCII change."""
     try:
         return value.decode()
     except UnicodeDecodeError:
@@ -122,17 +122,17 @@ def _text(value: bytes) -> str:
 
 
 def passed(pairs: RawHeaders) -> list[tuple[bytes, bytes]]:
-    """Headers without those of the connection."""
-    found = [(name.lower(), value) for name, value in pairs]
+    """The headers without those of the connection, names in lower case."""
+    headers = [(name.lower(), value) for name, value in pairs]
     named = {
-        word.strip().lower()
-        for name, value in found
+        option.strip().lower()
+        for name, value in headers
         if name == b"connection"
-        for word in value.split(b",")
+        for option in value.split(b",")
     }
-    # Whoever names them so would take from the text API what a proxy has told it.
-    named = {name for name in named if name not in _NEVER_LEFT_OUT and not _is_forwarded(name)}
-    return [(name, value) for name, value in found if name not in _OF_CONNECTION | named]
+    # A client that names these in ``connection`` could hide from the text API what a proxy added.
+    named = {name for name in named if name not in _NEVER_REMOVED and not _is_forwarded(name)}
+    return [(name, value) for name, value in headers if name not in _HOP_BY_HOP | named]
 
 
 def _is_forwarded(name: bytes) -> bool:

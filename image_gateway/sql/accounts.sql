@@ -3,6 +3,6 @@ SELECT account_name, dialect, status, image_enabled, image_max_concurrency, base
        deployments::text, credential::text, client_version, responses_model, codex_route,
        proxy_url, proxy_username, proxy_password, routing_weight,
        used_percent_primary, used_percent_secondary, same_account_retries,
-       -- Python knows no infinity and no year 10000.
+       -- Python's datetime has neither infinity nor the year 10000.
        least(greatest(blocked_until, '1970-01-01'), '9000-01-01') AS blocked_until
 FROM image_gateway.accounts

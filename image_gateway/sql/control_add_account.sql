@@ -1,4 +1,4 @@
--- A new account; no row where the name is taken.  Parameters: the columns.
+-- Adds an account; no row if the name is taken.  Parameters: the columns.
 INSERT INTO image_control.accounts
     (account_name, dialect, status, image_enabled, image_max_concurrency, base_url, api_version,
      deployments, credential, responses_model, codex_route, proxy_url, routing_weight)

@@ -1,4 +1,4 @@
--- A new key; no row where the name is taken.  Parameters: the columns.
+-- Adds a key; no row if the id is taken.  Parameters: the columns.
 INSERT INTO image_control.keys
     (key_id, key_name, key_hash, status, image_enabled, group_id, quota_limit, max_concurrency,
      min_start_interval_ms, allowed_models, model_map, account_names, route_strategy)

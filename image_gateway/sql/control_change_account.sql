@@ -1,4 +1,4 @@
--- An account as it shall be from now on.  Parameters: the columns.
+-- Changes an account.  Parameters: the columns.
 UPDATE image_control.accounts
 SET status = %(status)s,
     image_enabled = %(image_enabled)s,

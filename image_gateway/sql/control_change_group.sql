@@ -1,4 +1,4 @@
--- A group as it shall be from now on.  Parameters: the columns.
+-- Changes a group.  Parameters: the columns.
 UPDATE image_control.groups
 SET group_name = %(group_name)s, image_enabled = %(image_enabled)s
 WHERE group_id = %(group_id)s

@@ -1,4 +1,4 @@
--- A key as it shall be from now on; what it has used is not touched.  Parameters: the columns.
+-- Changes a key, but not the quota that it has used.  Parameters: the columns.
 UPDATE image_control.keys
 SET key_hash = %(key_hash)s,
     status = %(status)s,

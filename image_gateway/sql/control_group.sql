@@ -1,4 +1,4 @@
--- One group, held until the transaction ends.  Parameter: group_id.
+-- One group, locked until the transaction ends.  Parameter: group_id.
 SELECT group_id, group_name, image_enabled, created_at
 FROM image_control.groups
 WHERE group_id = %(group_id)s

@@ -1,4 +1,4 @@
--- All groups, with how many keys each has.
+-- All groups, each with its number of keys.
 SELECT g.group_id, g.group_name, g.image_enabled, g.created_at, count(k.key_id) AS keys
 FROM image_control.groups g
 LEFT JOIN image_control.keys k USING (group_id)

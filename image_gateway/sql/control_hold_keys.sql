@@ -1,5 +1,5 @@
--- The keys that there are of those named, held until the transaction ends.  Always in one order, so
--- that two who charge the same keys wait for each other and never in a circle.  Parameter: key_ids.
+-- Those of the named keys that exist, locked until the transaction ends.  Always in the same order,
+-- so that two transactions that charge the same keys do not deadlock.  Parameter: key_ids.
 SELECT key_id
 FROM image_control.keys
 WHERE key_id = ANY(%(key_ids)s::text[])

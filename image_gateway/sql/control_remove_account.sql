@@ -1,4 +1,4 @@
--- Take an account away.  Parameter: account_name.
+-- Removes an account.  Parameter: account_name.
 DELETE FROM image_control.accounts
 WHERE account_name = %(account_name)s
 RETURNING account_name

@@ -1,4 +1,4 @@
--- Take a group away; fails while keys belong to it.  Parameter: group_id.
+-- Removes a group; fails while keys belong to it.  Parameter: group_id.
 DELETE FROM image_control.groups
 WHERE group_id = %(group_id)s
 RETURNING group_id

@@ -1,2 +1,2 @@
--- The version of the standalone tables; fails where there are none, or older ones.
+-- The version of the standalone tables; fails if they are missing or older than it.
 SELECT image_control.schema_version() AS version

@@ -1,18 +1,18 @@
 -- llm-access as the control plane of the image gateway: the contract (schema image_gateway) as
 -- views over its tables (llm_*, schema public), and tables of its own (schema image_adapter) for
--- what llm-access has no place for.  llm-access itself is not changed.  It may be run again.
+-- settings that llm-access does not have.  It does not change llm-access.  It may be run again.
 --
 -- Run it on llm-access's database, as a role that may read the llm_* tables and create schemas;
--- then reader.sql.  llm_access_notify.sql is optional.  An llm-access migration that alters the
--- type of a column read here, or drops it, is refused by Postgres: drop the views, migrate, run
--- this file again, and reader.sql for its grants.
+-- then reader.sql.  llm_access_notify.sql is optional.  Postgres refuses an llm-access migration
+-- that drops a column read here or alters its type: drop the views, migrate, run this file again,
+-- and reader.sql for its grants.
 --
--- A JSON value of the wrong kind never fails a view: it counts as absent, or against the account or
--- key that has it, so that one odd row never costs the others.
+-- A JSON value of the wrong type never fails a view: it counts as absent, or takes its own account
+-- or key out of service, so that one odd row never affects the others.
 
 BEGIN;
 
--- What an older llm-access lacks is told in one go and before anything is made.
+-- Reports everything that an older llm-access lacks, before anything is created.
 DO $$
 DECLARE
     missing text;
@@ -86,8 +86,8 @@ CREATE SCHEMA IF NOT EXISTS image_gateway;
 
 -- -- The adapter's own tables ---------------------------------------------------------------------
 
--- Which groups may make images.  A group without a row may not.  Groups that are there at the very
--- first run keep what llm-access let them do; every later one starts without.
+-- Which groups may make images.  A group without a row may not.  Groups that exist at the first run
+-- keep what llm-access allowed them; every later group starts without the right.
 DO $$
 BEGIN
     IF to_regclass('image_adapter.groups') IS NULL THEN
@@ -140,7 +140,7 @@ CREATE TABLE IF NOT EXISTS image_adapter.group_accounts (
     PRIMARY KEY (group_id, account_name)
 );
 
--- What llm-access does not say of its Codex accounts; one row, for all of them.
+-- Options of Codex accounts that llm-access does not have; one row, for all of them.
 CREATE TABLE IF NOT EXISTS image_adapter.codex_options (
     is_only               boolean PRIMARY KEY DEFAULT true CHECK (is_only),
     responses_model       text,
@@ -151,27 +151,28 @@ INSERT INTO image_adapter.codex_options DEFAULT VALUES ON CONFLICT DO NOTHING;
 
 -- -- Reading JSON that may be anything ------------------------------------------------------------
 
--- The text at a path without the space around it; null where there is none.
+-- The text at a path, trimmed; null if there is none.
 CREATE OR REPLACE FUNCTION image_adapter.text_at(document jsonb, VARIADIC path text[]) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN CASE WHEN jsonb_typeof(document #> path) = 'string'
                 THEN nullif(btrim(document #>> path, E' \t\r\n'), '') END;
 
--- The number at a path; null where there is none.
+-- The number at a path; null if there is none.
 CREATE OR REPLACE FUNCTION image_adapter.number_at(document jsonb, VARIADIC path text[])
     RETURNS numeric
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN CASE WHEN jsonb_typeof(document #> path) = 'number'
                 THEN (document #>> path)::numeric END;
 
--- What is used where so much remains, clamped as llm-access does; null for null, which greatest and
--- least would skip.  Rounded, for a number too close to zero is none that a double precision takes.
+-- The used percentage for a remaining one, clamped as in llm-access; null for null, which greatest
+-- and least would skip.  Rounded, because a number too close to zero is out of double precision's
+-- range.
 CREATE OR REPLACE FUNCTION image_adapter.used_percent(remaining numeric) RETURNS double precision
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     RETURN (100 - least(greatest(round(remaining, 6), 0), 100))::double precision;
 
--- A list of account names in its order.  Null where it says nothing: llm-access takes an absent
--- list and an empty one alike.  One that says something of which nothing can be read names nobody.
+-- A list of account names in its order.  Null for an absent or empty list, which llm-access treats
+-- alike.  An empty array for a value in which no name can be read.
 CREATE OR REPLACE FUNCTION image_adapter.names(document jsonb) RETURNS text[]
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN CASE WHEN document NOT IN ('null', '[]') THEN ARRAY(
@@ -184,7 +185,7 @@ CREATE OR REPLACE FUNCTION image_adapter.names(document jsonb) RETURNS text[]
         ORDER BY min(place)
     ) END;
 
--- An object of names to names; null where nothing of it can be read.
+-- An object of names to names; null if nothing in it can be read.
 CREATE OR REPLACE FUNCTION image_adapter.name_map(document jsonb) RETURNS jsonb
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN (
@@ -193,14 +194,14 @@ CREATE OR REPLACE FUNCTION image_adapter.name_map(document jsonb) RETURNS jsonb
         WHERE jsonb_typeof(value) = 'string' AND value <> '""'
     );
 
--- A view calls functions with its reader's rights.
+-- A view calls functions with the rights of the role that reads it.
 GRANT EXECUTE ON FUNCTION image_adapter.text_at(jsonb, text[]),
     image_adapter.number_at(jsonb, text[]), image_adapter.used_percent(numeric),
     image_adapter.names(jsonb), image_adapter.name_map(jsonb) TO PUBLIC;
 
 -- -- Views ----------------------------------------------------------------------------------------
 
--- The newest that llm-access knows of each Codex account's budget.
+-- The newest budget of each Codex account in llm-access.
 CREATE OR REPLACE VIEW image_adapter.budgets AS
 SELECT DISTINCT ON (named.account_name)
        named.account_name,
@@ -227,12 +228,12 @@ SELECT k.key_hash,
        k.name AS key_name,
        CASE WHEN k.provider_type = 'codex' AND k.protocol_family = 'openai'
             THEN k.status ELSE 'other_provider' END AS status,
-       -- llm-access reads a key without a row here as one with the column's default, which is on.
+       -- For a key without a row here llm-access uses the column's default, which is on.
        coalesce(r.codex_image_generation_enabled, true) AS image_enabled,
        r.account_group_id AS group_id,
        r.account_group_id IS NULL OR coalesce(i.allow_image_generation, false)
            AS group_image_enabled,
-       -- A limit of 0 allows nothing; there is no unlimited key.
+       -- A limit of 0 allows nothing; no key is unlimited.
        k.quota_billable_limit - greatest(coalesce(u.billable_tokens, 0), 0) AS quota_remaining,
        CASE WHEN r.request_max_concurrency > 0
             THEN least(r.request_max_concurrency, 2147483647)::integer END AS max_concurrency,
@@ -241,13 +242,14 @@ SELECT k.key_hash,
            AS min_start_interval_ms,
        NULL::text[] AS allowed_models,
        image_adapter.name_map(r.model_name_map_json) AS model_map,
-       -- A fixed order puts the adapter's own accounts last.  Null stays null: it is all accounts.
+       -- A fixed order has the adapter's own accounts last.  Null stays null: it means all
+       -- accounts.
        CASE WHEN chosen.names IS NOT NULL THEN chosen.names || ARRAY(
            SELECT e.account_name
            FROM image_adapter.group_accounts e
            WHERE e.group_id = g.group_id
              AND e.account_name <> ALL (chosen.names)
-             -- The name was meant for an account of ours; one of llm-access has taken it since.
+             -- The row means the adapter's account; llm-access has taken its name since.
              AND NOT EXISTS (SELECT FROM public.llm_codex_accounts a
                              WHERE a.account_name = e.account_name)
            ORDER BY e.account_name
@@ -260,8 +262,8 @@ LEFT JOIN public.llm_account_groups g
     ON g.group_id = r.account_group_id AND g.provider_type = 'codex'
 LEFT JOIN image_adapter.groups i ON i.group_id = g.group_id
 -- As llm-access resolves it: the group comes before the key's own list, and an empty list of
--- either says nothing.  Where it refuses to route (no such group, no such strategy, nothing fixed),
--- the key has no accounts.
+-- either counts as absent.  Where it refuses to route (unknown group, unknown strategy, no fixed
+-- account), the key has no accounts.
 CROSS JOIN LATERAL (
     SELECT CASE
         WHEN r.account_group_id IS NOT NULL AND g.group_id IS NULL THEN '{}'
@@ -280,7 +282,7 @@ CROSS JOIN LATERAL (
 CREATE OR REPLACE VIEW image_gateway.accounts AS
 SELECT a.account_name,
        'codex' AS dialect,
-       -- Never out without the proxy that was asked for.
+       -- An account whose proxy is missing must not connect without it.
        CASE WHEN a.status = 'active' AND way.needs_proxy AND p.proxy_config_id IS NULL
             THEN 'proxy_unavailable' ELSE a.status END AS status,
        coalesce(a.settings_json -> 'codex_image_generation_enabled' = 'true', false)
@@ -291,13 +293,13 @@ SELECT a.account_name,
        NULL::text AS base_url,
        NULL::text AS api_version,
        NULL::jsonb AS deployments,
-       -- No more of it than signs a call: the refresh token stays in llm-access.
+       -- Only what a call needs: the refresh token stays in llm-access.
        CASE WHEN auth.access_token IS NOT NULL THEN jsonb_strip_nulls(jsonb_build_object(
            'access_token', auth.access_token,
            'account_id', auth.account_id,
            'is_fedramp', auth.is_fedramp
        )) END AS credential,
-       -- As llm-access does with a version that no header should carry: the default instead.
+       -- A version that is not fit for a header is ignored, as in llm-access: the default is used.
        CASE WHEN btrim(c.codex_client_version, E' \t\r\n') ~ '^[A-Za-z0-9._-]{1,64}$'
             THEN btrim(c.codex_client_version, E' \t\r\n') END AS client_version,
        o.responses_model,
@@ -305,7 +307,7 @@ SELECT a.account_name,
        btrim(p.proxy_url, E' \t\r\n') AS proxy_url,
        p.proxy_username,
        p.proxy_password,
-       -- A weight of 0 comes last in llm-access but is used; the contract wants more than 0.
+       -- A weight of 0 comes last in llm-access but is used; the contract needs more than 0.
        greatest(CASE tier.name
            WHEN 'plus' THEN coalesce(c.codex_weight_plus, 10)
            WHEN 'pro5x' THEN coalesce(c.codex_weight_pro5x, 50)
@@ -320,7 +322,7 @@ SELECT a.account_name,
 FROM public.llm_codex_accounts a
 LEFT JOIN image_adapter.budgets b ON b.account_name = a.account_name
 LEFT JOIN public.llm_runtime_config c ON c.id = 'default'
--- The planner takes a new table for hundreds of rows unless it is told that there is one.
+-- The planner assumes hundreds of rows in a new table; LIMIT tells it that there is one.
 LEFT JOIN (SELECT * FROM image_adapter.codex_options LIMIT 1) o ON true
 -- Both of llm-access's spellings, and the column for an account whose JSON names no id.
 CROSS JOIN LATERAL (
@@ -352,8 +354,8 @@ CROSS JOIN LATERAL (
         ELSE b.plan_type
     END AS name
 ) tier
--- Every other text is inherit in llm-access.  What is no text says nothing, and so must not mean
--- direct.
+-- Any other text means inherit in llm-access.  A value that is not a text is unreadable, and must
+-- not mean direct.
 CROSS JOIN LATERAL (
     SELECT CASE
         WHEN jsonb_typeof(a.settings_json -> 'proxy_mode') NOT IN ('string', 'null')
@@ -385,7 +387,7 @@ SELECT account_name, dialect, status, image_enabled, image_max_concurrency, base
        used_percent_primary, used_percent_secondary, same_account_retries,
        blocked_until, last_error
 FROM image_adapter.accounts own
--- A name stands for one account.  llm-access's own lists mean its accounts, so those keep the name.
+-- A name means one account.  llm-access's own lists mean its accounts, so those keep the name.
 WHERE NOT EXISTS (SELECT FROM public.llm_codex_accounts a WHERE a.account_name = own.account_name);
 
 -- -- Triggers on the adapter's own tables ---------------------------------------------------------
@@ -394,16 +396,17 @@ CREATE OR REPLACE FUNCTION image_adapter.refuse_taken_name() RETURNS trigger LAN
 BEGIN
     IF EXISTS (SELECT FROM public.llm_codex_accounts a WHERE a.account_name = NEW.account_name) THEN
         RAISE EXCEPTION USING ERRCODE = 'unique_violation', MESSAGE = format(
-            'the account name "%s" belongs to a Codex account of llm-access; take another',
+            'the account name "%s" belongs to a Codex account of llm-access; use another',
             NEW.account_name);
     END IF;
     RETURN NEW;
 END
 $$;
 
--- What is named is not served any more until it is read again.  What an account has used only ranks it,
--- and changes often.  A new account needs no naming: nothing is known of it.  A payload has to be
--- shorter than 8000 bytes; a name cut short tells of all accounts.
+-- An account that is named is not served until it is read again.  The budget that it has used only
+-- ranks it, and changes often: then it is not named.  Nor is a new account: no gateway has it in
+-- memory.  A payload must be shorter than 8000 bytes; a name that is cut short matches no account,
+-- and all accounts are read again.
 CREATE OR REPLACE FUNCTION image_adapter.tell_account() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     payload text := left('account:' || OLD.account_name, 1900);

@@ -1,13 +1,13 @@
--- Optional, after llm_access.sql: triggers on llm-access's own tables that tell running gateways of
--- a change at once.  Without them a change is seen within GRANT_TTL_SECONDS.  It may be run again.
+-- Optional, after llm_access.sql: triggers on llm-access's own tables that notify running gateways
+-- of a change at once.  Without them a change acts within GRANT_TTL_SECONDS.  It may be run again.
 --
 -- Run it as a role that has SELECT and TRIGGER on the llm_* tables, as their owner has, and may
--- create schemas.  All of it is in one schema, so this takes the triggers away again:
+-- create schemas.  All of it is in one schema, so this removes the triggers again:
 --     DROP SCHEMA image_adapter_notify CASCADE;
 
 BEGIN;
 
--- The triggers need a lock that waits for llm-access's running writes and holds up later ones.
+-- Creating a trigger takes a lock that waits for llm-access's running writes and blocks later ones.
 SET LOCAL lock_timeout = '5s';
 
 DO $$
@@ -22,9 +22,9 @@ $$;
 
 CREATE SCHEMA IF NOT EXISTS image_adapter_notify;
 
--- llm-access writes these tables, maybe by a role that may see nothing of the adapter, and a
--- trigger that failed would fail its writes.  Hence each function runs with its owner's rights and
--- a fixed path.
+-- llm-access writes these tables, maybe as a role without rights on the adapter, and a trigger that
+-- fails makes the write fail.  So each function runs with its owner's rights and a fixed
+-- search_path.
 
 CREATE OR REPLACE FUNCTION image_adapter_notify.tell() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -47,8 +47,8 @@ BEGIN
 END
 $$;
 
--- What is named is not served any more until it is read again.  A payload has to be shorter than 8000
--- bytes; a name cut short tells of all accounts.
+-- An account that is named is not served until it is read again.  A payload must be shorter than
+-- 8000 bytes; a name that is cut short matches no account, and all accounts are read again.
 CREATE OR REPLACE FUNCTION image_adapter_notify.tell_account() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -57,7 +57,7 @@ BEGIN
 END
 $$;
 
--- A key that is deleted takes its rows here along, and has told of itself.
+-- A key that is deleted deletes its rows here, too, and its own trigger has notified.
 CREATE OR REPLACE FUNCTION image_adapter_notify.tell_route() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -73,8 +73,8 @@ BEGIN
 END
 $$;
 
--- Rollups change with every text call, and each notification costs every gateway a look-up: told is
--- only whether there is quota left at all.
+-- Rollups change with every text call, and each notification costs every gateway a look-up: only a
+-- change of whether any quota is left is notified.
 CREATE OR REPLACE FUNCTION image_adapter_notify.tell_rollup() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -99,7 +99,7 @@ BEGIN
 END
 $$;
 
--- What the accounts view takes of a snapshot.
+-- The parts of a snapshot that the accounts view uses.
 CREATE OR REPLACE FUNCTION image_adapter_notify.budgets(snapshot jsonb) RETURNS jsonb
     LANGUAGE sql IMMUTABLE
     RETURN (
@@ -113,7 +113,7 @@ CREATE OR REPLACE FUNCTION image_adapter_notify.budgets(snapshot jsonb) RETURNS 
         ) AS entry
     );
 
--- Its times change with each refresh, its percentages seldom.
+-- A snapshot's times change with each refresh, its percentages seldom.
 CREATE OR REPLACE FUNCTION image_adapter_notify.tell_budgets() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -127,7 +127,7 @@ BEGIN
 END
 $$;
 
--- llm-access saves whole rows, changed or not: what counts is whether a value that is read differs.
+-- llm-access saves whole rows, changed or not: only a change of a value that is read is notified.
 
 CREATE OR REPLACE TRIGGER image_gateway_made
     AFTER INSERT OR DELETE ON public.llm_keys

@@ -1,7 +1,7 @@
--- A control plane of its own for the image gateway, for someone who has none.
--- It makes the tables (schema image_control), the contract (schema image_gateway) and the triggers
--- that tell running gateways of every change at once.  It may be run again, also over an older
--- installation, whose rows stay as they are.
+-- A control plane for the image gateway, if you have none.  It creates the tables (schema
+-- image_control), the contract (schema image_gateway) and the triggers that notify running gateways
+-- of every change at once.  It may be run again, also over an older installation, whose rows stay
+-- unchanged.
 
 BEGIN;
 
@@ -16,7 +16,7 @@ CREATE TABLE IF NOT EXISTS image_control.groups (
 );
 
 CREATE TABLE IF NOT EXISTS image_control.keys (
-    -- A log record holds so much of it, and what it names is charged.
+    -- A log record holds no more of it, and charges go by the id in the record.
     key_id                 text PRIMARY KEY CHECK (length(key_id) <= 256),
     key_name               text NOT NULL DEFAULT '',
     key_hash               text NOT NULL UNIQUE CHECK (key_hash ~ '^[0-9a-f]{64}$'),
@@ -60,7 +60,7 @@ CREATE TABLE IF NOT EXISTS image_control.accounts (
     CHECK (dialect <> 'azure' OR base_url IS NOT NULL)
 );
 
--- Calls that were charged to their key's quota, each once.  A row outlasts its key.
+-- Calls that were charged to their key's quota, each once.  A row stays when its key is removed.
 CREATE TABLE IF NOT EXISTS image_control.charges (
     request_id  text PRIMARY KEY,
     key_id      text NOT NULL,
@@ -71,8 +71,8 @@ CREATE TABLE IF NOT EXISTS image_control.charges (
 );
 CREATE INDEX IF NOT EXISTS charges_called_at ON image_control.charges (called_at);
 
--- Sealed log files that were charged to their end, known by what they hold: two instances, or two
--- machines, may well have files of one name.
+-- Sealed log files that were charged to their end, identified by their contents: two instances, or
+-- two machines, may have files of the same name.
 CREATE TABLE IF NOT EXISTS image_control.charged_files (
     digest      text PRIMARY KEY CHECK (digest ~ '^[0-9a-f]{64}$'),
     file_name   text NOT NULL,
@@ -80,7 +80,7 @@ CREATE TABLE IF NOT EXISTS image_control.charged_files (
 );
 CREATE INDEX IF NOT EXISTS charged_files_charged_at ON image_control.charged_files (charged_at);
 
--- What `image-gateway control` asks before anything else.  2 brought the charges.
+-- `image-gateway control` checks this first.  Version 2 added the charges.
 CREATE OR REPLACE FUNCTION image_control.schema_version() RETURNS integer
     LANGUAGE sql IMMUTABLE AS 'SELECT 2';
 
@@ -113,11 +113,11 @@ SELECT account_name, dialect, status, image_enabled, image_max_concurrency, base
        blocked_until, last_error
 FROM image_control.accounts;
 
--- A change is told when it is committed.  What is named, one key by its hash or one account by its
--- name, is not served any more until it is read again, not even while this database is away.  A group
--- touches an unknown number of keys, so it tells of all.  Of what a key has used a gateway only needs
--- to know whether anything is left: told of each charge, it would have no key in memory when this
--- database is away.
+-- A notification is sent when its transaction commits.  A key (by its hash) or an account (by its
+-- name) that it names is not served until it is read again, not even while this database is away.
+-- A group affects any number of keys, so its payload means all of them.  Of a key's used quota a
+-- gateway only needs to know whether anything is left: if each charge were notified, it would hold
+-- no key in memory when this database goes away.
 CREATE OR REPLACE FUNCTION image_control.tell_key() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     had_left boolean;
@@ -141,8 +141,9 @@ BEGIN
 END
 $$;
 
--- What an account has used only ranks it, and changes often.  A new account needs no naming: nothing
--- is known of it.  A payload has to be shorter than 8000 bytes; a name cut short tells of all accounts.
+-- The budget that an account has used only ranks it, and changes often: the account is not named.
+-- Nor is a new account: no gateway has it in memory.  A payload must be shorter than 8000 bytes; a
+-- name that is cut short matches no account, and all accounts are read again.
 CREATE OR REPLACE FUNCTION image_control.tell_account() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     payload text := left('account:' || OLD.account_name, 1900);

@@ -1,4 +1,4 @@
--- What the current role could change, for `image-gateway check`; no row where it could nothing.
+-- What the current role could change, for `image-gateway check`; no row if it can only read.
 SELECT 'it is a superuser' AS finding
 FROM pg_roles WHERE rolname = current_user AND rolsuper
 UNION ALL

@@ -76,7 +76,7 @@ class EventReader:
     ``idle_seconds`` is the longest silence.  Events without data, such as comments, are skipped.
     """
 
-    def __init__(  # noqa: PLR0913 - it has these parts
+    def __init__(  # noqa: PLR0913 - callers choose each of them
         self,
         response: UpstreamResponse,
         spools: Spools,

@@ -1,8 +1,8 @@
 """Settings: one pure parse from a mapping, which reports every mistake at once.
 
-``IMAGE_GATEWAY_<NAME>`` in the environment goes before the same name in lower case in the TOML
-file that ``IMAGE_GATEWAY_CONFIG`` names.  A name nobody knows is a mistake, because a misspelt
-limit is a limit that does not hold.  Files are read by the ``read`` that the caller brings.
+``IMAGE_GATEWAY_<NAME>`` in the environment wins over the same name in lower case in the TOML file
+that ``IMAGE_GATEWAY_CONFIG`` names.  An unknown name is a mistake, because a misspelt limit would
+not apply.  Files are read by the caller's ``read``.
 """
 
 import ipaddress
@@ -30,7 +30,7 @@ Read = Callable[[Path], str]
 
 
 class SettingsError(ValueError):
-    """The settings cannot be used; ``mistakes`` holds every one of them, none with a secret."""
+    """The settings are not valid; ``mistakes`` lists everything wrong, without a secret."""
 
     def __init__(self, mistakes: Sequence[str]) -> None:
         super().__init__("\n".join(mistakes))
@@ -83,16 +83,16 @@ class Settings:
     models: Mapping[str, object] = field(repr=False)
 
     def base_url(self, dialect: Dialect) -> str:
-        """Where accounts of a dialect are that name no base URL of their own; empty for none."""
+        """The base URL of a dialect's accounts that have none of their own; empty if none."""
         return (self.codex_base_url if dialect.name == "codex" else dialect.base_url) or ""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One line of the table: its default as a person would write it, what it is for, its parser.
+    """One setting: its name, its default as a person would write it, its purpose, its parser.
 
-    ``default`` None: required, or worked out where ``parse`` says so.  ``secret``: it may also
-    stand in a file that ``<NAME>_FILE`` names.
+    ``default`` None: the setting is required, or the module's ``parse`` computes its default.
+    ``secret``: the value may also come from a file that ``<NAME>_FILE`` names.
     """
 
     name: str
@@ -120,7 +120,7 @@ _UNITS: Final = {
 
 def _text(value: object) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise ValueError("must be text that is not empty")
+        raise ValueError("must be text and not empty")
     return value.strip()
 
 
@@ -218,7 +218,7 @@ def _origin(value: object) -> str:
 def _header_text(value: object) -> str:
     text = _text(value)
     if not is_sendable(text):
-        raise ValueError("holds characters that no header can carry")
+        raise ValueError("has characters that are not allowed in a header")
     return text
 
 
@@ -227,7 +227,7 @@ def _items(value: object) -> list[str]:
         return [item.strip() for item in value.split(",") if item.strip()]
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return value
-    raise ValueError("must be names, separated by commas")
+    raise ValueError("must be a list of names, separated by commas")
 
 
 def _names(value: object) -> frozenset[str]:
@@ -249,11 +249,11 @@ def _slots(value: object) -> str:
 
 def _models(value: object) -> Mapping[str, object]:
     if not isinstance(value, Mapping):
-        raise ValueError("must be tables of the TOML file: [models.NAME]")  # noqa: TRY004 - one kind
+        raise ValueError("must be tables in the TOML file: [models.NAME]")  # noqa: TRY004 - one kind
     try:
         catalogue.parse_models(value)
     except catalogue.CatalogueError as error:
-        raise ValueError(f"is not usable: {error}") from None
+        raise ValueError(f"is not valid: {error}") from None
     return value
 
 
@@ -261,19 +261,19 @@ SETTINGS: Final[Sequence[Setting]] = (
     Setting(
         "BIND",
         "127.0.0.1:19082",
-        "Where image calls arrive. Sockets that systemd passes go before it.",
+        "The address for image calls. Sockets passed by systemd take precedence.",
         _address,
     ),
     Setting(
         "OPS_BIND",
         "127.0.0.1:19083",
-        "Where `/status`, `/metrics` and `/readyz` are; each instance has its own.",
+        "The address of `/status`, `/metrics` and `/readyz`; each instance needs its own.",
         _address,
     ),
     Setting(
         "CONTROL_DATABASE_URL",
         None,
-        "The control plane's Postgres, read only.",
+        "The control plane's Postgres; the gateway only reads from it.",
         _database,
         secret=True,
         required=True,
@@ -281,7 +281,7 @@ SETTINGS: Final[Sequence[Setting]] = (
     Setting(
         "DIRECT_DATABASE_URL",
         None,
-        "The same without a transaction pooler, for LISTEN and shared slots. Default: "
+        "The same database without a transaction pooler, for LISTEN and shared slots. Default: "
         "CONTROL_DATABASE_URL.",
         _database,
         secret=True,
@@ -289,54 +289,74 @@ SETTINGS: Final[Sequence[Setting]] = (
     Setting(
         "ADMIN_DATABASE_URL",
         None,
-        "The standalone control plane's Postgres, by a role that may write; for `control` only.",
+        "The standalone control plane's Postgres, with a role that may write; only for `control`.",
         _database,
         secret=True,
     ),
-    Setting("LOG_DIR", None, "Log records. Default: systemd's, else ./logs.", _path),
-    Setting("STATE_DIR", None, "What outlives a restart. Default: systemd's, else ./state.", _path),
+    Setting(
+        "LOG_DIR",
+        None,
+        "The folder for log records. Default: systemd's LOGS_DIRECTORY, else ./logs.",
+        _path,
+    ),
+    Setting(
+        "STATE_DIR",
+        None,
+        "The folder for what outlives a restart. Default: systemd's STATE_DIRECTORY, else ./state.",
+        _path,
+    ),
     Setting("LOG_MAX_FILE_BYTES", "64 MiB", "A log file is sealed at this size.", _size),
     Setting("LOG_MAX_FILE_SECONDS", "86400", "A log file is sealed at this age.", _seconds),
-    Setting("LOG_MAX_FILES", "30", "Sealed log files that are kept.", _count),
+    Setting("LOG_MAX_FILES", "30", "How many sealed log files are kept.", _count),
     Setting(
         "PROMPT_HASH_KEY",
         None,
-        "Key of the prompts' hash in the log. Default: made once in STATE_DIR.",
+        "The key that hashes prompts in the log. Default: generated once, kept in STATE_DIR.",
         _hash_key,
         secret=True,
     ),
-    Setting("GRANT_TTL_SECONDS", "5", "How long a key or the accounts count as fresh.", _seconds),
+    Setting(
+        "GRANT_TTL_SECONDS",
+        "5",
+        "How long keys and accounts count as fresh after they were read.",
+        _seconds,
+    ),
     Setting(
         "GRANT_MAX_STALE_SECONDS",
         "600",
-        "How long what was known is served while Postgres is down.",
+        "How long keys and accounts that were read before serve calls while Postgres is down.",
         _seconds,
     ),
     Setting("START_WAIT_SECONDS", "30", "How long a start waits for Postgres.", _seconds),
     Setting("DRAIN_SECONDS", "630", "How long a stop waits for calls in flight.", _seconds),
     Setting("MAX_REQUEST_BYTES", "64 MiB", "The largest request body.", _size),
     Setting("MAX_PART_BYTES", "50 MB", "The largest picture in a multipart body.", _size),
-    Setting("MAX_PARTS", "64", "Parts of a multipart body.", _count),
-    Setting("MEMORY_BUDGET_BYTES", "256 MiB", "Request bytes held in memory, all calls.", _size),
-    Setting("SPOOL_BUDGET_BYTES", "4 GiB", "Request bytes held on disk, all calls.", _size),
-    Setting("SPOOL_DIR", "/var/tmp", "Where bodies over 1 MiB wait, in unnamed files.", _path),  # noqa: S108 - files there have no name
+    Setting("MAX_PARTS", "64", "The most parts that a multipart body may have.", _count),
+    Setting("MEMORY_BUDGET_BYTES", "256 MiB", "Request bytes of all calls in memory.", _size),
+    Setting("SPOOL_BUDGET_BYTES", "4 GiB", "Request bytes of all calls on disk.", _size),
+    Setting("SPOOL_DIR", "/var/tmp", "The folder for bodies over 1 MiB, in unnamed files.", _path),  # noqa: S108 - files there have no name
     Setting("BODY_SECONDS", "120", "A request body must be complete within this time.", _seconds),
-    Setting("BODY_IDLE_SECONDS", "20", "The longest silence within a request body.", _seconds),
-    Setting("SEND_SECONDS", "60", "The longest that a client may block an answer.", _seconds),
+    Setting("BODY_IDLE_SECONDS", "20", "The longest pause within a request body.", _seconds),
+    Setting("SEND_SECONDS", "60", "How long a client may block its answer.", _seconds),
     Setting(
         "TOTAL_SECONDS",
         "570",
-        "From the complete body to the upstream's headers, in a stream to its last picture; all "
-        "attempts. Under the SDKs' 600.",
+        "From the complete body to the upstream's headers, or to the last picture of a stream, "
+        "over all attempts. Below the SDKs' 600.",
         _seconds,
     ),
-    Setting("CONNECT_SECONDS", "10", "The longest connect to an upstream.", _seconds),
-    Setting("UPSTREAM_IDLE_SECONDS", "60", "The longest silence in a begun answer.", _seconds),
+    Setting("CONNECT_SECONDS", "10", "How long a connect to an upstream may take.", _seconds),
+    Setting(
+        "UPSTREAM_IDLE_SECONDS",
+        "60",
+        "The longest pause within an upstream's answer.",
+        _seconds,
+    ),
     *(
         Setting(
             f"{dialect.name.upper()}_SECONDS",
             f"{dialect.attempt_seconds:g}",
-            f"One attempt at {dialect.described}.",
+            f"How long one attempt at {dialect.described} may take.",
             _seconds,
         )
         for dialect in DIALECTS.values()
@@ -344,52 +364,52 @@ SETTINGS: Final[Sequence[Setting]] = (
     Setting(
         "KEEPALIVE_SECONDS",
         "15",
-        "A stream in which nothing moves for so long gets a comment.",
+        "A stream that is silent for this long gets a comment.",
         _seconds,
     ),
     Setting(
         "SLOTS",
         "shared",
-        "Who counts the accounts' slots: all processes together (`shared`), or each its own "
-        "(`process`, for one instance alone).",
+        "Whether all processes count the accounts' slots together (`shared`), or each process "
+        "counts its own (`process`, only for a single instance).",
         _slots,
     ),
-    Setting("SLOT_WAIT_SECONDS", "30", "How long a call waits for a slot; 0: not at all.", _wait),
-    Setting("SLOT_QUEUE", "100", "Calls that may wait for a slot.", _count),
+    Setting("SLOT_WAIT_SECONDS", "30", "How long a call waits for a slot; 0: no wait.", _wait),
+    Setting("SLOT_QUEUE", "100", "How many calls may wait for a slot.", _count),
     Setting(
         "BUDGET_THRESHOLD_PERCENT",
         "95",
-        "From this spent share of its budget on an account comes last.",
+        "An account that has spent this share of its budget is used last.",
         _percent,
     ),
-    Setting("DEFAULT_MODEL", "gpt-image-2", "The model of a call that names none.", _text),
+    Setting("DEFAULT_MODEL", "gpt-image-2", "The model of calls that name none.", _text),
     Setting(
         "FORWARD_PARAMETERS",
         "",
-        "Unknown parameters that are passed on rather than refused.",
+        "Unknown parameters that are passed on instead of refused.",
         _names,
     ),
     Setting(
         "CODEX_BASE_URL",
         codex.DIALECT.base_url,
-        "Where Codex accounts without a base URL are.",
+        "The base URL of Codex accounts that have none of their own.",
         _base_url,
     ),
-    Setting("CODEX_CLIENT_VERSION", "0.169.0", "The version we name to Codex.", _header_text),
+    Setting("CODEX_CLIENT_VERSION", "0.169.0", "The client version sent to Codex.", _header_text),
     Setting(
         "TEXT_API_URL",
         None,
-        "Scheme, host and port of the text API, for calls on the Responses paths that ask for no "
-        "picture. Without it they are refused.",
+        "Scheme, host and port of the text API, for calls on the Responses paths that do not ask "
+        "for a picture. Without it they are refused.",
         _origin,
     ),
     Setting(
         "TRUSTED_PROXIES",
         "127.0.0.0/8, ::1",
-        "Whose X-Forwarded-For is believed.",
+        "Networks whose X-Forwarded-For is trusted.",
         _networks,
     ),
-    Setting("MODELS", None, "More models, as tables of the TOML file: [models.NAME].", _models),
+    Setting("MODELS", None, "More models, as tables in the TOML file: [models.NAME].", _models),
 )
 """The table in systemd/README.md, in its order."""
 
@@ -400,9 +420,12 @@ _BY_NAME: Final = {setting.name: setting for setting in SETTINGS}
 
 
 def parse(environment: Mapping[str, str], read: Read) -> Settings:
-    """Settings from the environment and the TOML file it may name.  Raises ``SettingsError``."""
+    """Settings from the environment and the TOML file that it may name.
+
+    Raises ``SettingsError``.
+    """
     mistakes: list[str] = []
-    raw = _resolve_files(_given(environment, read, mistakes), read, mistakes)
+    raw = _resolve_files(_read_all(environment, read, mistakes), read, mistakes)
     values: dict[str, Any] = {}
     for setting in SETTINGS:
         value: object = raw.get(setting.name, setting.default)
@@ -416,7 +439,7 @@ def parse(environment: Mapping[str, str], read: Read) -> Settings:
             mistakes.append(f"{PREFIX}{setting.name} {error}")
     if mistakes:
         raise SettingsError(mistakes)
-    values.pop("admin_database_url", None)  # the daemon never holds what could write
+    values.pop("admin_database_url", None)  # the daemon must not be able to write
     values.setdefault("direct_database_url", values["control_database_url"])
     values["attempt_seconds"] = {name: values.pop(f"{name}_seconds") for name in DIALECTS}
     values.setdefault("prompt_hash_key", None)
@@ -428,24 +451,24 @@ def parse(environment: Mapping[str, str], read: Read) -> Settings:
 
 
 def parse_one(environment: Mapping[str, str], read: Read, name: str) -> Any:
-    """One setting alone, for a command that needs no more; None where nothing gives it.
+    """The value of one setting; None if it is unset and has no default.
 
-    Whatever else is wrong is none of its business.  Raises ``SettingsError``.
+    The values of other settings are not checked.  Raises ``SettingsError``.
     """
     mistakes: list[str] = []
-    given = _given(environment, read, mistakes)
-    own = {key: given[key] for key in (name, f"{name}_FILE") if key in given}
+    values = _read_all(environment, read, mistakes)
+    own = {key: values[key] for key in (name, f"{name}_FILE") if key in values}
     setting = _BY_NAME[name]
     value: object = _resolve_files(own, read, mistakes).get(name, setting.default)
-    found = None
+    result = None
     if value is not None:
         try:
-            found = setting.parse(value)
+            result = setting.parse(value)
         except ValueError as error:
             mistakes.append(f"{PREFIX}{name} {error}")
     if mistakes:
         raise SettingsError(mistakes)
-    return _folder(environment, name) if found is None and name in _FOLDERS else found
+    return _folder(environment, name) if result is None and name in _FOLDERS else result
 
 
 _FOLDERS: Final = {"LOG_DIR": ("LOGS_DIRECTORY", "logs"), "STATE_DIR": ("STATE_DIRECTORY", "state")}
@@ -457,8 +480,8 @@ def _folder(environment: Mapping[str, str], name: str) -> Path:
     return Path(environment.get(variable, fallback).split(":")[0])
 
 
-def _given(environment: Mapping[str, str], read: Read, mistakes: list[str]) -> dict[str, object]:
-    """What stands in the file and, before it, in the environment; by names in upper case."""
+def _read_all(environment: Mapping[str, str], read: Read, mistakes: list[str]) -> dict[str, object]:
+    """The values of the file and of the environment, which wins; names in upper case."""
     return _from_file(environment, read, mistakes) | {
         name.removeprefix(PREFIX): value
         for name, value in environment.items()
@@ -478,7 +501,7 @@ def _from_file(
         mistakes.append(f"{PREFIX}CONFIG: {name} cannot be read: {_reason(error)}")
         return {}
     except tomllib.TOMLDecodeError as error:
-        mistakes.append(f"{PREFIX}CONFIG: {name} is no valid TOML: {error}")
+        mistakes.append(f"{PREFIX}CONFIG: {name} is not valid TOML: {error}")
         return {}
     mistakes += [
         f"{name}: {key} must be written in lower case" for key in document if key != key.lower()
@@ -487,26 +510,26 @@ def _from_file(
 
 
 def _resolve_files(
-    given: Mapping[str, object], read: Read, mistakes: list[str]
+    values: Mapping[str, object], read: Read, mistakes: list[str]
 ) -> dict[str, object]:
-    """Settings by their own names: ``<NAME>_FILE`` replaced by what the file holds."""
+    """The values with each ``<NAME>_FILE`` replaced by ``<NAME>`` and the content of the file."""
     raw: dict[str, object] = {}
-    for name, value in given.items():
+    for name, value in values.items():
         plain = name.removesuffix("_FILE")
         if name in _BY_NAME:
             raw[name] = value
         elif plain in _BY_NAME and _BY_NAME[plain].secret:
-            if plain in given:
-                mistakes.append(f"{PREFIX}{plain} and {PREFIX}{name} are both given")
+            if plain in values:
+                mistakes.append(f"{PREFIX}{plain} and {PREFIX}{name} are both set; remove one")
             try:
                 raw[plain] = read(Path(str(value)))
             except (OSError, UnicodeDecodeError) as error:
-                # Somebody may have put the secret itself where the path of its file belongs.
-                looks_secret = any(sign in str(value) for sign in "@=")
-                shown = "what it names" if looks_secret else value
-                mistakes.append(f"{PREFIX}{name}: {shown} cannot be read: {_reason(error)}")
+                # An operator may have set the secret itself instead of the path of its file.
+                looks_secret = any(character in str(value) for character in "@=")
+                path = "the file that it names" if looks_secret else value
+                mistakes.append(f"{PREFIX}{name}: {path} cannot be read: {_reason(error)}")
         else:
-            mistakes.append(f"{PREFIX}{name} is no setting")
+            mistakes.append(f"unknown setting {PREFIX}{name}")
     return raw
 
 

@@ -1,7 +1,7 @@
 """The composition root: owns every resource, and decides when to stop.
 
-``serve`` opens things in the order in which they are needed and closes them in the opposite
-one: the log is the first to open and the last to close, so that every record finds it.
+``serve`` opens resources in the order in which they are needed and closes them in reverse: the log
+opens first and closes last, so that every record can be written.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ from image_gateway.ops.server import OpsApp, OpsListener
 
 _SHORTEST_PROMPT_KEY: Final = 16
 _STOP_SECONDS: Final = 30.0
-"""What a stop takes beside the drain, at the most."""
+"""The longest that a stop takes after the drain."""
 _RETRY_POSTGRES_SECONDS: Final = 1.0
 _PROMPT_KEY_FILE: Final = "prompt-hash-key"
 
@@ -54,7 +54,7 @@ class StartError(Exception):
 
 
 def load_catalogue(settings: Settings) -> catalogue.Catalogue:
-    """The shipped catalogue with the settings' own models."""
+    """The shipped catalogue with the models of the settings."""
     text = (
         resources.files("image_gateway.core.request").joinpath("catalogue.toml").read_text("utf-8")
     )
@@ -78,38 +78,38 @@ async def serve(settings: Settings) -> None:
             app = await _open_context(settings, stack)
             on_hangup(app.logs.reopen)
             await _read_accounts(app.control_plane)
-            port: Listener | None = None
+            image_port: Listener | None = None
             is_up = False
-            paths = ImageApp(app, lambda: port is not None and port.draining)
-            port = Listener(paths, _sockets(settings), settings.send_seconds)
-            ops_page = OpsApp(app, lambda: is_up and not stop.is_set())
+            image_app = ImageApp(app, lambda: image_port is not None and image_port.draining)
+            image_port = Listener(image_app, _sockets(settings), settings.send_seconds)
+            ops_app = OpsApp(app, lambda: is_up and not stop.is_set())
             ops_port = OpsListener(
-                ops_page, [_bind("OPS_BIND", settings.ops_bind)], ops.SEND_SECONDS
+                ops_app, [_bind("OPS_BIND", settings.ops_bind)], ops.SEND_SECONDS
             )
             await ops_port.start()
             stack.push_async_callback(ops_port.close)
-            await port.start()
+            await image_port.start()
             is_up = True
             systemd.notify(os.environ, "READY=1")
             watchdog = asyncio.create_task(
-                systemd.keep_watchdog(os.environ, partial(_in_a_line, port, stop))
+                systemd.keep_watchdog(os.environ, partial(_status_line, image_port, stop))
             )
             stack.callback(watchdog.cancel)
             _log.info("accepting on %s:%d", *settings.bind)
             await stop.wait()
-            # However the unit's own time was meant: what still draws is not to be killed.
+            # Whatever TimeoutStopSec the unit has, systemd must not kill calls that still run.
             seconds = settings.drain_seconds + _STOP_SECONDS
             systemd.notify(
                 os.environ,
-                f"STOPPING=1\nSTATUS=stopping, {port.connections} in flight\n"
+                f"STOPPING=1\nSTATUS=stopping, {image_port.connections} in flight\n"
                 f"EXTEND_TIMEOUT_USEC={seconds * 1e6:.0f}",
             )
             _log.info(
-                "stopping: %d calls in flight have %.0f s",
-                port.connections,
+                "stopping: %d calls in flight have %.0f s to end",
+                image_port.connections,
                 settings.drain_seconds,
             )
-            await port.stop(settings.drain_seconds)
+            await image_port.stop(settings.drain_seconds)
     _log.info("stopped")
 
 
@@ -120,13 +120,15 @@ async def _open_context(settings: Settings, stack: AsyncExitStack) -> AppContext
     try:
         request_log = stack.enter_context(RequestLog(settings.log_dir, rotation, time.time))
     except OSError as error:
-        raise StartError(f"LOG_DIR {settings.log_dir}: {error.strerror}") from None
+        raise StartError(
+            f"LOG_DIR {settings.log_dir} is not a writable directory: {error.strerror}"
+        ) from None
     prompt_key = load_prompt_key(settings)
     spools = stack.enter_context(
         Spools(settings.spool_dir, settings.memory_budget_bytes, settings.spool_budget_bytes)
     )
     if not settings.spool_dir.is_dir() or not os.access(settings.spool_dir, os.W_OK):
-        raise StartError(f"SPOOL_DIR {settings.spool_dir} is no folder that can be written")
+        raise StartError(f"SPOOL_DIR {settings.spool_dir} is not a writable directory")
     plane = await stack.enter_async_context(
         ControlPlane(
             settings.control_database_url,
@@ -141,7 +143,7 @@ async def _open_context(settings: Settings, stack: AsyncExitStack) -> AppContext
             settings.direct_database_url if is_shared else None,
             settings.slot_queue,
             starts,
-            partial(_slots_now, plane),
+            partial(_current_slots, plane),
         )
     )
     text_api = None
@@ -167,23 +169,23 @@ async def _open_context(settings: Settings, stack: AsyncExitStack) -> AppContext
 
 
 async def _read_accounts(plane: ControlPlane) -> None:
-    """So that whoever watches sees them before the first call; calls do without it."""
+    """Let the ops port show accounts before the first call; calls do not depend on it."""
     with contextlib.suppress(UnavailableError):
         await plane.accounts()
 
 
-def _in_a_line(port: Listener, stop: asyncio.Event) -> str:
-    return f"{'stopping' if stop.is_set() else 'accepting'}, {port.connections} in flight"
+def _status_line(image_port: Listener, stop: asyncio.Event) -> str:
+    return f"{'stopping' if stop.is_set() else 'accepting'}, {image_port.connections} in flight"
 
 
-def _slots_now(plane: ControlPlane, candidate: Candidate) -> int:
-    """An account's slots as they were read last."""
+def _current_slots(plane: ControlPlane, candidate: Candidate) -> int:
+    """The slots of an account, as they were last read."""
     account = plane.known_accounts()[0].get(candidate.account_name)
     return candidate.limit if account is None else account.image_max_concurrency
 
 
 async def _wait_for_control_plane(settings: Settings, stop: asyncio.Event) -> None:
-    """Until Postgres answers and holds the contract, or ``START_WAIT_SECONDS`` are over."""
+    """Wait until Postgres answers, for up to ``START_WAIT_SECONDS``, and check the contract."""
     deadline = time.monotonic() + settings.start_wait_seconds
     while True:
         try:
@@ -201,7 +203,7 @@ async def _wait_for_control_plane(settings: Settings, stop: asyncio.Event) -> No
 
 
 async def _refuse_pooler(settings: Settings) -> None:
-    """Through a pooler locks would be taken and never given back, by nobody to be seen."""
+    """Through a pooler, locks would be taken and never released, and nobody would notice."""
     try:
         is_pooled = await contract.is_pooled(settings.direct_database_url)
     except UnavailableError as error:
@@ -222,7 +224,9 @@ def _bind(name: str, address: Address) -> socket.socket:
     try:
         return listener.bind(address)
     except OSError as error:
-        raise StartError(f"{name} {address[0]}:{address[1]}: {error.strerror}") from None
+        raise StartError(
+            f"cannot listen on {name} {address[0]}:{address[1]}: {error.strerror}"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -246,10 +250,10 @@ def _signals(stop: asyncio.Event) -> Iterator[Callable[[Callable[[], None]], Non
 
 
 def load_prompt_key(settings: Settings) -> bytes:
-    """The prompts' hash key: the settings' own, else the one kept in STATE_DIR.
+    """The key that hashes prompts: the setting, else the one kept in STATE_DIR.
 
-    Two instances that start at once agree on one: it is made under another name and linked to its
-    own, which only one of them can do.
+    Two instances that start at once agree on one key: it is written under another name and then
+    linked to its final name, which only one of them can do.
     """
     if settings.prompt_hash_key is not None:
         return settings.prompt_hash_key.reveal().encode()
@@ -260,9 +264,14 @@ def load_prompt_key(settings: Settings) -> bytes:
             _make_key_file(path)
         key = path.read_bytes().strip()
     except OSError as error:
-        raise StartError(f"STATE_DIR {settings.state_dir}: {error.strerror}") from None
+        raise StartError(
+            f"STATE_DIR {settings.state_dir} cannot be used: {error.strerror}"
+        ) from None
     if len(key) < _SHORTEST_PROMPT_KEY:
-        raise StartError(f"{path} holds no key of 16 bytes or more; remove it to have one made")
+        raise StartError(
+            f"{path} holds a key of fewer than 16 bytes. Remove the file; the gateway then "
+            "generates a key"
+        )
     return key
 
 

@@ -22,7 +22,7 @@ from image_gateway.edge.upstream.text_api import TextApi
 
 @dataclass(frozen=True)
 class AppContext:
-    """Settings, resources, and what is counted over all requests."""
+    """Settings, resources, and the counts over all requests."""
 
     settings: Settings
     catalogue: Catalogue
@@ -35,7 +35,7 @@ class AppContext:
     """The accounts' slots."""
     starts: StartClock
     text_api: TextApi | None
-    """Where calls on the Responses paths go that ask for no picture."""
+    """Gets the calls on the Responses paths that do not ask for a picture."""
     prompt_key: bytes = field(repr=False)
     key_slots: SlotTable = field(default_factory=SlotTable)
     cooldowns: CooldownTracker = field(default_factory=CooldownTracker)
@@ -43,10 +43,10 @@ class AppContext:
     tracker: CallTracker = field(default_factory=CallTracker)
     """The calls in flight and those of the last hour."""
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
-    """When it was built."""
+    """When the context was built."""
 
     def now(self) -> ranking.State:
-        """The moment as routing sees it."""
+        """The state that routing decides by, at this moment."""
         return ranking.State(
             self.slots.in_use,
             self.cooldowns,

@@ -222,9 +222,8 @@ async def test_a_port_that_is_taken_is_told_in_one_line(
         other.listen()
         gateway.launch()
         assert await asyncio.to_thread(gateway.wait) == 1
-    assert (
-        f"image-gateway: BIND 127.0.0.1:{gateway.port}: Address already in use" in gateway.words()
-    )
+    said = f"cannot listen on BIND 127.0.0.1:{gateway.port}: Address already in use"
+    assert f"image-gateway: {said}" in gateway.words()
     assert "Traceback" not in gateway.words()
 
 

@@ -1,4 +1,8 @@
-"""The command line.  Mistakes are told in plain words on stderr, one line each."""
+"""Run an image gateway, check its settings, or use its control plane and its logs.
+
+This is the command line; the line above is its description in ``--help``.  Errors go to stderr,
+one line each.
+"""
 
 import argparse
 import asyncio
@@ -22,34 +26,36 @@ from image_gateway.edge.records import writer
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; gives the exit code."""
+    """Run a command; return the exit code."""
     args = parser().parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = args.run
     return run(args)
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line with all its commands."""
-    made = _Parser(prog="image-gateway", description=__doc__.partition("\n")[0])
-    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    """The parser of the command line, with all commands."""
+    root = _Parser(prog="image-gateway", description=__doc__.partition("\n")[0])
+    commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("serve", help="run the gateway").set_defaults(run=_serve)
-    commands.add_parser(
-        "check", help="hold settings, contract, role and accounts against each other"
-    ).set_defaults(run=_check)
+    commands.add_parser("check", help="check settings, contract, role and accounts").set_defaults(
+        run=_check
+    )
     schema = commands.add_parser("schema", help="print SQL for the control plane's database")
     schema.add_argument("name", choices=sql.ADAPTERS)
     schema.set_defaults(run=_schema)
-    demo = commands.add_parser("demo", help="show the gateway at work, everything embedded")
-    demo.add_argument("--once", action="store_true", help="end after the calls")
+    demo = commands.add_parser(
+        "demo", help="run a demo with an embedded Postgres and a sample upstream"
+    )
+    demo.add_argument("--once", action="store_true", help="exit after the sample calls")
     demo.set_defaults(run=_demo)
     control.add_command(commands)
     logs.add_command(commands)
     commands.add_parser("version", help="print the version").set_defaults(run=_version)
-    return made
+    return root
 
 
 class _Parser(argparse.ArgumentParser):
-    """Mistakes in the usage are settings mistakes: 64, not argparse's 2."""
+    """Wrong usage exits with 64, as wrong settings do, not with argparse's 2."""
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
@@ -98,11 +104,11 @@ def _check(_: argparse.Namespace) -> int:
     except (ContractError, UnavailableError) as error:
         complain(f"the control plane cannot be used: {error}")
         return CONTROL_PLANE_UNUSABLE
-    say(f"ok: the control plane holds contract version {contract.CONTRACT_VERSION}")
+    say(f"ok: the control plane provides contract version {contract.CONTRACT_VERSION}")
     for finding in findings.writable:
         say(
-            f"warning: the role could write: {finding}. `image-gateway schema reader` prints a "
-            "role that cannot"
+            f"warning: the role can write: {finding}. `image-gateway schema reader` prints SQL "
+            "for a role that cannot"
         )
     if not findings.writable:
         say("ok: the role can only read")
@@ -124,7 +130,7 @@ def _check(_: argparse.Namespace) -> int:
     if is_pooled:
         complain(contract.POOLED)
         return BAD_SETTINGS
-    say("ok: DIRECT_DATABASE_URL is no transaction pooler")
+    say("ok: DIRECT_DATABASE_URL does not lead through a transaction pooler")
     return OK
 
 
@@ -142,7 +148,9 @@ def _demo(args: argparse.Namespace) -> int:
     try:
         from image_gateway.demo import run  # noqa: PLC0415 - its libraries are an extra
     except ModuleNotFoundError as error:
-        complain(f"the demo needs {error.name}: pip install '.[demo]' in the project's folder")
+        complain(
+            f"the demo needs {error.name}: run pip install '.[demo]' in the folder of the project"
+        )
         return FAILED
     return run(once=args.once)
 

@@ -80,7 +80,7 @@ def test_check_is_content_with_the_reader_and_the_standalone_schema(plane: Plane
     plane.add_account("one", None)
     done = command("check", control_database_url=plane.reader_url)
     assert done.returncode == 0, done.stderr
-    assert "ok: the control plane holds contract version 1" in done.stdout
+    assert "ok: the control plane provides contract version 1" in done.stdout
     assert "ok: the role can only read" in done.stdout
     assert "ok: 1 of 1 accounts are usable" in done.stdout
     assert "warning" not in done.stdout
@@ -92,7 +92,7 @@ def test_check_tells_of_a_role_that_could_write_and_of_broken_accounts(plane: Pl
     plane.add_account("west", "https://west.openai.azure.com", dialect="azure")
     done = command("check", control_database_url=plane.url)
     assert done.returncode == 0
-    assert "warning: the role could write: it is a superuser" in done.stdout
+    assert "warning: the role can write: it is a superuser" in done.stdout
     assert "image-gateway schema reader" in done.stdout
     assert "warning: left out of service: account odd: base_url" in done.stdout
     assert "hush" not in done.stdout
@@ -147,7 +147,7 @@ def test_check_finds_a_transaction_pooler_and_says_what_to_do(plane: Plane) -> N
         assert "IMAGE_GATEWAY_DIRECT_DATABASE_URL to Postgres itself" in done.stderr
         cured = command("check", control_database_url=pooled, direct_database_url=plane.url)
         assert cured.returncode == 0, cured.stderr
-        assert "ok: DIRECT_DATABASE_URL is no transaction pooler" in cured.stdout
+        assert "ok: DIRECT_DATABASE_URL does not lead through a transaction pooler" in cured.stdout
 
 
 def test_check_of_bad_settings_exits_with_64_and_tells_them_all() -> None:

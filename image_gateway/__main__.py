@@ -1,4 +1,4 @@
-"""Run an image gateway, check its settings, or use its control plane and its logs.
+"""Run the image gateway, check its settings, or use its control plane and logs.
 
 This is the command line; the line above is its description in ``--help``.  Errors go to stderr,
 one line each.

@@ -1,4 +1,4 @@
-"""Settings for commands, which need one or two of them and no daemon."""
+"""Settings for commands, which need only one or two of them."""
 
 import os
 from pathlib import Path
@@ -8,12 +8,12 @@ from image_gateway import config
 
 
 def read(path: Path) -> str:
-    """A file that a setting names."""
+    """The text of a file that a setting names."""
     return path.read_text("utf-8").strip()
 
 
 def setting(name: str) -> Any:
-    """One setting alone, for a command that needs no more; None where nothing gives it.
+    """The value of one setting; None if it is unset and has no default.
 
     Raises ``config.SettingsError``.
     """

@@ -1,7 +1,7 @@
-"""How a command ends: its exit codes, and every way to end early.
+"""The exit codes of commands, and the errors that end a command early.
 
 Exit codes follow sysexits(3): 0 done, 1 failed, 64 bad settings or usage, 69 the control plane
-cannot be used.  The last two are what a shell makes of a command that SIGINT or SIGPIPE ended.
+cannot be used.  The last two are those that a shell reports after SIGINT or SIGPIPE.
 """
 
 import argparse
@@ -24,7 +24,7 @@ PIPE_CLOSED: Final = 141
 
 
 class CommandError(Exception):
-    """A command cannot do what it was asked; says why, and the exit code."""
+    """A command failed; holds the message for the operator and the exit code."""
 
     def __init__(self, message: str, code: int = FAILED) -> None:
         super().__init__(message)
@@ -34,11 +34,11 @@ class CommandError(Exception):
 def handled(
     handler: Callable[[argparse.Namespace], None],
 ) -> Callable[[argparse.Namespace], int]:
-    """A handler that gives the exit code, whatever way ``handler`` ends."""
+    """``handler`` with its errors reported on stderr; returns the exit code."""
 
     def run(args: argparse.Namespace) -> int:
         if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="backslashreplace")  # names that its encoding has not
+            sys.stdout.reconfigure(errors="backslashreplace")  # for names that stdout cannot encode
         try:
             handler(args)
             sys.stdout.flush()
@@ -52,12 +52,12 @@ def handled(
         except KeyboardInterrupt:
             return INTERRUPTED
         except BrokenPipeError:
-            # The interpreter flushes once more at its end, and would complain.
-            with Path(os.devnull).open("wb") as nowhere:
-                os.dup2(nowhere.fileno(), sys.stdout.fileno())
+            # The interpreter flushes stdout again at exit, which would fail again.
+            with Path(os.devnull).open("wb") as devnull:
+                os.dup2(devnull.fileno(), sys.stdout.fileno())
             return PIPE_CLOSED
         except OSError as error:
-            complain(f"{escaped(str(error.filename or 'the result'))}: {error.strerror}")
+            complain(f"{escaped(str(error.filename or 'the output'))}: {error.strerror}")
             return FAILED
         return OK
 

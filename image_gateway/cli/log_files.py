@@ -1,4 +1,4 @@
-"""The log files that a command is asked about: the option that names them, and finding them."""
+"""The log files that a command reads: the ``--dir`` option, and how the files are found."""
 
 import argparse
 from pathlib import Path
@@ -18,20 +18,20 @@ _UNSET: Final = config.parse_one({}, read, "LOG_DIR")
 
 
 def add_dir(parser: argparse.ArgumentParser) -> None:
-    """The option that ``find_files`` goes by."""
+    """Add the option that ``find_files`` reads."""
     parser.add_argument(
         "--dir",
         action="append",
         type=Path,
         default=[],
-        help="a folder with log files, or one above; may be repeated; default: LOG_DIR",
+        help="a folder with log files, or its parent; may be repeated (default: LOG_DIR)",
     )
 
 
 def find_files(args: argparse.Namespace) -> list[RecordFile]:
     """The record files, at least one.
 
-    Raises ``CommandError`` where there is none, ``config.SettingsError``, and ``OSError``.
+    Raises ``CommandError`` if there are none, ``config.SettingsError``, and ``OSError``.
     """
     missing = [escaped(str(folder)) for folder in args.dir if not folder.is_dir()]
     if missing:
@@ -39,8 +39,10 @@ def find_files(args: argparse.Namespace) -> list[RecordFile]:
     folders: list[Path] = args.dir or [_default_folder()]
     files = reader.find(folders)
     if not files:
-        looked_in = ", ".join(escaped(str(folder)) for folder in folders)
-        raise CommandError(f"no log files in {looked_in}, nor in a folder in it; see --dir")
+        searched = ", ".join(escaped(str(folder)) for folder in folders)
+        raise CommandError(
+            f"no log files in {searched}, or in a folder directly in it; name the folder by --dir"
+        )
     return files
 
 
@@ -51,8 +53,8 @@ def _default_folder() -> Path:
 
 
 def complain_of(reading: Reading) -> None:
-    """What of a reading was no record, or was gone."""
+    """Report lines that held no record, and files that were gone."""
     if reading.skipped_lines:
-        complain(f"{counted(reading.skipped_lines, 'line')} passed over that held no record")
+        complain(f"skipped {counted(reading.skipped_lines, 'line')} without a record")
     if reading.gone_files:
-        complain(f"{counted(reading.gone_files)} not read: pruned since the command began")
+        complain(f"skipped {counted(reading.gone_files)}: pruned since the command began")

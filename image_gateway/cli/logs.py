@@ -1,8 +1,7 @@
-"""``image-gateway logs``: what the log records tell, over all files of all instances.
+"""``image-gateway logs``: reports on the log records of all files of all instances.
 
-Nothing here needs the daemon, its settings (but ``LOG_DIR``) or the control plane; files are only
-read.  What stands in a record is data from outside, so people are shown it with whatever would
-move a terminal's cursor escaped.
+The commands need no daemon, no control plane and no setting but ``LOG_DIR``, and only read files.
+Records hold data from outside, so people see it with control characters escaped.
 """
 
 import argparse
@@ -16,12 +15,13 @@ from image_gateway.cli import log_files, output
 from image_gateway.cli.exits import BAD_SETTINGS, CommandError, handled
 from image_gateway.cli.log_files import complain_of, find_files
 from image_gateway.cli.output import Progress, counted, escaped, say
-from image_gateway.core.records import record, summary
+from image_gateway.core.records import summary
+from image_gateway.core.records.record import AttemptRecord
 from image_gateway.core.records.summary import KeyUsage, Record, Summary, Table, Tally
 from image_gateway.edge.records import reader
 from image_gateway.edge.records.reader import Reading, RecordFile
 
-_HEADS: Final = (
+_HEADINGS: Final = (
     "calls",
     "errors",
     *(f"p{percent} s" for percent in summary.PERCENTS),
@@ -32,44 +32,47 @@ _HEADS: Final = (
     "tokens",
     "images",
 )
-_ATTEMPT: Final = tuple(item.name for item in fields(record.AttemptRecord))
+_ATTEMPT_FIELDS: Final = tuple(item.name for item in fields(AttemptRecord))
 
 
 def add_command(commands: "argparse._SubParsersAction[Any]") -> None:
     """Put ``logs`` on the command line."""
-    places = argparse.ArgumentParser(add_help=False)
-    log_files.add_dir(places)
-    places.add_argument("--json", action="store_true", help="one JSON document, for programs")
+    source = argparse.ArgumentParser(add_help=False)
+    log_files.add_dir(source)
+    source.add_argument("--json", action="store_true", help="print one JSON document")
     window = argparse.ArgumentParser(add_help=False)
-    for name, which in (("--since", "from then on"), ("--until", "before then")):
+    for name, which in (("--since", "at T or later"), ("--until", "before T")):
         window.add_argument(
             name,
             type=_moment,
             metavar="T",
-            help=f"calls that came {which}: a time (UTC without an offset), or 90m, 24h, 7d ago",
+            help=f"only calls that came {which}; T is a time (UTC without an offset), or a span "
+            "back from now such as 90m, 24h, 7d",
         )
 
-    kinds = commands.add_parser("logs", help="tell what the log records hold").add_subparsers(
+    reports = commands.add_parser("logs", help="report on the log records").add_subparsers(
         dest="report", required=True, metavar="REPORT"
     )
-    summed = kinds.add_parser(
-        "summary", parents=[window, places], help="counts, latencies, bytes, tokens and images"
+    summary_parser = reports.add_parser(
+        "summary", parents=[window, source], help="sum up calls, latencies, bytes, tokens, images"
     )
-    summed.add_argument(
+    summary_parser.add_argument(
         "--by",
         nargs="+",
         action="extend",
         choices=summary.DIMENSIONS,
-        help="one table for each; default: all",
+        help="print only these tables (default: all)",
     )
-    summed.set_defaults(run=handled(_summary))
-    found = kinds.add_parser("find", parents=[places], help="the record of one request")
-    found.add_argument("request_id", metavar="REQUEST_ID")
-    found.set_defaults(run=handled(_find))
-    used = kinds.add_parser(
-        "usage", parents=[window, places], help="what each key used, for other control planes"
+    summary_parser.set_defaults(run=handled(_summary))
+    find_parser = reports.add_parser(
+        "find", parents=[source], help="show the record of one request"
     )
-    used.set_defaults(run=handled(_usage))
+    find_parser.add_argument("request_id", metavar="REQUEST_ID")
+    find_parser.set_defaults(run=handled(_find))
+    usage_parser = reports.add_parser(
+        "usage", parents=[window, source], help="show what each key used, for other control planes"
+    )
+    usage_parser.set_defaults(run=handled(_usage))
 
 
 def _moment(text: str) -> datetime:
@@ -83,33 +86,33 @@ def _moment(text: str) -> datetime:
 
 
 def _summary(args: argparse.Namespace) -> None:
-    summed = Summary(list(dict.fromkeys(args.by or summary.DIMENSIONS)))
-    count = _read_all(args, summed.add)
+    result = Summary(list(dict.fromkeys(args.by or summary.DIMENSIONS)))
+    counts = _read_all(args, result.add)
     if args.json:
         _say_json(
             {
-                **_window_json(args, count),
-                "first": _rfc3339(summed.first),
-                "last": _rfc3339(summed.last),
-                "total": _tally_json(summed.total),
-                "tables": {table.dimension: _table_json(table) for table in summed.tables},
+                **_window_json(args, counts),
+                "first": _rfc3339(result.first),
+                "last": _rfc3339(result.last),
+                "total": _tally_json(result.total),
+                "tables": {table.dimension: _table_json(table) for table in result.tables},
             }
         )
         return
-    say(_headline(summed))
-    for table in summed.tables if summed.total.calls else ():
+    say(_headline(result))
+    for table in result.tables if result.total.calls else ():
         say("")
-        say(_table_text(table, summed.total))
+        say(_table_text(table, result.total))
 
 
-def _headline(summed: Summary) -> str:
-    if summed.first is None or summed.last is None:
+def _headline(result: Summary) -> str:
+    if result.first is None or result.last is None:
         return "no calls"
-    calls = counted(summed.total.calls, "call")
-    errors = counted(summed.total.errors, "error")
+    calls = counted(result.total.calls, "call")
+    errors = counted(result.total.errors, "error")
     return (
-        f"{calls}, {errors}, from {summed.first:%Y-%m-%d %H:%M:%S} to "
-        f"{summed.last:%Y-%m-%d %H:%M:%S} UTC"
+        f"{calls}, {errors}, from {result.first:%Y-%m-%d %H:%M:%S} to "
+        f"{result.last:%Y-%m-%d %H:%M:%S} UTC"
     )
 
 
@@ -127,11 +130,14 @@ def _table_text(table: Table, total: Tally) -> str:
     if table.others is not None:
         rows.append(["(others)", *label, *_cells(table.others)])
     rows.append(["(all)", *label, *_cells(total)])
-    return output.table([table.dimension, *(["name"] if is_keys else []), *_HEADS], rows)
+    return output.table([table.dimension, *(["name"] if is_keys else []), *_HEADINGS], rows)
 
 
 def _cells(tally: Tally) -> list[str]:
-    seconds = ["-" if taken is None else f"{taken / 1000:,.1f}" for taken in tally.percentiles()]
+    seconds = [
+        "-" if milliseconds is None else f"{milliseconds / 1000:,.1f}"
+        for milliseconds in tally.percentiles()
+    ]
     return [f"{tally.calls:,}", f"{tally.errors:,}", *seconds, *(f"{n:,}" for n in tally.sums)]
 
 
@@ -146,11 +152,11 @@ def _table_json(table: Table) -> dict[str, object]:
 
 
 def _tally_json(tally: Tally) -> dict[str, object]:
-    taken = zip(summary.PERCENTS, tally.percentiles(), strict=True)
+    percentiles = zip(summary.PERCENTS, tally.percentiles(), strict=True)
     return {
         "calls": tally.calls,
         "errors": tally.errors,
-        **{f"p{percent}_ms": value for percent, value in taken},
+        **{f"p{percent}_ms": value for percent, value in percentiles},
         **dict(zip(summary.SUMS, tally.sums, strict=True)),
     }
 
@@ -160,15 +166,15 @@ def _tally_json(tally: Tally) -> dict[str, object]:
 
 def _usage(args: argparse.Namespace) -> None:
     totals: dict[str | None, KeyUsage] = {}
-    count = _read_all(args, lambda read, _: summary.add_usage(totals, read))
+    counts = _read_all(args, lambda record, _: summary.add_usage(totals, record))
     keys = [
         {"key_id": key_id, **asdict(usage)}
         for key_id, usage in sorted(totals.items(), key=lambda row: (row[0] is None, row[0] or ""))
     ]
     if args.json:
-        _say_json({**_window_json(args, count), "keys": keys})
+        _say_json({**_window_json(args, counts), "keys": keys})
     elif keys:
-        rows = [[_shown(value) for value in row.values()] for row in keys]
+        rows = [[_text(value) for value in row.values()] for row in keys]
         say(output.table([name.replace("_", " ") for name in keys[0]], rows))
     else:
         say("no usage")
@@ -180,90 +186,90 @@ def _usage(args: argparse.Namespace) -> None:
 def _find(args: argparse.Namespace) -> None:
     files = find_files(args)
     reading = Reading()
-    found = _look_for(args.request_id, files, reading)
+    record = _search(args.request_id, files, reading)
     complain_of(reading)
-    if found is None:
+    if record is None:
         raise CommandError(f"no record of {escaped(args.request_id)} in {counted(len(files))}")
     if args.json:
-        _say_json(found)
+        _say_json(record)
     else:
-        _say_record(found)
+        _say_record(record)
 
 
-def _look_for(request_id: str, files: Sequence[RecordFile], reading: Reading) -> Record | None:
+def _search(request_id: str, files: Sequence[RecordFile], reading: Reading) -> Record | None:
     with Progress(sum(file.size for file in files)) as progress:
-        for file in reversed(files):  # the newest: whoever asks, asks about a call of today
-            for found in reader.read(file, reading):
+        for file in reversed(files):  # the newest first: most searches are for recent calls
+            for record in reader.read(file, reading):
                 progress.show(reading.read_bytes)
-                if found.get("request_id") == request_id:
-                    return found
+                if record.get("request_id") == request_id:
+                    return record
     return None
 
 
-def _say_record(found: Record) -> None:
-    known = {
-        name: value for name, value in found.items() if value is not None and name != "attempts"
+def _say_record(record: Record) -> None:
+    values = {
+        name: value for name, value in record.items() if value is not None and name != "attempts"
     }
-    width = max(len(escaped(name)) for name in known)
-    for name, value in known.items():
-        say(f"{escaped(name):<{width}}  {_shown(value)}")
-    attempts = found.get("attempts")
+    width = max(len(escaped(name)) for name in values)
+    for name, value in values.items():
+        say(f"{escaped(name):<{width}}  {_text(value)}")
+    attempts = record.get("attempts")
     if isinstance(attempts, list) and attempts:
         rows = [
-            [_shown(attempt.get(name)) for name in _ATTEMPT]
+            [_text(attempt.get(name)) for name in _ATTEMPT_FIELDS]
             for attempt in attempts
             if isinstance(attempt, dict)
         ]
         say("")
         say("attempts")
-        say(output.table(_ATTEMPT, rows))
+        say(output.table(_ATTEMPT_FIELDS, rows))
 
 
 # -- reading ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class _Count:
-    """What was read."""
+class _ReadCounts:
+    """How much was read."""
 
     files: int
     skipped_lines: int
 
 
-def _read_all(args: argparse.Namespace, take: Callable[[Record, datetime], None]) -> _Count:
-    """Hand over each record of the window with its time.  Raises ``CommandError``."""
+def _read_all(args: argparse.Namespace, add: Callable[[Record, datetime], None]) -> _ReadCounts:
+    """Call ``add`` with each record of the window and its time.  Raises ``CommandError``."""
     if args.since is not None and args.until is not None and args.since >= args.until:
         raise CommandError("--since must be before --until", BAD_SETTINGS)
     files = [file for file in find_files(args) if file.may_hold(args.since)]
     reading = Reading()
     with Progress(sum(file.size for file in files)) as progress:
         for file in files:
-            for read in reader.read(file, reading):
+            for record in reader.read(file, reading):
                 progress.show(reading.read_bytes)
-                came = summary.time_of(read)
-                if came is None:
+                arrived = summary.time_of(record)
+                if arrived is None:
                     reading.skipped_lines += 1
-                elif (args.since is None or came >= args.since) and (
-                    args.until is None or came < args.until
+                elif (args.since is None or arrived >= args.since) and (
+                    args.until is None or arrived < args.until
                 ):
-                    take(read, came)
+                    add(record, arrived)
     complain_of(reading)
-    return _Count(len(files) - reading.gone_files, reading.skipped_lines)
+    return _ReadCounts(len(files) - reading.gone_files, reading.skipped_lines)
 
 
-# -- what is shown ---------------------------------------------------------------------------------
+# -- output ----------------------------------------------------------------------------------------
 
 
 def _say_json(document: object) -> None:
     say(json.dumps(document, indent=2))
 
 
-def _window_json(args: argparse.Namespace, count: _Count) -> dict[str, object]:
+def _window_json(args: argparse.Namespace, counts: _ReadCounts) -> dict[str, object]:
     return {
         "since": _rfc3339(args.since),
         "until": _rfc3339(args.until),
-        "files": count.files,
-        "skipped_lines": count.skipped_lines,
+        "files": counts.files,
+        "skipped_lines": counts.skipped_lines,
     }
 
 
@@ -271,7 +277,7 @@ def _rfc3339(moment: datetime | None) -> str | None:
     return None if moment is None else moment.isoformat().replace("+00:00", "Z")
 
 
-def _shown(value: object) -> str:
+def _text(value: object) -> str:
     if value is None:
         return "-"
     if isinstance(value, str):
@@ -279,5 +285,5 @@ def _shown(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     if isinstance(value, dict):
-        return ", ".join(f"{escaped(name)} {_shown(item)}" for name, item in value.items())
+        return ", ".join(f"{escaped(name)} {_text(item)}" for name, item in value.items())
     return escaped(json.dumps(value))

@@ -1,7 +1,7 @@
 """What commands print: lines, tables, results for people or programs, progress.
 
-Results go to stdout, complaints and progress to stderr.  A command that shows what came from
-outside shows it ``escaped``: whatever would move a terminal's cursor is not let through.
+Results go to stdout, errors, warnings and progress to stderr.  Data from outside is shown
+``escaped``, because control characters could move a terminal's cursor.
 """
 
 import argparse
@@ -15,34 +15,35 @@ from typing import Final, Self
 
 _MIB: Final = 1024 * 1024
 _QUIET_SECONDS: Final = 0.5
-"""A reading that is done sooner shows no progress."""
+"""Reading that ends sooner shows no progress."""
 _PROGRESS_SECONDS: Final = 0.25
 
 
 def say(line: str) -> None:
-    """A line of the result."""
+    """Print a line of the result."""
     print(line)
 
 
 def complain(line: str) -> None:
-    """A line about what is wrong, or what is going on."""
+    """Print an error or a warning."""
     print(f"image-gateway: {line}", file=sys.stderr)
 
 
 def escaped(text: str) -> str:
-    """Text with whatever is no letter, sign or space as its escape."""
+    """Text with its characters that cannot be printed replaced by their escapes."""
     return "".join(
-        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
     )
 
 
-def counted(number: int, what: str = "file") -> str:
-    """A number of things, in words."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+def counted(number: int, noun: str = "file") -> str:
+    """A number with its noun: ``1 file``, ``2,000 files``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as they need; what is a number stands to the right."""
+    """Columns as wide as they need; columns of numbers are aligned to the right."""
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
     right = [
         bool(rows) and all(_is_number(row[index]) for row in rows) for index in range(len(heads))
@@ -62,9 +63,7 @@ def _is_number(cell: str) -> bool:
 
 
 class Progress:
-    """How far a reading of so many bytes is, on stderr where that is a terminal; gone when it is
-    over.
-    """
+    """How much of ``total_bytes`` is read, on stderr if it is a terminal; erased at the end."""
 
     def __init__(self, total_bytes: int) -> None:
         self._total = total_bytes
@@ -86,7 +85,7 @@ class Progress:
             sys.stderr.flush()
 
     def show(self, done: int) -> None:
-        """Tell that so many bytes are read, but not too often."""
+        """Show that ``done`` bytes are read, at most every ``_PROGRESS_SECONDS``."""
         if not self._is_wanted or time.monotonic() < self._next:
             return
         self._next = time.monotonic() + _PROGRESS_SECONDS
@@ -101,7 +100,10 @@ class Progress:
 
 
 def show(args: argparse.Namespace, value: object, *lines: str) -> None:
-    """A result: ``value`` for a program, ``lines`` for a person, who sees no control character."""
+    """Print a result: ``value`` as JSON for a program, or ``lines`` for a person.
+
+    The caller escapes ``lines``.
+    """
     if args.json:
         say(json.dumps(value, indent=2, default=_plain))
     else:
@@ -110,12 +112,12 @@ def show(args: argparse.Namespace, value: object, *lines: str) -> None:
 
 
 def fields(row: Mapping[str, object]) -> str:
-    """One thing's fields, a line each."""
+    """The fields of a row, one on each line."""
     return listed(("field", "value"), [(key, cell(value)) for key, value in row.items()])
 
 
 def listed(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table, or a word where it would have no line."""
+    """A table, or ``none`` if it has no rows."""
     return table(heads, rows) if rows else "none"
 
 
@@ -126,7 +128,7 @@ def cell(value: object) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, Mapping):
-        return ", ".join(f"{cell(one)}={cell(other)}" for one, other in value.items()) or "-"
+        return ", ".join(f"{cell(key)}={cell(item)}" for key, item in value.items()) or "-"
     if isinstance(value, list | tuple):
         return ", ".join(map(cell, value)) or "-"
     if isinstance(value, int):

@@ -265,7 +265,7 @@ def test_what_is_no_record_is_counted_on_stderr(
         file.write('{"no": "time"}\n{"cut')
     assert main(["logs", "summary", "--json", "--dir", str(logs)]) == 0
     said = capsys.readouterr()
-    assert said.err == "image-gateway: 2 lines passed over that held no record\n"
+    assert said.err == "image-gateway: skipped 2 lines without a record\n"
     assert json.loads(said.out)["skipped_lines"] == 2
     assert json.loads(said.out)["total"]["calls"] == 4
 
@@ -381,7 +381,7 @@ def test_folders_without_log_files_are_named(tmp_path: Path, fail: Fail) -> None
     one.mkdir()
     code, complaint = fail("summary", "--dir", one, "--dir", tmp_path)
     assert code == 1
-    assert f"no log files in {one}, {tmp_path}, nor" in complaint
+    assert f"no log files in {one}, {tmp_path}, or" in complaint
     told = fail("summary", "--dir", one, "--dir", two)
     assert told == (1, f"image-gateway: no such folder: {two}\n")
 
@@ -421,7 +421,7 @@ def test_a_link_that_leads_in_a_circle_and_a_deep_line_do_no_harm(
     for words in (["find", "deep"], ["find", "deep", "--json"]):
         assert main(["logs", *words, "--dir", str(logs)]) == 1
         said = capsys.readouterr()
-        assert "1 line passed over" in said.err
+        assert "skipped 1 line without" in said.err
         assert "no record of deep in 3 files" in said.err
 
 

@@ -256,7 +256,7 @@ def test_each_command_changes_what_it_says_and_nothing_else(control: Control, pl
         ("key models k", 64, "--all"),
         ("key models k a --all", 64, "either"),
         ("key models k --map a=b --no-map", 64, "not allowed"),
-        ("key models k --map a", 64, "ONE=OTHER"),
+        ("key models k --map a", 64, "NAME=VALUE"),
         ("key accounts k", 64, "--fixed"),
         ("key group k", 64, "required"),
         ("key limits k --quota -1", 64, "--quota"),
@@ -772,7 +772,7 @@ def test_people_are_told_in_words_and_a_table(
     seal(tmp_path, 1, record("1", tokens=1500), record("2", tokens=None))
     done = control("usage", "apply", "--dir", str(tmp_path))
     assert done.out.splitlines() == [
-        "1 file read, 0 known already",
+        "1 file read, 0 read before",
         "2 records read",
         "1 call charged, 1,500 tokens",
         "1 call without usage, charged nothing",

@@ -1,10 +1,10 @@
 """``image-gateway control``: the standalone control plane's keys, groups, accounts and usage.
 
-Each command does one thing over ADMIN_DATABASE_URL and tells what came of it, for people or with
-``--json`` for programs.  What would break the contract is refused before anything is written, by
-the checks that the daemon itself makes (``core.model``); what is there already, or is not there,
-changes nothing.  A key's secret is shown once and never stored, only made anew; an account's is
-read from a file or stdin, never from the command line, and never shown again.
+Each command makes one change over ADMIN_DATABASE_URL and prints the result, for people or with
+``--json`` for programs.  A row that would break the contract is refused before anything is written,
+by the checks of the daemon itself (``core.rows``); a name that exists already, or does not exist,
+changes nothing.  A key's secret is shown once and never stored, only replaced; an account's secret
+is read from a file or stdin, never from the command line, and never shown again.
 """
 
 import argparse
@@ -33,22 +33,22 @@ from image_gateway.edge.postgres.standalone import (
 )
 
 _MISSING = (
-    "IMAGE_GATEWAY_ADMIN_DATABASE_URL is missing: set it, or IMAGE_GATEWAY_ADMIN_DATABASE_URL_FILE "
-    "to a file that holds it, to the Postgres of the standalone control plane, with a role that "
-    "may write"
+    "IMAGE_GATEWAY_ADMIN_DATABASE_URL is missing: set it to the URL of the standalone control "
+    "plane's Postgres, with a role that may write, or set IMAGE_GATEWAY_ADMIN_DATABASE_URL_FILE to "
+    "a file that holds this URL"
 )
 
 
 def add_command(commands: "argparse._SubParsersAction[Any]") -> None:
     """Put ``control`` on the command line."""
-    control = commands.add_parser("control", help="keep the standalone control plane")
-    control.set_defaults(run=handled(_do))
+    control = commands.add_parser("control", help="change the standalone control plane")
+    control.set_defaults(run=handled(_run))
     kinds = control.add_subparsers(required=True, metavar="KIND")
     for kind in (keys, groups, accounts, usage):
         kind.add_commands(kinds)
 
 
-def _do(args: argparse.Namespace) -> None:
+def _run(args: argparse.Namespace) -> None:
     """Raises ``CommandError``, and ``config.SettingsError``."""
     handler: Callable[[Standalone, argparse.Namespace], None] = args.handler
     database = setting("ADMIN_DATABASE_URL")

@@ -1,4 +1,4 @@
-"""Accounts: who makes the pictures, and what signs the calls."""
+"""Accounts: where pictures are made, and the credentials that sign calls."""
 
 import argparse
 import sys
@@ -20,12 +20,12 @@ from image_gateway.core.rows import account_from_row
 from image_gateway.edge.postgres.standalone import Standalone, TableRow
 
 _OPTIONS: Final = {"deployments": "--deployment"}
-"""Options that are not called as their column is."""
+"""Options whose name is not that of their column."""
 _NOT_V1: Final = (
-    "the base URL's path does not end in /v1, as OpenAI's own does: calls go to it as it stands, "
-    "with /images/... behind it"
+    "the path of the base URL does not end in /v1, as OpenAI's does: calls go to exactly this URL, "
+    "with /images/... appended"
 )
-_SHOWN_COLUMNS: Final = (
+_PUBLIC_COLUMNS: Final = (
     "account_name",
     "dialect",
     "status",
@@ -52,35 +52,40 @@ def add_commands(kinds: "argparse._SubParsersAction[Any]") -> None:
     account = kinds.add_parser("account", help="upstream accounts")
     commands = account.add_subparsers(required=True, metavar="COMMAND")
     _add_add(commands)
-    credential = _add(commands, "credential", _set_credential, "renew an account's credential")
+    credential = _add(commands, "credential", _set_credential, "replace an account's credential")
     files = credential.add_mutually_exclusive_group(required=True)
     files.add_argument("--codex-auth", metavar="FILE", help=_CODEX_AUTH)
     files.add_argument("--api-key-file", metavar="FILE", help=_API_KEY_FILE)
-    arguments.add_command(commands, "list", _list, "all accounts")
-    _add(commands, "show", _show, "an account's fields, without its secrets")
-    update = _add(commands, "update", _update, "change where an account's calls go")
+    arguments.add_command(commands, "list", _list, "list all accounts")
+    _add(commands, "show", _show, "show an account's fields, without its secrets")
+    update = _add(commands, "update", _update, "change an account's base URL")
     update.add_argument(
         "--base-url",
         required=True,
         type=arguments.name,
         metavar="URL|none",
-        help="none is the usual one of Codex or OpenAI",
+        help="where calls go; none: the usual URL of Codex or OpenAI",
     )
-    _add(commands, "remove", _remove, "take an account away")
+    _add(commands, "remove", _remove, "remove an account")
     _add(commands, "enable", _set_status("active"), "use an account")
-    _add(commands, "disable", _set_status("disabled"), "use an account no more")
-    images = _add(commands, "images", _set_images, "switch an account's images")
+    _add(commands, "disable", _set_status("disabled"), "stop using an account")
+    images = _add(commands, "images", _set_images, "use an account for images, or not")
     images.add_argument("switch", choices=arguments.SWITCH)
-    slots = _add(commands, "slots", _set_slots, "how many calls an account takes at once")
+    slots = _add(commands, "slots", _set_slots, "set how many calls an account takes at a time")
     slots.add_argument("slots", metavar="N", type=arguments.count)
     deployments = _add(
-        commands, "deployments", _set_deployments, "which models an account serves, and as what"
+        commands, "deployments", _set_deployments, "set which models an account serves"
     )
-    which = deployments.add_mutually_exclusive_group(required=True)
-    which.add_argument(
-        "deployments", nargs="*", default=[], metavar="MODEL=DEPLOYMENT", type=arguments.pair
+    models = deployments.add_mutually_exclusive_group(required=True)
+    models.add_argument(
+        "deployments",
+        nargs="*",
+        default=[],
+        metavar="MODEL=DEPLOYMENT",
+        type=arguments.pair,
+        help="a model, and its name at the account; the account serves no other model",
     )
-    which.add_argument("--all", action="store_true", help="whatever the catalogue lists")
+    models.add_argument("--all", action="store_true", help="serve every model of the catalogue")
 
 
 _CODEX_AUTH: Final = "a Codex auth.json, or - for stdin"
@@ -88,35 +93,45 @@ _API_KEY_FILE: Final = "a file with the API key, or - for stdin"
 
 
 def _add(
-    commands: "argparse._SubParsersAction[Any]", word: str, handler: Any, purpose: str
+    commands: "argparse._SubParsersAction[Any]", command: str, handler: Any, purpose: str
 ) -> argparse.ArgumentParser:
-    made = arguments.add_command(commands, word, handler, purpose)
-    made.add_argument("name", metavar="NAME", type=arguments.name)
-    return made
+    parser = arguments.add_command(commands, command, handler, purpose)
+    parser.add_argument("name", metavar="NAME", type=arguments.name)
+    return parser
 
 
 def _add_add(commands: "argparse._SubParsersAction[Any]") -> None:
-    add = _add(commands, "add", _add_account, "make an account")
+    add = _add(commands, "add", _add_account, "add an account")
     dialects = add.add_mutually_exclusive_group(required=True)
     dialects.add_argument("--codex-auth", metavar="FILE", help=f"a Codex account: {_CODEX_AUTH}")
     dialects.add_argument("--azure", action="store_true", help="an Azure OpenAI resource")
-    dialects.add_argument("--openai", action="store_true", help="OpenAI, or what speaks like it")
+    dialects.add_argument("--openai", action="store_true", help="OpenAI or a compatible API")
     add.add_argument("--api-key-file", metavar="FILE", help=_API_KEY_FILE)
-    add.add_argument("--base-url", type=arguments.name, metavar="URL")
-    add.add_argument("--api-version", type=arguments.name, help="Azure: the older path")
+    add.add_argument("--base-url", type=arguments.name, metavar="URL", help="where calls go")
+    add.add_argument(
+        "--api-version", type=arguments.name, help="Azure: use the older path, with this version"
+    )
     add.add_argument(
         "--deployment",
         nargs="+",
         action="extend",
         type=arguments.pair,
         metavar="MODEL=DEPLOYMENT",
-        help="what the account calls a model; it serves no other",
+        help="a model, and its name at the account; the account serves no other model",
     )
-    add.add_argument("--responses-model", type=arguments.name, help="Codex: the main model")
-    add.add_argument("--codex-route", choices=("direct", "responses"))
-    add.add_argument("--proxy", type=arguments.name, metavar="URL", help="http, https, socks5(h)")
-    add.add_argument("--slots", type=arguments.count, metavar="N", help="calls at once")
-    add.add_argument("--weight", type=_number, metavar="W", help="share of calls; 1 is usual")
+    add.add_argument(
+        "--responses-model", type=arguments.name, help="Codex: the main model of Responses calls"
+    )
+    add.add_argument(
+        "--codex-route", choices=("direct", "responses"), help="Codex: the path of image calls"
+    )
+    add.add_argument(
+        "--proxy", type=arguments.name, metavar="URL", help="a proxy: http, https, socks5(h)"
+    )
+    add.add_argument("--slots", type=arguments.count, metavar="N", help="most calls at a time")
+    add.add_argument(
+        "--weight", type=_number, metavar="W", help="share of calls among accounts; usually 1"
+    )
 
 
 def _number(text: str) -> float:
@@ -126,7 +141,7 @@ def _number(text: str) -> float:
         raise argparse.ArgumentTypeError("must be a number") from None
 
 
-# -- acts ------------------------------------------------------------------------------------------
+# -- handlers --------------------------------------------------------------------------------------
 
 
 def _add_account(plane: Standalone, args: argparse.Namespace) -> None:
@@ -157,8 +172,8 @@ def _add_account(plane: Standalone, args: argparse.Namespace) -> None:
 
 
 def _check_options(dialect: Dialect, args: argparse.Namespace) -> None:
-    """Refuse what means nothing to the dialect, rather than drop it, and what is missing."""
-    given = {
+    """Raise ``UsageError`` for an option that the dialect does not use, or needs and lacks."""
+    options = {
         "api_version": args.api_version,
         "base_url": args.base_url,
         "deployments": args.deployment,
@@ -166,12 +181,12 @@ def _check_options(dialect: Dialect, args: argparse.Namespace) -> None:
         "codex_route": args.codex_route,
     }
     for column in sorted(dialect.unused):
-        if given[column] is not None:
-            raise UsageError(f"{_option(column)} has no meaning for {dialect.described}")
+        if options[column] is not None:
+            raise UsageError(f"{_option(column)} does not apply to {dialect.described}")
     if "api_key" not in dialect.credentials and args.api_key_file is not None:
-        raise UsageError(f"--api-key-file has no meaning for {dialect.described}")
+        raise UsageError(f"--api-key-file does not apply to {dialect.described}")
     for column in dialect.needed:
-        if given[column] is None:
+        if options[column] is None:
             raise UsageError(f"{dialect.described} needs {_option(column)}")
     if "api_key" in dialect.credentials and args.api_key_file is None:
         raise UsageError(f"{dialect.described} needs --api-key-file")
@@ -189,7 +204,7 @@ def _update(plane: Standalone, args: argparse.Namespace) -> None:
 
 
 def _warn_of_base(row: TableRow) -> None:
-    """The address itself is not told: it may hold a key."""
+    """Warn without showing the URL, which may hold a key."""
     base = row["base_url"]
     if row["dialect"] == "openai" and base is not None:
         path = urlsplit(base).path
@@ -199,7 +214,7 @@ def _warn_of_base(row: TableRow) -> None:
 
 def _remove(plane: Standalone, args: argparse.Namespace) -> None:
     row = plane.remove_account(args.name)
-    output.show(args, _public(row), f"account {cell(row['account_name'])} is removed")
+    output.show(args, _public(row), f"removed account {cell(row['account_name'])}")
 
 
 def _set_credential(plane: Standalone, args: argparse.Namespace) -> None:
@@ -248,9 +263,9 @@ def _change(plane: Standalone, args: argparse.Namespace, changes: TableRow) -> N
 
 
 def _credential(args: argparse.Namespace, row: TableRow) -> TableRow:
-    """What a file holds, as it is stored: nothing but what signs a call.
+    """The credential in a file, as it is stored: only what signs a call.
 
-    Raises ``UsageError``, and ``RowError`` for what no header can carry.
+    Raises ``UsageError``, and ``RowError`` for characters that are not allowed in a header.
     """
     source = args.codex_auth if args.codex_auth is not None else args.api_key_file
     text = _read(source)
@@ -264,19 +279,20 @@ def _credential(args: argparse.Namespace, row: TableRow) -> TableRow:
     except orjson.JSONDecodeError:
         auth = None
     if not isinstance(auth, dict):
-        raise UsageError(f"{source} is no Codex auth.json: it holds no JSON object")
-    found = account_from_row({**row, "credential": auth}).credential
-    if found is None or found.kind != "access_token":
+        raise UsageError(f"{source} is not a Codex auth.json: it does not hold a JSON object")
+    credential = account_from_row({**row, "credential": auth}).credential
+    if credential is None or credential.kind != "access_token":
         raise UsageError(
-            f"{source} holds no access token: log Codex in with ChatGPT. For an API key use "
+            f"{source} holds no access token. Log in to Codex with ChatGPT; for an API key use "
             "--openai with --api-key-file"
         )
-    if found.expires_at is not None and found.expires_at <= datetime.now(UTC).timestamp():
-        complain("the access token is past its own exp: the account serves nothing until renewed")
+    expires_at = credential.expires_at
+    if expires_at is not None and expires_at <= datetime.now(UTC).timestamp():
+        complain("the access token has expired: the account serves no call until it is replaced")
     return {
-        "access_token": found.token.reveal(),
-        **({} if found.account_id is None else {"account_id": found.account_id}),
-        **({"is_fedramp": True} if found.is_fedramp else {}),
+        "access_token": credential.token.reveal(),
+        **({} if credential.account_id is None else {"account_id": credential.account_id}),
+        **({"is_fedramp": True} if credential.is_fedramp else {}),
     }
 
 
@@ -284,30 +300,30 @@ def _read(source: str) -> str:
     try:
         return sys.stdin.read() if source == "-" else Path(source).read_text("utf-8")
     except UnicodeDecodeError:
-        raise UsageError(f"{source} is no text in UTF-8") from None
+        raise UsageError(f"{source} is not UTF-8 text") from None
     except OSError as error:
         raise UsageError(f"{source} cannot be read: {error.strerror}") from None
 
 
-# -- how accounts are told -------------------------------------------------------------------------
+# -- output ----------------------------------------------------------------------------------------
 
 
 def _list(plane: Standalone, args: argparse.Namespace) -> None:
     rows = [_public(row) for row in plane.list_accounts()]
-    shown = [
+    cells = [
         [
             cell(row["account_name"]),
             cell(row["dialect"]),
             cell(row["status"]),
             cell(row["image_enabled"]),
             cell(row["image_max_concurrency"] or DEFAULT_SLOTS),
-            _credential_word(row),
+            _credential_text(row),
             cell(row["problem"]),
         ]
         for row in rows
     ]
     heads = ("account", "dialect", "status", "images", "slots", "credential", "problem")
-    output.show(args, rows, output.listed(heads, shown))
+    output.show(args, rows, output.listed(heads, cells))
 
 
 def _show(plane: Standalone, args: argparse.Namespace) -> None:
@@ -315,15 +331,15 @@ def _show(plane: Standalone, args: argparse.Namespace) -> None:
 
 
 def _show_row(args: argparse.Namespace, row: TableRow) -> None:
-    shown = _public(row)
-    output.show(args, shown, output.fields({**shown, "credential": _credential_word(shown)}))
+    values = _public(row)
+    output.show(args, values, output.fields({**values, "credential": _credential_text(values)}))
 
 
 def _public(row: TableRow) -> TableRow:
-    """An account's columns without a secret, and what is wrong with it.
+    """An account's columns without secrets, and the problem of its row.
 
-    Where a row breaks the contract its addresses may hold a password, so they are not told; and a
-    query may hold a key, so of one only its ``?`` is.
+    The URLs of a row that breaks the contract may hold a password, so they are left out; a query
+    may hold a key, so it is shown as ``?...``.
     """
     problem = row_checks.problem(account_from_row, row)
     addresses = {
@@ -331,9 +347,9 @@ def _public(row: TableRow) -> TableRow:
         for column in ("base_url", "proxy_url")
     }
     return {
-        **{column: row[column] for column in _SHOWN_COLUMNS},
+        **{column: row[column] for column in _PUBLIC_COLUMNS},
         **addresses,
-        "credential": None if problem else _credential_shown(account_from_row(row).credential),
+        "credential": None if problem else _public_credential(account_from_row(row).credential),
         "problem": problem,
     }
 
@@ -344,7 +360,7 @@ def _without_query(address: str) -> str:
     return f"{bare}?..." if parts.query or parts.fragment else bare
 
 
-def _credential_shown(credential: Credential | None) -> TableRow | None:
+def _public_credential(credential: Credential | None) -> TableRow | None:
     if credential is None:
         return None
     expires_at = credential.expires_at
@@ -361,7 +377,7 @@ def _moment(seconds: float) -> str | None:
         return None
 
 
-def _credential_word(row: TableRow) -> str:
+def _credential_text(row: TableRow) -> str:
     credential = row["credential"]
     if credential is None:
         return "-"

@@ -1,4 +1,4 @@
-"""What the commands of ``control`` take and tell, in one way for all of them."""
+"""The arguments of ``control``'s commands, parsed in the same way by all of them."""
 
 import argparse
 from typing import Any, Final
@@ -7,60 +7,60 @@ from image_gateway.cli.output import escaped
 
 SWITCH: Final = {"on": True, "off": False}
 LARGEST: Final = 2**31 - 1
-"""What an ``integer`` of Postgres holds."""
+"""The largest ``integer`` of Postgres."""
 LARGEST_QUOTA: Final = 2**63 - 1
-"""What a ``bigint`` of Postgres holds."""
+"""The largest ``bigint`` of Postgres."""
 LONGEST_KEY_ID: Final = 64
-"""Characters.  Of a longer id than 256 a log record holds but a part, which is never charged."""
+"""Characters.  A log record cuts an id after 256 characters, and a cut id is never charged."""
 
 
 class UsageError(ValueError):
-    """What was asked for cannot be; the message says why."""
+    """A command cannot be carried out as it was given; the message says why."""
 
 
 def name(text: str) -> str:
-    """A name or an id: not empty, and text that a database can hold."""
+    """A name or an id: not empty, and text that a database can store."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise argparse.ArgumentTypeError("is no UTF-8") from None
+        raise argparse.ArgumentTypeError("must be valid UTF-8") from None
     if not text.strip():
-        raise argparse.ArgumentTypeError("is empty")
+        raise argparse.ArgumentTypeError("must not be empty")
     return text
 
 
 def new_key_id(text: str) -> str:
-    """A name for a key to come: short enough to stand whole in each of its log records, and one
-    word, so that it can be typed and found there.
+    """The id of a new key: short enough to fit whole in its log records, and one word, so that it
+    can be typed and searched for.
     """
     if len(text) > LONGEST_KEY_ID:
-        raise argparse.ArgumentTypeError(f"has more than {LONGEST_KEY_ID} characters")
-    found = name(text)
-    if not all(sign.isprintable() and not sign.isspace() for sign in found):
-        raise argparse.ArgumentTypeError("holds white space or a control character")
-    return found
+        raise argparse.ArgumentTypeError(f"must not have more than {LONGEST_KEY_ID} characters")
+    key_id = name(text)
+    if not all(character.isprintable() and not character.isspace() for character in key_id):
+        raise argparse.ArgumentTypeError("must not have white space or a control character")
+    return key_id
 
 
 def names(text: str) -> list[str]:
-    """Names with commas between them."""
-    return [name(each.strip()) for each in text.split(",")]
+    """Names separated by commas."""
+    return [name(part.strip()) for part in text.split(",")]
 
 
 def pair(text: str) -> tuple[str, str]:
-    """``ONE=OTHER``, where only the other may hold a ``=``."""
-    one, _, other = text.partition("=")
-    if not one.strip() or not other.strip():
-        raise argparse.ArgumentTypeError(f"{escaped(text)} is not of the form ONE=OTHER")
-    return name(one), name(other)
+    """``NAME=VALUE``, where only the value may hold a ``=``."""
+    key, _, value = text.partition("=")
+    if not key.strip() or not value.strip():
+        raise argparse.ArgumentTypeError(f"{escaped(text)} is not of the form NAME=VALUE")
+    return name(key), name(value)
 
 
 def count(text: str) -> int:
-    """A whole number from 0 on."""
+    """A whole number from 0 to ``LARGEST``."""
     return _whole(text, LARGEST)
 
 
 def quota(text: str) -> int:
-    """The same, as large as a quota may be."""
+    """A whole number from 0 to ``LARGEST_QUOTA``."""
     return _whole(text, LARGEST_QUOTA)
 
 
@@ -71,10 +71,12 @@ def _whole(text: str, largest: int) -> int:
 
 
 def add_command(
-    commands: "argparse._SubParsersAction[Any]", word: str, handler: Any, purpose: str
+    commands: "argparse._SubParsersAction[Any]", command: str, handler: Any, purpose: str
 ) -> argparse.ArgumentParser:
-    """A command that ``handler`` does, with ``--json``."""
-    made: argparse.ArgumentParser = commands.add_parser(word, help=purpose, description=purpose)
-    made.add_argument("--json", action="store_true", help="tell it as JSON")
-    made.set_defaults(handler=handler)
-    return made
+    """Add a command that ``handler`` carries out, with ``--json``."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        command, help=purpose, description=purpose
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.set_defaults(handler=handler)
+    return parser

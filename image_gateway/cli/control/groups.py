@@ -15,23 +15,23 @@ def add_commands(kinds: "argparse._SubParsersAction[Any]") -> None:
     group = kinds.add_parser("group", help="groups of keys")
     commands = group.add_subparsers(required=True, metavar="COMMAND")
 
-    create = arguments.add_command(commands, "create", _create, "make a group, without images")
+    create = arguments.add_command(commands, "create", _create, "create a group")
     create.add_argument("group_id", metavar="GROUP_ID", type=arguments.name)
-    create.add_argument("--name", type=arguments.name, help="what people call it")
-    create.add_argument("--images", action="store_true", help="its keys may make images")
+    create.add_argument("--name", type=arguments.name, help="its name, for people")
+    create.add_argument("--images", action="store_true", help="let its keys make images")
 
     update = arguments.add_command(commands, "update", _update, "change a group")
     update.add_argument("group_id", metavar="GROUP_ID", type=arguments.name)
     update.add_argument(
         "--images", choices=arguments.SWITCH, help="whether its keys may make images"
     )
-    update.add_argument("--name", type=arguments.name, help="what people call it")
+    update.add_argument("--name", type=arguments.name, help="its name, for people")
 
-    remove = arguments.add_command(commands, "remove", _remove, "take away a group without keys")
+    remove = arguments.add_command(commands, "remove", _remove, "remove a group that has no keys")
     remove.add_argument("group_id", metavar="GROUP_ID", type=arguments.name)
 
-    arguments.add_command(commands, "list", _list, "all groups")
-    show = arguments.add_command(commands, "show", _show, "a group with its keys")
+    arguments.add_command(commands, "list", _list, "list all groups")
+    show = arguments.add_command(commands, "show", _show, "show a group and its keys")
     show.add_argument("group_id", metavar="GROUP_ID", type=arguments.name)
 
 
@@ -48,7 +48,7 @@ def _create(plane: Standalone, args: argparse.Namespace) -> None:
 
 def _update(plane: Standalone, args: argparse.Namespace) -> None:
     if args.images is None and args.name is None:
-        raise UsageError("say what to change: --images or --name")
+        raise UsageError("nothing to change: give --images, --name or both")
 
     def change(row: TableRow) -> TableRow:
         images = row["image_enabled"] if args.images is None else arguments.SWITCH[args.images]
@@ -59,7 +59,7 @@ def _update(plane: Standalone, args: argparse.Namespace) -> None:
 
 def _remove(plane: Standalone, args: argparse.Namespace) -> None:
     row = plane.remove_group(args.group_id)
-    output.show(args, row, f"group {cell(row['group_id'])} is removed")
+    output.show(args, row, f"removed group {cell(row['group_id'])}")
 
 
 def _show_row(args: argparse.Namespace, row: TableRow) -> None:
@@ -69,11 +69,11 @@ def _show_row(args: argparse.Namespace, row: TableRow) -> None:
 
 def _list(plane: Standalone, args: argparse.Namespace) -> None:
     rows = plane.list_groups()
-    shown = [
+    cells = [
         [cell(row[column]) for column in ("group_id", "group_name", "image_enabled", "keys")]
         for row in rows
     ]
-    output.show(args, rows, output.listed(("group", "name", "images", "keys"), shown))
+    output.show(args, rows, output.listed(("group", "name", "images", "keys"), cells))
 
 
 def _show(plane: Standalone, args: argparse.Namespace) -> None:

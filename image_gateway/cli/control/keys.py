@@ -14,7 +14,7 @@ from image_gateway.core.model import Key
 from image_gateway.core.rows import key_from_row
 from image_gateway.edge.postgres.standalone import Standalone, TableRow
 
-SECRET_PREFIX: Final = "sk-ig-"  # noqa: S105 - how a secret begins is none
+SECRET_PREFIX: Final = "sk-ig-"  # noqa: S105 - a prefix is not a secret
 SECRET_BYTES: Final = 32
 _LIMITS: Final = {
     "max_concurrency": arguments.count,
@@ -28,36 +28,38 @@ def add_commands(kinds: "argparse._SubParsersAction[Any]") -> None:
     key = kinds.add_parser("key", help="API keys")
     commands = key.add_subparsers(required=True, metavar="COMMAND")
     _add_create(commands)
-    arguments.add_command(commands, "list", _list, "all keys")
-    _add(commands, "show", _show, "a key's fields")
-    _add(commands, "secret", _renew_secret, "give a key a new secret and show it, once")
-    _add(commands, "enable", _set_status("active"), "let a key call")
+    arguments.add_command(commands, "list", _list, "list all keys")
+    _add(commands, "show", _show, "show a key's fields")
+    _add(commands, "secret", _renew_secret, "give a key a new secret and show it once")
+    _add(commands, "enable", _set_status("active"), "accept a key's calls")
     _add(commands, "disable", _set_status("disabled"), "refuse a key's calls")
-    _add(commands, "remove", _remove, "take a key away")
-    images = _add(commands, "images", _set_images, "switch a key's images")
+    _add(commands, "remove", _remove, "remove a key")
+    images = _add(commands, "images", _set_images, "let a key make images, or not")
     images.add_argument("switch", choices=arguments.SWITCH)
     _add_limits(commands)
     _add_lists(commands)
 
 
 def _add(
-    commands: "argparse._SubParsersAction[Any]", word: str, handler: Any, purpose: str
+    commands: "argparse._SubParsersAction[Any]", command: str, handler: Any, purpose: str
 ) -> argparse.ArgumentParser:
-    made = arguments.add_command(commands, word, handler, purpose)
-    made.add_argument("key_id", metavar="KEY_ID", type=arguments.name)
-    return made
+    parser = arguments.add_command(commands, command, handler, purpose)
+    parser.add_argument("key_id", metavar="KEY_ID", type=arguments.name)
+    return parser
 
 
 def _add_create(commands: "argparse._SubParsersAction[Any]") -> None:
     create = arguments.add_command(
-        commands, "create", _create, "make a key and show its secret, once"
+        commands, "create", _create, "create a key and show its secret once"
     )
     create.add_argument("key_id", metavar="KEY_ID", type=arguments.new_key_id)
-    create.add_argument("--name", type=arguments.name, help="what people call it")
+    create.add_argument("--name", type=arguments.name, help="its name, for people")
     create.add_argument("--group", type=arguments.name, help="the group it belongs to")
-    create.add_argument("--models", type=arguments.names, metavar="A,B", help="only these models")
     create.add_argument(
-        "--accounts", type=arguments.names, metavar="A,B", help="only these accounts"
+        "--models", type=arguments.names, metavar="A,B", help="allow only these models"
+    )
+    create.add_argument(
+        "--accounts", type=arguments.names, metavar="A,B", help="use only these accounts"
     )
     for limit, parse in _LIMITS.items():
         create.add_argument(_option(limit), type=parse, metavar="N", help=_PURPOSES[limit])
@@ -72,9 +74,9 @@ def _add_limits(commands: "argparse._SubParsersAction[Any]") -> None:
 
 
 def _add_lists(commands: "argparse._SubParsersAction[Any]") -> None:
-    models = _add(commands, "models", _set_models, "which models a key may ask for")
+    models = _add(commands, "models", _set_models, "set which models a key may ask for")
     models.add_argument("names", nargs="*", metavar="NAME", type=arguments.name)
-    models.add_argument("--all", action="store_true", help="every model")
+    models.add_argument("--all", action="store_true", help="allow every model")
     maps = models.add_mutually_exclusive_group()
     maps.add_argument(
         "--map",
@@ -82,29 +84,34 @@ def _add_lists(commands: "argparse._SubParsersAction[Any]") -> None:
         action="extend",
         type=arguments.pair,
         metavar="PUBLIC=UPSTREAM",
-        help="what a model is called upstream",
+        help="ask upstreams for model UPSTREAM if a call names PUBLIC",
     )
-    maps.add_argument("--no-map", action="store_true", help="every model by its own name")
+    maps.add_argument("--no-map", action="store_true", help="ask for each model by its own name")
 
-    group = _add(commands, "group", _set_group, "put a key into a group")
+    group = _add(commands, "group", _set_group, "put a key into a group, or into none")
     groups = group.add_mutually_exclusive_group(required=True)
     groups.add_argument("group", nargs="?", metavar="GROUP", type=arguments.name)
-    groups.add_argument("--none", action="store_true", help="take it out of its group")
+    groups.add_argument("--none", action="store_true", help="take the key out of its group")
 
-    accounts = _add(commands, "accounts", _set_accounts, "which accounts a key may use")
+    accounts = _add(commands, "accounts", _set_accounts, "set which accounts a key may use")
     accounts.add_argument("names", nargs="*", metavar="NAME", type=arguments.name)
-    accounts.add_argument("--all", action="store_true", help="every account")
-    ways = accounts.add_mutually_exclusive_group()
-    for way in ("fixed", "auto"):
-        ways.add_argument(f"--{way}", dest="way", action="store_const", const=way, help=_WAYS[way])
+    accounts.add_argument("--all", action="store_true", help="use every account")
+    strategies = accounts.add_mutually_exclusive_group()
+    for strategy, purpose in _STRATEGIES.items():
+        strategies.add_argument(
+            f"--{strategy}", dest="strategy", action="store_const", const=strategy, help=purpose
+        )
 
 
 _PURPOSES: Final = {
-    "max_concurrency": "calls at once; 0 is no limit",
-    "min_start_interval_ms": "milliseconds between the starts of calls; 0 is no limit",
-    "quota": "tokens in all",
+    "max_concurrency": "most calls at a time; 0: no limit",
+    "min_start_interval_ms": "least milliseconds between two starts of calls; 0: no limit",
+    "quota": "most tokens in total",
 }
-_WAYS: Final = {"fixed": "in the order given", "auto": "the best one first"}
+_STRATEGIES: Final = {
+    "fixed": "try the accounts in the order given",
+    "auto": "try the best account first",
+}
 
 
 def _option(limit: str) -> str:
@@ -112,17 +119,17 @@ def _option(limit: str) -> str:
 
 
 class _NoLimit:
-    """What ``none`` stands for, where None is an option that was not given."""
+    """The value of ``none``; None means that the option was not given."""
 
 
 def _or_none(parse: Callable[[str], int]) -> Callable[[str], int | _NoLimit]:
-    def parsed(text: str) -> int | _NoLimit:
+    def parse_or_none(text: str) -> int | _NoLimit:
         return _NoLimit() if text == "none" else parse(text)
 
-    return parsed
+    return parse_or_none
 
 
-# -- acts ------------------------------------------------------------------------------------------
+# -- handlers --------------------------------------------------------------------------------------
 
 
 def _create(plane: Standalone, args: argparse.Namespace) -> None:
@@ -143,13 +150,13 @@ def _create(plane: Standalone, args: argparse.Namespace) -> None:
         "route_strategy": "auto",
     }
     _as_read(row)
-    _show_secret(args, plane.add_key(row), secret, "is made. Its secret")
+    _show_secret(args, plane.add_key(row), secret, "secret of the new key {}")
 
 
 def _renew_secret(plane: Standalone, args: argparse.Namespace) -> None:
     secret = _new_secret()
     row = plane.change_key(args.key_id, lambda row: {**row, "key_hash": _hashed(secret)})
-    _show_secret(args, row, secret, "knows its old secret no more. The new one")
+    _show_secret(args, row, secret, "new secret for key {}")
 
 
 def _list(plane: Standalone, args: argparse.Namespace) -> None:
@@ -163,7 +170,7 @@ def _show(plane: Standalone, args: argparse.Namespace) -> None:
 
 def _remove(plane: Standalone, args: argparse.Namespace) -> None:
     row = plane.remove_key(args.key_id)
-    output.show(args, public(row), f"key {cell(row['key_id'])} is removed")
+    output.show(args, public(row), f"removed key {cell(row['key_id'])}")
 
 
 def _set_status(status: str) -> Callable[[Standalone, argparse.Namespace], None]:
@@ -178,25 +185,25 @@ def _set_images(plane: Standalone, args: argparse.Namespace) -> None:
 
 
 def _set_limits(plane: Standalone, args: argparse.Namespace) -> None:
-    found = {limit: getattr(args, limit) for limit in _LIMITS}
+    values = {limit: getattr(args, limit) for limit in _LIMITS}
     changes = {
         "quota_limit" if limit == "quota" else limit: None if isinstance(value, _NoLimit) else value
-        for limit, value in found.items()
+        for limit, value in values.items()
         if value is not None
     }
     if not changes:
-        raise UsageError(f"say which limit: {', '.join(map(_option, _LIMITS))}")
+        raise UsageError(f"nothing to change: give one of {', '.join(map(_option, _LIMITS))}")
     _change(plane, args, changes)
 
 
 def _set_models(plane: Standalone, args: argparse.Namespace) -> None:
-    changes: TableRow = _chosen(args, "allowed_models")
+    changes: TableRow = _selection(args, "allowed_models")
     if args.map:
         changes["model_map"] = dict(args.map)
     elif args.no_map:
         changes["model_map"] = None
     if not changes:
-        raise UsageError("say which models: NAME..., --all, --map or --no-map")
+        raise UsageError("nothing to change: give NAME... or --all, --map or --no-map")
     _change(plane, args, changes)
 
 
@@ -205,18 +212,18 @@ def _set_group(plane: Standalone, args: argparse.Namespace) -> None:
 
 
 def _set_accounts(plane: Standalone, args: argparse.Namespace) -> None:
-    changes: TableRow = _chosen(args, "account_names")
-    if args.way is not None:
-        changes["route_strategy"] = args.way
+    changes: TableRow = _selection(args, "account_names")
+    if args.strategy is not None:
+        changes["route_strategy"] = args.strategy
     if not changes:
-        raise UsageError("say which accounts: NAME... or --all, --fixed or --auto")
+        raise UsageError("nothing to change: give NAME... or --all, --fixed or --auto")
     _change(plane, args, changes)
 
 
-def _chosen(args: argparse.Namespace, column: str) -> TableRow:
-    """What NAME... and ``--all`` make of a column in which null is all."""
+def _selection(args: argparse.Namespace, column: str) -> TableRow:
+    """The change that NAME... or ``--all`` makes to a column in which null means all."""
     if args.names and args.all:
-        raise UsageError("say either NAME... or --all")
+        raise UsageError("give either NAME... or --all, not both")
     return {column: args.names or None} if args.names or args.all else {}
 
 
@@ -230,7 +237,7 @@ def _change(plane: Standalone, args: argparse.Namespace, changes: TableRow) -> N
 
 
 def _as_read(row: Mapping[str, object]) -> Key:
-    """The key as the daemon reads it, but for what the view works out."""
+    """The key as the daemon reads it, except for the columns that the view computes."""
     return key_from_row({**row, "group_image_enabled": None, "quota_remaining": None})
 
 
@@ -242,7 +249,7 @@ def _hashed(secret: str) -> str:
     return hashlib.sha256(secret.encode("ascii")).hexdigest()
 
 
-# -- how keys are told -----------------------------------------------------------------------------
+# -- output ----------------------------------------------------------------------------------------
 
 
 def public(row: TableRow) -> TableRow:
@@ -269,10 +276,10 @@ def listed(rows: Sequence[TableRow]) -> str:
     )
 
 
-def _show_secret(args: argparse.Namespace, row: TableRow, secret: str, what: str) -> None:
-    """The only time that a secret is told, alone on the last line."""
-    told = f"key {cell(row['key_id'])} {what}, which is shown only now:"
-    output.show(args, {**public(row), "secret": secret}, told, secret)
+def _show_secret(args: argparse.Namespace, row: TableRow, secret: str, heading: str) -> None:
+    """Show a secret, the only time that it is shown, alone on the last line."""
+    heading = f"{heading.format(cell(row['key_id']))} (shown once):"
+    output.show(args, {**public(row), "secret": secret}, heading, secret)
 
 
 def _show_row(args: argparse.Namespace, row: TableRow) -> None:

@@ -1,4 +1,4 @@
-"""Rows that break the contract: a command makes none, and still helps where there is one."""
+"""Rows that break the contract: commands do not create any, but can change one that exists."""
 
 from collections.abc import Callable, Mapping
 
@@ -8,7 +8,7 @@ Parse = Callable[[Mapping[str, object]], object]
 
 
 def problem(parse: Parse, row: Mapping[str, object]) -> str | None:
-    """What is wrong with a row, as the daemon sees it."""
+    """What is wrong with a row, by the daemon's own checks; None if nothing is."""
     try:
         parse(row)
     except RowError as error:
@@ -17,7 +17,7 @@ def problem(parse: Parse, row: Mapping[str, object]) -> str | None:
 
 
 def refuse_new(parse: Parse, row: Mapping[str, object], changed: Mapping[str, object]) -> None:
-    """Raises ``RowError`` for a breach that was not there: a broken row may be switched off."""
-    found = problem(parse, changed)
-    if found is not None and found != problem(parse, row):
-        raise RowError(found)
+    """Raise ``RowError`` for a problem that is new: a broken row may still be switched off."""
+    new_problem = problem(parse, changed)
+    if new_problem is not None and new_problem != problem(parse, row):
+        raise RowError(new_problem)

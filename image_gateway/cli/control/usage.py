@@ -1,12 +1,12 @@
-"""Usage: what calls cost, read from the log records and charged to their keys' quotas.
+"""Usage: the tokens of calls, read from the log records and charged to the quotas of their keys.
 
 Every call is charged once, whatever happens.  Its ``request_id`` is the primary key of the charges,
-and the quota changes in the statement that inserts it; so a run that ended in the midst, a second
-one at the same time, or a copy of a file charges nothing twice, and what was not charged is charged
-by the next run.  A sealed file that was read to its end is noted, only to save reading it again.
+and the statement that inserts the charge also changes the quota.  So a run that was interrupted, a
+second run at the same time, or a copy of a file charges nothing twice, and the next run charges
+what was left.  A sealed file that was read to its end is recorded, only to save reading it again.
 The current file of an instance is read each time, so that a quota is not a whole file behind.  A
-file that may not all be there yet is not noted: a copy may have its size and its beginning before
-it has its end.
+file that may be incomplete is not recorded: a copy may have its size and its beginning before it
+has its end.
 """
 
 import argparse
@@ -29,23 +29,23 @@ from image_gateway.edge.records import reader
 from image_gateway.edge.records.reader import Reading, RecordFile
 
 _BATCH: Final = 1000
-"""Calls of one transaction: it holds their keys' rows for some milliseconds."""
+"""Calls in one transaction, which locks the rows of their keys for some milliseconds."""
 _SAMPLE_BYTES: Final = 64 * 1024
 
 
 def add_commands(kinds: "argparse._SubParsersAction[Any]") -> None:
     """Put ``usage`` on the command line."""
-    usage = kinds.add_parser("usage", help="what calls cost")
+    usage = kinds.add_parser("usage", help="charge calls to quotas")
     commands = usage.add_subparsers(required=True, metavar="COMMAND")
     apply = arguments.add_command(
-        commands, "apply", _apply, "charge the tokens of the log records to their keys, each once"
+        commands, "apply", _apply, "charge the tokens in the log records to their keys, once each"
     )
     log_files.add_dir(apply)
 
 
 @dataclass(slots=True)
 class _Applied:
-    """What a run did."""
+    """The counts of a run."""
 
     files: int = 0
     known_files: int = 0
@@ -56,10 +56,10 @@ class _Applied:
     unknown_key: int = 0
     too_old: int = 0
     keys: dict[str, list[int]] = field(default_factory=dict)
-    """Of each key: calls, tokens and pictures charged, and calls without usage that were read."""
+    """For each key: calls, tokens and pictures charged, and calls read that have no usage."""
 
     def of_key(self, key_id: str) -> list[int]:
-        """The sums of a key, from now on if not before."""
+        """The sums of a key, which start at zero."""
         return self.keys.setdefault(key_id, [0, 0, 0, 0])
 
 
@@ -91,10 +91,10 @@ _Files = Sequence[tuple[RecordFile, str | None]]
 
 
 def _unknown_folders(files: _Files, new: _Files) -> dict[Path, RecordFile]:
-    """The folders with sealed files of which none is known, each with its oldest one.
+    """The folders none of whose sealed files is known, each with its oldest sealed file.
 
-    What lay before that is gone; it leaves a gap unless it was charged, or this one was in part
-    while it was the current one.
+    Older files are gone.  They leave a gap, unless they were charged, or a part of this file was
+    charged while it was the current file.
     """
     unread = {file for file, _ in new}
     known = {file.path.parent for file, _ in files if file not in unread}
@@ -108,9 +108,9 @@ def _unknown_folders(files: _Files, new: _Files) -> dict[Path, RecordFile]:
 def _complain_of_gap(oldest: Path, newest_before: str | None) -> None:
     if newest_before is not None and oldest.name > newest_before:
         complain(
-            f"{escaped(str(oldest))} is the oldest file left there, and newer than all that were "
-            "charged before: records may have been pruned before they were charged. Run this more "
-            "often, or raise LOG_MAX_FILES"
+            f"{escaped(str(oldest))} is the oldest file in its folder, and newer than all files "
+            "that were charged: records may have been pruned before they were charged. Run this "
+            "command more often, or raise LOG_MAX_FILES"
         )
 
 
@@ -122,14 +122,14 @@ def _batches(
     for record in reader.read(file, reading):
         progress.show(reading.read_bytes)
         applied.records += 1
-        found = charges.of(record)
-        if isinstance(found, Uncharged):
-            applied.uncharged[found] += 1
+        charge = charges.of(record)
+        if isinstance(charge, Uncharged):
+            applied.uncharged[charge] += 1
             key_id = record.get("key_id")
-            if found is Uncharged.WITHOUT_USAGE and isinstance(key_id, str):
+            if charge is Uncharged.WITHOUT_USAGE and isinstance(key_id, str):
                 applied.of_key(key_id)[-1] += 1
         else:
-            batch.append(found)
+            batch.append(charge)
         if len(batch) == _BATCH:
             yield batch
             batch = []
@@ -139,41 +139,38 @@ def _batches(
 def _charge(plane: Standalone, batch: Sequence[Charge], applied: _Applied) -> None:
     if not batch:
         return
-    known = plane.charge(batch)
-    for each in known:
-        applied.charged += each.calls
-        applied.too_old += each.old_calls
-        if each.calls:
-            sums = applied.of_key(each.key_id)
-            for at, number in enumerate((each.calls, each.tokens, each.images)):
-                sums[at] += number
-    names = {each.key_id for each in known}
-    unknown = sum(charge.key_id not in names for charge in batch)
+    keys = plane.charge(batch)
+    for key in keys:
+        applied.charged += key.calls
+        applied.too_old += key.old_calls
+        if key.calls:
+            sums = applied.of_key(key.key_id)
+            for index, number in enumerate((key.calls, key.tokens, key.images)):
+                sums[index] += number
+    key_ids = {key.key_id for key in keys}
+    unknown = sum(charge.key_id not in key_ids for charge in batch)
     applied.unknown_key += unknown
-    applied.charged_before += (
-        len(batch) - unknown - sum(each.calls + each.old_calls for each in known)
-    )
+    applied.charged_before += len(batch) - unknown - sum(key.calls + key.old_calls for key in keys)
 
 
 def _digest(file: RecordFile) -> str | None:
-    """What tells a sealed file from all others: its size, its beginning and its end, both full of
-    requests' ids.
+    """Identifies a sealed file by its size, its beginning and its end, both full of request ids.
 
-    A copy that is still being written has another size or another end later.  None for a file that
-    grows or is gone: it is not to be noted.
+    A copy that is still being written later has another size or another end.  None for a file that
+    grows or is gone, which must not be recorded.
     """
     if not file.is_sealed:
         return None
     try:
         with file.path.open("rb") as source:
             size = os.fstat(source.fileno()).st_size
-            found = hashlib.sha256(b"%d\n" % size)
-            found.update(source.read(_SAMPLE_BYTES))
+            digest = hashlib.sha256(b"%d\n" % size)
+            digest.update(source.read(_SAMPLE_BYTES))
             source.seek(max(0, size - _SAMPLE_BYTES))
-            found.update(source.read(_SAMPLE_BYTES))
+            digest.update(source.read(_SAMPLE_BYTES))
     except FileNotFoundError:
         return None
-    return found.hexdigest()
+    return digest.hexdigest()
 
 
 def _show_row(args: argparse.Namespace, applied: _Applied, reading: Reading) -> None:
@@ -182,7 +179,7 @@ def _show_row(args: argparse.Namespace, applied: _Applied, reading: Reading) -> 
         for key_id, sums in sorted(applied.keys.items())
     ]
     tokens = sum(row[1] for row in applied.keys.values())
-    apart = {
+    other_counts = {
         "charged_before": applied.charged_before,
         "without_usage": applied.uncharged[Uncharged.WITHOUT_USAGE],
         "unknown_key": applied.unknown_key,
@@ -190,15 +187,19 @@ def _show_row(args: argparse.Namespace, applied: _Applied, reading: Reading) -> 
         "unreadable": applied.uncharged[Uncharged.UNREADABLE],
     }
     lines = [
-        f"{counted(applied.files)} read, {cell(applied.known_files)} known already",
+        f"{counted(applied.files)} read, {cell(applied.known_files)} read before",
         f"{counted(applied.records, 'record')} read",
         f"{counted(applied.charged, 'call')} charged, {counted(tokens, 'token')}",
-        *(f"{counted(count, 'call')} {_WORDS[name]}" for name, count in apart.items() if count),
+        *(
+            f"{counted(count, 'call')} {_LABELS[name]}"
+            for name, count in other_counts.items()
+            if count
+        ),
     ]
     if keys:
-        shown = [[cell(value) for value in row.values()] for row in keys]
-        heads = ("key", *(name.replace("_", " ") for name in _SUMS))
-        lines += ["", output.listed(heads, shown)]
+        cells = [[cell(value) for value in row.values()] for row in keys]
+        headings = ("key", *(name.replace("_", " ") for name in _SUMS))
+        lines += ["", output.listed(headings, cells)]
     output.show(
         args,
         {
@@ -209,7 +210,7 @@ def _show_row(args: argparse.Namespace, applied: _Applied, reading: Reading) -> 
             "records": applied.records,
             "charged": applied.charged,
             "tokens": tokens,
-            **apart,
+            **other_counts,
             "keys": keys,
         },
         *lines,
@@ -217,10 +218,10 @@ def _show_row(args: argparse.Namespace, applied: _Applied, reading: Reading) -> 
 
 
 _SUMS: Final = ("calls", "tokens", "images", "without_usage")
-_WORDS: Final = {
+_LABELS: Final = {
     "charged_before": "charged before",
     "without_usage": "without usage, charged nothing",
-    "unknown_key": "of keys that are not there, charged to nobody",
+    "unknown_key": "of unknown keys, not charged",
     "too_old": "too old to be charged",
-    "unreadable": "with usage, but without a sound id, key or time",
+    "unreadable": "with usage but without a valid id, key or time, not charged",
 }

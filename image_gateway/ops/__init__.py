@@ -1,6 +1,6 @@
-"""How the gateway is, for whoever looks: gathered in ``snapshot``, shown to people by ``page``.
+"""The ops port: the state of an instance, for people and programs.
 
-``snapshot`` asks the application's context and decides nothing.  ``page`` draws what it found, as
-HTML and SVG that need no script; the script in ``page.js`` only fetches the same page again and
-takes over what has changed, so that there is one place where it is drawn.
+``snapshot`` collects the state from the application's context and decides nothing.  ``page`` draws
+it as HTML and SVG that need no script; the script in ``page.js`` only fetches the same page again
+and copies the changes, so that the page is drawn in one place.  ``server`` answers the requests.
 """

@@ -1,7 +1,7 @@
-"""Markup by templates that escape: what is not ``Html`` already is text, and shown as text.
+"""Templates that escape: every value that is not ``Html`` is text, and is shown as text.
 
-Account names, key ids and codes come from outside; here they cannot become tags or attributes,
-whoever forgets to think of it.
+Account names, key ids and error codes come from outside; even if a template's author forgets it,
+they cannot become tags or attributes.
 """
 
 from collections.abc import Iterable
@@ -10,11 +10,11 @@ from string import Formatter
 from typing import Any, Final
 
 NOTHING: Final = "\N{EN DASH}"
-"""Stands where there is nothing to tell."""
+"""Shown where there is no value."""
 
 
 class Html(str):
-    """Text that is markup."""
+    """Text that is markup, and is not escaped."""
 
     __slots__ = ()
 
@@ -29,10 +29,10 @@ _formatter = _Escaping()
 
 
 def fill(template: str, /, **values: object) -> Html:
-    """A template of ours with values in its ``{names}``, escaped unless they are ``Html``."""
+    """A template with values for its ``{names}``, escaped unless they are ``Html``."""
     return Html(_formatter.vformat(template, (), values))
 
 
 def joined(parts: Iterable[Html], between: str = "") -> Html:
-    """Markup one after the other."""
+    """Pieces of markup as one."""
     return Html(between.join(parts))

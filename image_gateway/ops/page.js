@@ -1,69 +1,69 @@
 "use strict";
-// Fetches this page again and again and takes over what has changed.  Nodes stay the same ones, so
-// that scrolling, a selection, the focus and what is unfolded stay as they are.
+// Fetches this page again and again and copies what has changed.  Nodes are kept, so that
+// scrolling, a selection, the focus and unfolded details stay unchanged.
 
-const EVERY_MS = 2000;
-const PATIENCE_MS = 10000;
+const INTERVAL_MS = 2000;
+const TIMEOUT_MS = 10000;
 
 const live = document.getElementById("live");
-let heard = new Date();
+let lastAnswer = new Date();
 let timer = 0;
-let isAsking = false;
+let isFetching = false;
 
-function morph(here, there) {
-  if (here.nodeType !== there.nodeType || here.nodeName !== there.nodeName) {
-    here.replaceWith(document.importNode(there, true));
+function update(current, wanted) {
+  if (current.nodeType !== wanted.nodeType || current.nodeName !== wanted.nodeName) {
+    current.replaceWith(document.importNode(wanted, true));
     return;
   }
-  if (here.nodeType === Node.TEXT_NODE) {
-    if (here.data !== there.data) here.data = there.data;
+  if (current.nodeType === Node.TEXT_NODE) {
+    if (current.data !== wanted.data) current.data = wanted.data;
     return;
   }
-  for (const { name } of [...here.attributes]) {
-    if (name !== "open" && !there.hasAttribute(name)) here.removeAttribute(name);
+  for (const { name } of [...current.attributes]) {
+    if (name !== "open" && !wanted.hasAttribute(name)) current.removeAttribute(name);
   }
-  for (const { name, value } of there.attributes) {
-    if (here.getAttribute(name) !== value) here.setAttribute(name, value);
+  for (const { name, value } of wanted.attributes) {
+    if (current.getAttribute(name) !== value) current.setAttribute(name, value);
   }
-  const [old, fresh] = [[...here.childNodes], [...there.childNodes]];
-  fresh.forEach((node, at) => {
-    if (at < old.length) morph(old[at], node);
-    else here.append(document.importNode(node, true));
+  const [oldNodes, newNodes] = [[...current.childNodes], [...wanted.childNodes]];
+  newNodes.forEach((node, index) => {
+    if (index < oldNodes.length) update(oldNodes[index], node);
+    else current.append(document.importNode(node, true));
   });
-  old.slice(fresh.length).forEach((node) => node.remove());
+  oldNodes.slice(newNodes.length).forEach((node) => node.remove());
 }
 
-function tell(state, text) {
+function showState(state, text) {
   live.className = state;
   if (live.textContent !== text) live.textContent = text;
 }
 
 async function refresh() {
   clearTimeout(timer);
-  if (isAsking) return;
+  if (isFetching) return;
   if (document.hidden) {
-    tell("paused", "Paused while nobody looks.");
+    showState("paused", "Paused while this tab is hidden.");
     return;
   }
-  isAsking = true;
+  isFetching = true;
   try {
     const answer = await fetch(location.pathname, {
       cache: "no-store",
-      signal: AbortSignal.timeout(PATIENCE_MS),
+      signal: AbortSignal.timeout(TIMEOUT_MS),
     });
     if (!answer.ok) throw new Error(String(answer.status));
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-    morph(document.querySelector("main"), page.querySelector("main"));
+    update(document.querySelector("main"), page.querySelector("main"));
     document.title = page.title;
-    heard = new Date();
-    tell("live", "Live");
+    lastAnswer = new Date();
+    showState("live", "Live");
   } catch {
-    const since = heard.toISOString().slice(11, 19);
+    const since = lastAnswer.toISOString().slice(11, 19);
     document.title = "No answer";
-    tell("lost", `No answer since ${since} UTC. What stands below is as it was then.`);
+    showState("lost", `No answer since ${since} UTC. This page shows the state of that time.`);
   }
-  isAsking = false;
-  timer = setTimeout(refresh, EVERY_MS);
+  isFetching = false;
+  timer = setTimeout(refresh, INTERVAL_MS);
 }
 
 document.addEventListener("visibilitychange", refresh);

@@ -1,8 +1,8 @@
-"""``/status``: a page for people, drawn whole by the server.
+"""``/status``: a page for people, drawn completely by the server.
 
 State first, then accounts, calls in flight, the last hour, the last errors.  It loads nothing: its
-style and script stand in it and are named by their hashes in the policy that goes with it, so that
-a browser runs these and nothing else.
+style and script are inline, and its Content-Security-Policy names their hashes, so that a browser
+runs nothing else.
 """
 
 import base64
@@ -25,9 +25,9 @@ from image_gateway.ops import charts
 from image_gateway.ops.markup import NOTHING, Html, fill, joined
 
 _HIGH: Final = 0.9
-"""From this share on a bar shows that it is nearly full."""
-_SHOWN: Final = 10
-"""Errors that stand open; the others are folded."""
+"""A bar of this share or more is marked as nearly full."""
+_OPEN_ERRORS: Final = 10
+"""How many errors are shown; older ones are folded."""
 
 
 def _file(name: str) -> str:
@@ -51,16 +51,15 @@ HEADERS: Final[Mapping[str, str]] = {
     ),
     "referrer-policy": "no-referrer",
 }
-"""What goes out with the page."""
+"""The headers of the page."""
 
 
 def page(status: Status) -> bytes:
     """The whole document, in UTF-8."""
     _, headline = _state(status)
-    told = status.readiness
     return fill(
         _PAGE,
-        title=f"{headline} · {told.instance} · image-gateway",
+        title=f"{headline} · {status.readiness.instance} · image-gateway",
         style=_STYLE,
         script=_SCRIPT,
         main=joined(
@@ -80,17 +79,17 @@ def page(status: Status) -> bytes:
 
 
 def _state(status: Status) -> tuple[str, str]:
-    told = status.readiness
-    if not told.accepting:
-        left = status.in_flight.total
-        return "draining", f"Draining, {left} {'call' if left == 1 else 'calls'} left"
-    return ("ready", "Ready") if told.ready else ("unready", "Not ready")
+    readiness = status.readiness
+    if not readiness.accepting:
+        remaining = status.in_flight.total
+        return "draining", f"Draining, {remaining} {'call' if remaining == 1 else 'calls'} left"
+    return ("ready", "Ready") if readiness.ready else ("unready", "Not ready")
 
 
 def _head(status: Status) -> Html:
-    told = status.readiness
+    readiness = status.readiness
     name, headline = _state(status)
-    reasons = joined(fill("<li>{reason}</li>", reason=each) for each in told.reasons)
+    reasons = joined(fill("<li>{reason}</li>", reason=reason) for reason in readiness.reasons)
     return fill(
         '<header>\n<h1 class="{name}">{headline}</h1>\n{reasons}'
         '<p class="who">image-gateway {version} on {instance}, up for {up}, since {since} UTC'
@@ -98,21 +97,22 @@ def _head(status: Status) -> Html:
         name=name,
         headline=headline,
         reasons=fill('<ul class="reasons">{reasons}</ul>\n', reasons=reasons)
-        if told.reasons and told.accepting
+        if readiness.reasons and readiness.accepting
         else Html(),
-        version=told.version,
-        instance=told.instance,
+        version=readiness.version,
+        instance=readiness.instance,
         up=_span((status.time - status.since).total_seconds()),
         since=f"{status.since:%Y-%m-%d %H:%M}",
     )
 
 
 def _facts(status: Status) -> Html:
-    whole, waiting, told = status.last_hour.whole, status.waiting, status.readiness
-    p50, longest = whole.latency.p50, waiting.longest_seconds
-    text = whole.outcomes[RequestOutcome.OK] - whole.latency.calls
+    hour, waiting = status.last_hour.whole, status.waiting
+    slots_shared = status.readiness.slots_shared
+    p50, longest = hour.latency.p50, waiting.longest_seconds
+    text_calls = hour.outcomes[RequestOutcome.OK] - hour.latency.calls
     failed = (
-        whole.outcomes[RequestOutcome.GATEWAY_ERROR] + whole.outcomes[RequestOutcome.UPSTREAM_ERROR]
+        hour.outcomes[RequestOutcome.GATEWAY_ERROR] + hour.outcomes[RequestOutcome.UPSTREAM_ERROR]
     )
     facts = (
         ("In flight", status.in_flight.total, f"{_bytes(status.bytes_in_flight)} held"),
@@ -123,19 +123,20 @@ def _facts(status: Status) -> Html:
         ),
         (
             "Served",
-            whole.latency.calls,
-            "image calls in the last hour" + (f", {text} of text passed on" if text else ""),
+            hour.latency.calls,
+            "image calls in the last hour"
+            + (f", {text_calls} text calls passed on" if text_calls else ""),
         ),
         ("Failed", failed, "by gateway or upstream"),
         ("Median time", NOTHING if p50 is None else _span(p50), "of served image calls"),
         (
             "Slots",
-            "shared" if told.slots_shared else "own",
-            "over all processes" if told.slots_shared else "this process by itself",
+            "shared" if slots_shared else "own",
+            "counted over all processes" if slots_shared else "counted in this process only",
         ),
     )
     return fill(
-        '<dl class="facts">\n{facts}</dl>\n<p class="none">{plane}</p>\n',
+        '<dl class="facts">\n{facts}</dl>\n<p class="none">{control_plane}</p>\n',
         facts=joined(
             fill(
                 "<div><dt>{name}</dt><dd>{value}<small>{note}</small></dd></div>\n",
@@ -145,118 +146,117 @@ def _facts(status: Status) -> Html:
             )
             for name, value, note in facts
         ),
-        plane=_plane(status),
+        control_plane=_control_plane(status),
     )
 
 
-def _plane(status: Status) -> str:
-    told = status.readiness
-    age = told.grant_age_seconds
-    read = "Nothing was read of the control plane yet."
+def _control_plane(status: Status) -> str:
+    readiness = status.readiness
+    age = readiness.grant_age_seconds
+    text = "The control plane has not been read yet."
     if age is not None:
-        read = f"The accounts were read {_span(age)} ago"
-        if told.changes_act_within_seconds is None:
-            read += "; the control plane cannot be read now."
-        elif told.notify:
-            read += "; changes are told at once."
+        text = f"The accounts were read {_span(age)} ago"
+        if readiness.changes_act_within_seconds is None:
+            text += "; the control plane cannot be read now."
+        elif readiness.notify:
+            text += "; changes act at once."
         else:
-            read += f"; a change acts within {_span(told.changes_act_within_seconds)}."
+            text += f"; changes act within {_span(readiness.changes_act_within_seconds)}."
     lost = status.log_records_lost
-    return f"{read} {lost} log records could not be written." if lost else read
+    return f"{text} {lost} log records could not be written." if lost else text
 
 
 def _accounts(status: Status) -> Html:
     return _section(
         "Accounts",
-        f"{len(status.accounts)} known",
+        f"{len(status.accounts)} in all",
         _table(
             "Accounts",
             ("Account", "State", "#Slots in use", "#Budget used"),
             map(_account, status.accounts),
-            "There is no account.",
+            "There are no accounts.",
         ),
     )
 
 
-def _account(each: AccountView) -> Html:
-    share = each.slots_in_use / each.slots_limit
-    spent = (each.budget_primary_percent, each.budget_secondary_percent)
-    known = [percent for percent in spent if percent is not None]
+def _account(account: AccountView) -> Html:
+    share = account.slots_in_use / account.slots_limit
+    spent = (account.budget_primary_percent, account.budget_secondary_percent)
+    known_percents = [percent for percent in spent if percent is not None]
     return fill(
         '<tr><th scope="row">{name}<small>{dialect}</small></th>'
-        '<td><span class="state {condition}">{word}</span>{why}</td>'
+        '<td><span class="state {condition}">{label}</span>{why}</td>'
         '<td class="n">{in_use} / {limit}{slots_bar}</td>'
         '<td class="n">{budget}{budget_bar}</td></tr>\n',
-        name=each.account_name,
-        dialect=each.dialect,
-        condition=each.condition,
-        word=each.condition.replace("_", " "),
-        why=_why(each),
-        in_use=each.slots_in_use,
-        limit=each.slots_limit,
+        name=account.account_name,
+        dialect=account.dialect,
+        condition=account.condition,
+        label=account.condition.replace("_", " "),
+        why=_why(account),
+        in_use=account.slots_in_use,
+        limit=account.slots_limit,
         slots_bar=_meter(share),
-        budget=" · ".join(NOTHING if one is None else f"{one:.0f} %" for one in spent)
-        if known
-        else "not told",
-        budget_bar=_meter(max(known) / 100) if known else Html(),
+        budget=" · ".join(NOTHING if percent is None else f"{percent:.0f} %" for percent in spent)
+        if known_percents
+        else "unknown",
+        budget_bar=_meter(max(known_percents) / 100) if known_percents else Html(),
     )
 
 
-def _why(each: AccountView) -> Html:
-    found = []
-    if each.cooldown is not None:
+def _why(account: AccountView) -> Html:
+    reasons = []
+    cooldown = account.cooldown
+    if cooldown is not None:
         answer = " ".join(
-            str(part) for part in (each.cooldown.status, each.cooldown.code) if part is not None
+            str(part) for part in (cooldown.status, cooldown.code) if part is not None
         )
-        found.append(
-            f"until {each.cooldown.until:%H:%M:%S}" + (f", after {answer}" if answer else "")
-        )
-    if each.blocked_until is not None:
-        found.append(f"blocked until {each.blocked_until:%Y-%m-%d %H:%M}")
-    if each.taken_elsewhere and each.condition is Condition.FULL:
-        found.append("other processes hold the rest")
-    if each.models_cooling:
-        models = "model" if each.models_cooling == 1 else "models"
-        found.append(f"{each.models_cooling} {models} cooling")
-    return joined(fill("<small>{line}</small>", line=line) for line in found)
+        reasons.append(f"until {cooldown.until:%H:%M:%S}" + (f", after {answer}" if answer else ""))
+    if account.blocked_until is not None:
+        reasons.append(f"blocked until {account.blocked_until:%Y-%m-%d %H:%M}")
+    if account.taken_elsewhere and account.condition is Condition.FULL:
+        reasons.append("other processes hold the rest")
+    if account.models_cooling:
+        models = "model" if account.models_cooling == 1 else "models"
+        reasons.append(f"{account.models_cooling} {models} cooling")
+    return joined(fill("<small>{line}</small>", line=line) for line in reasons)
 
 
 def _in_flight(status: Status) -> Html:
-    total, told = status.in_flight.total, len(status.in_flight.oldest)
+    total, listed = status.in_flight.total, len(status.in_flight.oldest)
     return _section(
         "In flight",
-        f"the oldest {told} of {total}" if told < total else f"{total}, oldest first",
+        f"the oldest {listed} of {total}" if listed < total else f"{total}, oldest first",
         _table(
             "Calls in flight",
             ("#Age", "Phase", "Account", "Model", "Key", "Request"),
             map(_call, status.in_flight.oldest),
-            "No call is in flight.",
+            "There are no calls in flight.",
         ),
     )
 
 
-def _call(each: CallView) -> Html:
+def _call(call: CallView) -> Html:
     return fill(
         '<tr><td class="n">{age}</td><td>{phase}</td><td>{account}</td>'
         "<td>{model}<small>{endpoint}</small></td><td>{key}</td>"
         '<th scope="row"><code>{request_id}</code></th></tr>\n',
-        request_id=each.request_id,
-        age=_span(each.age_seconds),
-        phase=each.phase,
-        account=_or_dash(each.account_name),
-        model=_or_dash(each.model),
-        endpoint=each.endpoint or "",
-        key=_or_dash(each.key_id),
+        request_id=call.request_id,
+        age=_span(call.age_seconds),
+        phase=call.phase,
+        account=_or_dash(call.account_name),
+        model=_or_dash(call.model),
+        endpoint=call.endpoint or "",
+        key=_or_dash(call.key_id),
     )
 
 
 def _last_hour(hour: LastHour) -> Html:
     rows = []
-    for each in reversed(hour.blocks):
+    for block in reversed(hour.blocks):
         counts = joined(
-            fill('<td class="n">{count}</td>', count=each.outcomes[name]) for name in charts.WORDS
+            fill('<td class="n">{count}</td>', count=block.outcomes[name]) for name in charts.LABELS
         )
-        latency = each.latency
+        latency = block.latency
         seconds = joined(
             fill('<td class="n">{value}</td>', value=NOTHING if value is None else f"{value:.3g} s")
             for value in (latency.p50, latency.p90, latency.p99)
@@ -264,18 +264,18 @@ def _last_hour(hour: LastHour) -> Html:
         rows.append(
             fill(
                 '<tr><th scope="row">{start:%H:%M}</th>{counts}{seconds}</tr>\n',
-                start=each.start,
+                start=block.start,
                 counts=counts,
                 seconds=seconds,
             )
         )
-    heads = ("From", *(f"#{word.capitalize()}" for word in charts.WORDS.values()))
+    heads = ("From", *(f"#{label.capitalize()}" for label in charts.LABELS.values()))
     return _section(
         "Last hour",
         "times are UTC",
         fill(
             '<div class="charts">\n{outcomes}{latency}</div>\n'
-            "<details><summary>The same in figures</summary>\n{table}</details>\n",
+            "<details><summary>The same as a table</summary>\n{table}</details>\n",
             outcomes=charts.outcomes(hour),
             latency=charts.latency(hour),
             table=_table(
@@ -289,44 +289,44 @@ def _last_hour(hour: LastHour) -> Html:
 
 
 def _errors(status: Status) -> Html:
-    newest, older = status.last_errors[:_SHOWN], status.last_errors[_SHOWN:]
+    newest, older = status.last_errors[:_OPEN_ERRORS], status.last_errors[_OPEN_ERRORS:]
     return _section(
         "Last errors",
         "of the gateway and of upstreams, newest first",
         joined(
             (
                 _error_table("Last errors", newest),
-                _folded("Older ones", older),
-                _folded("Of clients", status.last_client_errors),
+                _folded("Older errors", older),
+                _folded("Client errors", status.last_client_errors),
             )
         ),
     )
 
 
-def _folded(title: str, found: Sequence[ErrorView]) -> Html:
+def _folded(title: str, errors: Sequence[ErrorView]) -> Html:
     return fill(
         "<details><summary>{title}: {count}</summary>\n{table}</details>\n",
         title=title,
-        count=len(found),
-        table=_error_table(title, found),
+        count=len(errors),
+        table=_error_table(title, errors),
     )
 
 
-def _error_table(title: str, found: Sequence[ErrorView]) -> Html:
-    heads = ("Time", "#Status", "Code", "Whose", "Account", "Request")
-    return _table(title, heads, map(_error, found), "There is none.")
+def _error_table(title: str, errors: Sequence[ErrorView]) -> Html:
+    heads = ("Time", "#Status", "Code", "Source", "Account", "Request")
+    return _table(title, heads, map(_error, errors), "There are none.")
 
 
-def _error(each: ErrorView) -> Html:
+def _error(error: ErrorView) -> Html:
     return fill(
         '<tr><td>{time}</td><td class="n">{status}</td><td>{code}</td><td>{source}</td>'
         '<td>{account}</td><th scope="row"><code>{request_id}</code></th></tr>\n',
-        time=_moment(each.time),
-        status=_or_dash(each.status),
-        code=_or_dash(each.error_code),
-        source=_or_dash(each.error_source),
-        account=_or_dash(each.account_name),
-        request_id=each.request_id,
+        time=_moment(error.time),
+        status=_or_dash(error.status),
+        code=_or_dash(error.error_code),
+        source=_or_dash(error.error_source),
+        account=_or_dash(error.account_name),
+        request_id=error.request_id,
     )
 
 
@@ -343,7 +343,7 @@ def _section(title: str, note: str, inner: Html) -> Html:
 
 
 def _table(caption: str, heads: Iterable[str], rows: Iterable[Html], none: str) -> Html:
-    """A head that begins with ``#`` is one of figures."""
+    """A table; a head that begins with ``#`` is the head of a column of numbers."""
     body = joined(rows)
     if not body:
         return fill('<p class="none">{none}</p>\n', none=none)
@@ -385,7 +385,7 @@ def _moment(moment: datetime) -> Html:
 
 
 def _span(seconds: float) -> str:
-    """A time as people say it, in the unit that fits."""
+    """A duration in the unit that fits."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 120:

@@ -1,8 +1,8 @@
-"""The ops port: how the gateway is, for programs and people who watch it.
+"""The server of the ops port: state pages for people and programs.
 
-It has a listener of its own, so that a proxy which is steered wrongly can never show it to the
-world.  It goes on until the last call has ended: a drain can be watched.  Who does not read is
-dropped soon, and few can be connected: an answer is whole in memory, and those who watch are few.
+It has a listener of its own, so that a wrongly configured proxy cannot expose it to the world.  It
+runs until the last call has ended, so that a drain can be watched.  A client that does not read is
+dropped soon, and only few may be connected, because answers are held in memory.
 """
 
 import asyncio
@@ -23,9 +23,9 @@ from image_gateway.edge.metrics import AccountGauges, GaugeValues
 from image_gateway.ops import page, snapshot
 
 SEND_SECONDS: Final = 10.0
-"""The longest that a reader may block its answer."""
+"""How long a client may block its answer."""
 MOST_CONNECTIONS: Final = 32
-"""A page for one person and a scrape need one at a time."""
+"""A status page and a scraper each use one at a time."""
 
 _JSON: Final = "application/json"
 _HTML: Final = "text/html; charset=utf-8"
@@ -34,7 +34,7 @@ _COMMON: Final = {"cache-control": "no-store", "x-content-type-options": "nosnif
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What a page says."""
+    """The answer of a page."""
 
     status: int
     content_type: str
@@ -43,7 +43,7 @@ class _Answer:
 
 
 def read_gauges(app: AppContext) -> GaugeValues:
-    """What is at this moment, as far as it is known; asks nobody."""
+    """The gauges at this moment, from known facts only; does no IO."""
     accounts, age = app.control_plane.known_accounts()
     state = app.now()
     return GaugeValues(
@@ -70,7 +70,7 @@ def read_gauges(app: AppContext) -> GaugeValues:
 
 
 class OpsListener(Listener):
-    """The ops port's own: with ``MOST_CONNECTIONS`` open, whoever else comes is closed at once."""
+    """A listener that closes every connection beyond ``MOST_CONNECTIONS`` at once."""
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.connections >= MOST_CONNECTIONS:
@@ -109,16 +109,16 @@ class OpsApp:
         return _Answer(200, metrics.CONTENT_TYPE, self._app.metrics.text())
 
     async def _ready(self) -> _Answer:
-        found = await snapshot.readiness(self._app, accepting=self._is_accepting())
-        return _Answer(200 if found.ready else 503, _JSON, orjson.dumps(found))
+        readiness = await snapshot.readiness(self._app, accepting=self._is_accepting())
+        return _Answer(200 if readiness.ready else 503, _JSON, orjson.dumps(readiness))
 
     async def _status(self) -> _Answer:
-        found = await snapshot.take(self._app, accepting=self._is_accepting())
-        return _Answer(200, _HTML, page.page(found), page.HEADERS)
+        status = await snapshot.take(self._app, accepting=self._is_accepting())
+        return _Answer(200, _HTML, page.page(status), page.HEADERS)
 
     async def _status_json(self) -> _Answer:
-        found = await snapshot.take(self._app, accepting=self._is_accepting())
-        return _Answer(200, _JSON, orjson.dumps(found, option=orjson.OPT_UTC_Z))
+        status = await snapshot.take(self._app, accepting=self._is_accepting())
+        return _Answer(200, _JSON, orjson.dumps(status, option=orjson.OPT_UTC_Z))
 
     async def _unknown(self) -> _Answer:
         *others, last = self._paths
@@ -139,15 +139,15 @@ class _Page:
             if scope["method"] not in {"GET", "HEAD"}:
                 refusal = Refusal(
                     "method_not_allowed",
-                    "Ops pages are read with GET.",
+                    "The pages of the ops port are read with GET.",
                     headers={"allow": "GET"},
                 )
                 await downstream.answer(
                     405, {**refusal.headers(), "content-type": _JSON}, refusal.body()
                 )
                 return
-            made = await self._make()
-            sent = {"content-type": made.content_type, **_COMMON, **made.headers}
-            await downstream.answer(made.status, sent, made.body)
+            answer = await self._make()
+            headers = {"content-type": answer.content_type, **_COMMON, **answer.headers}
+            await downstream.answer(answer.status, headers, answer.body)
         except ClientLeftError:
             return

@@ -1,4 +1,4 @@
-"""What is at this moment, gathered from the application's context: readiness, accounts, calls."""
+"""The state at this moment, from the application's context: readiness, accounts, calls."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -18,7 +18,7 @@ from image_gateway.edge.postgres.cache import UnavailableError
 
 
 async def take(app: AppContext, *, accepting: bool) -> Status:
-    """All that ``/status.json`` tells; asks the control plane where what is known has expired."""
+    """All facts of ``/status.json``; asks the control plane if what was read has expired."""
     ready = await readiness(app, accepting=accepting)
     wall, tracker = datetime.now(UTC), app.tracker
     accounts, _ = app.control_plane.known_accounts()
@@ -39,8 +39,8 @@ async def take(app: AppContext, *, accepting: bool) -> Status:
 
 
 async def readiness(app: AppContext, *, accepting: bool) -> Readiness:
-    """Whether it would serve a call, or why not."""
-    reasons = [] if accepting else ["this instance is stopping, or not up yet"]
+    """Whether this instance can serve a call, or why not."""
+    reasons = [] if accepting else ["this instance is stopping, or has not started yet"]
     reasons += await _missing(app)
     _, age = app.control_plane.known_accounts()
     host, port = app.settings.ops_bind
@@ -58,13 +58,13 @@ async def readiness(app: AppContext, *, accepting: bool) -> Readiness:
 
 
 def condition(app: AppContext, account: Account, state: ranking.State) -> ranking.Condition:
-    """What an account is, other processes considered."""
-    found = ranking.condition(account, state)
-    is_usable = found in {ranking.Condition.USABLE, ranking.Condition.OVER_BUDGET}
-    # Other processes may hold what this one was refused.
+    """The condition of an account, with the slots of other processes considered."""
+    own_condition = ranking.condition(account, state)
+    is_usable = own_condition in {ranking.Condition.USABLE, ranking.Condition.OVER_BUDGET}
+    # Other processes may hold the slots that this one was refused.
     if is_usable and app.slots.is_taken(account.account_name):
         return ranking.Condition.FULL
-    return found
+    return own_condition
 
 
 def _change_seconds(app: AppContext) -> float | None:
@@ -77,7 +77,7 @@ async def _missing(app: AppContext) -> list[str]:
     try:
         accounts = await app.control_plane.accounts()
     except UnavailableError:
-        return ["the control plane cannot be read, and nothing is known that still counts"]
+        return ["the control plane cannot be read, and what was read before has expired"]
     reasons = [] if await app.control_plane.keys_can_be_read() else ["keys cannot be read"]
     state = app.now()
 
@@ -123,11 +123,11 @@ def _account(
 
 
 def _cooldown(account: Account, state: ranking.State) -> CooldownView | None:
-    found = state.cooldowns.cooldown(account.account_name, state.now, account.credential)
-    if found is None:
+    cooldown = state.cooldowns.cooldown(account.account_name, state.now, account.credential)
+    if cooldown is None:
         return None
-    until = state.wall + timedelta(seconds=found.seconds_left)
+    until = state.wall + timedelta(seconds=cooldown.seconds_left)
     status = code = None
-    if found.cause is not None:
-        status, code = found.cause.status, found.cause.code
+    if cooldown.cause is not None:
+        status, code = cooldown.cause.status, cooldown.cause.code
     return CooldownView(until, status, code)

@@ -82,11 +82,11 @@ async def test_without_a_script_the_page_is_whole_and_loads_itself_anew(
             "row", name=door.key_id
         )
         await expect(call).to_contain_text("upstream")
-        await page.get_by_text("Of clients:").click()
+        await page.get_by_text("Client errors:").click()
         await expect(page.get_by_role("row", name=refused["request_id"])).to_contain_text(
             "invalid_body"
         )
-        await expect(page.get_by_role("img", name="Calls a minute")).to_be_visible()
+        await expect(page.get_by_role("img", name="Calls per minute")).to_be_visible()
         await expect(page.get_by_role("img", name="Latency")).to_be_visible()
         async with page.expect_navigation(timeout=BOUND_MS):
             pass
@@ -103,12 +103,12 @@ async def test_with_a_script_a_call_comes_and_goes_and_what_is_unfolded_stays_so
         call = page.get_by_role("row", name=door.key_id)
         await expect(call).to_have_count(0)
         await page.evaluate("window.isStillThere = true")
-        await page.get_by_text("The same in figures").click()
+        await page.get_by_text("The same as a table").click()
         async with held_call(door, upstream):
             await expect(call).to_have_count(1, timeout=BOUND_MS)
             await expect(call).to_contain_text(door.account)
         await expect(call).to_have_count(0, timeout=BOUND_MS)
-        await expect(page.get_by_text("The same in figures")).to_be_visible()
+        await expect(page.get_by_text("The same as a table")).to_be_visible()
         figures = page.get_by_role("table", name="Calls and seconds in blocks of five minutes")
         await expect(figures).to_be_visible()
         assert await page.evaluate("window.isStillThere")
@@ -322,7 +322,7 @@ def shown(board: CallTracker, now: datetime, told: Readiness, *accounts: Account
     ("texts", "note"),
     [
         (0, "<dd>2<small>image calls in the last hour</small>"),
-        (3, "<dd>2<small>image calls in the last hour, 3 of text passed on</small>"),
+        (3, "<dd>2<small>image calls in the last hour, 3 text calls passed on</small>"),
     ],
 )
 def test_text_that_was_passed_on_is_no_picture_that_was_served(texts: int, note: str) -> None:

@@ -188,7 +188,7 @@ def test_the_status_tells_what_is_there_and_what_serves(site: Site) -> None:
     releases = {version(each) for each in (site.good, site.better, site.broken)}
     assert {line.split()[1] for line in staged} == releases
     [left] = [line for line in staged if version(site.better) in line]
-    assert "left by a rollback 20" in left
+    assert "rolled back 20" in left
     # What was left, or has failed, is activated by its name only.
     assert site.release("--dry-run", "activate").startswith(f"{version(site.broken)}: every file")
 
@@ -215,7 +215,7 @@ def nothing_changes(site: Site) -> Iterator[None]:
 def test_a_release_that_does_not_start_leaves_the_old_one_serving(site: Site) -> None:
     with nothing_changes(site):
         told = site.release("activate", version(site.broken), check=False)
-        assert f"put back: blue ({version(site.good)}) was never stopped and goes on" in told
+        assert f"put back: blue ({version(site.good)}) was never stopped and still serves" in told
         assert "RuntimeError" in told
 
 
@@ -235,7 +235,7 @@ def test_a_release_that_does_not_become_ready_leaves_the_old_one_serving(site: S
         told = site.release("activate", version(site.better), check=False)
         site.control("account enable openai-1")
         assert "green is not ready: no account is usable" in told
-        assert f"put back: blue ({version(site.good)}) was never stopped and goes on" in told
+        assert f"put back: blue ({version(site.good)}) was never stopped and still serves" in told
 
 
 def test_a_staged_release_that_was_changed_is_not_started(site: Site) -> None:
@@ -246,7 +246,9 @@ def test_a_staged_release_that_was_changed_is_not_started(site: Site) -> None:
         )
         told = site.release("activate", version(site.better), check=False)
         site.machine.run(f"sed -i '$d' {path}/venv/lib/python3.11/site-packages/h11/__init__.py")
-        assert "not as they were built: venv/lib/python3.11/site-packages/h11/__init__.py" in told
+        assert (
+            "files differ from the build: venv/lib/python3.11/site-packages/h11/__init__.py" in told
+        )
 
 
 def test_a_cut_artifact_is_refused(site: Site, tmp_path: Path) -> None:
@@ -258,9 +260,9 @@ def test_a_cut_artifact_is_refused(site: Site, tmp_path: Path) -> None:
 
 def test_two_runs_do_not_meet(site: Site) -> None:
     with site.machine.shell() as run:
-        run("exec 9>>/opt/image-gateway/.lock; flock 9; echo process 4711 is at work >&9")
+        run("exec 9>>/opt/image-gateway/.lock; flock 9; echo process 4711 is active >&9")
         told = site.release("rollback", check=False)
-        assert told.startswith("release: process 4711 is at work")
+        assert told.startswith("release: process 4711 is active")
 
 
 def test_a_run_that_was_killed_is_finished_by_the_next(site: Site) -> None:
@@ -288,7 +290,7 @@ def test_changed_settings_come_into_force_without_a_restart(site: Site) -> None:
     release = version(site.better)
     site.release("activate", release)
     assert site.serving() == ("green", release)
-    assert f"{version(site.good)}  rollback leads here" in site.release("status")
+    assert f"{version(site.good)}  rollback goes here" in site.release("status")
     site.machine.run("echo 'default_model = \"gpt-image-1.5\"' >> /etc/image-gateway/config.toml")
     site.release("activate", release)
     assert site.serving() == ("blue", release)

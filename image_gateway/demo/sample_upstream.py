@@ -116,9 +116,11 @@ async def _draw_all(body: Mapping[str, Any], original: bytes | None) -> dict[str
     width, height = _size(body)
     count = int(body.get("n", 1))
     try:
-        pictures = [draw(body["prompt"], width, height, each, original) for each in range(count)]
+        pictures = [
+            draw(body["prompt"], width, height, number, original) for number in range(count)
+        ]
     except UnidentifiedImageError:
-        error = {"code": "invalid_image", "message": "This is no picture.", "param": "image"}
+        error = {"code": "invalid_image", "message": "This is not a picture.", "param": "image"}
         raise web.HTTPBadRequest(
             text=json.dumps({"error": {**error, "type": "invalid_request_error"}}),
             content_type="application/json",

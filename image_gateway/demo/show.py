@@ -1,4 +1,4 @@
-"""The demo's script: start everything, make a picture, edit it, show what was recorded."""
+"""The demo: start everything, make a picture, edit it, show the log records."""
 
 import asyncio
 import base64
@@ -24,7 +24,7 @@ from image_gateway.config import PREFIX
 from image_gateway.demo import postgres, sample_upstream
 
 OUTPUT: Final = Path("demo-output")
-_WORDS: Final = OUTPUT / "gateway.log"
+_GATEWAY_LOG: Final = OUTPUT / "gateway.log"
 _START_SECONDS: Final = 30.0
 _STOP_SECONDS: Final = 15.0
 _PROMPT: Final = "A lighthouse in the morning mist"
@@ -41,9 +41,9 @@ class DemoError(Exception):
 
 
 def run(*, once: bool) -> int:
-    """Show the gateway; gives the exit code."""
+    """Run the demo; return the exit code."""
     try:
-        asyncio.run(_until_told(once=once))
+        asyncio.run(_run(once=once))
     except asyncio.CancelledError:
         pass
     except DemoError as error:
@@ -52,34 +52,34 @@ def run(*, once: bool) -> int:
     return 0
 
 
-async def _until_told(*, once: bool) -> None:
-    """The show, until it ends or a signal ends it; whoever is started is stopped either way."""
-    task = asyncio.ensure_future(_show(once=once))
+async def _run(*, once: bool) -> None:
+    """Run the demo until it ends or a signal ends it; either way everything is stopped."""
+    task = asyncio.ensure_future(_demo(once=once))
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
-        _tell("stopping everything")
+        _say("stopping everything")
         task.cancel()
 
-    # Both by name: a shell that starts a program in the background has it ignore SIGINT.
+    # SIGINT explicitly: a shell lets programs in the background ignore it.
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
     await task
 
 
-async def _show(*, once: bool) -> None:
+async def _demo(*, once: bool) -> None:
     host, port = _address()
     _require_free(host, port)
     OUTPUT.mkdir(exist_ok=True)
-    # Of this show only, and not of one before.
+    # The log holds records of this demo only, not of an earlier one.
     (OUTPUT / "logs" / "requests.jsonl").unlink(missing_ok=True)
     secret = f"sk-demo-{secrets.token_hex(12)}"
-    _tell("starting an embedded Postgres (the first time takes some seconds)")
+    _say("starting an embedded Postgres (the first time takes some seconds)")
     with postgres.embedded() as database:
-        _tell("starting a sample upstream that draws what the prompt says")
+        _say("starting a sample upstream that draws what the prompt says")
         async with _sample_upstream() as upstream_url:
             _fill(database, secret, upstream_url)
-            _tell(f"starting the gateway on {host}:{port}")
+            _say(f"starting the gateway on {host}:{port}")
             async with _gateway(database, host, port) as gateway:
                 base_url = f"http://{host}:{port}/v1"
                 await _make_pictures(base_url, secret)
@@ -87,8 +87,8 @@ async def _show(*, once: bool) -> None:
                 if not once:
                     _explain(base_url, secret)
                     await gateway.wait()
-                    raise DemoError(f"the gateway ended; its words are in {_WORDS}")
-    _tell("done: everything is stopped")
+                    raise DemoError(f"the gateway ended; its log is {_GATEWAY_LOG}")
+    _say("done: everything is stopped")
 
 
 async def _make_pictures(base_url: str, secret: str) -> None:
@@ -100,22 +100,22 @@ async def _make_pictures(base_url: str, secret: str) -> None:
 
 
 async def _make_with(client: AsyncOpenAI, base_url: str, secret: str) -> None:
-    _tell(f"generating on the Codex account, with the official openai SDK: {_PROMPT!r}")
-    made = await client.images.generate(model=_MODEL, prompt=_PROMPT, size="1024x1024")
-    picture = base64.b64decode((made.data or [])[0].b64_json or "")
+    _say(f"generating on the Codex account, with the official openai SDK: {_PROMPT!r}")
+    generated = await client.images.generate(model=_MODEL, prompt=_PROMPT, size="1024x1024")
+    picture = base64.b64decode((generated.data or [])[0].b64_json or "")
     _save("generated.png", picture)
 
-    _tell(f"editing it there with plain JSON: {_EDIT!r}")
+    _say(f"editing it there with plain JSON: {_EDIT!r}")
     edited = await _edit_with_json(base_url, secret, picture)
     _save("edited.png", edited)
 
-    _tell(f"editing that as multipart, on the Azure deployment of {_AZURE_MODEL}: {_SECOND_EDIT!r}")
-    made_by_azure = await client.images.edit(
+    _say(f"editing that as multipart, on the Azure deployment of {_AZURE_MODEL}: {_SECOND_EDIT!r}")
+    edited_by_azure = await client.images.edit(
         model=_AZURE_MODEL, prompt=_SECOND_EDIT, image=[("boat.png", edited, "image/png")]
     )
-    _save("edited-by-azure.png", base64.b64decode((made_by_azure.data or [])[0].b64_json or ""))
+    _save("edited-by-azure.png", base64.b64decode((edited_by_azure.data or [])[0].b64_json or ""))
 
-    _tell(f"streaming with partial pictures, by Codex's Responses route: {_STREAMED!r}")
+    _say(f"streaming with partial pictures, by Codex's Responses route: {_STREAMED!r}")
     stream = await client.images.generate(
         model=_MODEL, prompt=_STREAMED, stream=True, partial_images=3
     )
@@ -135,36 +135,36 @@ async def _edit_with_json(base_url: str, secret: str, picture: bytes) -> bytes:
             f"{base_url}/images/edits",
             json={"model": _MODEL, "prompt": _EDIT, "images": [{"image_url": url}]},
             headers={"authorization": f"Bearer {secret}"},
-        ) as answer,
+        ) as response,
     ):
-        edited = await answer.json()
-        if answer.status != 200:
-            raise DemoError(f"the edit was answered with {answer.status}: {edited}")
+        edited = await response.json()
+        if response.status != 200:
+            raise DemoError(f"the edit was answered with {response.status}: {edited}")
     return base64.b64decode(edited["data"][0]["b64_json"])
 
 
 def _save(name: str, picture: bytes) -> None:
     path = OUTPUT / name
     path.write_bytes(picture)
-    _tell(f"  saved {path} ({len(picture)} bytes)")
+    _say(f"  saved {path} ({len(picture)} bytes)")
 
 
 async def _show_records() -> None:
     path = OUTPUT / "logs" / "requests.jsonl"
-    _tell(f"the log records of these calls, from {path}:")
+    _say(f"the log records of these calls, from {path}:")
     for line in (await _records(path))[-_CALLS:]:
         record = json.loads(line)
-        known = {name: value for name, value in record.items() if value not in (None, [], False)}
-        print(json.dumps(known, indent=2))
+        facts = {name: value for name, value in record.items() if value not in (None, [], False)}
+        print(json.dumps(facts, indent=2))
 
 
 async def _records(path: Path) -> list[str]:
-    """The lines of the log, once it holds a record of each call: it is written a moment later."""
+    """The lines of the log once it has a record of each call, which is written a moment later."""
     async with asyncio.timeout(_STOP_SECONDS):
         while True:
-            whole = _whole_lines(path)
-            if len(whole) >= _CALLS:
-                return whole
+            lines = _whole_lines(path)
+            if len(lines) >= _CALLS:
+                return lines
             await asyncio.sleep(0.05)
 
 
@@ -263,21 +263,21 @@ async def _gateway(
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(PREFIX)},
         f"{PREFIX}BIND": f"{host}:{port}",
-        # Port 0: nobody watches the demo, and an instance may be running beside it.
+        # Port 0: an instance may already run on this machine.
         f"{PREFIX}OPS_BIND": "127.0.0.1:0",
         f"{PREFIX}CONTROL_DATABASE_URL": reader,
         f"{PREFIX}LOG_DIR": str(OUTPUT / "logs"),
         f"{PREFIX}STATE_DIR": str(OUTPUT / "state"),
     }
-    with _WORDS.open("wb") as words:
-        # In a session of its own: a Ctrl-C on the terminal is for the demo, which then stops it.
+    with _GATEWAY_LOG.open("wb") as log:
+        # In a session of its own: Ctrl-C must reach only the demo, which then stops the gateway.
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "image_gateway",
             "serve",
             env=environment,
-            stderr=words,
+            stderr=log,
             start_new_session=True,
         )
     try:
@@ -305,8 +305,8 @@ async def _wait_until_up(process: asyncio.subprocess.Process, url: str) -> None:
                     await asyncio.sleep(0.05)
     except TimeoutError:
         raise DemoError(f"the gateway did not answer within {_START_SECONDS:.0f} s") from None
-    raise DemoError(f"the gateway ended at once; its words are in {_WORDS}")
+    raise DemoError(f"the gateway ended at its start; its log is {_GATEWAY_LOG}")
 
 
-def _tell(line: str) -> None:
+def _say(line: str) -> None:
     print(f"demo: {line}", flush=True)

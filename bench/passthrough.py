@@ -1,10 +1,10 @@
-"""What the gateway costs over a bare pass-through on the same libraries, side by side in one run.
+"""Compare the CPU cost of the gateway with that of a bare pass-through on the same libraries.
 
     .venv/bin/python bench/passthrough.py
 
-Both get the same calls in turns from the same load generator, one connection for each call, and
-the same upstream, which answers at once.  CPU is the proxy process's own, from /proc; the ratio is
-what counts, for rates on shared machines drift.
+Both get the same calls, alternately, from one load generator with one connection for each call, and
+have the same upstream, which answers at once.  CPU is that of the proxy process, from /proc; only
+the ratio counts, because rates on shared machines drift.
 
 W1: a picture of 1 KB, 32 calls at once.  W2: one of 2 MB (2.67 MB of base64), 16 at once.  W4: a
 multipart edit of 4 MB, answered with a picture of 2 MB, 8 at once.  W5: W2 as a stream.
@@ -70,7 +70,7 @@ config.backlog = 4096
 uvloop.run(serve(App(), config))
 """
 
-TURNS = 4
+ROUNDS = 4
 
 
 def cpu_seconds(pid: int) -> float:
@@ -125,9 +125,9 @@ async def upstream(work: Work) -> asyncio.Server:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
-            left = int(re.search(rb"(?i)content-length: *(\d+)", head)[1])
-            while left:
-                left -= len(await reader.read(min(left, 2**18)))
+            remaining = int(re.search(rb"(?i)content-length: *(\d+)", head)[1])
+            while remaining:
+                remaining -= len(await reader.read(min(remaining, 2**18)))
             writer.write(answer)
             await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError):
@@ -139,11 +139,11 @@ async def upstream(work: Work) -> asyncio.Server:
 
 
 async def load(port: int, request: bytes, count: int, at_once: int) -> float:
-    """Make the calls; gives the seconds it took."""
-    gate = asyncio.Semaphore(at_once)
+    """Make the calls; return the seconds that they took."""
+    slots = asyncio.Semaphore(at_once)
 
-    async def one() -> None:
-        async with gate:
+    async def call() -> None:
+        async with slots:
             reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**22)
             writer.write(request)
             first = await reader.read(65536)
@@ -153,7 +153,7 @@ async def load(port: int, request: bytes, count: int, at_once: int) -> float:
             writer.close()
 
     began = time.monotonic()
-    await asyncio.gather(*(one() for _ in range(count)))
+    await asyncio.gather(*(call() for _ in range(count)))
     return time.monotonic() - began
 
 
@@ -173,24 +173,26 @@ async def compare(folder: Path, database: str) -> None:
             bare = subprocess.Popen([sys.executable, "-c", BARE, str(port), url])
             try:
                 await asyncio.sleep(2)
-                ways = {"bare": (bare.pid, port), "gateway": (gateway.pid, gateway.port)}
-                cost = dict.fromkeys(ways, 0.0)
-                took = dict.fromkeys(ways, 0.0)
-                for pid, _ in ways.values():
+                proxies = {"bare": (bare.pid, port), "gateway": (gateway.pid, gateway.port)}
+                cost = dict.fromkeys(proxies, 0.0)
+                took = dict.fromkeys(proxies, 0.0)
+                for pid, _ in proxies.values():
                     os.sched_setaffinity(pid, {0})
                 os.sched_setaffinity(0, {1})
-                for _, target in ways.values():
+                for _, target in proxies.values():
                     await load(target, request, work.at_once * 2, work.at_once)
-                for _ in range(TURNS):
-                    for way, (pid, target) in ways.items():
+                for _ in range(ROUNDS):
+                    for name, (pid, target) in proxies.items():
                         before = cpu_seconds(pid)
-                        took[way] += await load(target, request, work.calls, work.at_once)
-                        cost[way] += cpu_seconds(pid) - before
-                calls = TURNS * work.calls
-                for way in ways:
-                    each = cost[way] / calls * 1000
-                    rate = calls / took[way]
-                    print(f"{work.name} {way:8} {each:7.3f} CPU ms/call {rate:8.0f} calls/s")
+                        took[name] += await load(target, request, work.calls, work.at_once)
+                        cost[name] += cpu_seconds(pid) - before
+                calls = ROUNDS * work.calls
+                for name in proxies:
+                    milliseconds = cost[name] / calls * 1000
+                    rate = calls / took[name]
+                    print(
+                        f"{work.name} {name:8} {milliseconds:7.3f} CPU ms/call {rate:8.0f} calls/s"
+                    )
                 print(f"{work.name} ratio    {cost['gateway'] / cost['bare']:7.2f}")
             finally:
                 bare.kill()

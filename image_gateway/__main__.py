@@ -146,7 +146,7 @@ def _schema(args: argparse.Namespace) -> int:
 
 def _demo(args: argparse.Namespace) -> int:
     try:
-        from image_gateway.demo import run  # noqa: PLC0415 - its libraries are an extra
+        from image_gateway.demo.show import run  # noqa: PLC0415 - its libraries are an extra
     except ModuleNotFoundError as error:
         complain(
             f"the demo needs {error.name}: run pip install '.[demo]' in the folder of the project"

@@ -2,7 +2,3 @@
 
 It is for people who want to see it before they install it.  ``serve`` uses nothing of it.
 """
-
-from image_gateway.demo.show import run
-
-__all__ = ["run"]

@@ -52,7 +52,7 @@ def pgbouncer(
                 **as_owner,
             )
         try:
-            _await(process, port, folder)
+            _await(process, folder, f"{folder}/.s.PGSQL.{port}" if over == "unix" else port)
             way = {"host": folder if over == "unix" else "127.0.0.1", "port": port}
             yield urlunsplit(urlsplit(server_url)._replace(query=urlencode(way)))
         finally:
@@ -101,16 +101,25 @@ def _configure(folder: Path, server: dict[str, Any], settings: dict[str, Any]) -
     )
 
 
-def _await(process: "subprocess.Popen[bytes]", port: int, folder: Path) -> None:
-    # By a bare socket: a login would leave it with a connection to Postgres, and tests want to meet
-    # it without one, too.
+def _await(process: "subprocess.Popen[bytes]", folder: Path, listener: str | int) -> None:
+    """Wait until the TCP port or the Unix socket accepts connections.
+
+    A bare socket tries it: a login would leave PgBouncer with a connection to Postgres, and some
+    tests want to meet it without one.
+    """
+
     def words() -> str:
         return (folder / "words.log").read_text("utf-8", "replace")
 
     def listens() -> bool:
         assert process.poll() is None, f"pgbouncer ended by itself: {words()}"
-        with contextlib.suppress(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", port)).close()
+        family = socket.AF_UNIX if isinstance(listener, str) else socket.AF_INET
+        address = listener if isinstance(listener, str) else ("127.0.0.1", listener)
+        with (
+            contextlib.suppress(ConnectionRefusedError, FileNotFoundError),
+            socket.socket(family) as client,
+        ):
+            client.connect(address)
             return True
         return False
 

@@ -1038,8 +1038,10 @@ def start_apply(plane: Plane, tmp_path: Path) -> Iterator[Callable[[], subproces
     started = []
 
     def start() -> subprocess.Popen[str]:
+        apply = [sys.executable, "-m", "image_gateway", "control", "usage", "apply", "--json"]
         process = subprocess.Popen(
-            [sys.executable, "-m", "image_gateway", "control", "usage", "apply", "--json"],
+            # A shell's background jobs, and so these tests in one, ignore SIGINT.
+            ["/usr/bin/env", "--default-signal=INT", *apply],
             env={
                 **os.environ,
                 "IMAGE_GATEWAY_ADMIN_DATABASE_URL": plane.url,

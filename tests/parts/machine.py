@@ -4,6 +4,7 @@ It shares the network with the tests, so that their upstream is a port of its lo
 files, processes, users and units are its own.  It needs root.
 """
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -127,8 +128,8 @@ class Machine:
 
     def kill(self) -> None:
         """Pull the plug."""
-        os.kill(self._leader, signal.SIGKILL)
         try:
+            os.kill(self._leader, signal.SIGKILL)
             self._process.wait(20)
         finally:
             self._process.kill()
@@ -196,18 +197,28 @@ def _base() -> Path:
 
 
 def _leader(process: subprocess.Popen[bytes]) -> int:
-    """The pid of the machine's own first process, as it is called here."""
+    """The pid of the machine's own first process, as it is called here.
+
+    systemd-nspawn's first child makes this one and ends, and this one is a systemd only once it is
+    in the machine's file system.
+    """
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
 
     def found() -> list[int]:
         assert process.poll() is None, "systemd-nspawn has ended"
-        return [int(pid) for pid in children.read_text().split()]
+        return [int(pid) for pid in children.read_text().split() if _is_systemd(pid)]
 
     return eventually_blocking(found, BOOT_SECONDS)[0]
 
 
+def _is_systemd(pid: str) -> bool:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/comm").read_text() == "systemd\n"
+    return False
+
+
 def _wait_booted(machine: Machine) -> None:
     def state() -> str:
-        return machine.run("systemctl is-system-running --wait || true", check=False)
+        return machine.run("systemctl is-system-running || true", check=False)
 
     eventually_blocking(lambda: state() in {"running", "degraded"}, BOOT_SECONDS, log=state)

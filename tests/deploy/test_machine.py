@@ -190,7 +190,7 @@ def test_the_status_tells_what_is_there_and_what_serves(site: Site) -> None:
     [left] = [line for line in staged if version(site.better) in line]
     assert "rolled back 20" in left
     # What was left, or has failed, is activated by its name only.
-    assert site.release("--dry-run", "activate").startswith(f"{version(site.broken)}: every file")
+    assert site.release("--dry-run", "activate").startswith(f"{version(site.broken)}: all files")
 
 
 def test_after_a_reboot_the_instance_that_served_comes_back(site: Site) -> None:
@@ -255,7 +255,7 @@ def test_a_cut_artifact_is_refused(site: Site, tmp_path: Path) -> None:
     cut = tmp_path / site.better.name
     cut.write_bytes(site.better.read_bytes()[:-1000])
     with nothing_changes(site):
-        assert "no whole archive" in site.release("stage", str(cut), check=False)
+        assert "the archive is damaged" in site.release("stage", str(cut), check=False)
 
 
 def test_two_runs_do_not_meet(site: Site) -> None:

@@ -240,6 +240,12 @@ def test_what_came_back_is_recorded_and_what_it_does_not_say_stays_as_asked(
     assert (built["size"], built["quality"]) == (size, quality)
 
 
+def test_size_and_quality_stay_known_where_the_next_picture_does_not_say_them() -> None:
+    first = Made.of(1, None, {"size": "1536x1024", "quality": "low"})
+    second = Made.of(2, None, {"quality": "high"}, first)
+    assert (second.pictures, second.size, second.quality) == (2, "1536x1024", "high")
+
+
 # -- the prompt's hash -----------------------------------------------------------------------
 
 

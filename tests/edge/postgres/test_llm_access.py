@@ -982,6 +982,7 @@ async def test_changes_in_the_adapter_s_own_tables_are_heard(
         llm.change("image_adapter.codex_options", {"is_only": True}, codex_route="responses")
         llm.change("image_adapter.accounts", {"account_name": "own"}, used_percent_primary=5)
         llm.change("image_adapter.accounts", {"account_name": "own"}, status="off")
+        llm.change("image_adapter.accounts", {"account_name": "own"}, last_error="not read")
         llm.execute("NOTIFY image_gateway_changed, 'the end'")
         await eventually(lambda: "the end" in control.heard)
         assert control.heard == [

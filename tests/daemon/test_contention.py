@@ -313,7 +313,7 @@ async def test_a_storm_over_three_daemons_passes_no_limit_and_starves_nobody(
         by_key[key_id] += counts[200]
     assert set(by_daemon[0]) | set(by_daemon[1]) == {200}, "they wait for long enough"
     assert set(by_daemon[2]) == {200, 429}
-    assert min(counts[200] for counts in by_daemon) >= 5
+    assert min(counts[200] for counts in by_daemon) > 0
     assert len(by_key) == len(keys)
     assert min(by_key.values()) > 0, "a key was starved"
     for answer in answers:

@@ -19,6 +19,9 @@ from tests.parts.upstream import Call, ScriptedUpstream
 
 WIDE, NARROW = "wide", "narrow"
 NARROW_SLOTS = 3
+PAUSE_SECONDS = 5.0
+"""A call that no instance accepts waits longer than this; one that is accepted waits far less, even
+on a busy machine."""
 
 
 @dataclass

@@ -39,6 +39,10 @@ class Plane:
             with psycopg.connect(self.url, autocommit=True) as connection:
                 connection.execute(statement.encode(), values)
 
+    def ask(self, query: str) -> list[Any]:
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            return connection.execute(query.encode()).fetchall()
+
     def add_key(self, **columns: Any) -> str:
         """A key with the given columns of ``image_control.keys``; gives its secret."""
         secret = f"sk-test-{secrets.token_hex(16)}"

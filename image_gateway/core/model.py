@@ -81,7 +81,10 @@ class Proxy:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """One upstream account or deployment; ``credential`` is None if it has no usable one."""
+    """One upstream account or deployment; ``credential`` is None if it has no usable one.
+
+    ``fails_free``: its operator knows that it bills nothing for an error in OpenAI's shape.
+    """
 
     account_name: str
     dialect: str
@@ -101,6 +104,7 @@ class Account:
     used_percent_secondary: float | None
     same_account_retries: int
     blocked_until: datetime | None
+    fails_free: bool = False
 
     def signed_by(self) -> Credential:
         """The credential for a call; routing never selects an account without one."""

@@ -114,6 +114,7 @@ def account_from_row(row: ViewRow) -> Account:
             max(0, _optional_integer(row, "same_account_retries") or 0), MOST_RETRIES
         ),
         blocked_until=blocked,
+        fails_free=_flag(row, "fails_free"),
     )
 
 

@@ -5,6 +5,7 @@ SET status = %(status)s,
     image_max_concurrency = %(image_max_concurrency)s,
     base_url = %(base_url)s,
     deployments = %(deployments)s,
-    credential = %(credential)s
+    credential = %(credential)s,
+    fails_free = %(fails_free)s
 WHERE account_name = %(account_name)s
 RETURNING account_name

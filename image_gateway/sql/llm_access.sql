@@ -127,9 +127,13 @@ CREATE TABLE IF NOT EXISTS image_adapter.accounts (
     same_account_retries    integer CHECK (same_account_retries >= 0),
     blocked_until           timestamptz,
     last_error              text,
+    fails_free              boolean NOT NULL DEFAULT false,
     created_at              timestamptz NOT NULL DEFAULT now(),
     CHECK (dialect <> 'azure' OR base_url IS NOT NULL)
 );
+
+ALTER TABLE image_adapter.accounts
+    ADD COLUMN IF NOT EXISTS fails_free boolean NOT NULL DEFAULT false;
 
 -- Which of them the keys of a group may use besides the group's Codex accounts.  A key that may use
 -- all accounts needs no row here.
@@ -318,7 +322,8 @@ SELECT a.account_name,
        b.used_percent_secondary,
        o.same_account_retries,
        NULL::timestamptz AS blocked_until,
-       a.last_error
+       a.last_error,
+       false AS fails_free
 FROM public.llm_codex_accounts a
 LEFT JOIN image_adapter.budgets b ON b.account_name = a.account_name
 LEFT JOIN public.llm_runtime_config c ON c.id = 'default'
@@ -385,7 +390,7 @@ SELECT account_name, dialect, status, image_enabled, image_max_concurrency, base
        deployments, credential, client_version, responses_model, codex_route,
        proxy_url, proxy_username, proxy_password, routing_weight,
        used_percent_primary, used_percent_secondary, same_account_retries,
-       blocked_until, last_error
+       blocked_until, last_error, fails_free
 FROM image_adapter.accounts own
 -- A name means one account.  llm-access's own lists mean its accounts, so those keep the name.
 WHERE NOT EXISTS (SELECT FROM public.llm_codex_accounts a WHERE a.account_name = own.account_name);

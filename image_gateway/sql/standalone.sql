@@ -56,9 +56,13 @@ CREATE TABLE IF NOT EXISTS image_control.accounts (
     same_account_retries    integer CHECK (same_account_retries >= 0),
     blocked_until           timestamptz,
     last_error              text,
+    fails_free              boolean NOT NULL DEFAULT false,
     created_at              timestamptz NOT NULL DEFAULT now(),
     CHECK (dialect <> 'azure' OR base_url IS NOT NULL)
 );
+
+ALTER TABLE image_control.accounts
+    ADD COLUMN IF NOT EXISTS fails_free boolean NOT NULL DEFAULT false;
 
 -- Calls that were charged to their key's quota, each once.  A row stays when its key is removed.
 CREATE TABLE IF NOT EXISTS image_control.charges (
@@ -80,9 +84,10 @@ CREATE TABLE IF NOT EXISTS image_control.charged_files (
 );
 CREATE INDEX IF NOT EXISTS charged_files_charged_at ON image_control.charged_files (charged_at);
 
--- `image-gateway control` checks this first.  Version 2 added the charges.
+-- `image-gateway control` checks this first.  Version 2 added the charges, version 3
+-- the accounts' fails_free.
 CREATE OR REPLACE FUNCTION image_control.schema_version() RETURNS integer
-    LANGUAGE sql IMMUTABLE AS 'SELECT 2';
+    LANGUAGE sql IMMUTABLE AS 'SELECT 3';
 
 CREATE OR REPLACE FUNCTION image_gateway.contract_version() RETURNS integer
     LANGUAGE sql IMMUTABLE AS 'SELECT 1';
@@ -110,7 +115,7 @@ SELECT account_name, dialect, status, image_enabled, image_max_concurrency, base
        deployments, credential, client_version, responses_model, codex_route,
        proxy_url, proxy_username, proxy_password, routing_weight,
        used_percent_primary, used_percent_secondary, same_account_retries,
-       blocked_until, last_error
+       blocked_until, last_error, fails_free
 FROM image_control.accounts;
 
 -- A notification is sent when its transaction commits.  A key (by its hash) or an account (by its

@@ -42,6 +42,7 @@ _PUBLIC_COLUMNS: Final = (
     "used_percent_primary",
     "used_percent_secondary",
     "same_account_retries",
+    "fails_free",
     "blocked_until",
     "created_at",
 )
@@ -58,14 +59,14 @@ def add_commands(kinds: "argparse._SubParsersAction[Any]") -> None:
     files.add_argument("--api-key-file", metavar="FILE", help=_API_KEY_FILE)
     arguments.add_command(commands, "list", _list, "list all accounts")
     _add(commands, "show", _show, "show an account's fields, without its secrets")
-    update = _add(commands, "update", _update, "change an account's base URL")
+    update = _add(commands, "update", _update, "change an account's base URL or billing")
     update.add_argument(
         "--base-url",
-        required=True,
         type=arguments.name,
         metavar="URL|none",
         help="where calls go; none: the usual URL of Codex or OpenAI",
     )
+    update.add_argument("--fails-free", action=argparse.BooleanOptionalAction, help=_FAILS_FREE)
     _add(commands, "remove", _remove, "remove an account")
     _add(commands, "enable", _set_status("active"), "use an account")
     _add(commands, "disable", _set_status("disabled"), "stop using an account")
@@ -90,6 +91,10 @@ def add_commands(kinds: "argparse._SubParsersAction[Any]") -> None:
 
 _CODEX_AUTH: Final = "a Codex auth.json, or - for stdin"
 _API_KEY_FILE: Final = "a file with the API key, or - for stdin"
+_FAILS_FREE: Final = (
+    "the upstream bills nothing for an error in OpenAI's shape, as many relays do: another account "
+    "is asked after it"
+)
 
 
 def _add(
@@ -128,6 +133,7 @@ def _add_add(commands: "argparse._SubParsersAction[Any]") -> None:
     add.add_argument(
         "--proxy", type=arguments.name, metavar="URL", help="a proxy: http, https, socks5(h)"
     )
+    add.add_argument("--fails-free", action="store_true", help=_FAILS_FREE)
     add.add_argument("--slots", type=arguments.count, metavar="N", help="most calls at a time")
     add.add_argument(
         "--weight", type=_number, metavar="W", help="share of calls among accounts; usually 1"
@@ -163,6 +169,7 @@ def _add_account(plane: Standalone, args: argparse.Namespace) -> None:
         "codex_route": args.codex_route,
         "proxy_url": args.proxy,
         "routing_weight": args.weight,
+        "fails_free": args.fails_free,
     }
     account_from_row(row)  # before stdin is read, which may be a person
     row["credential"] = _credential(args, row)
@@ -193,8 +200,16 @@ def _check_options(dialect: Dialect, args: argparse.Namespace) -> None:
 
 
 def _update(plane: Standalone, args: argparse.Namespace) -> None:
+    changes: TableRow = {}
+    if args.base_url is not None:
+        changes["base_url"] = None if args.base_url == "none" else args.base_url
+    if args.fails_free is not None:
+        changes["fails_free"] = args.fails_free
+    if not changes:
+        raise UsageError("nothing to change: give --base-url, --fails-free or --no-fails-free")
+
     def change(row: TableRow) -> TableRow:
-        changed = {**row, "base_url": None if args.base_url == "none" else args.base_url}
+        changed = {**row, **changes}
         account_from_row(changed)
         return changed
 

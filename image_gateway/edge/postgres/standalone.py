@@ -26,7 +26,7 @@ from image_gateway.core.rows import RowError
 from image_gateway.edge.postgres import connections
 from image_gateway.edge.postgres.contract import first_line
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 CURE: Final = 'Run `image-gateway schema standalone | psql "$ADMIN_URL"`; it may be run again'
 KEEP_DAYS: Final = 400
 """How long a charge is kept, to recognise its call; an older call is never charged."""

@@ -17,9 +17,12 @@ import pytest
 
 from image_gateway import __main__, config, sql
 from image_gateway.core import errors
+from image_gateway.core.dialects import DIALECTS, faults
+from image_gateway.core.dialects.faults import Fault
 from image_gateway.core.records import record, status, summary
 from image_gateway.core.request.catalogue import Parameter
 from image_gateway.core.routing import capability, failover
+from image_gateway.core.routing.failover import Action
 from image_gateway.core.routing.ranking import Condition
 from image_gateway.edge.metrics import AccountGauges, GaugeValues, Metrics
 from image_gateway.exchange import routes
@@ -28,6 +31,7 @@ from tests.parts.pages import (
     CALLS,
     COMMANDS,
     CONTROL_PLANE,
+    DIALECT_FACTS,
     FRONT,
     OPERATION,
     OPS,
@@ -39,6 +43,7 @@ from tests.parts.pages import (
 from tests.parts.plane import Plane
 
 PAGES = every_page()
+LAST_ROWS = (faults.GATEWAYS_FIELD, faults.PARAMETER_REFUSED)
 
 
 def leaves(
@@ -234,8 +239,42 @@ def test_every_model_is_told_with_what_it_narrows() -> None:
 
 
 def test_every_stage_and_action_of_an_attempt_is_told() -> None:
-    told = set(re.findall(r"^\| `(\w+)` \|", COMMANDS.section("The log record"), re.MULTILINE))
-    assert told - {"stage", "action"} == {*failover.Stage, *failover.Action}
+    rows = re.findall(r"^\| `(\w+)` \|", COMMANDS.section("The log record"), re.MULTILINE)
+    told = set(rows[: rows.index("reason")])
+    assert told - {"stage", "action"} == {*failover.Stage, *Action}
+
+
+def test_every_reason_of_an_attempt_is_told() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", COMMANDS.section("The log record"), re.MULTILINE)
+    told = rows[rows.index("reason") + 1 :]
+    again = {Action.NEXT, Action.REREAD}
+    known = [row.name for row in failover.TABLE if _step(row).action in again]
+    assert told == [name for name in known if name not in {*Fault}]
+
+
+def _step(row: failover.Row) -> failover.Step:
+    return row.step(failover.AttemptOutcome(failover.Stage.ANSWER, "codex"))
+
+
+def test_every_known_error_is_told_with_whose_fault_it_is() -> None:
+    told = [
+        (owner, name.strip("`"), fault)
+        for owner, name, fault, _, _ in DIALECT_FACTS.rows("What an error is about")
+    ]
+    titles = {"codex": "Codex", "azure": "Azure", "openai": "OpenAI"}
+    rows = [(title, row) for name, title in titles.items() for row in DIALECTS[name].known_errors]
+    rows += [("all", row) for row in (*faults.COMMON, *LAST_ROWS)]
+    words = {
+        Fault.REQUEST: "the request",
+        Fault.ACCOUNT: "the account",
+        Fault.MODEL: "the model on this account",
+        Fault.ENDPOINT: "this endpoint for this model on this account",
+        Fault.FORM: "the form in which the gateway sent it",
+        Fault.OVERLOAD: "an overload",
+    }
+    assert told == list(
+        dict.fromkeys((owner, f"{row.name}", words[row.fault]) for owner, row in rows)
+    )
 
 
 def test_every_column_of_the_contract_is_told(plane: Plane) -> None:

@@ -30,7 +30,7 @@ from image_gateway.core.model import Account
 from image_gateway.core.records.phases import Phase
 from image_gateway.core.request.image_request import ImageRequest
 from image_gateway.core.routing import capability, failover, ranking
-from image_gateway.core.routing.cooldowns import Cause
+from image_gateway.core.routing.cooldowns import Cause, Target
 from image_gateway.core.routing.failover import Action
 from image_gateway.edge.upstream.http_client import UpstreamResponse
 
@@ -70,7 +70,7 @@ class AccountCalls:
                     account = renewed
                     continue
                 result = self._refused(result, is_last=retries == 0)
-            if result.step.action is not Action.NEXT or retries == 0:
+            if result.step.action is not Action.NEXT or result.step.may_be_billed or retries == 0:
                 return result
             if not self._job.time_is_left:
                 self._learn(result, is_last=True)
@@ -159,14 +159,14 @@ class AccountCalls:
         ``is_last`` False: the account is called once more, and does not cool down before that.
         """
         account, step, attempt = result.account, result.step, result.record
-        model = self._job.request.upstream_model
+        target = Target.of(self._job.request)
         request_id = self._context.record.arrival.request_id
         if step.action is Action.DELIVER:
-            self._app.cooldowns.succeed(account.account_name, model, result.began)
+            self._app.cooldowns.succeed(account.account_name, target, result.began)
         elif step.cooldown is not None and is_last:
             seconds = self._app.cooldowns.trip(
                 account.account_name,
-                model,
+                target,
                 step.cooldown,
                 time.monotonic(),
                 account.credential,

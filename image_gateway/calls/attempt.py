@@ -13,7 +13,7 @@ from typing import Final
 from image_gateway.calls.delivery import AnyDelivery, Finish, ResponseContext
 from image_gateway.context import AppContext
 from image_gateway.core import dialects, errors, headers
-from image_gateway.core.dialects import UpstreamRequest
+from image_gateway.core.dialects import DIALECTS, UpstreamRequest, faults
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account, Grant
 from image_gateway.core.records import record
@@ -21,6 +21,7 @@ from image_gateway.core.records.phases import Phase
 from image_gateway.core.records.record import AttemptRecord
 from image_gateway.core.request.intent import AnyRequest
 from image_gateway.core.routing import failover
+from image_gateway.core.routing.cooldowns import Target
 from image_gateway.core.routing.failover import AttemptOutcome, Stage, Step
 from image_gateway.edge.spool import Spool
 from image_gateway.edge.upstream.http_client import (
@@ -81,8 +82,12 @@ class AttemptResult:
     def refused(self) -> "AttemptResult":
         """The same result after the credential was read again and had not changed."""
         result = replace(self, outcome=replace(self.outcome, reread=True))
-        result.record.action = result.step.action
+        result.record.action, result.record.reason = result.step.action, result.step.reason
         return result
+
+    def without_secrets(self, text: str) -> str:
+        """A text of the upstream without credentials, account names and content."""
+        return errors.scrub_text(text, [*self.account.secrets(), self.account.account_name])
 
 
 ChooseDelivery = Callable[[UpstreamResponse], AnyDelivery | None]
@@ -130,7 +135,7 @@ class AttemptRunner:
             opened.enter_context(
                 self._app.cooldowns.call(
                     account.account_name,
-                    self._job.request.upstream_model,
+                    Target.of(self._job.request),
                     began,
                     account.credential,
                 )
@@ -142,7 +147,7 @@ class AttemptRunner:
             # Before the connection closes: a client that leaves may cancel that.
             outcome, step = result.outcome, result.step
             attempt.stage = Stage.STREAM if outcome.usable else outcome.stage
-            attempt.action = step.action
+            attempt.action, attempt.reason = step.action, step.reason
             attempt.error_code = outcome.reason or record.upstream_code(outcome.error)
             context.record.may_be_billed |= step.may_be_billed
             plan.ended(result)
@@ -160,7 +165,7 @@ class AttemptRunner:
         dialect = account.dialect
 
         def ended(outcome: AttemptOutcome) -> AttemptResult:
-            return AttemptResult(account, replace(outcome, reread=plan.reread), attempt, began)
+            return AttemptResult(account, self._judged(outcome, plan), attempt, began)
 
         try:
             response = await connection.open(until - began)
@@ -172,7 +177,7 @@ class AttemptRunner:
             if connection.connected:
                 attempt.stage = Stage.SENT
             attempt.upstream_ms = round((time.monotonic() - began) * 1000)
-        attempt.status = response.status
+        attempt.status, answered = response.status, time.monotonic()
         if self._context.record.timeline.phase is Phase.SENT:
             # Of several calls at once the first that is answered counts.
             self._context.record.enter(Phase.ANSWERED)
@@ -180,12 +185,26 @@ class AttemptRunner:
         delivery = plan.choose(response)
         if delivery is None:
             outcome, body = await self._read_failure(account, response)
+            outcome = replace(outcome, seconds=answered - began)
             return replace(ended(outcome), headers=response.headers, body=body)
         try:
             outcome = await delivery.deliver(response, dialect, until)
         finally:
             attempt.stage = Stage.STREAM if self._context.has_begun else Stage.ANSWER
+        outcome = replace(outcome, seconds=time.monotonic() - began)
         return replace(ended(outcome), finish=delivery.finish)
+
+    def _judged(self, outcome: AttemptOutcome, plan: AttemptPlan) -> AttemptOutcome:
+        """An outcome with whose fault it is, and its error by the client's names for its fields."""
+        account, request, error = plan.account, self._job.request, outcome.error
+        status = outcome.status if outcome.stage is Stage.ANSWER else None
+        return replace(
+            outcome,
+            known=faults.find(DIALECTS[account.dialect].known_errors, status, error, request),
+            error=faults.for_client(error, request),
+            fails_free=account.fails_free,
+            reread=plan.reread,
+        )
 
     async def _read_failure(
         self, account: Account, response: UpstreamResponse

@@ -6,7 +6,6 @@ accounts cool down, fill up or recover.  One time limit covers all waits for slo
 
 import time
 from collections.abc import Sequence
-from typing import Final
 
 from image_gateway.calls.account_calls import AccountCalls
 from image_gateway.calls.attempt import LEAST_SECONDS, AttemptResult, UpstreamJob
@@ -17,13 +16,10 @@ from image_gateway.core.errors import Refusal
 from image_gateway.core.model import Account
 from image_gateway.core.records.phases import Phase
 from image_gateway.core.request.intent import IntentRequest
-from image_gateway.core.routing import failover, ranking
-from image_gateway.core.routing.failover import Action, Stage
+from image_gateway.core.routing import exhausted, ranking
+from image_gateway.core.routing.cooldowns import Target
+from image_gateway.core.routing.failover import Action
 from image_gateway.edge.slots.broker import BusyError, EarlyError, Lease
-
-_PASSING: Final = frozenset({"account_concurrency", "key_start_interval"})
-"""The refusals of a call for which an account exists: it may succeed later."""
-_UNREACHABLE_RETRY_SECONDS: Final = 5.0
 
 
 class Dispatch:
@@ -33,6 +29,7 @@ class Dispatch:
         self._app = app
         self._context = context
         self._request = job.request
+        self._target = Target.of(job.request)
         self._grant = job.grant
         from_body = job.request.session if isinstance(job.request, IntentRequest) else None
         self._session = headers.session(job.client) or from_body
@@ -77,9 +74,10 @@ class Dispatch:
             retry_after=seconds,
         )
 
-    async def _search(self, remaining: Sequence[Account]) -> AttemptResult:
+    async def _search(self, able: Sequence[Account]) -> AttemptResult:
         failed: list[AttemptResult] = []
         last_refusal: Refusal | None = None
+        remaining, is_last = able, False
         while remaining and (not failed or self._job.time_is_left):
             self._context.record.enter(Phase.WAITING)
             try:
@@ -89,7 +87,7 @@ class Dispatch:
                 break
             with lease:
                 account = self._grant.accounts[lease.account_name]
-                if not ranking.is_usable(account, self._request.upstream_model, self._app.now()):
+                if not ranking.is_usable(account, self._target, self._app.now()):
                     # The account began to cool down during the wait: no call was started.
                     lease.undo_start(self._app.starts)
                     self._has_started = bool(failed)
@@ -98,14 +96,18 @@ class Dispatch:
             if result.step.action is not Action.NEXT:
                 return result
             failed.append(result)
+            if is_last:
+                break
+            # A picture may be under way: one further account is worth its price, two are not.
+            is_last = result.step.may_be_billed
             remaining = [other for other in remaining if other is not account]
-        return self._best_failure(failed, last_refusal)
+        return self._exhausted(failed, last_refusal, able)
 
     def _rank(self, accounts: Sequence[Account]) -> Sequence[Account]:
         """The accounts that are usable now, best first; raises ``Refusal``."""
-        model, state = self._request.upstream_model, self._app.now()
-        usable = ranking.usable(accounts, model, state)
-        return ranking.order(usable, self._grant.key, model, state, self._session)
+        state = self._app.now()
+        usable = ranking.usable(accounts, self._target, state)
+        return ranking.order(usable, self._grant.key, self._target, state, self._session)
 
     async def _slot(self, ranked: Sequence[Account]) -> Lease:
         """A slot of the best account that has one; raises ``Refusal`` after the longest wait."""
@@ -126,22 +128,27 @@ class Dispatch:
             self._has_started = True
             return lease
 
-    def _best_failure(
-        self, failed: Sequence[AttemptResult], last_refusal: Refusal | None
+    def _exhausted(
+        self,
+        failed: Sequence[AttemptResult],
+        last_refusal: Refusal | None,
+        able: Sequence[Account],
     ) -> AttemptResult:
-        """No account is left: the most informative upstream answer, or else a refusal."""
+        """No account is left: the upstream's answer to pass on, or else a refusal."""
+
+        def words(index: int) -> str | None:
+            message = failed[index].outcome.error.message
+            return None if message is None else failed[index].without_secrets(message)
+
         record = self._context.record
-        best = failover.most_informative([result.outcome for result in failed])
-        if best is not None:
-            record.answering = failed[best].record
-            return failed[best]
-        record.answering = None
-        if last_refusal is not None and last_refusal.code in _PASSING:
-            raise last_refusal
-        if any(result.outcome.stage is Stage.CONNECT for result in failed):
-            raise Refusal(
-                "upstream_unreachable",
-                "No upstream could be reached; nothing was sent. Try again.",
-                retry_after=_UNREACHABLE_RETRY_SECONDS,
-            )
-        raise last_refusal or ranking.no_credentials()
+        answer = exhausted.decide(
+            [result.outcome for result in failed],
+            last_refusal,
+            ranking.soonest(able, self._target, self._app.now()),
+            words,
+        )
+        if isinstance(answer, Refusal):
+            record.answering = None
+            raise answer
+        record.answering = failed[answer].record
+        return failed[answer]

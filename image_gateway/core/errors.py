@@ -72,10 +72,12 @@ ERROR_SPECS: Final[Mapping[str, ErrorSpec]] = {
     "account_concurrency": ErrorSpec(429, _LIMIT, Source.GATEWAY),
     "no_account_available": ErrorSpec(503, _API, Source.GATEWAY),
     "account_credentials": ErrorSpec(503, _API, Source.UPSTREAM),
+    "account_refused": ErrorSpec(503, _API, Source.UPSTREAM),
     "upstream_unreachable": ErrorSpec(502, _API, Source.UPSTREAM),
     "outcome_unknown": ErrorSpec(504, _API, Source.UPSTREAM, retry=False),
     "upstream_redirect": ErrorSpec(502, _API, Source.UPSTREAM, retry=False),
     "upstream_invalid": ErrorSpec(502, _API, Source.UPSTREAM, retry=False),
+    "upstream_refused": ErrorSpec(502, _API, Source.UPSTREAM, retry=False),
     "upstream_cut": ErrorSpec(502, _API, Source.UPSTREAM, retry=False),
     "control_plane_unavailable": ErrorSpec(503, _API, Source.GATEWAY),
     "overloaded": ErrorSpec(503, _API, Source.GATEWAY),
@@ -230,9 +232,8 @@ def _text(value: object) -> str | None:
     return None
 
 
-CLIENT_FAULTS: Final = frozenset(
+CONTENT_FAULTS: Final = frozenset(
     {
-        "image_generation_user_error",
         "moderation_blocked",
         "content_policy_violation",
         "content_policy",
@@ -240,26 +241,31 @@ CLIENT_FAULTS: Final = frozenset(
         "contentfilter",
         "responsibleaipolicyviolation",
         "safety_violation",
-        "invalid_prompt",
-        "invalid_parameter",
-        "invalid_value",
-        "invalid_type",
-        "invalid_size",
-        "invalid_image",
-        "invalid_image_file",
-        "invalid_image_format",
-        "invalid_image_url",
-        "image_too_large",
-        "empty_image_file",
-        "unknown_parameter",
-        "unsupported_parameter",
-        "unsupported_value",
-        "missing_required_parameter",
-        "string_above_max_length",
-        "integer_above_max_value",
-        "integer_below_min_value",
     }
 )
+"""Codes and types, in lower case, of a refusal by a content policy."""
+
+CLIENT_FAULTS: Final = CONTENT_FAULTS | {
+    "image_generation_user_error",
+    "invalid_prompt",
+    "invalid_parameter",
+    "invalid_value",
+    "invalid_type",
+    "invalid_size",
+    "invalid_image",
+    "invalid_image_file",
+    "invalid_image_format",
+    "invalid_image_url",
+    "image_too_large",
+    "empty_image_file",
+    "unknown_parameter",
+    "unsupported_parameter",
+    "unsupported_value",
+    "missing_required_parameter",
+    "string_above_max_length",
+    "integer_above_max_value",
+    "integer_below_min_value",
+}
 """Codes and types, in lower case, that blame the call itself: every account would refuse it."""
 
 MISSING_MODEL: Final = frozenset(
@@ -303,15 +309,17 @@ def status_of(error: UpstreamError) -> int:
 def passed_on(status: int, body: bytes, error: UpstreamError) -> bytes:
     """An upstream's error for the client: unchanged if in OpenAI's shape, else converted to it.
 
-    An error that lacks some of the four keys gets them, and keeps its other fields.
+    An error that lacks some of the four keys gets them, and keeps its other fields.  ``error`` may
+    name a field otherwise than the body does (``core.dialects.faults.for_client``).
     """
     type_ = error.type or (_LIMIT if status == 429 else _API if status >= 500 else _INVALID)
     if error.shaped:
         fields = orjson.loads(body)["error"]
-        if {"message", "type", "param", "code"} <= fields.keys():
-            return body
         defaults = {"type": type_, "param": error.param, "code": error.code}
-        return orjson.dumps({"error": {**defaults, **fields}})
+        texts = {"message": error.message, "param": error.param}
+        renamed = {name: text for name, text in texts.items() if isinstance(fields.get(name), str)}
+        completed = {**defaults, **fields, **renamed}
+        return body if completed == fields else orjson.dumps({"error": completed})
     message = error.message or (
         f"The upstream refused the call with the error code {error.code}."
         if error.code and _IDENTIFIER.fullmatch(error.code)
@@ -344,24 +352,38 @@ def scrub(body: bytes, secrets: Iterable[str]) -> bytes:
     Only string values change, never keys or shape; a body without any of these is returned
     unchanged, byte for byte.
     """
-    texts = sorted({secret for secret in secrets if secret}, key=len, reverse=True)
-    always = [_TOKENS, _DATA_URLS, _BASE64_RUNS]
-    in_text = always + [_pattern(text, _SHORT) for text in texts]
-    in_code = always + [_pattern(text, _LONG) for text in texts]
-
-    def clean(value: object, name: str = "") -> object:
-        if isinstance(value, str):
-            is_code = name in _CODES and _IDENTIFIER.fullmatch(value)
-            for pattern in in_code if is_code else in_text:
-                value = pattern.sub(_REDACTED, value)
-            return value
-        if isinstance(value, dict):
-            return {key: clean(inner, key) for key, inner in value.items()}
-        return [clean(inner) for inner in value] if isinstance(value, list) else value
-
+    scrubber = _Scrubber(secrets)
     value = orjson.loads(body)
-    cleaned = clean(value)
+    cleaned = scrubber.clean(value)
     return body if cleaned == value else orjson.dumps(cleaned)
+
+
+def scrub_text(text: str, secrets: Iterable[str]) -> str:
+    """A text without ``secrets``, data URLs and base64."""
+    return _Scrubber(secrets).clean_text(text)
+
+
+class _Scrubber:
+    """Replaces secrets and content in the strings of a JSON value."""
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        texts = sorted({secret for secret in secrets if secret}, key=len, reverse=True)
+        always = [_TOKENS, _DATA_URLS, _BASE64_RUNS]
+        self._in_text = always + [_pattern(text, _SHORT) for text in texts]
+        self._in_code = always + [_pattern(text, _LONG) for text in texts]
+
+    def clean_text(self, text: str, name: str = "") -> str:
+        is_code = name in _CODES and _IDENTIFIER.fullmatch(text)
+        for pattern in self._in_code if is_code else self._in_text:
+            text = pattern.sub(_REDACTED, text)
+        return text
+
+    def clean(self, value: object, name: str = "") -> object:
+        if isinstance(value, str):
+            return self.clean_text(value, name)
+        if isinstance(value, dict):
+            return {key: self.clean(inner, key) for key, inner in value.items()}
+        return [self.clean(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _pattern(text: str, min_length: int) -> re.Pattern[str]:

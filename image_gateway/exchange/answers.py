@@ -41,7 +41,7 @@ class Answers:
         if self.stream is None and self._downstream.status is not None:
             self._downstream.break_off()
             return
-        await self._send(refusal.spec.status, refusal.headers(), refusal.body())
+        await self._send(refusal.spec.status, refusal.headers() | self._advice(), refusal.body())
 
     def pass_on(self, result: AttemptResult) -> Finish:
         """Pass on an upstream's error; returns a function that sends it."""
@@ -57,13 +57,17 @@ class Answers:
         if not result.step.retry:
             fields["x-should-retry"] = "false"
         self.record_failure(result)
-        return partial(self._send, status, fields, body)
+        return partial(self._send, status, fields | self._advice(), body)
 
     def record_failure(self, result: AttemptResult) -> None:
         """Record that an upstream's error failed the request."""
         outcome = result.outcome
         code = record.upstream_code(outcome.error) or f"upstream_{outcome.status or 502}"
         self._record.fail(code, Source.UPSTREAM)
+
+    def _advice(self) -> dict[str, str]:
+        """Forbids a retry if a picture may exist, whichever of the attempts may have made it."""
+        return {"x-should-retry": "false"} if self._record.may_be_billed else {}
 
     async def _send(self, status: int, fields: Mapping[str, str], body: bytes) -> None:
         if self.stream is not None:

@@ -313,9 +313,10 @@ def test_find_shows_a_record_with_its_attempts(logs: Path, ask: Ask) -> None:
     title, heads, line = attempts.splitlines()
     assert title == "attempts"
     assert heads.split() == [
-        *("account_name", "dialect", "stage", "status", "error_code", "action", "upstream_ms")
+        *("account_name", "dialect", "stage", "status", "error_code", "action", "upstream_ms"),
+        "reason",
     ]
-    assert line.split() == ["account-1", "codex", "answer", "200", "-", "deliver", "12,345"]
+    assert line.split() == ["account-1", "codex", "answer", "200", "-", "deliver", "12,345", "-"]
 
 
 def test_find_gives_programs_the_record_as_it_was_written(logs: Path, ask: Ask) -> None:

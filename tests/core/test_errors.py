@@ -40,6 +40,8 @@ PROMISED: dict[str, tuple[int, str]] = {
     "account_concurrency": (429, "rate_limit_error"),
     "no_account_available": (503, "api_error"),
     "account_credentials": (503, "api_error"),
+    "account_refused": (503, "api_error"),
+    "upstream_refused": (502, "api_error"),
     "upstream_unreachable": (502, "api_error"),
     "outcome_unknown": (504, "api_error"),
     "upstream_redirect": (502, "api_error"),
@@ -58,6 +60,7 @@ NEVER_AGAIN = {
     "upstream_redirect",
     "upstream_invalid",
     "upstream_cut",
+    "upstream_refused",
     "internal_error",
 }
 """Codes whose status the SDKs would repeat on their own, and must not."""
@@ -98,7 +101,8 @@ def test_whoever_failed_is_named(code: str) -> None:
         assert source is expected
     else:
         assert source is not Source.CLIENT
-        theirs = code.startswith("upstream_") or code in {"outcome_unknown", "account_credentials"}
+        others = {"outcome_unknown", "account_credentials", "account_refused"}
+        theirs = code.startswith("upstream_") or code in others
         assert (source is Source.UPSTREAM) == theirs
 
 

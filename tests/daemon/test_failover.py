@@ -71,7 +71,6 @@ def error(code: str | None = None, **fields: Any) -> dict[str, Any]:
         (503, {"detail": "busy"}, {}),
         (529, b"", {}),
         (500, error("server_error"), {}),
-        (502, b"<html>bad gateway</html>", {"content-type": "text/html"}),
     ],
 )
 async def test_an_answer_that_says_nothing_was_made_goes_to_the_next_account(
@@ -426,28 +425,40 @@ async def test_a_renewed_credential_that_is_refused_too_is_not_tried_again(pair:
 
 
 async def test_the_most_telling_answer_is_given_when_all_failed(pair: Pair) -> None:
-    limit = error("usage_limit_reached", resets_in_seconds=77)
+    missing = error("model_not_found")
     pair.first.script = answers(500, error("server_error"))
-    pair.second.script = answers(429, limit)
+    pair.second.script = answers(404, missing)
     status, headers, body = await pair.post(PROMPT)
-    assert (status, json.loads(body)) == (429, limit)
-    assert headers["retry-after"] == "77"
+    assert (status, json.loads(body)) == (404, missing)
     assert "x-should-retry" not in headers
     record = await pair.record()
     assert (record["error_code"], record["account_name"]) == (
-        "usage_limit_reached",
+        "model_not_found",
         pair.second_account,
     )
     assert not record["may_be_billed"]
 
 
 async def test_our_own_bad_credentials_are_never_shown_as_the_clients(pair: Pair) -> None:
-    pair.first.script = answers(401, error("invalid_api_key"))
-    pair.second.script = answers(403, error("forbidden"))
+    pair.first.script = pair.second.script = answers(401, error("invalid_api_key"))
     status, _, body = await pair.post(PROMPT)
     assert status == 503
     check_error(body, "account_credentials")
     assert (await pair.record())["account_name"] is None
+
+
+async def test_what_an_upstream_refused_is_told_without_the_account(pair: Pair) -> None:
+    words = f"Nothing for {pair.second_account} today, see token-of-{pair.second_account}."
+    pair.first.script = answers(401, error("invalid_api_key"))
+    pair.second.script = answers(403, error(message=words))
+    status, headers, body = await pair.post(PROMPT)
+    assert (status, headers["retry-after"]) == (503, "30")
+    check_error(body, "account_refused")
+    assert b"Nothing for [redacted] today, see [redacted]." in body
+    assert pair.second_account.encode() not in body
+    record = await pair.record()
+    assert (record["error_code"], record["error_source"]) == ("account_refused", "upstream")
+    assert [attempt["reason"] for attempt in record["attempts"]] == ["refused", "refused"]
 
 
 async def test_only_connect_failures_give_502(pair: Pair) -> None:
@@ -516,13 +527,16 @@ async def test_a_missing_model_cools_only_that_model(pair: Pair) -> None:
 
 
 async def test_a_cooling_account_with_no_other_gives_503_with_its_wait(pair: Pair) -> None:
-    limit = answers(429, error("usage_limit_reached", resets_in_seconds=300))
-    pair.first.script = pair.second.script = limit
-    assert (await pair.post(PROMPT))[0] == 429
-    status, headers, body = await pair.post(PROMPT)
-    assert status == 503
-    check_error(body, "no_account_available")
-    assert 290 <= int(headers["retry-after"]) <= 300
+    """The call that met the limits gets the same answer as those after it, and nobody's plan."""
+    limit = error("usage_limit_reached", resets_in_seconds=602705, plan_type="plus")
+    pair.first.script = pair.second.script = answers(429, limit, {"retry-after": "602705"})
+    for _ in range(2):
+        status, headers, body = await pair.post(PROMPT)
+        assert status == 503
+        check_error(body, "no_account_available")
+        assert 890 <= int(headers["retry-after"]) <= 900
+        assert b"plus" not in body
+        assert (await pair.record())["error_code"] == "no_account_available"
     assert pair.counts == (1, 1)
 
 

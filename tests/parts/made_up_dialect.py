@@ -11,6 +11,7 @@ from image_gateway.core.dialects import (
     UpstreamRequest,
     UpstreamRoute,
 )
+from image_gateway.core.dialects.faults import Fault, KnownError
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account
 from image_gateway.core.request.image_request import ImageRequest
@@ -48,5 +49,12 @@ DIALECTS["studio"] = Dialect(
     attempt_seconds=100.0,
     credentials=frozenset({"api_key"}),
     bills_pictures=False,
-    missing_model_codes=frozenset({"no_such_brush"}),
+    known_errors=(
+        KnownError(
+            "no_brush",
+            Fault.MODEL,
+            "the studio has no such brush",
+            codes=frozenset({"no_such_brush"}),
+        ),
+    ),
 )

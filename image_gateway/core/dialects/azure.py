@@ -12,6 +12,7 @@ from typing import Final
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from image_gateway.core.dialects.dialect import Ability, Dialect, UpstreamRoute
+from image_gateway.core.dialects.faults import Fault, KnownError, phrase
 from image_gateway.core.dialects.upstream_request import (
     EncodeContext,
     UpstreamRequest,
@@ -97,6 +98,25 @@ def _has_one_route(account: Account, request: ImageRequest) -> Sequence[Upstream
     return (ROUTE,)
 
 
+KNOWN_ERRORS: Final[Sequence[KnownError]] = (
+    KnownError(
+        "resource_blocked",
+        Fault.ACCOUNT,
+        "the Azure resource is temporarily blocked",
+        codes=frozenset({"resourceblocked", "userblocked"}),
+        phrase=phrase(r"(?:your|the) resource has been (?:temporarily )?blocked"),
+    ),
+    # Azure's own front door knows the deployment's path, but not this operation of it: as a rule
+    # the API version is too old.
+    KnownError(
+        "path_unknown",
+        Fault.ENDPOINT,
+        "the account's api_version or deployment does not have this endpoint",
+        statuses=frozenset({404}),
+        codes=frozenset({"404"}),
+    ),
+)
+
 ROUTE: Final = UpstreamRoute("azure", encode, frozenset({Ability.IMAGE_ADDRESS}))
 DIALECT: Final = Dialect(
     name="azure",
@@ -108,6 +128,6 @@ DIALECT: Final = Dialect(
     credentials=frozenset({"api_key", "access_token"}),
     needed=("base_url", "deployments"),
     unused=frozenset({"responses_model", "codex_route"}),
-    missing_model_codes=frozenset({"404"}),
+    known_errors=KNOWN_ERRORS,
     doubts=doubts,
 )

@@ -10,6 +10,13 @@ from typing import Final
 
 from image_gateway.core.dialects import codex_images, codex_intents, codex_responses
 from image_gateway.core.dialects.dialect import Ability, BudgetWindow, Dialect, UpstreamRoute
+from image_gateway.core.dialects.faults import (
+    Fault,
+    KnownError,
+    has_main_model_of_account,
+    lists_image_tool,
+    phrase,
+)
 from image_gateway.core.headers import number
 from image_gateway.core.model import Account
 from image_gateway.core.request.image_request import ImageRequest
@@ -80,6 +87,45 @@ def _seconds_left(name: str, headers: Mapping[str, str], wall: float) -> float |
     return None if reset_at is None else max(reset_at - wall, 0.0)
 
 
+_IMAGE_MODEL: Final = r"'(?:chat)?gpt-image-[^']{0,60}'"
+
+KNOWN_ERRORS: Final[Sequence[KnownError]] = (
+    # Codex takes the tool out of a call whose account may not use it, and then misses it.
+    KnownError(
+        "no_image_tool",
+        Fault.ACCOUNT,
+        "the account's plan has no image generation",
+        phrase=phrase(r"tool choice '?image_generation'? not found in '?tools'?"),
+        when=lists_image_tool,
+    ),
+    KnownError(
+        "model_not_in_plan",
+        Fault.MODEL,
+        "the account's plan does not have this model",
+        phrase=phrase(rf"the {_IMAGE_MODEL} model is not supported when using codex"),
+    ),
+    KnownError(
+        "model_not_in_plan",
+        Fault.MODEL,
+        "the account's plan does not have its main model",
+        phrase=phrase(r"the '[^']{1,80}' model is not supported when using codex"),
+        when=has_main_model_of_account,
+    ),
+    KnownError(
+        "main_model_refused",
+        Fault.REQUEST,
+        "the main model that the client named is not available",
+        phrase=phrase(r"the '[^']{1,80}' model is not supported when using codex"),
+    ),
+    KnownError(
+        "main_model_refused",
+        Fault.MODEL,
+        "the account's main model has no image tool",
+        phrase=phrase(r"tool '?image_generation'? is not supported"),
+        when=has_main_model_of_account,
+    ),
+)
+
 DIALECT: Final = Dialect(
     name="codex",
     described="a Codex account",
@@ -91,5 +137,6 @@ DIALECT: Final = Dialect(
     credentials=frozenset({"access_token"}),
     unused=frozenset({"api_version"}),
     bills_pictures=False,
+    known_errors=KNOWN_ERRORS,
     budget_windows=budget_windows,
 )

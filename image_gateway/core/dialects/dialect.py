@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
+from image_gateway.core.dialects.faults import KnownError
 from image_gateway.core.dialects.upstream_request import EncodeContext, UpstreamRequest
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account
@@ -89,9 +90,10 @@ class Dialect:
     its own.  ``attempt_seconds`` is the default of the setting ``<NAME>_SECONDS``.  ``credentials``
     are the kinds that can sign a call; ``needed`` are the columns that an account must have,
     ``unused`` the columns that have no meaning for it.  ``bills_pictures`` False: an error answer
-    (5xx) means that nothing was billed.  ``missing_model_codes`` are further codes of a 404 about
-    the model.  ``budget_windows`` reads an answer's headers, at a time in seconds since 1970.
-    ``doubts`` lists settings of an account that may be mistakes, although they could work.
+    (5xx) means that nothing was billed.  ``known_errors`` say whose fault its own errors are
+    (``core.dialects.faults``).  ``budget_windows`` reads an answer's headers, at a time in seconds
+    since 1970.  ``doubts`` lists settings of an account that may be mistakes, although they could
+    work.
     """
 
     name: str
@@ -104,7 +106,7 @@ class Dialect:
     needed: tuple[str, ...] = ()
     unused: frozenset[str] = frozenset()
     bills_pictures: bool = True
-    missing_model_codes: frozenset[str] = frozenset()
+    known_errors: Sequence[KnownError] = ()
     intent_route: Callable[[Account], UpstreamRoute | None] = no_intents
     budget_windows: Callable[[Mapping[str, str], float], Mapping[str, BudgetWindow]] = no_windows
     doubts: Callable[[Account], list[str]] = no_doubts

@@ -18,7 +18,10 @@ SCHEMA_VERSION: Final = 1
 
 @dataclass(slots=True)
 class AttemptRecord:
-    """One call to one account; ``action`` None: the call has not ended."""
+    """One call to one account; ``action`` None: the call has not ended.
+
+    ``reason`` is the row that let the call be sent again, to another account or to this one.
+    """
 
     account_name: str
     dialect: str
@@ -27,6 +30,7 @@ class AttemptRecord:
     error_code: str | None = None
     action: str | None = None
     upstream_ms: int | None = None
+    reason: str | None = None
 
     @property
     def may_be_billed(self) -> bool:

@@ -1,4 +1,4 @@
-"""Cooldowns: which accounts, or which model of an account, get no calls for now.
+"""Cooldowns: which accounts, or which model or endpoint of an account, get no calls for now.
 
 Only image calls start cooldowns and only image calls respect them.  A cooldown is short by design:
 it is capped, and after it the next call is the probe that either clears it or begins a longer one.
@@ -11,9 +11,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from enum import StrEnum
+from typing import Final, NamedTuple
 
 from image_gateway.core.model import Credential
+from image_gateway.core.request.image_request import ImageRequest
+from image_gateway.core.request.intent import AnyRequest
 
 LONGEST_SECONDS: Final = 900.0
 """No cooldown is longer, even if an upstream asks for it: a reset may come early, and a probe costs
@@ -28,8 +31,31 @@ _MOST_KEYS: Final = 10_000
 _MOST_CREDENTIALS: Final = 8
 """Of one key; a control plane renews them every few hours."""
 
-CooldownKey = tuple[str, str | None]
-"""An account's name, and a model if the cooldown is for that model only."""
+
+class Target(NamedTuple):
+    """What a call asks of an account: a model, and the endpoint that makes pictures with it."""
+
+    model: str
+    endpoint: str
+
+    @classmethod
+    def of(cls, request: AnyRequest) -> "Target":
+        """The target of a request."""
+        endpoint = request.endpoint if isinstance(request, ImageRequest) else "responses"
+        return cls(request.upstream_model, endpoint)
+
+
+class Scope(StrEnum):
+    """How much of an account cools down."""
+
+    ACCOUNT = "account"
+    MODEL = "model"
+    ENDPOINT = "endpoint"
+    """One endpoint of one model."""
+
+
+CooldownKey = tuple[str, str | None, str | None]
+"""An account's name; a model and an endpoint if the cooldown is for them only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +63,7 @@ class CooldownSpec:
     """A cooldown to begin.  ``seconds`` None: back off by the number of failures in a row."""
 
     seconds: float | None
-    model_only: bool = False
+    scope: Scope = Scope.ACCOUNT
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +107,7 @@ class CooldownTracker:
     def trip(
         self,
         account_name: str,
-        model: str,
+        target: Target,
         spec: CooldownSpec,
         now: float,
         credential: Credential | None = None,
@@ -91,7 +117,7 @@ class CooldownTracker:
 
         It applies to calls that are signed by ``credential``; None: to all calls.
         """
-        key = (account_name, model if spec.model_only else None)
+        key = _key(account_name, target, spec.scope)
         by_credential = self._cooldowns.setdefault(key, {})
         last = by_credential.get(credential, _ActiveCooldown(now, now, 0))
         seconds = spec.seconds
@@ -119,12 +145,12 @@ class CooldownTracker:
             else:
                 del self._cooldowns[key]
 
-    def succeed(self, account_name: str, model: str, since: float) -> None:
-        """A call that was sent at ``since`` was served: clear the cooldowns of account and model.
+    def succeed(self, account_name: str, target: Target, since: float) -> None:
+        """A call that was sent at ``since`` was served: clear the cooldowns of account and target.
 
         A cooldown that began after ``since`` stays: a later call began it.
         """
-        for key in _keys(account_name, model):
+        for key in _keys(account_name, target):
             remaining = {
                 credential: cooldown
                 for credential, cooldown in self._cooldowns.get(key, {}).items()
@@ -136,10 +162,10 @@ class CooldownTracker:
                 self._cooldowns.pop(key, None)
 
     def seconds_left(
-        self, account_name: str, model: str, now: float, credential: Credential | None = None
+        self, account_name: str, target: Target, now: float, credential: Credential | None = None
     ) -> float:
-        """Seconds for which the account should get no call for this model; 0 if it may get one."""
-        cooldowns = self._matching(account_name, model, credential)
+        """Seconds for which the account should get no such call; 0 if it may get one."""
+        cooldowns = self._matching(account_name, target, credential)
         return max(
             (cooldown.until - now for cooldown in cooldowns if cooldown.until > now), default=0.0
         )
@@ -148,7 +174,7 @@ class CooldownTracker:
         self, account_name: str, now: float, credential: Credential | None = None
     ) -> Cooldown | None:
         """The cooldown of a whole account, None if there is none."""
-        cooldowns = _signed_by(credential, self._cooldowns.get((account_name, None), {}))
+        cooldowns = _signed_by(credential, self._cooldowns.get((account_name, None, None), {}))
         longest = max(cooldowns, key=lambda cooldown: cooldown.until, default=None)
         if longest is None or longest.until <= now:
             return None
@@ -157,20 +183,23 @@ class CooldownTracker:
     def models_cooling(
         self, credentials: Mapping[str, Credential | None], now: float
     ) -> Counter[str]:
-        """The number of models with a cooldown per account; ``credentials`` are by account name."""
-        counts = Counter[str]()
-        for (name, model), by_credential in self._cooldowns.items():
+        """The number of models with a cooldown of their own, or of one of their endpoints, per
+        account; ``credentials`` are by account name.
+        """
+        cooling = set[tuple[str, str]]()
+        for (name, model, _), by_credential in self._cooldowns.items():
             if model is not None and name in credentials:
                 cooldowns = _signed_by(credentials[name], by_credential)
-                counts[name] += any(cooldown.until > now for cooldown in cooldowns)
-        return counts
+                if any(cooldown.until > now for cooldown in cooldowns):
+                    cooling.add((name, model))
+        return Counter(name for name, _ in cooling)
 
     @contextmanager
     def call(
-        self, account_name: str, model: str, now: float, credential: Credential | None = None
+        self, account_name: str, target: Target, now: float, credential: Credential | None = None
     ) -> Iterator[None]:
         """Wraps a call that begins at ``now``; it is the probe of every cooldown that is over."""
-        cooldowns = self._matching(account_name, model, credential)
+        cooldowns = self._matching(account_name, target, credential)
         due = Counter(cooldown for cooldown in cooldowns if cooldown.until <= now)
         self._probes += due
         try:
@@ -179,19 +208,19 @@ class CooldownTracker:
             self._probes -= due
 
     def is_half_open(
-        self, account_name: str, model: str, credential: Credential | None = None
+        self, account_name: str, target: Target, credential: Credential | None = None
     ) -> bool:
         """Whether a probe is under way."""
-        cooldowns = self._matching(account_name, model, credential)
+        cooldowns = self._matching(account_name, target, credential)
         return any(cooldown in self._probes for cooldown in cooldowns)
 
     def _matching(
-        self, account_name: str, model: str, credential: Credential | None
+        self, account_name: str, target: Target, credential: Credential | None
     ) -> list[_ActiveCooldown]:
         """The cooldowns that apply to a call."""
         return [
             cooldown
-            for key in _keys(account_name, model)
+            for key in _keys(account_name, target)
             for cooldown in _signed_by(credential, self._cooldowns.get(key, {}))
         ]
 
@@ -203,5 +232,15 @@ def _signed_by(
     return [by_credential[signer] for signer in {None, credential} if signer in by_credential]
 
 
-def _keys(account_name: str, model: str) -> tuple[CooldownKey, CooldownKey]:
-    return (account_name, None), (account_name, model)
+def _key(account_name: str, target: Target, scope: Scope) -> CooldownKey:
+    match scope:
+        case Scope.ACCOUNT:
+            return account_name, None, None
+        case Scope.MODEL:
+            return account_name, target.model, None
+        case Scope.ENDPOINT:
+            return account_name, target.model, target.endpoint
+
+
+def _keys(account_name: str, target: Target) -> list[CooldownKey]:
+    return [_key(account_name, target, scope) for scope in Scope]

@@ -9,14 +9,14 @@ otherwise buy the picture again, twice.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
-from image_gateway.core import errors
 from image_gateway.core.dialects import DIALECTS
+from image_gateway.core.dialects.faults import Fault, KnownError
 from image_gateway.core.errors import Refusal, UpstreamError
-from image_gateway.core.routing.cooldowns import CooldownSpec
+from image_gateway.core.routing.cooldowns import CooldownSpec, Scope
 
 
 class Stage(StrEnum):
@@ -50,9 +50,11 @@ class AttemptOutcome:
     """What happened to one attempt.
 
     ``usable``: a 2xx whose body has the requested type.  ``challenge``: an HTML page in place of an
-    API's JSON.  ``wait`` is the number of seconds that the answer asks to wait.  ``reread``: the
-    account's credential was already read again during this request.  ``reason`` is one word for the
-    log that says how the answer broke off.
+    API's JSON.  ``wait`` is the number of seconds that the answer asks to wait.  ``seconds`` is the
+    time from the attempt's start to its answer.  ``known`` is the row of the dialect's errors that
+    the answer fits.  ``fails_free``: the account bills nothing for an error in OpenAI's shape.
+    ``reread``: the account's credential was already read again during this request.  ``reason`` is
+    one word for the log that says how the answer broke off.
     """
 
     stage: Stage
@@ -62,6 +64,9 @@ class AttemptOutcome:
     wait: float | None = None
     usable: bool = False
     challenge: bool = False
+    seconds: float = 0.0
+    known: KnownError | None = None
+    fails_free: bool = False
     reread: bool = False
     reason: str | None = None
 
@@ -74,7 +79,8 @@ class AttemptOutcome:
 @dataclass(frozen=True, slots=True)
 class Step:
     """What follows: ``code`` is the gateway's error for ``REPLACE``; ``retry`` False becomes
-    ``x-should-retry: false``; ``may_be_billed``: a picture may exist.
+    ``x-should-retry: false``; ``may_be_billed``: a picture may exist, so after ``NEXT`` only one
+    further account is asked.  ``reason`` is the name of the row that lets a call be sent again.
     """
 
     action: Action
@@ -82,37 +88,55 @@ class Step:
     code: str | None = None
     retry: bool = True
     may_be_billed: bool = False
+    reason: str | None = None
 
 
 CHALLENGE_SECONDS: Final = 20.0
 """A challenge page is about the gateway's IP address, not about the account, and is temporary."""
 REFUSED_SECONDS: Final = 300.0
-"""401, 402, 403: an operator must repair the account; minutes, never hours."""
-MISSING_MODEL_SECONDS: Final = 300.0
-"""A deployment does not exist; a typo must not disable the account's other models."""
+"""401, 402, 403 and other refusals of an account, of a model or an endpoint there: an operator must
+repair it; minutes, never hours."""
+OVERLOAD_SECONDS: Final = 30.0
+"""An upstream that is overloaded says so at once; later the picture may have been begun."""
 
 _SDK_RETRIES: Final = frozenset({408, 409, 429})
-
-
-def _codes(outcome: AttemptOutcome) -> set[str]:
-    return errors.codes(outcome.error)
+_OVERLOAD_STATUSES: Final = frozenset({503, 529})
+_INTERMEDIARY_STATUSES: Final = frozenset({502, 504, 520, 522, 524})
+"""A proxy on the way answered; the upstream behind it may be making the picture."""
 
 
 def _status(outcome: AttemptOutcome) -> int:
     return outcome.status if outcome.stage is Stage.ANSWER and outcome.status is not None else 0
 
 
-def _lacks_model(outcome: AttemptOutcome) -> bool:
-    codes = _codes(outcome)
-    return _status(outcome) == 404 and bool(
-        codes & errors.MISSING_MODEL
-        or outcome.error.param == "model"
-        or codes & DIALECTS[outcome.dialect].missing_model_codes
+def _is_about(*faults: Fault) -> Callable[[AttemptOutcome], bool]:
+    return lambda outcome: (
+        _status(outcome) >= 400 and outcome.known is not None and outcome.known.fault in faults
     )
 
 
 def _is_overload(outcome: AttemptOutcome) -> bool:
-    return _status(outcome) in {503, 529} and (outcome.wait is not None or outcome.error.shaped)
+    if outcome.seconds > OVERLOAD_SECONDS:
+        return False
+    if _is_about(Fault.OVERLOAD)(outcome):
+        return True
+    return _status(outcome) in _OVERLOAD_STATUSES and (
+        outcome.wait is not None
+        or outcome.error.shaped
+        or not DIALECTS[outcome.dialect].bills_pictures
+    )
+
+
+def _is_late_overload(outcome: AttemptOutcome) -> bool:
+    return _status(outcome) in _OVERLOAD_STATUSES and outcome.seconds > OVERLOAD_SECONDS
+
+
+def _fails_free(outcome: AttemptOutcome) -> bool:
+    """Whether a 5xx says that nothing was billed, by the account's dialect or its operator."""
+    return 500 <= _status(outcome) < 600 and (
+        not DIALECTS[outcome.dialect].bills_pictures
+        or (outcome.fails_free and outcome.error.shaped)
+    )
 
 
 def _returned(outcome: AttemptOutcome) -> Step:
@@ -130,82 +154,133 @@ def _refused(outcome: AttemptOutcome) -> Step:
     return Step(Action.NEXT, cooldown=CooldownSpec(seconds))
 
 
-_Rule = tuple[str, Callable[[AttemptOutcome], bool], Callable[[AttemptOutcome], Step]]
+def _account_refused(outcome: AttemptOutcome) -> Step:
+    """A limit names its reset; another refusal lasts until somebody repairs the account."""
+    is_limit = _status(outcome) == 429 and outcome.wait is not None
+    return Step(Action.NEXT, cooldown=CooldownSpec(outcome.wait if is_limit else REFUSED_SECONDS))
 
-TABLE: Final[Sequence[_Rule]] = (
-    (
+
+class Row(NamedTuple):
+    """One row: its name, for records and logs; what it is about; when it fits; what follows."""
+
+    name: str
+    title: str
+    fits: Callable[[AttemptOutcome], bool]
+    step: Callable[[AttemptOutcome], Step]
+
+
+TABLE: Final[Sequence[Row]] = (
+    Row(
+        "stream_cut",
         "bytes of the answer went to the client",
         lambda outcome: outcome.stage is Stage.STREAM,
         lambda _: Step(Action.END, code="upstream_cut", may_be_billed=True),
     ),
-    (
+    Row(
+        "not_sent",
         "nothing was sent",
         lambda outcome: outcome.stage is Stage.CONNECT,
         lambda _: Step(Action.NEXT),
     ),
-    (
+    Row(
+        "outcome_unknown",
         "sent, then silence, EOF or a deadline",
         lambda outcome: outcome.stage is Stage.SENT,
         lambda _: _replaced("outcome_unknown"),
     ),
-    (
+    Row(
+        "delivered",
         "the expected answer",
         lambda outcome: 200 <= _status(outcome) < 300 and outcome.usable,
         lambda _: Step(Action.DELIVER),
     ),
-    (
-        "the client's own fault, at any status",
-        lambda outcome: _status(outcome) >= 400 and bool(_codes(outcome) & errors.CLIENT_FAULTS),
+    Row(
+        "request",
+        "a known error: the request's fault",
+        _is_about(Fault.REQUEST),
         _returned,
     ),
-    (
+    Row(
+        "credential_refused",
         "401, credential not read again yet",
         lambda outcome: _status(outcome) == 401 and not outcome.reread,
         lambda _: Step(Action.REREAD),
     ),
-    (
+    Row("account", "a known error: the account's", _is_about(Fault.ACCOUNT), _account_refused),
+    Row(
+        "model",
+        "a known error: the model's on this account",
+        _is_about(Fault.MODEL),
+        lambda _: Step(Action.NEXT, cooldown=CooldownSpec(REFUSED_SECONDS, Scope.MODEL)),
+    ),
+    Row(
+        "endpoint",
+        "a known error: the endpoint's on this account",
+        _is_about(Fault.ENDPOINT),
+        lambda _: Step(Action.NEXT, cooldown=CooldownSpec(REFUSED_SECONDS, Scope.ENDPOINT)),
+    ),
+    Row(
+        "form",
+        "a known error: the form's in which the gateway sent the call",
+        _is_about(Fault.FORM),
+        lambda _: Step(Action.NEXT),
+    ),
+    Row(
+        "refused",
         "401, 402, 403",
         lambda outcome: _status(outcome) in {401, 402, 403},
         _refused,
     ),
-    (
-        "404 for the model or deployment",
-        _lacks_model,
-        lambda _: Step(Action.NEXT, cooldown=CooldownSpec(MISSING_MODEL_SECONDS, model_only=True)),
-    ),
-    (
+    Row(
+        "limited",
         "429",
         lambda outcome: _status(outcome) == 429,
         lambda outcome: Step(Action.NEXT, cooldown=CooldownSpec(outcome.wait)),
     ),
-    (
-        "503, 529 that report an overload",
+    Row(
+        "overloaded",
+        "503, 529 that report an overload at once",
         _is_overload,
         lambda _: Step(Action.NEXT),
     ),
-    (
-        "any other 5xx of an upstream that bills no single pictures",
-        lambda outcome: (
-            500 <= _status(outcome) < 600 and not DIALECTS[outcome.dialect].bills_pictures
-        ),
+    Row(
+        "intermediary",
+        "502, 504, 520, 522, 524 of an upstream that bills nothing for them",
+        lambda outcome: _status(outcome) in _INTERMEDIARY_STATUSES and _fails_free(outcome),
+        lambda _: Step(Action.NEXT, may_be_billed=True),
+    ),
+    Row(
+        "late_overload",
+        "503, 529 that come late, unless the account's operator knows that they bill nothing",
+        lambda outcome: _is_late_overload(outcome) and not outcome.fails_free,
+        lambda _: Step(Action.RETURN, retry=False, may_be_billed=True),
+    ),
+    Row(
+        "fails_free",
+        "any other 5xx of an upstream that bills nothing for it",
+        _fails_free,
         lambda _: Step(Action.NEXT),
     ),
-    (
+    Row(
+        "other_4xx",
         "other 4xx but 408, 409",
         lambda outcome: 400 <= _status(outcome) < 500 and _status(outcome) not in {408, 409},
         lambda _: Step(Action.RETURN),
     ),
-    (
+    Row(
+        "redirect",
         "a redirect",
         lambda outcome: 300 <= _status(outcome) < 400,
         lambda _: _replaced("upstream_redirect"),
     ),
-    (
+    Row(
+        "invalid",
         "a 2xx of another kind, or a status that ends no exchange",
         lambda outcome: _status(outcome) < 300,
         lambda _: _replaced("upstream_invalid"),
     ),
-    (
+    Row(
+        "unknown",
         "anything else: a picture may exist",
         lambda _: True,
         lambda _: Step(Action.RETURN, retry=False, may_be_billed=True),
@@ -214,8 +289,14 @@ TABLE: Final[Sequence[_Rule]] = (
 
 
 def next_step(outcome: AttemptOutcome) -> Step:
-    """The first row that fits."""
-    return next(step(outcome) for _, fits, step in TABLE if fits(outcome))
+    """The step of the first row that fits."""
+    row = next(row for row in TABLE if row.fits(outcome))
+    step = row.step(outcome)
+    if step.action not in {Action.NEXT, Action.REREAD}:
+        return step
+    known = outcome.known
+    is_known = known is not None and known.fault == row.name
+    return replace(step, reason=known.name if known is not None and is_known else row.name)
 
 
 _WEIGHT: Final = (
@@ -235,28 +316,10 @@ def weightiest(steps: Sequence[Step]) -> int:
     any account would give, then a picture that may exist.  Another account is asked only if every
     call allows it.
     """
-    return min(range(len(steps)), key=lambda index: _WEIGHT.index(steps[index].action))
-
-
-_MOST_INFORMATIVE_FIRST: Final[Sequence[Callable[[AttemptOutcome], bool]]] = (
-    lambda outcome: _status(outcome) == 429,
-    lambda outcome: _status(outcome) == 404,
-    lambda outcome: _status(outcome) >= 500 and outcome.error.message is not None,
-    lambda outcome: _status(outcome) >= 500,
-)
-
-
-def most_informative(outcomes: Sequence[AttemptOutcome]) -> int | None:
-    """When every account failed: the index of the most informative answer for the client.
-
-    None when no answer suits a client: 401, 402 and 403 are about the gateway's credentials, and
-    the client would think they are about its own.  The first of equals.
-    """
-    for matches in _MOST_INFORMATIVE_FIRST:
-        for index, outcome in enumerate(outcomes):
-            if matches(outcome):
-                return index
-    return None
+    return min(
+        range(len(steps)),
+        key=lambda index: (_WEIGHT.index(steps[index].action), not steps[index].may_be_billed),
+    )
 
 
 _REPLACED: Final[Mapping[str, str]] = {

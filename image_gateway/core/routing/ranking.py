@@ -22,7 +22,7 @@ from image_gateway.core.request.intent import AnyRequest
 from image_gateway.core.routing import capability
 from image_gateway.core.routing.budget import Budgets
 from image_gateway.core.routing.capability import Gap
-from image_gateway.core.routing.cooldowns import CooldownTracker
+from image_gateway.core.routing.cooldowns import CooldownTracker, Target
 
 _DEFAULT_RETRY_SECONDS: Final = 30.0
 """Where no account names a time: an operator has to act."""
@@ -69,7 +69,7 @@ def able(grant: Grant, request: AnyRequest, catalogue: Catalogue) -> tuple[Accou
 
 
 def order(
-    accounts: Sequence[Account], key: Key, model: str, state: State, session: str | None
+    accounts: Sequence[Account], key: Key, target: Target, state: State, session: str | None
 ) -> tuple[Account, ...]:
     """Usable accounts, best first; ``accounts`` come in the key's order.
 
@@ -94,7 +94,7 @@ def order(
         capacity = max(capacity, _LEAST_CAPACITY)
         return (
             spent[name] >= state.threshold,
-            state.cooldowns.is_half_open(name, model, account.credential),
+            state.cooldowns.is_half_open(name, target, account.credential),
             name != preferred,
             (state.in_use(name) + 1) / capacity,
             positions[name],
@@ -143,7 +143,7 @@ def condition(account: Account, state: State) -> Condition:
         (not has_credential(account, state.wall), Condition.NO_CREDENTIAL),
         (blocked_until is not None and blocked_until > state.wall, Condition.BLOCKED),
         (
-            state.cooldowns.seconds_left(name, "", state.now, account.credential) > 0,
+            state.cooldowns.cooldown(name, state.now, account.credential) is not None,
             Condition.COOLING,
         ),
         (state.in_use(name) >= account.image_max_concurrency, Condition.FULL),
@@ -189,25 +189,34 @@ def _able(request: AnyRequest, accounts: Sequence[Account]) -> tuple[Account, ..
     return able_accounts
 
 
-def is_usable(account: Account, model: str, state: State) -> bool:
+def is_usable(account: Account, target: Target, state: State) -> bool:
     """Whether a call could go to an account now."""
-    return _wait(account, model, state) is None and has_credential(account, state.wall)
+    return _wait(account, target, state) is None and has_credential(account, state.wall)
 
 
-def usable(accounts: Sequence[Account], model: str, state: State) -> tuple[Account, ...]:
+def usable(accounts: Sequence[Account], target: Target, state: State) -> tuple[Account, ...]:
     """The accounts that a call could go to now; never empty.  Raises ``Refusal``."""
-    usable_accounts = tuple(account for account in accounts if is_usable(account, model, state))
+    usable_accounts = tuple(account for account in accounts if is_usable(account, target, state))
     if usable_accounts:
         return usable_accounts
-    all_waits = [_wait(account, model, state) for account in accounts]
-    waits = [wait for wait in all_waits if wait is not None]
-    if accounts and not waits:
+    if accounts and all(_wait(account, target, state) is None for account in accounts):
         raise no_credentials()
-    raise Refusal(
+    raise none_available(soonest(accounts, target, state))
+
+
+def soonest(accounts: Sequence[Account], target: Target, state: State) -> float | None:
+    """Seconds until the first of the accounts that wait may be asked; None if none waits."""
+    waits = [_wait(account, target, state) for account in accounts]
+    return min((wait for wait in waits if wait), default=None)
+
+
+def none_available(seconds: float | None) -> Refusal:
+    """No account may be asked now; one may be in ``seconds``, None if that is not known."""
+    return Refusal(
         "no_account_available",
         "Every account that could serve this call is disabled, blocked or cooling down. Try again "
         "later.",
-        retry_after=min((wait for wait in waits if wait > 0), default=_DEFAULT_RETRY_SECONDS),
+        retry_after=_DEFAULT_RETRY_SECONDS if seconds is None else seconds,
     )
 
 
@@ -221,11 +230,11 @@ def no_credentials() -> Refusal:
     )
 
 
-def _wait(account: Account, model: str, state: State) -> float | None:
+def _wait(account: Account, target: Target, state: State) -> float | None:
     """Seconds until the account is usable (0: an operator must act), None when it is usable now."""
     if account.status != "active" or not account.image_enabled:
         return 0.0
-    wait = state.cooldowns.seconds_left(account.account_name, model, state.now, account.credential)
+    wait = state.cooldowns.seconds_left(account.account_name, target, state.now, account.credential)
     if account.blocked_until is not None:
         wait = max(wait, (account.blocked_until - state.wall).total_seconds())
     return wait or None

@@ -62,6 +62,7 @@ ATTEMPT_FIELDS = (
     "error_code",
     "action",
     "upstream_ms",
+    "reason",
 )
 TIME = datetime(2026, 11, 5, 12, 30, 1, 234_567, tzinfo=UTC)
 
@@ -113,6 +114,7 @@ def test_every_fact_of_an_attempt_arrives_under_its_own_name() -> None:
             "error_code": None,
             "action": None,
             "upstream_ms": 7,
+            "reason": None,
         },
     ]
 

@@ -28,7 +28,14 @@ from image_gateway.core.records.status import (
     outcome,
 )
 from image_gateway.core.routing.budget import Budgets
-from image_gateway.core.routing.cooldowns import Cause, Cooldown, CooldownSpec, CooldownTracker
+from image_gateway.core.routing.cooldowns import (
+    Cause,
+    Cooldown,
+    CooldownSpec,
+    CooldownTracker,
+    Scope,
+    Target,
+)
 from tests.core import builders
 from tests.core.builders import Clock
 
@@ -356,7 +363,9 @@ NEW = Credential(Secret("two"), "api_key", None)
 def test_a_cooldown_tells_what_is_left_of_it_and_the_answer_behind_it() -> None:
     health = CooldownTracker()
     assert health.cooldown("alpha", 0.0) is None
-    health.trip("alpha", "m", CooldownSpec(60.0), 100.0, OLD, Cause(429, "slow_down"))
+    health.trip(
+        "alpha", Target("m", "edits"), CooldownSpec(60.0), 100.0, OLD, Cause(429, "slow_down")
+    )
     assert health.cooldown("alpha", 110.0, OLD) == Cooldown(50.0, Cause(429, "slow_down"))
     assert health.cooldown("alpha", 110.0, NEW) is None
     assert health.cooldown("beta", 110.0, OLD) is None
@@ -365,19 +374,19 @@ def test_a_cooldown_tells_what_is_left_of_it_and_the_answer_behind_it() -> None:
 
 def test_the_answer_behind_a_cooldown_is_the_one_that_holds_longest() -> None:
     health = CooldownTracker()
-    health.trip("alpha", "m", CooldownSpec(60.0), 0.0, cause=Cause(429, None))
-    health.trip("alpha", "m", CooldownSpec(10.0), 1.0, cause=Cause(403, None))
+    health.trip("alpha", Target("m", "edits"), CooldownSpec(60.0), 0.0, cause=Cause(429, None))
+    health.trip("alpha", Target("m", "edits"), CooldownSpec(10.0), 1.0, cause=Cause(403, None))
     assert health.cooldown("alpha", 2.0) == Cooldown(58.0, Cause(429, None))
-    health.trip("alpha", "m", CooldownSpec(300.0), 3.0, OLD, Cause(401, None))
+    health.trip("alpha", Target("m", "edits"), CooldownSpec(300.0), 3.0, OLD, Cause(401, None))
     assert health.cooldown("alpha", 3.0, OLD) == Cooldown(300.0, Cause(401, None))
 
 
 def test_models_that_cool_down_are_counted_apart_from_their_account() -> None:
     health = CooldownTracker()
     for model in ("m", "n"):
-        health.trip("alpha", model, CooldownSpec(60.0, model_only=True), 0.0, OLD)
-    health.trip("alpha", "o", CooldownSpec(60.0, model_only=True), 0.0, NEW)
-    health.trip("beta", "m", CooldownSpec(60.0), 0.0, OLD)
+        health.trip("alpha", Target(model, "edits"), CooldownSpec(60.0, Scope.MODEL), 0.0, OLD)
+    health.trip("alpha", Target("o", "edits"), CooldownSpec(60.0, Scope.MODEL), 0.0, NEW)
+    health.trip("beta", Target("m", "edits"), CooldownSpec(60.0), 0.0, OLD)
     known = {"alpha": OLD, "beta": OLD}
     assert health.models_cooling(known, 1.0) == {"alpha": 2}
     assert health.models_cooling({"alpha": NEW}, 1.0) == {"alpha": 1}

@@ -15,54 +15,69 @@ from image_gateway.core.routing.cooldowns import (
     CooldownKey,
     CooldownSpec,
     CooldownTracker,
+    Scope,
+    Target,
 )
 from tests.parts.examples import scaled
+
+
+def on(model: str, endpoint: str = "generations") -> Target:
+    return Target(model, endpoint)
+
 
 _SECONDS = st.one_of(st.none(), st.floats(-10, 1e9))
 
 
 def test_an_account_that_never_failed_need_not_be_left_alone() -> None:
-    assert CooldownTracker().seconds_left("a", "m", 100.0) == 0
+    assert CooldownTracker().seconds_left("a", on("m"), 100.0) == 0
 
 
 def test_a_cooldown_runs_down_and_ends_by_itself() -> None:
     """Once it is over the next call is the probe: nothing else has to happen first."""
     tracker = CooldownTracker()
-    assert tracker.trip("a", "m", CooldownSpec(60.0), 100.0) == 60
-    assert tracker.seconds_left("a", "m", 100.0) == 60
-    assert tracker.seconds_left("a", "m", 150.0) == 10
-    assert tracker.seconds_left("a", "m", 160.0) == 0
-    assert tracker.seconds_left("a", "m", 170.0) == 0
+    assert tracker.trip("a", on("m"), CooldownSpec(60.0), 100.0) == 60
+    assert tracker.seconds_left("a", on("m"), 100.0) == 60
+    assert tracker.seconds_left("a", on("m"), 150.0) == 10
+    assert tracker.seconds_left("a", on("m"), 160.0) == 0
+    assert tracker.seconds_left("a", on("m"), 170.0) == 0
 
 
 def test_a_cooldown_of_the_account_holds_for_every_model() -> None:
     tracker = CooldownTracker()
-    tracker.trip("a", "m", CooldownSpec(60.0), 0.0)
-    assert tracker.seconds_left("a", "other", 0.0) == 60
-    assert tracker.seconds_left("b", "m", 0.0) == 0
+    tracker.trip("a", on("m"), CooldownSpec(60.0), 0.0)
+    assert tracker.seconds_left("a", on("other"), 0.0) == 60
+    assert tracker.seconds_left("b", on("m"), 0.0) == 0
 
 
 def test_a_missing_model_costs_the_account_no_other_model() -> None:
     tracker = CooldownTracker()
-    tracker.trip("a", "m", CooldownSpec(60.0, model_only=True), 0.0)
-    assert tracker.seconds_left("a", "m", 0.0) == 60
-    assert tracker.seconds_left("a", "other", 0.0) == 0
-    assert tracker.seconds_left("b", "m", 0.0) == 0
+    tracker.trip("a", on("m"), CooldownSpec(60.0, Scope.MODEL), 0.0)
+    assert tracker.seconds_left("a", on("m"), 0.0) == 60
+    assert tracker.seconds_left("a", on("other"), 0.0) == 0
+    assert tracker.seconds_left("b", on("m"), 0.0) == 0
+
+
+def test_a_missing_endpoint_costs_the_model_no_other_endpoint() -> None:
+    tracker = CooldownTracker()
+    tracker.trip("a", on("m", "edits"), CooldownSpec(60.0, Scope.ENDPOINT), 0.0)
+    assert tracker.seconds_left("a", on("m", "edits"), 0.0) == 60
+    assert tracker.seconds_left("a", on("m"), 0.0) == 0
+    assert tracker.seconds_left("a", on("other", "edits"), 0.0) == 0
 
 
 def test_the_longer_of_two_cooldowns_holds() -> None:
     tracker = CooldownTracker()
-    tracker.trip("a", "m", CooldownSpec(60.0), 0.0)
-    tracker.trip("a", "m", CooldownSpec(90.0, model_only=True), 0.0)
-    assert tracker.seconds_left("a", "m", 0.0) == 90
-    assert tracker.seconds_left("a", "other", 0.0) == 60
+    tracker.trip("a", on("m"), CooldownSpec(60.0), 0.0)
+    tracker.trip("a", on("m"), CooldownSpec(90.0, Scope.MODEL), 0.0)
+    assert tracker.seconds_left("a", on("m"), 0.0) == 90
+    assert tracker.seconds_left("a", on("other"), 0.0) == 60
 
 
 def test_a_shorter_cooldown_does_not_shorten_a_longer_one() -> None:
     tracker = CooldownTracker()
-    tracker.trip("a", "m", CooldownSpec(60.0), 0.0)
-    tracker.trip("a", "m", CooldownSpec(1.0), 0.0)
-    assert tracker.seconds_left("a", "m", 0.0) == 60
+    tracker.trip("a", on("m"), CooldownSpec(60.0), 0.0)
+    tracker.trip("a", on("m"), CooldownSpec(1.0), 0.0)
+    assert tracker.seconds_left("a", on("m"), 0.0) == 60
 
 
 @given(_SECONDS, st.integers(0, 20))
@@ -72,144 +87,144 @@ def test_no_cooldown_is_longer_than_15_minutes_or_shorter_than_nothing(
     """Whatever an upstream names: 12 hours for a 404 were seen elsewhere."""
     tracker = CooldownTracker()
     for _ in range(failures):
-        tracker.trip("a", "m", CooldownSpec(None), 0.0)
-    length = tracker.trip("a", "m", CooldownSpec(seconds), 0.0)
+        tracker.trip("a", on("m"), CooldownSpec(None), 0.0)
+    length = tracker.trip("a", on("m"), CooldownSpec(seconds), 0.0)
     assert 0 <= length <= LONGEST_SECONDS == 900
-    assert tracker.seconds_left("a", "m", 0.0) <= 900
+    assert tracker.seconds_left("a", on("m"), 0.0) <= 900
     if seconds is not None:
         assert length == min(max(seconds, 0), 900)
 
 
 def test_without_a_named_time_the_wait_doubles_with_each_failure_in_a_row() -> None:
     tracker = CooldownTracker()
-    lengths = [tracker.trip("a", "m", CooldownSpec(None), 1000.0 * turn) for turn in range(11)]
+    lengths = [tracker.trip("a", on("m"), CooldownSpec(None), 1000.0 * turn) for turn in range(11)]
     assert FIRST_BACKOFF_SECONDS == 5
     assert lengths == [5, 10, 20, 40, 80, 160, 320, 640, 900, 900, 900]
 
 
 def test_one_account_s_failures_do_not_lengthen_another_s_wait() -> None:
     tracker = CooldownTracker()
-    tracker.trip("a", "m", CooldownSpec(None), 0.0)
-    assert tracker.trip("b", "m", CooldownSpec(None), 0.0) == 5
-    assert tracker.trip("a", "m", CooldownSpec(None, model_only=True), 0.0) == 5
+    tracker.trip("a", on("m"), CooldownSpec(None), 0.0)
+    assert tracker.trip("b", on("m"), CooldownSpec(None), 0.0) == 5
+    assert tracker.trip("a", on("m"), CooldownSpec(None, Scope.MODEL), 0.0) == 5
 
 
 def test_a_row_of_failures_is_remembered_once_its_cooldown_is_over() -> None:
     """The probe that fails begins a longer one, whatever other accounts did meanwhile."""
     tracker = CooldownTracker()
-    tracker.trip("a", "m", CooldownSpec(None), 0.0)
-    tracker.trip("b", "m", CooldownSpec(None), 1000.0)
-    assert tracker.trip("a", "m", CooldownSpec(None), 2000.0) == 10
+    tracker.trip("a", on("m"), CooldownSpec(None), 0.0)
+    tracker.trip("b", on("m"), CooldownSpec(None), 1000.0)
+    assert tracker.trip("a", on("m"), CooldownSpec(None), 2000.0) == 10
 
 
-@pytest.mark.parametrize("model_only", [False, True])
-def test_a_success_ends_the_cooldown_and_the_row_of_failures(*, model_only: bool) -> None:
+@pytest.mark.parametrize("scope", Scope)
+def test_a_success_ends_the_cooldown_and_the_row_of_failures(scope: Scope) -> None:
     tracker = CooldownTracker()
     for _ in range(3):
-        tracker.trip("a", "m", CooldownSpec(None, model_only), 0.0)
-    tracker.succeed("a", "m", 0.0)
-    assert tracker.seconds_left("a", "m", 0.0) == 0
-    assert tracker.trip("a", "m", CooldownSpec(None, model_only), 0.0) == 5
+        tracker.trip("a", on("m"), CooldownSpec(None, scope), 0.0)
+    tracker.succeed("a", on("m"), 0.0)
+    assert tracker.seconds_left("a", on("m"), 0.0) == 0
+    assert tracker.trip("a", on("m"), CooldownSpec(None, scope), 0.0) == 5
     assert repr(tracker) == "<CooldownTracker of 1 keys>"
 
 
 def test_a_success_says_nothing_of_another_model_or_account() -> None:
     tracker = CooldownTracker()
-    tracker.trip("a", "gone", CooldownSpec(60.0, model_only=True), 0.0)
-    tracker.trip("b", "m", CooldownSpec(60.0), 0.0)
-    tracker.succeed("a", "m", 0.0)
-    assert tracker.seconds_left("a", "gone", 0.0) == 60
-    assert tracker.seconds_left("b", "m", 0.0) == 60
+    tracker.trip("a", on("gone"), CooldownSpec(60.0, Scope.MODEL), 0.0)
+    tracker.trip("b", on("m"), CooldownSpec(60.0), 0.0)
+    tracker.succeed("a", on("m"), 0.0)
+    assert tracker.seconds_left("a", on("gone"), 0.0) == 60
+    assert tracker.seconds_left("b", on("m"), 0.0) == 60
 
 
 def test_a_success_says_nothing_of_what_was_learned_after_it_began() -> None:
     """A call of a minute that ends well must not undo the limit that another one met meanwhile."""
     tracker = CooldownTracker()
-    tracker.trip("a", "m", CooldownSpec(600.0), 30.0)
-    tracker.succeed("a", "m", 10.0)
-    assert tracker.seconds_left("a", "m", 30.0) == 600
-    tracker.succeed("a", "m", 31.0)
-    assert tracker.seconds_left("a", "m", 31.0) == 0
+    tracker.trip("a", on("m"), CooldownSpec(600.0), 30.0)
+    tracker.succeed("a", on("m"), 10.0)
+    assert tracker.seconds_left("a", on("m"), 30.0) == 600
+    tracker.succeed("a", on("m"), 31.0)
+    assert tracker.seconds_left("a", on("m"), 31.0) == 0
 
 
 def test_a_success_says_nothing_of_a_cooldown_that_was_lengthened_after_it_began() -> None:
     tracker = CooldownTracker()
-    tracker.trip("a", "m", CooldownSpec(5.0), 0.0)
-    tracker.trip("a", "m", CooldownSpec(600.0), 20.0)
-    tracker.succeed("a", "m", 10.0)
-    assert tracker.seconds_left("a", "m", 20.0) == 600
+    tracker.trip("a", on("m"), CooldownSpec(5.0), 0.0)
+    tracker.trip("a", on("m"), CooldownSpec(600.0), 20.0)
+    tracker.succeed("a", on("m"), 10.0)
+    assert tracker.seconds_left("a", on("m"), 20.0) == 600
 
 
 def test_what_is_well_takes_no_memory() -> None:
     tracker = CooldownTracker()
-    tracker.trip("a", "m", CooldownSpec(60.0), 0.0)
-    tracker.trip("a", "m", CooldownSpec(60.0, model_only=True), 0.0)
+    tracker.trip("a", on("m"), CooldownSpec(60.0), 0.0)
+    tracker.trip("a", on("m"), CooldownSpec(60.0, Scope.MODEL), 0.0)
     assert repr(tracker) == "<CooldownTracker of 2 keys>"
-    tracker.succeed("a", "m", 0.0)
+    tracker.succeed("a", on("m"), 0.0)
     assert repr(tracker) == "<CooldownTracker of 0 keys>"
 
 
 def test_two_cooldowns_that_are_over_leave_nothing() -> None:
     tracker = CooldownTracker()
-    tracker.trip("a", "m", CooldownSpec(60.0), 0.0)
-    tracker.trip("a", "m", CooldownSpec(30.0, model_only=True), 0.0)
-    assert tracker.seconds_left("a", "m", 100.0) == 0
+    tracker.trip("a", on("m"), CooldownSpec(60.0), 0.0)
+    tracker.trip("a", on("m"), CooldownSpec(30.0, Scope.MODEL), 0.0)
+    assert tracker.seconds_left("a", on("m"), 100.0) == 0
 
 
 def test_a_cooldown_begins_with_the_clock() -> None:
     tracker = CooldownTracker()
-    tracker.trip("a", "m", CooldownSpec(0.25), 0.0)
-    assert tracker.seconds_left("a", "m", 0.0) == 0.25
+    tracker.trip("a", on("m"), CooldownSpec(0.25), 0.0)
+    assert tracker.seconds_left("a", on("m"), 0.0) == 0.25
 
 
 def test_what_is_over_is_forgotten_before_the_places_grow_without_end() -> None:
     """Clients may name as many models as they like."""
     tracker = CooldownTracker()
     for number in range(10_000):
-        tracker.trip("a", f"model-{number}", CooldownSpec(10.0, model_only=True), 0.0)
-    tracker.trip("a", "still", CooldownSpec(60.0, model_only=True), 5.0)
+        tracker.trip("a", on(f"model-{number}"), CooldownSpec(10.0, Scope.MODEL), 0.0)
+    tracker.trip("a", on("still"), CooldownSpec(60.0, Scope.MODEL), 5.0)
     assert repr(tracker) == "<CooldownTracker of 10001 keys>"
-    tracker.trip("a", "one more", CooldownSpec(None, model_only=True), 20.0)
+    tracker.trip("a", on("one more"), CooldownSpec(None, Scope.MODEL), 20.0)
     assert repr(tracker) == "<CooldownTracker of 2 keys>"
-    assert tracker.seconds_left("a", "still", 20.0) == 45
-    assert tracker.trip("a", "one more", CooldownSpec(None, model_only=True), 20.0) == 10
-    assert tracker.trip("a", "model-1", CooldownSpec(None, model_only=True), 20.0) == 5
+    assert tracker.seconds_left("a", on("still"), 20.0) == 45
+    assert tracker.trip("a", on("one more"), CooldownSpec(None, Scope.MODEL), 20.0) == 10
+    assert tracker.trip("a", on("model-1"), CooldownSpec(None, Scope.MODEL), 20.0) == 5
 
 
 def test_thousands_of_failures_in_a_row_are_still_a_wait() -> None:
     tracker = CooldownTracker()
     for _ in range(3000):
-        length = tracker.trip("a", "m", CooldownSpec(None), 0.0)
+        length = tracker.trip("a", on("m"), CooldownSpec(None), 0.0)
     assert length == 900
 
 
 def test_a_cooldown_ends_with_the_credential_that_it_is_of() -> None:
     old, new = (Credential(Secret(token), "api_key") for token in ("old", "new"))
     tracker = CooldownTracker()
-    tracker.trip("a", "m", CooldownSpec(60.0), 0.0, old)
-    assert tracker.seconds_left("a", "m", 10.0, old) == 50.0
-    assert tracker.seconds_left("a", "m", 10.0, new) == 0.0
-    tracker.trip("a", "m", CooldownSpec(60.0), 10.0, new)
-    assert tracker.seconds_left("a", "m", 10.0, new) == 60.0
-    tracker.trip("b", "m", CooldownSpec(60.0), 0.0)
-    assert tracker.seconds_left("b", "m", 0.0, new) == 60.0
+    tracker.trip("a", on("m"), CooldownSpec(60.0), 0.0, old)
+    assert tracker.seconds_left("a", on("m"), 10.0, old) == 50.0
+    assert tracker.seconds_left("a", on("m"), 10.0, new) == 0.0
+    tracker.trip("a", on("m"), CooldownSpec(60.0), 10.0, new)
+    assert tracker.seconds_left("a", on("m"), 10.0, new) == 60.0
+    tracker.trip("b", on("m"), CooldownSpec(60.0), 0.0)
+    assert tracker.seconds_left("b", on("m"), 0.0, new) == 60.0
 
 
 def test_a_renewed_credential_does_not_serve_the_rest_of_its_predecessor_s_cooldown() -> None:
     old, new = (Credential(Secret(token), "api_key") for token in ("old", "new"))
     tracker = CooldownTracker()
-    tracker.trip("a", "m", CooldownSpec(600.0), 0.0, old)
-    assert tracker.seconds_left("a", "m", 10.0, new) == 0.0
-    tracker.trip("a", "m", CooldownSpec(5.0), 10.0, new)
-    assert tracker.seconds_left("a", "m", 10.0, new) == 5.0
+    tracker.trip("a", on("m"), CooldownSpec(600.0), 0.0, old)
+    assert tracker.seconds_left("a", on("m"), 10.0, new) == 0.0
+    tracker.trip("a", on("m"), CooldownSpec(5.0), 10.0, new)
+    assert tracker.seconds_left("a", on("m"), 10.0, new) == 5.0
 
 
 def test_a_late_answer_to_an_old_credential_does_not_end_the_new_one_s_cooldown() -> None:
     old, new = (Credential(Secret(token), "api_key") for token in ("old", "new"))
     tracker = CooldownTracker()
-    tracker.trip("a", "m", CooldownSpec(600.0), 0.0, new)
-    tracker.trip("a", "m", CooldownSpec(300.0), 10.0, old)
-    assert tracker.seconds_left("a", "m", 10.0, new) == 590.0
+    tracker.trip("a", on("m"), CooldownSpec(600.0), 0.0, new)
+    tracker.trip("a", on("m"), CooldownSpec(300.0), 10.0, old)
+    assert tracker.seconds_left("a", on("m"), 10.0, new) == 590.0
 
 
 # -- probes ----------------------------------------------------------------------------------
@@ -217,72 +232,75 @@ def test_a_late_answer_to_an_old_credential_does_not_end_the_new_one_s_cooldown(
 
 def test_the_first_call_after_a_cooldown_is_a_probe_for_as_long_as_it_lasts() -> None:
     tracker = CooldownTracker()
-    tracker.trip("a", "m", CooldownSpec(60.0), 0.0)
-    with tracker.call("a", "m", 59.0):
-        assert not tracker.is_half_open("a", "m"), "it was still cooling: nobody should have called"
-    with tracker.call("a", "m", 60.0):
-        assert tracker.is_half_open("a", "m")
-        assert not tracker.is_half_open("b", "m")
-    assert not tracker.is_half_open("a", "m")
+    tracker.trip("a", on("m"), CooldownSpec(60.0), 0.0)
+    with tracker.call("a", on("m"), 59.0):
+        assert not tracker.is_half_open("a", on("m")), (
+            "it was still cooling: nobody should have called"
+        )
+    with tracker.call("a", on("m"), 60.0):
+        assert tracker.is_half_open("a", on("m"))
+        assert not tracker.is_half_open("b", on("m"))
+    assert not tracker.is_half_open("a", on("m"))
 
 
 def test_a_well_account_is_never_probed() -> None:
     tracker = CooldownTracker()
-    with tracker.call("a", "m", 0.0):
-        assert not tracker.is_half_open("a", "m")
+    with tracker.call("a", on("m"), 0.0):
+        assert not tracker.is_half_open("a", on("m"))
 
 
 def test_a_probe_of_the_account_is_one_for_every_model_and_one_of_a_model_is_not() -> None:
     tracker = CooldownTracker()
-    tracker.trip("a", "m", CooldownSpec(1.0), 0.0)
-    tracker.trip("b", "m", CooldownSpec(1.0, model_only=True), 0.0)
-    with tracker.call("a", "other", 2.0), tracker.call("b", "m", 2.0):
-        assert tracker.is_half_open("a", "m")
-        assert tracker.is_half_open("b", "m")
-        assert not tracker.is_half_open("b", "other")
+    tracker.trip("a", on("m"), CooldownSpec(1.0), 0.0)
+    tracker.trip("b", on("m"), CooldownSpec(1.0, Scope.MODEL), 0.0)
+    with tracker.call("a", on("other"), 2.0), tracker.call("b", on("m"), 2.0):
+        assert tracker.is_half_open("a", on("m"))
+        assert tracker.is_half_open("b", on("m"))
+        assert not tracker.is_half_open("b", on("other"))
 
 
 def test_of_two_probes_one_is_enough() -> None:
     tracker = CooldownTracker()
-    tracker.trip("a", "m", CooldownSpec(1.0), 0.0)
+    tracker.trip("a", on("m"), CooldownSpec(1.0), 0.0)
     with ExitStack() as first:
-        first.enter_context(tracker.call("a", "m", 2.0))
-        with tracker.call("a", "m", 3.0):
+        first.enter_context(tracker.call("a", on("m"), 2.0))
+        with tracker.call("a", on("m"), 3.0):
             first.close()
-            assert tracker.is_half_open("a", "m")
-        assert not tracker.is_half_open("a", "m")
+            assert tracker.is_half_open("a", on("m"))
+        assert not tracker.is_half_open("a", on("m"))
 
 
 def test_a_success_ends_a_probe_before_its_call_does() -> None:
     tracker = CooldownTracker()
-    tracker.trip("a", "m", CooldownSpec(1.0), 0.0)
-    with tracker.call("a", "m", 2.0):
-        tracker.succeed("a", "m", 2.0)
-        assert not tracker.is_half_open("a", "m")
-    assert not tracker.is_half_open("a", "m")
+    tracker.trip("a", on("m"), CooldownSpec(1.0), 0.0)
+    with tracker.call("a", on("m"), 2.0):
+        tracker.succeed("a", on("m"), 2.0)
+        assert not tracker.is_half_open("a", on("m"))
+    assert not tracker.is_half_open("a", on("m"))
 
 
 def test_a_probe_that_breaks_off_is_none_any_more() -> None:
     tracker = CooldownTracker()
-    tracker.trip("a", "m", CooldownSpec(1.0), 0.0)
-    with pytest.raises(KeyboardInterrupt), tracker.call("a", "m", 2.0):
+    tracker.trip("a", on("m"), CooldownSpec(1.0), 0.0)
+    with pytest.raises(KeyboardInterrupt), tracker.call("a", on("m"), 2.0):
         raise KeyboardInterrupt
-    assert not tracker.is_half_open("a", "m")
+    assert not tracker.is_half_open("a", on("m"))
 
 
 def test_a_call_begun_before_a_cooldown_is_no_probe_of_it() -> None:
     """Its success would not end that cooldown, so nobody need wait for it."""
     tracker = CooldownTracker()
-    tracker.trip("a", "m", CooldownSpec(5.0), 0.0)
-    with tracker.call("a", "m", 10.0):
-        tracker.trip("a", "m", CooldownSpec(5.0), 20.0)
-        assert tracker.seconds_left("a", "m", 30.0) == 0
-        assert not tracker.is_half_open("a", "m")
+    tracker.trip("a", on("m"), CooldownSpec(5.0), 0.0)
+    with tracker.call("a", on("m"), 10.0):
+        tracker.trip("a", on("m"), CooldownSpec(5.0), 20.0)
+        assert tracker.seconds_left("a", on("m"), 30.0) == 0
+        assert not tracker.is_half_open("a", on("m"))
 
 
 # -- any order of all of it ------------------------------------------------------------------
 
 _CREDENTIALS = [Credential(Secret(name), "api_key") for name in ("old", "new", "newest")]
+_TARGETS = [on("m"), on("m", "edits"), on("n")]
 _Key = tuple[CooldownKey, Credential | None]
 
 
@@ -300,15 +318,20 @@ class _Call:
     """A call under way, and the cooldowns that it finds out about."""
 
     account_name: str
-    model: str
+    target: Target
     began: float
     credential: Credential
     probed: list[_Known]
     open: ExitStack = field(default_factory=ExitStack)
 
     @property
-    def places(self) -> tuple[CooldownKey, CooldownKey]:
-        return (self.account_name, None), (self.account_name, self.model)
+    def places(self) -> dict[Scope, CooldownKey]:
+        model, endpoint = self.target
+        return {
+            Scope.ACCOUNT: (self.account_name, None, None),
+            Scope.MODEL: (self.account_name, model, None),
+            Scope.ENDPOINT: (self.account_name, model, endpoint),
+        }
 
 
 class HealthMachine(RuleBasedStateMachine):
@@ -327,19 +350,19 @@ class HealthMachine(RuleBasedStateMachine):
 
     @rule(
         account_name=st.sampled_from(["a", "b"]),
-        model=st.sampled_from(["m", "n"]),
+        asked=st.sampled_from(_TARGETS),
         credential=st.sampled_from(_CREDENTIALS),
     )
-    def a_call_begins(self, account_name: str, model: str, credential: Credential) -> None:
-        call = _Call(account_name, model, self.now, credential, [])
+    def a_call_begins(self, account_name: str, asked: Target, credential: Credential) -> None:
+        call = _Call(account_name, asked, self.now, credential, [])
         call.probed = [each for each in self._met(call) if each.until <= self.now]
-        call.open.enter_context(self.cooldowns.call(account_name, model, self.now, credential))
+        call.open.enter_context(self.cooldowns.call(account_name, asked, self.now, credential))
         self.calls.append(call)
 
     def _met(self, call: _Call) -> list[_Known]:
         return [
             self.known[place, signed]
-            for place in call.places
+            for place in call.places.values()
             for signed in (None, call.credential)
             if (place, signed) in self.known
         ]
@@ -356,9 +379,9 @@ class HealthMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def a_call_is_served(self, data: st.DataObject) -> None:
         call = self._ended(data)
-        self.cooldowns.succeed(call.account_name, call.model, call.began)
+        self.cooldowns.succeed(call.account_name, call.target, call.began)
         for place, signed in list(self.known):
-            if place in call.places and self.known[place, signed].begun <= call.began:
+            if place in call.places.values() and self.known[place, signed].begun <= call.began:
                 del self.known[place, signed]
         call.open.close()
 
@@ -366,18 +389,18 @@ class HealthMachine(RuleBasedStateMachine):
     @rule(
         data=st.data(),
         seconds=st.one_of(st.none(), st.sampled_from([0.0, 0.25, 5.0, 300.0, 1e9])),
-        model_only=st.booleans(),
+        scope=st.sampled_from(Scope),
         depends=st.booleans(),
     )
     def a_call_is_refused(
-        self, data: st.DataObject, seconds: float | None, *, model_only: bool, depends: bool
+        self, data: st.DataObject, seconds: float | None, scope: Scope, *, depends: bool
     ) -> None:
         call = self._ended(data)
         signed = call.credential if depends else None
         length = self.cooldowns.trip(
-            call.account_name, call.model, CooldownSpec(seconds, model_only), self.now, signed
+            call.account_name, call.target, CooldownSpec(seconds, scope), self.now, signed
         )
-        place = call.places[model_only]
+        place = call.places[scope]
         last = self.known.get((place, signed), _Known(0.0, 0.0, 0))
         wanted = 5.0 * 2.0**last.failures if seconds is None else seconds
         assert length == min(wanted, LONGEST_SECONDS)
@@ -389,23 +412,23 @@ class HealthMachine(RuleBasedStateMachine):
     @invariant()
     def nobody_is_left_alone_for_longer_than_the_cap_or_for_nothing(self) -> None:
         for account_name in ("a", "b"):
-            for model in ("m", "n", "never failed"):
+            for target in (*_TARGETS, on("never failed")):
                 for credential in _CREDENTIALS:
-                    met = self._met(_Call(account_name, model, 0, credential, []))
+                    met = self._met(_Call(account_name, target, 0, credential, []))
                     expected = max([0.0, *(each.until - self.now for each in met)])
-                    left = self.cooldowns.seconds_left(account_name, model, self.now, credential)
+                    left = self.cooldowns.seconds_left(account_name, target, self.now, credential)
                     assert left == expected <= LONGEST_SECONDS
 
     @invariant()
     def a_probe_is_a_call_that_began_after_the_end_of_a_cooldown_that_still_counts(self) -> None:
         for account_name in ("a", "b"):
-            for model in ("m", "n"):
+            for target in _TARGETS:
                 for credential in _CREDENTIALS:
-                    met = self._met(_Call(account_name, model, 0, credential, []))
+                    met = self._met(_Call(account_name, target, 0, credential, []))
                     expected = any(
                         one is other for call in self.calls for one in call.probed for other in met
                     )
-                    assert self.cooldowns.is_half_open(account_name, model, credential) is expected
+                    assert self.cooldowns.is_half_open(account_name, target, credential) is expected
 
     @invariant()
     def only_what_is_not_well_takes_memory(self) -> None:
@@ -415,7 +438,7 @@ class HealthMachine(RuleBasedStateMachine):
             for signed in found
         }
         assert held == set(self.known)
-        assert len(self.cooldowns._probes) <= 4 * len(self.calls)
+        assert len(self.cooldowns._probes) <= 6 * len(self.calls)
 
     def teardown(self) -> None:
         for call in self.calls:

@@ -18,12 +18,13 @@ from image_gateway.core.request.image_request import ImageRequest
 from image_gateway.core.request.images import Image
 from image_gateway.core.routing import ranking
 from image_gateway.core.routing.budget import Budgets
-from image_gateway.core.routing.cooldowns import CooldownSpec, CooldownTracker
+from image_gateway.core.routing.cooldowns import CooldownSpec, CooldownTracker, Scope, Target
 from tests.core.builders import CATALOGUE, account, grant, key
 
 NOW = 1000.0
 WALL = datetime(2026, 11, 5, 12, 0, tzinfo=UTC)
 MODEL = "gpt-image-2"
+TARGET = Target(MODEL, "generations")
 
 
 def _request(**changes: Any) -> ImageRequest:
@@ -62,8 +63,8 @@ def _order(
 ) -> list[str]:
     asked, moment = request or _request(), state or _state()
     able = ranking.able(one, asked, CATALOGUE)
-    usable = ranking.usable(able, asked.upstream_model, moment)
-    found = ranking.order(usable, one.key, asked.upstream_model, moment, session)
+    usable = ranking.usable(able, Target.of(asked), moment)
+    found = ranking.order(usable, one.key, Target.of(asked), moment, session)
     assert all(one.accounts[each.account_name] is each for each in found)
     return [each.account_name for each in found]
 
@@ -213,7 +214,7 @@ def test_what_is_over_keeps_no_account_out(changes: dict[str, Any]) -> None:
 
 def test_a_cooling_account_is_left_out_until_its_cooldown_is_over() -> None:
     tracker = CooldownTracker()
-    tracker.trip("bad", MODEL, CooldownSpec(20.0), NOW - 5)
+    tracker.trip("bad", TARGET, CooldownSpec(20.0), NOW - 5)
     one = grant(account("bad"), account("good"))
     assert _order(one, state=_state(cooldowns=tracker)) == ["good"]
     later = replace(_state(cooldowns=tracker), now=NOW + 15)
@@ -222,7 +223,7 @@ def test_a_cooling_account_is_left_out_until_its_cooldown_is_over() -> None:
 
 def test_a_cooling_model_keeps_the_account_s_other_models() -> None:
     tracker = CooldownTracker()
-    tracker.trip("alpha", MODEL, CooldownSpec(20.0, model_only=True), NOW)
+    tracker.trip("alpha", TARGET, CooldownSpec(20.0, Scope.MODEL), NOW)
     one = grant(account())
     assert _refusal(one, state=_state(cooldowns=tracker)).code == "no_account_available"
     other = _request(upstream_model="gpt-image-1")
@@ -231,7 +232,7 @@ def test_a_cooling_model_keeps_the_account_s_other_models() -> None:
 
 def test_the_wait_is_that_of_the_first_account_that_comes_back() -> None:
     tracker = CooldownTracker()
-    tracker.trip("cool", MODEL, CooldownSpec(70.0), NOW)
+    tracker.trip("cool", TARGET, CooldownSpec(70.0), NOW)
     one = grant(
         account("cool"),
         account("blocked", blocked_until=WALL + timedelta(seconds=40)),
@@ -471,7 +472,7 @@ def test_an_automatic_order_is_every_usable_account_by_budget_then_load(
 
 def test_an_account_that_is_blocked_and_cools_names_the_longer_wait() -> None:
     state = _state()
-    state.cooldowns.trip("a", "gpt-image-2", CooldownSpec(600.0), state.now)
+    state.cooldowns.trip("a", TARGET, CooldownSpec(600.0), state.now)
     blocked = account("a", blocked_until=state.wall + timedelta(seconds=60))
     with pytest.raises(Refusal) as refused:
         _order(grant(blocked), state=state)
@@ -525,11 +526,11 @@ def test_each_filter_only_removes_and_only_the_ranking_reorders(
     ]
     if not working:
         with pytest.raises(Refusal):
-            ranking.usable(able, MODEL, _state())
+            ranking.usable(able, TARGET, _state())
         return
-    usable = ranking.usable(able, MODEL, _state())
+    usable = ranking.usable(able, TARGET, _state())
     assert list(usable) == working
-    ranked = ranking.order(usable, one.key, MODEL, _state(), session)
+    ranked = ranking.order(usable, one.key, TARGET, _state(), session)
     assert sorted(each.account_name for each in ranked) == sorted(
         each.account_name for each in usable
     )
@@ -575,7 +576,7 @@ def test_a_session_stays_with_its_account_whatever_the_rows_order_and_the_loads(
 
 def _cooled() -> CooldownTracker:
     tracker = CooldownTracker()
-    tracker.trip("a", MODEL, CooldownSpec(60.0), NOW)
+    tracker.trip("a", TARGET, CooldownSpec(60.0), NOW)
     return tracker
 
 
@@ -676,11 +677,11 @@ def test_what_an_answer_told_counts_until_the_control_plane_says_something_else(
 
 
 @contextmanager
-def _probe(name: str, *, model_only: bool = False) -> Iterator[CooldownTracker]:
+def _probe(name: str, scope: Scope = Scope.ACCOUNT) -> Iterator[CooldownTracker]:
     """A call that is just finding out whether an account that cooled down is well again."""
     tracker = CooldownTracker()
-    tracker.trip(name, MODEL, CooldownSpec(10.0, model_only), NOW - 60)
-    with tracker.call(name, MODEL, NOW - 50):
+    tracker.trip(name, TARGET, CooldownSpec(10.0, scope), NOW - 60)
+    with tracker.call(name, TARGET, NOW - 50):
         yield tracker
 
 
@@ -708,7 +709,7 @@ def test_a_session_does_not_wait_for_the_probe_of_its_own_account() -> None:
 
 def test_a_probed_model_keeps_the_account_s_other_models() -> None:
     one = grant(account("a"), account("b"))
-    with _probe("a", model_only=True) as tracker:
+    with _probe("a", Scope.MODEL) as tracker:
         state = _state(cooldowns=tracker)
         assert _order(one, state=state) == ["b", "a"]
         assert _order(one, _request(upstream_model="gpt-image-1"), state) == ["a", "b"]

@@ -1,0 +1,111 @@
+"""What the client gets when no account is left to ask.
+
+An upstream's own answer is passed on where it tells the client something about its call.  What an
+upstream says about an account is the operator's business: the gateway's own error says what was
+refused, and never names an account or its plan.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from image_gateway.core.dialects.faults import Fault
+from image_gateway.core.errors import Refusal
+from image_gateway.core.routing import ranking
+from image_gateway.core.routing.failover import AttemptOutcome, Stage
+
+_REPAIR_SECONDS: Final = 30.0
+"""An operator has to act; a client that waits should not ask often."""
+_UNREACHABLE_SECONDS: Final = 5.0
+_BUSY: Final = frozenset({"account_concurrency", "key_start_interval"})
+"""The refusals of a call for which an account exists: it may succeed later."""
+
+
+def _answered(outcome: AttemptOutcome) -> int:
+    return outcome.status if outcome.stage is Stage.ANSWER and outcome.status is not None else 0
+
+
+def _is_about(*faults: Fault) -> Callable[[AttemptOutcome], bool]:
+    return lambda outcome: outcome.known is not None and outcome.known.fault in faults
+
+
+_MOST_INFORMATIVE_FIRST: Final[Sequence[Callable[[AttemptOutcome], bool]]] = (
+    lambda outcome: _answered(outcome) == 404 and _is_about(Fault.MODEL)(outcome),
+    lambda outcome: _answered(outcome) >= 500 and outcome.error.message is not None,
+    lambda outcome: _answered(outcome) >= 500,
+)
+
+
+def decide(
+    outcomes: Sequence[AttemptOutcome],
+    last_refusal: Refusal | None,
+    pool_seconds: float | None,
+    words: Callable[[int], str | None],
+) -> int | Refusal:
+    """The index of the outcome to pass on, or the gateway's own refusal.
+
+    ``last_refusal`` ended the search for a further account.  ``pool_seconds``: the time until an
+    account that cools down may be asked again; None if none cools down.  ``words`` returns an
+    upstream's message without secrets.
+    """
+    if any(_is_limited(outcome) for outcome in outcomes):
+        return ranking.none_available(pool_seconds)
+    for matches in _MOST_INFORMATIVE_FIRST:
+        for index, outcome in enumerate(outcomes):
+            if matches(outcome):
+                return index
+    if last_refusal is not None and last_refusal.code in _BUSY:
+        return last_refusal
+    if any(outcome.stage is Stage.CONNECT for outcome in outcomes):
+        return Refusal(
+            "upstream_unreachable",
+            "No upstream could be reached; nothing was sent. Try again.",
+            retry_after=_UNREACHABLE_SECONDS,
+        )
+    return _refused(outcomes, words) or last_refusal or ranking.no_credentials()
+
+
+def _refused(
+    outcomes: Sequence[AttemptOutcome], words: Callable[[int], str | None]
+) -> Refusal | None:
+    """The refusal for accounts that were refused; None if only their credentials were."""
+    for index, outcome in enumerate(outcomes):
+        if _answered(outcome) != 401 and not _is_about(Fault.FORM)(outcome):
+            return _account_refused(outcome, words(index))
+    for index, outcome in enumerate(outcomes):
+        if _is_about(Fault.FORM)(outcome):
+            return _form_refused(outcome, words(index))
+    return None
+
+
+def _is_limited(outcome: AttemptOutcome) -> bool:
+    return _answered(outcome) == 429 and not _is_about(Fault.ACCOUNT, Fault.MODEL)(outcome)
+
+
+def _account_refused(outcome: AttemptOutcome, words: str | None) -> Refusal:
+    return Refusal(
+        "account_refused",
+        f"The upstream refused every account that could serve this call{_because(outcome, words)} "
+        "Nothing was made. Ask the operator of this gateway to repair its accounts.",
+        retry_after=_REPAIR_SECONDS,
+    )
+
+
+def _form_refused(outcome: AttemptOutcome, words: str | None) -> Refusal:
+    return Refusal(
+        "upstream_refused",
+        "The upstream refused the form in which the gateway sent this call"
+        f"{_because(outcome, words)} Nothing was made, and the request itself is not at fault. "
+        "Tell the operator of this gateway.",
+    )
+
+
+def _because(outcome: AttemptOutcome, words: str | None) -> str:
+    """The end of a sentence: what a known error means, or the words of another one."""
+    status = _answered(outcome)
+    if outcome.known is not None:
+        return f" (status {status}): {outcome.known.meaning}."
+    if outcome.challenge:
+        return f" (status {status}): it sent a challenge page, as for a browser."
+    if words is None:
+        return f" (status {status})."
+    return f" (status {status}), with the words: {words!r}."

@@ -39,6 +39,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not _SLOW_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
+        if item.get_closest_marker("machine") is not None and os.geteuid() != 0:
+            item.add_marker(pytest.mark.skip("it boots a machine, which only root may do"))
     items.sort(key=lambda item: item.get_closest_marker("machine") is None)
 
 

@@ -10,6 +10,7 @@ from image_gateway.core.request.catalogue import Catalogue
 from image_gateway.core.routing import ranking
 from image_gateway.core.routing.budget import Budgets
 from image_gateway.core.routing.cooldowns import CooldownTracker
+from image_gateway.core.routing.outliers import OutlierTracker
 from image_gateway.core.routing.slots import SlotTable, StartClock
 from image_gateway.edge.metrics import Metrics
 from image_gateway.edge.postgres.control_plane import ControlPlane
@@ -39,6 +40,7 @@ class AppContext:
     prompt_key: bytes = field(repr=False)
     key_slots: SlotTable = field(default_factory=SlotTable)
     cooldowns: CooldownTracker = field(default_factory=CooldownTracker)
+    outliers: OutlierTracker = field(default_factory=OutlierTracker)
     budgets: Budgets = field(default_factory=Budgets)
     tracker: CallTracker = field(default_factory=CallTracker)
     """The calls in flight and those of the last hour."""
@@ -50,6 +52,7 @@ class AppContext:
         return ranking.State(
             self.slots.in_use,
             self.cooldowns,
+            self.outliers,
             self.budgets,
             self.settings.budget_threshold_percent,
             time.monotonic(),

@@ -31,7 +31,7 @@ from image_gateway.core.records.phases import Phase
 from image_gateway.core.request.image_request import ImageRequest
 from image_gateway.core.routing import capability, failover, ranking
 from image_gateway.core.routing.cooldowns import Cause, Target
-from image_gateway.core.routing.failover import Action
+from image_gateway.core.routing.failover import Action, Health
 from image_gateway.edge.upstream.http_client import UpstreamResponse
 
 AGAIN_SECONDS: Final = 0.5
@@ -161,6 +161,7 @@ class AccountCalls:
         account, step, attempt = result.account, result.step, result.record
         target = Target.of(self._job.request)
         request_id = self._context.record.arrival.request_id
+        self._judge(result, is_last=is_last)
         if step.action is Action.DELIVER:
             self._app.cooldowns.succeed(account.account_name, target, result.began)
         elif step.cooldown is not None and is_last:
@@ -190,3 +191,19 @@ class AccountCalls:
                 attempt.error_code,
                 request_id,
             )
+
+    def _judge(self, result: AttemptResult, *, is_last: bool) -> None:
+        """Record whether the account works, and log when it is out because it failed."""
+        account, outliers = result.account, self._app.outliers
+        match failover.health(result.outcome):
+            case Health.WORKS:
+                outliers.succeed(account, result.began)
+            case Health.FAILS if is_last:
+                failing = outliers.fail(account, result.began, time.monotonic())
+                if failing.is_out:
+                    _log.warning(
+                        "account %s is failing: %d failures in a row; it is out for %.0f s",
+                        account.account_name,
+                        failing.failures,
+                        failing.seconds_left,
+                    )

@@ -16,7 +16,6 @@ from image_gateway.core import dialects, errors, headers
 from image_gateway.core.dialects import DIALECTS, UpstreamRequest, faults
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account, Grant
-from image_gateway.core.records import record
 from image_gateway.core.records.phases import Phase
 from image_gateway.core.records.record import AttemptRecord
 from image_gateway.core.request.intent import AnyRequest
@@ -132,6 +131,7 @@ class AttemptRunner:
         seconds = self._app.settings.attempt_seconds[account.dialect]
         until = min(began + seconds, self._job.deadline)
         async with AsyncExitStack() as opened:
+            opened.enter_context(self._app.outliers.call(account, began))
             opened.enter_context(
                 self._app.cooldowns.call(
                     account.account_name,
@@ -148,7 +148,7 @@ class AttemptRunner:
             outcome, step = result.outcome, result.step
             attempt.stage = Stage.STREAM if outcome.usable else outcome.stage
             attempt.action, attempt.reason = step.action, step.reason
-            attempt.error_code = outcome.reason or record.upstream_code(outcome.error)
+            attempt.error_code = outcome.reason or errors.shown_code(outcome.error)
             context.record.may_be_billed |= step.may_be_billed
             plan.ended(result)
         return result

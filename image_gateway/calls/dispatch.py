@@ -87,8 +87,8 @@ class Dispatch:
                 break
             with lease:
                 account = self._grant.accounts[lease.account_name]
-                if not ranking.is_usable(account, self._target, self._app.now()):
-                    # The account began to cool down during the wait: no call was started.
+                if not self._is_usable(account, remaining):
+                    # The account was refused or failed during the wait: no call was started.
                     lease.undo_start(self._app.starts)
                     self._has_started = bool(failed)
                     continue
@@ -108,6 +108,12 @@ class Dispatch:
         state = self._app.now()
         usable = ranking.usable(accounts, self._target, state)
         return ranking.order(usable, self._grant.key, self._target, state, self._session)
+
+    def _is_usable(self, account: Account, remaining: Sequence[Account]) -> bool:
+        try:
+            return account in ranking.usable(remaining, self._target, self._app.now())
+        except Refusal:
+            return False
 
     async def _slot(self, ranked: Sequence[Account]) -> Lease:
         """A slot of the best account that has one; raises ``Refusal`` after the longest wait."""
@@ -141,14 +147,15 @@ class Dispatch:
             return None if message is None else failed[index].without_secrets(message)
 
         record = self._context.record
-        answer = exhausted.decide(
+        decision = exhausted.decide(
             [result.outcome for result in failed],
             last_refusal,
             ranking.soonest(able, self._target, self._app.now()),
             words,
         )
-        if isinstance(answer, Refusal):
-            record.answering = None
-            raise answer
-        record.answering = failed[answer].record
-        return failed[answer]
+        answering = None if decision.index is None else failed[decision.index]
+        record.answering = None if answering is None else answering.record
+        if decision.refusal is not None:
+            raise decision.refusal
+        assert answering is not None  # an answer or a refusal
+        return answering

@@ -70,6 +70,7 @@ ERROR_SPECS: Final[Mapping[str, ErrorSpec]] = {
     "unsupported_value": ErrorSpec(400, _INVALID, Source.CLIENT),
     "not_an_image_request": ErrorSpec(421, _INVALID, Source.CLIENT),
     "account_concurrency": ErrorSpec(429, _LIMIT, Source.GATEWAY),
+    "rate_limit_exceeded": ErrorSpec(429, _LIMIT, Source.UPSTREAM),
     "no_account_available": ErrorSpec(503, _API, Source.GATEWAY),
     "account_credentials": ErrorSpec(503, _API, Source.UPSTREAM),
     "account_refused": ErrorSpec(503, _API, Source.UPSTREAM),
@@ -92,7 +93,8 @@ CLIENT_LEFT: Final = "client_left"
 class Refusal(Exception):  # noqa: N818 - an answer to the client, not a fault
     """An error answer of the gateway, in OpenAI's error shape.
 
-    ``retry_after`` is in seconds; None sends no wait.
+    ``retry_after`` is in seconds; None sends no wait.  ``spec`` is for a code that an upstream
+    chose, which is in no table.
     """
 
     def __init__(
@@ -103,13 +105,14 @@ class Refusal(Exception):  # noqa: N818 - an answer to the client, not a fault
         param: str | None = None,
         retry_after: float | None = None,
         headers: Mapping[str, str] | None = None,
+        spec: ErrorSpec | None = None,
     ) -> None:
         super().__init__(code, message)
         self.code = code
         self.message = message
         self.param = param
         self.retry_after = retry_after
-        self.spec = ERROR_SPECS[code]
+        self.spec = spec or ERROR_SPECS[code]
         self._headers = dict(headers or {})
 
     def body(self) -> bytes:
@@ -268,6 +271,11 @@ CLIENT_FAULTS: Final = CONTENT_FAULTS | {
 }
 """Codes and types, in lower case, that blame the call itself: every account would refuse it."""
 
+CREDENTIAL_FAULTS: Final = frozenset(
+    {"invalid_api_key", "token_expired", "token_invalidated", "authentication_error"}
+)
+"""Codes and types, in lower case, about the credential that signed the call."""
+
 MISSING_MODEL: Final = frozenset(
     {"model_not_found", "deploymentnotfound", "deployment_not_found", "unknown_model"}
 )
@@ -288,7 +296,7 @@ _STATUSES: Final[tuple[tuple[frozenset[str], int], ...]] = (
     ),
     (frozenset({"server_is_overloaded", "slow_down", "overloaded_error"}), 503),
     (MISSING_MODEL, 404),
-    (frozenset({"invalid_api_key", "token_expired", "authentication_error"}), 401),
+    (CREDENTIAL_FAULTS, 401),
     (frozenset({"permission_error"}), 403),
     (frozenset({"invalid_request_error"}), 400),
 )
@@ -298,6 +306,12 @@ _STATUSES: Final[tuple[tuple[frozenset[str], int], ...]] = (
 def codes(error: UpstreamError) -> set[str]:
     """The code and type of an error, in lower case."""
     return {text.lower() for text in (error.code, error.type) if text}
+
+
+def shown_code(error: UpstreamError) -> str | None:
+    """An upstream's code or type, if it looks like a code; a sentence may hold content."""
+    text = error.code or error.type
+    return text if text is not None and _IDENTIFIER.fullmatch(text) else None
 
 
 def status_of(error: UpstreamError) -> int:

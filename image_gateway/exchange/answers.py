@@ -13,7 +13,6 @@ from image_gateway.calls.attempt import AttemptResult
 from image_gateway.calls.delivery import Finish
 from image_gateway.core import errors, headers
 from image_gateway.core.errors import Refusal, Source
-from image_gateway.core.records import record
 from image_gateway.core.records.builder import RecordBuilder
 from image_gateway.core.records.phases import Phase
 from image_gateway.edge.client.downstream import Downstream
@@ -62,7 +61,7 @@ class Answers:
     def record_failure(self, result: AttemptResult) -> None:
         """Record that an upstream's error failed the request."""
         outcome = result.outcome
-        code = record.upstream_code(outcome.error) or f"upstream_{outcome.status or 502}"
+        code = errors.shown_code(outcome.error) or f"upstream_{outcome.status or 502}"
         self._record.fail(code, Source.UPSTREAM)
 
     def _advice(self) -> dict[str, str]:

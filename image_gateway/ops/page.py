@@ -218,6 +218,8 @@ def _why(account: AccountView) -> Html:
     if account.models_cooling:
         models = "model" if account.models_cooling == 1 else "models"
         reasons.append(f"{account.models_cooling} {models} cooling")
+    if account.condition is Condition.FAILING:
+        reasons.append(f"{account.failures_in_a_row} failures in a row")
     return joined(fill("<small>{line}</small>", line=line) for line in reasons)
 
 

@@ -105,6 +105,7 @@ def _account(
     name, blocked_until = account.account_name, account.blocked_until
     in_use = app.slots.in_use(name)
     spent = state.budgets.windows(account, state.now)
+    failing = state.outliers.failing(account, state.now)
     return AccountView(
         account_name=name,
         dialect=account.dialect,
@@ -116,6 +117,7 @@ def _account(
         budget_secondary_percent=spent["secondary"],
         cooldown=_cooldown(account, state),
         models_cooling=models_cooling,
+        failures_in_a_row=0 if failing is None else failing.failures,
         blocked_until=(
             blocked_until if blocked_until is not None and blocked_until > state.wall else None
         ),

@@ -41,6 +41,7 @@ PROMISED: dict[str, tuple[int, str]] = {
     "no_account_available": (503, "api_error"),
     "account_credentials": (503, "api_error"),
     "account_refused": (503, "api_error"),
+    "rate_limit_exceeded": (429, "rate_limit_error"),
     "upstream_refused": (502, "api_error"),
     "upstream_unreachable": (502, "api_error"),
     "outcome_unknown": (504, "api_error"),
@@ -94,11 +95,11 @@ def test_what_must_not_be_repeated_says_so(code: str) -> None:
 
 @pytest.mark.parametrize("code", sorted(ERROR_SPECS))
 def test_whoever_failed_is_named(code: str) -> None:
-    """Nothing below 500 but a full account is anybody's fault but the client's."""
+    """Below 500 only full accounts are not the client's fault."""
     source = ERROR_SPECS[code].source
     if ERROR_SPECS[code].status < 500:
-        expected = Source.GATEWAY if code == "account_concurrency" else Source.CLIENT
-        assert source is expected
+        full = {"account_concurrency": Source.GATEWAY, "rate_limit_exceeded": Source.UPSTREAM}
+        assert source is full.get(code, Source.CLIENT)
     else:
         assert source is not Source.CLIENT
         others = {"outcome_unknown", "account_credentials", "account_refused"}
@@ -565,3 +566,25 @@ def test_a_credential_is_gone_from_a_code_too(name: str, value: str, expected: s
     body = json.dumps({"error": {"message": "m", name: value}}).encode()
     made = json.loads(errors.scrub(body, ["token-0123456789abcdef", "short-1"]))
     assert made["error"][name] == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (UpstreamError(code="moderation_blocked", type="t"), "moderation_blocked"),
+        (UpstreamError(type="server_error"), "server_error"),
+        (UpstreamError(code="404"), "404"),
+        (UpstreamError(code="a.b-c_D9"), "a.b-c_D9"),
+        (UpstreamError(code="x" * 64), "x" * 64),
+        (UpstreamError(code="x" * 65), None),
+        (UpstreamError(code="The prompt: a cat"), None),
+        (UpstreamError(code="a\n"), None),
+        (UpstreamError(code="\u0661"), None),
+        (UpstreamError("message only"), None),
+        (UpstreamError(), None),
+    ],
+)
+def test_an_upstream_s_code_is_a_code_and_no_sentence(
+    error: UpstreamError, expected: str | None
+) -> None:
+    assert errors.shown_code(error) == expected

@@ -183,7 +183,7 @@ async def test_one_account_breaks_off(gateway: Gateway, shared_plane: Plane) -> 
 
 
 async def test_all_accounts_fail(gateway: Gateway, shared_plane: Plane) -> None:
-    """The most telling answer of an upstream; then 503 with the wait, until one is well again."""
+    """One answer about all of them, with the wait, until one is well again."""
     async with ScriptedUpstream() as first, ScriptedUpstream() as second:
         pair = make_pair(gateway, shared_plane, first, second)
         first.script = answers(403, error("forbidden"))
@@ -192,9 +192,9 @@ async def test_all_accounts_fail(gateway: Gateway, shared_plane: Plane) -> None:
         assert (status, headers["retry-after"]) == (429, "2")
         assert json.loads(body)["error"]["code"] == "rate_limit"
         status, headers, body = await pair.post(PROMPT)
-        assert status == 503
+        assert status == 429
         assert 0 < int(headers["retry-after"]) <= 2
-        check_error(body, "no_account_available")
+        check_error(body, "rate_limit")
         assert pair.counts == (1, 1)
         second.script = draws
         await until(pair, 200)

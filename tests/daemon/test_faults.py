@@ -65,6 +65,8 @@ ACCOUNT = Place((GENERATE, OTHER, CHANGE), ())
 MODEL = Place((GENERATE, CHANGE), (OTHER,))
 ENDPOINT = Place((CHANGE,), (GENERATE, OTHER))
 NOTHING = Place((), (GENERATE, OTHER, CHANGE))
+LAST = Place((), ())
+"""The account comes last for some seconds, because it failed."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ NO_SUCH_MODEL = error(
             NOTHING,
             "field_of_gateway",
         ),
-        (Refused("openai", 503, error("server_is_overloaded")), NOTHING, "overloaded"),
+        (Refused("openai", 503, error("server_is_overloaded")), LAST, "overloaded"),
     ],
 )
 async def test_what_is_not_the_client_s_fault_is_served_by_the_next_account(
@@ -204,8 +206,8 @@ async def test_a_refusal_after_an_intermediary_s_answer_forbids_a_retry(pair: Pa
     pair.first.script = answers(524, b"<html>")
     pair.second.script = answers(429, error("rate_limit_exceeded"))
     status, headers, body = await pair.post(PROMPT)
-    assert (status, headers["x-should-retry"]) == (503, "false")
-    check_error(body, "no_account_available")
+    assert (status, headers["x-should-retry"]) == (429, "false")
+    check_error(body, "rate_limit_exceeded")
     assert (await pair.record())["may_be_billed"]
 
 
@@ -225,10 +227,15 @@ async def test_an_upstream_that_fails_free_lets_the_next_account_serve(
     assert (await pair.post(PROMPT))[0] == 200
     assert pair.counts == (1, 1)
     assert not (await pair.record())["may_be_billed"]
+
+
+async def test_an_error_in_no_known_shape_is_not_free(pair: Pair) -> None:
+    make_first(pair, "openai", fails_free=True)
     pair.first.script = answers(500, {"detail": "Internal Server Error"})
     status, headers, _ = await pair.post(PROMPT)
     assert (status, headers["x-should-retry"]) == (500, "false")
-    assert pair.counts == (2, 1)
+    assert pair.counts == (1, 0)
+    assert (await pair.record())["may_be_billed"]
 
 
 async def test_only_the_operator_says_that_an_upstream_fails_free(pair: Pair) -> None:

@@ -293,7 +293,18 @@ def drawn(word: str) -> str:
     call.attempt(AttemptRecord(word, word))
     board.begin(call)
     account = AccountView(
-        word, word, Condition.COOLING, 1, 3, True, 5.0, None, CooldownView(now, 429, word), 1, now
+        word,
+        word,
+        Condition.FAILING,
+        1,
+        3,
+        True,
+        5.0,
+        None,
+        CooldownView(now, 429, word),
+        1,
+        3,
+        now,
     )
     told = Readiness(False, (word,), word, word, True, True, 1.0, True, 1.0)
     return shown(board, now, told, account)
@@ -316,6 +327,10 @@ def shown(board: CallTracker, now: datetime, told: Readiness, *accounts: Account
             board.client_errors(),
         )
     ).decode()
+
+
+def test_an_account_that_fails_says_how_often() -> None:
+    assert "<small>3 failures in a row</small>" in drawn("word")
 
 
 @pytest.mark.parametrize(

@@ -301,7 +301,7 @@ def find(
         if row.fits(status, error, request):
             return row
     named = _named_field(error)
-    if status in _ABOUT_FIELDS and named is not None and client_field(named, request) is None:
+    if status in _ABOUT_FIELDS and named is not None and _is_gateways_own(named, request):
         return GATEWAYS_FIELD
     return PARAMETER_REFUSED if PARAMETER_REFUSED.fits(status, error, request) else None
 
@@ -310,8 +310,11 @@ _FIELD_IN_MESSAGE: Final = phrase(
     r"(?:unsupported|unknown|unrecognized|invalid|missing(?: required)?)"
     r" (?:parameter|field|argument|request argument supplied)s?:? ['\"`]?([A-Za-z_][\w.\[\]]{0,80})"
 )
+_WRITTEN: Final = frozenset(
+    {"action", "include", "input", "instructions", "store", "stream", "tool_choice", "tools"}
+)
+"""The fields that an encoder writes although the client did not send them."""
 _WORDS: Final = re.compile(r"[A-Za-z_]\w*")
-_NO_FIELD: Final = frozenset({"none", "null", "body", "request", "unknown"})
 _TOOL_NAMES: Final = {
     "image_url": "images",
     "input_image": "images",
@@ -324,10 +327,19 @@ _TOOL_NAMES: Final = {
 
 def _named_field(error: UpstreamError) -> str | None:
     """The field that an error names, in ``param`` or at the start of its message."""
-    if error.param and error.param.lower() not in _NO_FIELD:
+    if error.param:
         return error.param
     match = _FIELD_IN_MESSAGE.match(error.message or "")
     return None if match is None else match[1]
+
+
+def _is_gateways_own(name: str, request: AnyRequest) -> bool:
+    """Whether a field was written by the gateway alone.
+
+    One that nobody wrote may be missing, which the client can change.
+    """
+    words = _WORDS.findall(name)
+    return bool(words) and words[0] in _WRITTEN and client_field(name, request) is None
 
 
 def client_field(name: str, request: AnyRequest) -> str | None:

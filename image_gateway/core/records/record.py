@@ -4,13 +4,11 @@ No field can hold a prompt, a picture, a picture's address, a credential or an u
 a record never has one.  ``builder`` fills the fields.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Final
 
-from image_gateway.core.errors import UpstreamError
 from image_gateway.core.routing.failover import Action, Stage
 
 SCHEMA_VERSION: Final = 1
@@ -105,12 +103,3 @@ _LONGEST_TEXT: Final = 256
 
 def _cut(value: object) -> object:
     return value[:_LONGEST_TEXT] if isinstance(value, str) else value
-
-
-_CODE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-
-
-def upstream_code(error: UpstreamError) -> str | None:
-    """An upstream's error code, if it looks like a code; a sentence may hold content."""
-    text = error.code or error.type
-    return text if text is not None and _CODE.fullmatch(text) else None

@@ -359,7 +359,8 @@ class CooldownView:
 @dataclass(frozen=True, slots=True)
 class AccountView:
     """One account.  ``slots_in_use`` counts this process's slots; ``taken_elsewhere``: other
-    processes hold the rest.  Budgets are per cent spent, None if not known.
+    processes hold the rest.  Budgets are per cent spent, None if not known.  ``failures_in_a_row``
+    are the upstream's own.
     """
 
     account_name: str
@@ -372,6 +373,7 @@ class AccountView:
     budget_secondary_percent: float | None
     cooldown: CooldownView | None
     models_cooling: int
+    failures_in_a_row: int
     blocked_until: datetime | None
 
 

@@ -6,8 +6,10 @@ refused, and never names an account or its plan.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
+from image_gateway.core import errors
 from image_gateway.core.dialects.faults import Fault
 from image_gateway.core.errors import Refusal
 from image_gateway.core.routing import ranking
@@ -29,10 +31,20 @@ def _is_about(*faults: Fault) -> Callable[[AttemptOutcome], bool]:
 
 
 _MOST_INFORMATIVE_FIRST: Final[Sequence[Callable[[AttemptOutcome], bool]]] = (
-    lambda outcome: _answered(outcome) == 404 and _is_about(Fault.MODEL)(outcome),
+    lambda outcome: _answered(outcome) == 404 and _is_about(Fault.MODEL, Fault.ENDPOINT)(outcome),
     lambda outcome: _answered(outcome) >= 500 and outcome.error.message is not None,
     lambda outcome: _answered(outcome) >= 500,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """``index``: the attempt that the record names as the answering one; ``refusal``: what the
+    client gets in place of its answer.
+    """
+
+    index: int | None
+    refusal: Refusal | None = None
 
 
 def decide(
@@ -40,19 +52,29 @@ def decide(
     last_refusal: Refusal | None,
     pool_seconds: float | None,
     words: Callable[[int], str | None],
-) -> int | Refusal:
-    """The index of the outcome to pass on, or the gateway's own refusal.
+) -> Decision:
+    """What the client gets: an upstream's answer, or the gateway's own refusal.
 
     ``last_refusal`` ended the search for a further account.  ``pool_seconds``: the time until an
     account that cools down may be asked again; None if none cools down.  ``words`` returns an
     upstream's message without secrets.
     """
-    if any(_is_limited(outcome) for outcome in outcomes):
-        return ranking.none_available(pool_seconds)
+    for index, outcome in enumerate(outcomes):
+        if _is_limited(outcome):
+            code = errors.shown_code(outcome.error)
+            return Decision(index, ranking.all_limited(pool_seconds, code))
     for matches in _MOST_INFORMATIVE_FIRST:
         for index, outcome in enumerate(outcomes):
             if matches(outcome):
-                return index
+                return Decision(index)
+    return Decision(None, _refusal(outcomes, last_refusal, words))
+
+
+def _refusal(
+    outcomes: Sequence[AttemptOutcome],
+    last_refusal: Refusal | None,
+    words: Callable[[int], str | None],
+) -> Refusal:
     if last_refusal is not None and last_refusal.code in _BUSY:
         return last_refusal
     if any(outcome.stage is Stage.CONNECT for outcome in outcomes):
@@ -67,14 +89,25 @@ def decide(
 def _refused(
     outcomes: Sequence[AttemptOutcome], words: Callable[[int], str | None]
 ) -> Refusal | None:
-    """The refusal for accounts that were refused; None if only their credentials were."""
+    """The refusal for accounts that were refused; None if only their credentials were.
+
+    What is known to be wrong with an account tells most; refused credentials are the operator's
+    business, and come before words that nobody knows.
+    """
     for index, outcome in enumerate(outcomes):
-        if _answered(outcome) != 401 and not _is_about(Fault.FORM)(outcome):
+        if _is_about(Fault.ACCOUNT, Fault.MODEL, Fault.ENDPOINT)(outcome):
             return _account_refused(outcome, words(index))
+    if any(_is_credential_refused(outcome) for outcome in outcomes):
+        return None
     for index, outcome in enumerate(outcomes):
-        if _is_about(Fault.FORM)(outcome):
-            return _form_refused(outcome, words(index))
-    return None
+        if not _is_about(Fault.FORM)(outcome):
+            return _account_refused(outcome, words(index))
+    return _form_refused(outcomes[0], words(0)) if outcomes else None
+
+
+def _is_credential_refused(outcome: AttemptOutcome) -> bool:
+    by_code = bool(errors.codes(outcome.error) & errors.CREDENTIAL_FAULTS)
+    return _answered(outcome) == 401 or (_answered(outcome) == 403 and by_code)
 
 
 def _is_limited(outcome: AttemptOutcome) -> bool:

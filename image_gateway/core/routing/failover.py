@@ -299,6 +299,34 @@ def next_step(outcome: AttemptOutcome) -> Step:
     return replace(step, reason=known.name if known is not None and is_known else row.name)
 
 
+class Health(StrEnum):
+    """What an outcome says about the account, for outlier detection."""
+
+    WORKS = "works"
+    FAILS = "fails"
+    UNKNOWN = "unknown"
+
+
+_SAYS_NOTHING: Final = frozenset({401, 402, 403, 407, 408, 409, 429})
+"""About the account's rights and limits, which have cooldowns, or about nothing for certain."""
+
+
+def health(outcome: AttemptOutcome) -> Health:
+    """Whether an upstream works: it fails if a failure is its own and not that of the call."""
+    if outcome.usable:
+        return Health.WORKS
+    if outcome.stage in {Stage.CONNECT, Stage.SENT}:
+        return Health.FAILS
+    if outcome.stage is Stage.STREAM:
+        return Health.UNKNOWN if outcome.has_error else Health.FAILS
+    status = _status(outcome)
+    if outcome.known is not None and outcome.known.fault is not Fault.OVERLOAD:
+        return Health.WORKS if outcome.known.fault is Fault.REQUEST else Health.UNKNOWN
+    if status < 400 or 500 <= status < 600:
+        return Health.FAILS
+    return Health.UNKNOWN if status in _SAYS_NOTHING else Health.WORKS
+
+
 _WEIGHT: Final = (
     Action.DELIVER,
     Action.END,

@@ -9,20 +9,22 @@ the same order.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
-from image_gateway.core.errors import Refusal
+from image_gateway.core.errors import ERROR_SPECS, Refusal
 from image_gateway.core.model import Account, Grant, Key
 from image_gateway.core.request.catalogue import Catalogue
 from image_gateway.core.request.intent import AnyRequest
 from image_gateway.core.routing import capability
 from image_gateway.core.routing.budget import Budgets
 from image_gateway.core.routing.capability import Gap
-from image_gateway.core.routing.cooldowns import CooldownTracker, Target
+from image_gateway.core.routing.cooldowns import Cause, CooldownTracker, Target
+from image_gateway.core.routing.outliers import OutlierTracker
 
 _DEFAULT_RETRY_SECONDS: Final = 30.0
 """Where no account names a time: an operator has to act."""
@@ -34,13 +36,15 @@ _LEAST_CAPACITY: Final = 1e-300
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The present state that routing reads: loads, cooldowns, budgets, and the time by both clocks.
+    """The present state that routing reads: loads, cooldowns, failures in a row, budgets, and the
+    time by both clocks.
 
     An account that has spent ``threshold`` per cent of its budget or more comes last.
     """
 
     in_use: Callable[[str], int]
     cooldowns: CooldownTracker
+    outliers: OutlierTracker
     budgets: Budgets
     threshold: float
     now: float
@@ -73,12 +77,18 @@ def order(
 ) -> tuple[Account, ...]:
     """Usable accounts, best first; ``accounts`` come in the key's order.
 
-    The ``fixed`` strategy keeps that order.  Otherwise these come first, in this order: accounts
-    under the budget threshold, accounts without a probe under way, the session's preferred account,
-    the account with the least load for its capacity.
+    Accounts that have just failed come last.  The ``fixed`` strategy keeps the given order of the
+    others.  Otherwise these come first, in this order: accounts under the budget threshold,
+    accounts without a probe under way, the session's preferred account, the account with the least
+    load for its capacity.
     """
+
+    def has_failed(account: Account) -> bool:
+        failing = state.outliers.failing(account, state.now)
+        return failing is not None and failing.is_last
+
     if key.route_strategy == "fixed":
-        return tuple(accounts)
+        return tuple(sorted(accounts, key=has_failed))
     is_named = key.account_names is not None
     positions = {account.account_name: is_named * at for at, account in enumerate(accounts)}
     spent = {account.account_name: state.budgets.spent(account, state.now) for account in accounts}
@@ -87,12 +97,13 @@ def order(
         names = [name for name, percent in spent.items() if percent < state.threshold]
         preferred = _preferred(names, session)
 
-    def rank(account: Account) -> tuple[bool, bool, bool, float, int, str]:
+    def rank(account: Account) -> tuple[bool, bool, bool, bool, float, int, str]:
         name = account.account_name
         share = max(1 - spent[name] / 100, _LEAST_SHARE)
         capacity = account.image_max_concurrency * account.routing_weight * share
         capacity = max(capacity, _LEAST_CAPACITY)
         return (
+            has_failed(account),
             spent[name] >= state.threshold,
             state.cooldowns.is_half_open(name, target, account.credential),
             name != preferred,
@@ -125,19 +136,25 @@ class Condition(StrEnum):
     FULL = "full"
     OVER_BUDGET = "over_budget"
     COOLING = "cooling"
+    FAILING = "failing"
     BLOCKED = "blocked"
     NO_CREDENTIAL = "no_credential"
     OFF = "off"
 
 
-SERVING: Final = frozenset({Condition.USABLE, Condition.FULL, Condition.OVER_BUDGET})
-"""An account in one of these conditions serves calls, now or soon."""
+SERVING: Final = frozenset(
+    {Condition.USABLE, Condition.FULL, Condition.OVER_BUDGET, Condition.FAILING}
+)
+"""An account in one of these conditions serves calls, now or soon; one that is failing is asked
+where no other is left.
+"""
 
 
 def condition(account: Account, state: State) -> Condition:
     """The first thing that keeps an account from serving."""
     name = account.account_name
     blocked_until = account.blocked_until
+    failing = state.outliers.failing(account, state.now)
     checks = (
         (account.status != "active" or not account.image_enabled, Condition.OFF),
         (not has_credential(account, state.wall), Condition.NO_CREDENTIAL),
@@ -146,6 +163,7 @@ def condition(account: Account, state: State) -> Condition:
             state.cooldowns.cooldown(name, state.now, account.credential) is not None,
             Condition.COOLING,
         ),
+        (failing is not None and failing.is_failing, Condition.FAILING),
         (state.in_use(name) >= account.image_max_concurrency, Condition.FULL),
         (state.budgets.spent(account, state.now) >= state.threshold, Condition.OVER_BUDGET),
     )
@@ -189,25 +207,60 @@ def _able(request: AnyRequest, accounts: Sequence[Account]) -> tuple[Account, ..
     return able_accounts
 
 
-def is_usable(account: Account, target: Target, state: State) -> bool:
-    """Whether a call could go to an account now."""
+def _is_usable(account: Account, target: Target, state: State) -> bool:
     return _wait(account, target, state) is None and has_credential(account, state.wall)
 
 
 def usable(accounts: Sequence[Account], target: Target, state: State) -> tuple[Account, ...]:
-    """The accounts that a call could go to now; never empty.  Raises ``Refusal``."""
-    usable_accounts = tuple(account for account in accounts if is_usable(account, target, state))
+    """The accounts that a call could go to now; never empty.  Raises ``Refusal``.
+
+    Accounts that are out because they failed are left out, but never all of them: then the one
+    that failed least is asked.
+    """
+    usable_accounts = [account for account in accounts if _is_usable(account, target, state)]
+    working = tuple(account for account in usable_accounts if not _is_out(account, state))
+    if working:
+        return working
     if usable_accounts:
-        return usable_accounts
+        return (min(usable_accounts, key=lambda account: _badness(account, state)),)
     if accounts and all(_wait(account, target, state) is None for account in accounts):
         raise no_credentials()
-    raise none_available(soonest(accounts, target, state))
+    seconds = soonest(accounts, target, state)
+    limit = _limit(accounts, state)
+    raise none_available(seconds) if limit is None else all_limited(seconds, limit.code)
 
 
 def soonest(accounts: Sequence[Account], target: Target, state: State) -> float | None:
     """Seconds until the first of the accounts that wait may be asked; None if none waits."""
     waits = [_wait(account, target, state) for account in accounts]
     return min((wait for wait in waits if wait), default=None)
+
+
+def _limit(accounts: Sequence[Account], state: State) -> Cause | None:
+    """The answer of the first account that cools down because it has reached a limit."""
+    cooldowns = [
+        state.cooldowns.cooldown(account.account_name, state.now, account.credential)
+        for account in accounts
+    ]
+    causes = [cooldown.cause for cooldown in cooldowns if cooldown is not None]
+    return next((cause for cause in causes if cause is not None and cause.status == 429), None)
+
+
+def all_limited(seconds: float | None, code: str | None) -> Refusal:
+    """The accounts have reached limits of their upstreams; one may be asked in ``seconds``.
+
+    The answer is about all of them: a client must not read one account's plan or its wait.
+    ``code`` is an upstream's own, if it has one.
+    """
+    wait = _DEFAULT_RETRY_SECONDS if seconds is None else seconds
+    return Refusal(
+        code or "rate_limit_exceeded",
+        "Every account that could serve this call has reached a limit of its upstream. Try again "
+        "later.",
+        # The wait as the upstream named it, not a millisecond less for the time since then.
+        retry_after=math.ceil(wait * 10) / 10,
+        spec=ERROR_SPECS["rate_limit_exceeded"],
+    )
 
 
 def none_available(seconds: float | None) -> Refusal:
@@ -218,6 +271,16 @@ def none_available(seconds: float | None) -> Refusal:
         "later.",
         retry_after=_DEFAULT_RETRY_SECONDS if seconds is None else seconds,
     )
+
+
+def _is_out(account: Account, state: State) -> bool:
+    failing = state.outliers.failing(account, state.now)
+    return failing is not None and failing.is_out
+
+
+def _badness(account: Account, state: State) -> tuple[int, float]:
+    failing = state.outliers.failing(account, state.now)
+    return (0, 0.0) if failing is None else (failing.failures, failing.seconds_left)
 
 
 def no_credentials() -> Refusal:

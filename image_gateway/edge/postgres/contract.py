@@ -20,6 +20,7 @@ from image_gateway.core.model import Account, Secret
 from image_gateway.core.routing import ranking
 from image_gateway.core.routing.budget import Budgets
 from image_gateway.core.routing.cooldowns import CooldownTracker
+from image_gateway.core.routing.outliers import OutlierTracker
 from image_gateway.core.rows import RowError, ViewRow, account_from_row
 from image_gateway.edge.postgres import connections, pooler
 from image_gateway.edge.postgres.cache import LOAD_SECONDS, UnavailableError
@@ -94,7 +95,9 @@ async def check(database: Secret) -> Findings:
 
 def _untouched() -> ranking.State:
     """The state of a gateway before its first call."""
-    return ranking.State(lambda _: 0, CooldownTracker(), Budgets(), 100.0, 0.0, datetime.now(UTC))
+    return ranking.State(
+        lambda _: 0, CooldownTracker(), OutlierTracker(), Budgets(), 100.0, 0.0, datetime.now(UTC)
+    )
 
 
 def first_line(error: BaseException, database: Secret) -> str:

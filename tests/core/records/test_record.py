@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from image_gateway.core.errors import Source, UpstreamError
+from image_gateway.core.errors import Source
 from image_gateway.core.records import record
 from image_gateway.core.records.record import AttemptRecord, Record
 from image_gateway.core.routing.failover import Action, Stage
@@ -180,25 +180,3 @@ def test_an_attempt_that_was_sent_and_did_not_end_may_be_billed(
     stage: Stage, action: Action | None, *, expected: bool
 ) -> None:
     assert AttemptRecord("a", "codex", stage, action=action).may_be_billed is expected
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (UpstreamError(code="moderation_blocked", type="t"), "moderation_blocked"),
-        (UpstreamError(type="server_error"), "server_error"),
-        (UpstreamError(code="404"), "404"),
-        (UpstreamError(code="a.b-c_D9"), "a.b-c_D9"),
-        (UpstreamError(code="x" * 64), "x" * 64),
-        (UpstreamError(code="x" * 65), None),
-        (UpstreamError(code="The prompt: a cat"), None),
-        (UpstreamError(code="a\n"), None),
-        (UpstreamError(code="\u0661"), None),
-        (UpstreamError("message only"), None),
-        (UpstreamError(), None),
-    ],
-)
-def test_an_upstream_s_code_is_a_code_and_no_sentence(
-    error: UpstreamError, expected: str | None
-) -> None:
-    assert record.upstream_code(error) == expected

@@ -34,20 +34,25 @@ def _decide(
 ) -> int | str:
     """The index of the answer to pass on, or the refusal's code."""
     decided = exhausted.decide(outcomes, last, seconds, lambda index: outcomes[index].error.message)
-    return decided.code if isinstance(decided, Refusal) else decided
+    if decided.refusal is not None:
+        return decided.refusal.code
+    assert decided.index is not None
+    return decided.index
 
 
 def _refusal(*outcomes: AttemptOutcome, seconds: float | None = 60.0) -> Refusal:
     decided = exhausted.decide(outcomes, None, seconds, lambda index: outcomes[index].error.message)
-    assert isinstance(decided, Refusal)
-    return decided
+    assert decided.refusal is not None
+    return decided.refusal
 
 
 def test_a_limit_of_every_account_is_an_answer_about_all_of_them() -> None:
     """The same that the next call gets, which finds them cooling down."""
     refusal = _refusal(_answer(429), _answer(429, wait=602705.0), seconds=900.0)
-    assert (refusal.code, refusal.retry_after) == ("no_account_available", 900.0)
-    assert refusal.message == ranking.none_available(900.0).message
+    assert (refusal.code, refusal.retry_after) == ("rate_limit_exceeded", 900.0)
+    assert refusal.message == ranking.all_limited(900.0, None).message
+    named = UpstreamError("m", code="usage_limit_reached")
+    assert _decide(_answer(429, named)) == "usage_limit_reached"
     assert "because" not in refusal.message
 
 
@@ -55,7 +60,7 @@ def test_a_limit_of_every_account_is_an_answer_about_all_of_them() -> None:
     "other", [_answer(500), _answer(404, NO_MODEL), _answer(403), UNREACHED, _answer(400, FORM)]
 )
 def test_one_account_that_only_reached_its_limit_is_worth_a_retry(other: AttemptOutcome) -> None:
-    assert _decide(other, _answer(429)) == _decide(_answer(429), other) == "no_account_available"
+    assert _decide(other, _answer(429)) == _decide(_answer(429), other) == "rate_limit_exceeded"
 
 
 def test_a_missing_model_tells_more_than_a_failure() -> None:
@@ -100,7 +105,7 @@ def test_an_upstream_that_could_not_be_reached_is_worth_a_retry() -> None:
     ],
 )
 def test_a_refused_account_is_the_operator_s_to_repair(outcome: AttemptOutcome, words: str) -> None:
-    refusal = _refusal(_answer(401), outcome)
+    refusal = _refusal(outcome, _answer(400, FORM))
     assert (refusal.code, refusal.spec.status) == ("account_refused", 503)
     assert words in refusal.message
     assert "Nothing was made. Ask the operator" in refusal.message
@@ -108,7 +113,7 @@ def test_a_refused_account_is_the_operator_s_to_repair(outcome: AttemptOutcome, 
 
 
 def test_a_form_that_no_account_takes_is_not_the_client_s_fault() -> None:
-    refusal = _refusal(_answer(401), _answer(400, FORM))
+    refusal = _refusal(_answer(400, FORM), _answer(400, FORM))
     assert (refusal.code, refusal.spec.status) == ("upstream_refused", 502)
     assert "does not take the form" in refusal.message
     assert refusal.headers() == {"x-should-retry": "false"}
@@ -118,6 +123,11 @@ def test_a_form_that_no_account_takes_is_not_the_client_s_fault() -> None:
 def test_refused_credentials_are_never_told_to_the_client() -> None:
     """It would take them for its own."""
     assert _decide(_answer(401)) == "account_credentials"
+    assert _decide(_answer(403), _answer(401)) == "account_credentials"
+    assert _decide(_answer(403, UpstreamError("m", code="invalid_api_key"))) == (
+        "account_credentials"
+    )
+    assert _decide(_answer(401), _answer(403, BLOCKED)) == "account_refused"
     assert "because" not in _refusal(_answer(401)).message
     last = ranking.none_available(5.0)
     assert _decide(_answer(401), last=last) == "no_account_available"

@@ -19,6 +19,7 @@ from image_gateway.core.request.images import Image
 from image_gateway.core.routing import ranking
 from image_gateway.core.routing.budget import Budgets
 from image_gateway.core.routing.cooldowns import CooldownSpec, CooldownTracker, Scope, Target
+from image_gateway.core.routing.outliers import OutlierTracker
 from tests.core.builders import CATALOGUE, account, grant, key
 
 NOW = 1000.0
@@ -43,11 +44,13 @@ def _state(
     cooldowns: CooldownTracker | None = None,
     budgets: Budgets | None = None,
     threshold: float = 95.0,
+    outliers: OutlierTracker | None = None,
 ) -> ranking.State:
     found = loads or {}
     return ranking.State(
         lambda name: found.get(name, 0),
         cooldowns or CooldownTracker(),
+        outliers or OutlierTracker(),
         budgets or Budgets(),
         threshold,
         NOW,

@@ -275,7 +275,9 @@ class UpstreamConnection:
 
     async def _close(self) -> None:
         if self._state.transport is not None and self._state.closed is not None:
-            self._state.transport.abort()
+            # Python 3.11.2, as in Debian 12: a TLS transport closed twice has lost its protocol.
+            with suppress(AttributeError):
+                self._state.transport.abort()
             await _wait_closed(self._state.closed)
         if self._owns_session:
             await self._session.close()

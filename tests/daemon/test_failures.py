@@ -5,11 +5,13 @@ import json
 import resource
 import signal
 from collections.abc import Callable
+from typing import Any
 
 from image_gateway.demo import postgres
 from tests.daemon.conftest import Door, make_door, open_door
 from tests.daemon.test_failover import error, make_pair
 from tests.daemon.test_ops import metric, ready, until_metric
+from tests.daemon.test_ops import until as until_status
 from tests.daemon.test_refusals import PROMPT, Held, check_error
 from tests.edge.relay import Relay
 from tests.edge.server import Server
@@ -45,6 +47,20 @@ async def held_call(door: Door, held: Held) -> "asyncio.Task[Answer]":
     return call
 
 
+async def set_slots(door: Door, slots: int) -> None:
+    """Change an account's slots, and wait until its gateway has read the change.
+
+    An account that has changed and was not read since serves no call in an outage.
+    """
+    door.plane.update("accounts", {"account_name": door.account}, image_max_concurrency=slots)
+
+    def is_read(found: dict[str, Any]) -> bool:
+        limits = {each["account_name"]: each["slots_limit"] for each in found["accounts"]}
+        return bool(limits.get(door.account) == slots)
+
+    await until_status(door.gateway, is_read)
+
+
 async def test_postgres_is_away(make_gateway: Maker, upstream: ScriptedUpstream) -> None:
     """Running calls and known keys go on, by this process's own count; a stranger gets 503."""
     with Server(postgres.VERSION) as server:
@@ -52,7 +68,7 @@ async def test_postgres_is_away(make_gateway: Maker, upstream: ScriptedUpstream)
         plane.create()
         gateway = make_gateway(plane.reader_url, grant_ttl_seconds=0.2).start()
         door = make_door(gateway, plane, upstream)
-        plane.update("accounts", {"account_name": door.account}, image_max_concurrency=2)
+        await set_slots(door, 2)
         upstream.script = held = Held()
         running = await held_call(door, held)
         server.kill()
@@ -81,7 +97,7 @@ async def test_postgres_falls_silent(
         gateway = make_gateway(relay.url, grant_ttl_seconds=0.2, slot_wait_seconds=20)
         await asyncio.to_thread(gateway.start)
         door = make_door(gateway, plane, upstream)
-        plane.update("accounts", {"account_name": door.account}, image_max_concurrency=2)
+        await set_slots(door, 2)
         upstream.script = held = Held()
         running = await held_call(door, held)
         relay.stall()
@@ -126,7 +142,8 @@ async def test_postgres_is_back(make_gateway: Maker, upstream: ScriptedUpstream)
         gateways = [make_gateway(plane.reader_url, grant_ttl_seconds=0.2).start() for _ in "ab"]
         doors = [make_door(gateways[0], plane, upstream)]
         doors.append(Door(gateways[1], plane, doors[0].key_id, doors[0].secret, doors[0].account))
-        plane.update("accounts", {"account_name": doors[0].account}, image_max_concurrency=1)
+        for door in doors:
+            await set_slots(door, 1)
         assert [(await door.post(PROMPT))[0] for door in doors] == [200, 200]
         # The answer goes out before Postgres knows that the slot is free, and nobody waits here.
         await eventually(lambda: not plane.ask(_HELD_SLOTS))

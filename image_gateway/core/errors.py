@@ -204,6 +204,11 @@ def read_upstream_error(body: bytes) -> UpstreamError:
         value = orjson.loads(body)
     except orjson.JSONDecodeError:
         return UpstreamError()
+    return from_value(value)
+
+
+def from_value(value: object) -> UpstreamError:
+    """The same from a parsed body."""
     if not isinstance(value, dict):
         return UpstreamError()
     error, detail = value.get("error"), value.get("detail")

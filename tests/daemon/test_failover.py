@@ -216,6 +216,24 @@ async def test_an_answer_of_another_kind_is_replaced_and_not_bought_again(
     assert (await pair.record())["may_be_billed"]
 
 
+_BEGUN = b'{"data":[{"b64_json":"A'
+
+
+async def test_an_answer_cut_before_its_picture_is_an_honest_error(pair: Pair) -> None:
+    """Nothing of it went out: the client reads what is known, and no broken answer."""
+
+    async def cuts(call: Call) -> None:
+        await call.head(200, {"content-length": "500"})
+        await call.send(b'{"created":1,"data":[{"b64_json":"')
+
+    pair.first.script = cuts
+    status, headers, body = await pair.post(PROMPT)
+    assert (status, headers["x-should-retry"]) == (504, "false")
+    check_error(body, "outcome_unknown")
+    assert pair.counts == (1, 0)
+    assert (await pair.record())["may_be_billed"]
+
+
 async def test_an_answer_cut_in_its_body_ends_as_broken_and_keeps_its_length(pair: Pair) -> None:
     whole = json.dumps(images()).encode()
 
@@ -237,7 +255,7 @@ async def test_an_answer_cut_in_its_body_ends_as_broken_and_keeps_its_length(pai
 async def test_a_chunked_answer_cut_in_its_body_has_no_last_chunk(pair: Pair) -> None:
     async def cuts(call: Call) -> None:
         await call.head(200, {"transfer-encoding": "chunked"})
-        await call.send(b'5\r\n{"dat\r\n')
+        await call.send(b"%x\r\n%b\r\n" % (len(_BEGUN), _BEGUN))
 
     pair.first.script = cuts
     raw = await pair.gateway.raw(
@@ -246,7 +264,7 @@ async def test_a_chunked_answer_cut_in_its_body_has_no_last_chunk(pair: Pair) ->
         + b"\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(PROMPT)
         + PROMPT
     )
-    assert raw.endswith(b'5\r\n{"dat\r\n')
+    assert raw.endswith(b"%x\r\n%b\r\n" % (len(_BEGUN), _BEGUN))
     assert (await pair.record())["error_code"] == "upstream_cut"
 
 
@@ -255,13 +273,13 @@ async def test_silence_inside_a_begun_body_ends_it(plane: Plane, make_gateway: A
 
     async def stalls(call: Call) -> None:
         await call.head(200, {"content-length": "500"})
-        await call.send(b'{"data"')
+        await call.send(_BEGUN)
         await call.gone()
 
     async with ScriptedUpstream(stalls) as first, ScriptedUpstream() as second:
         pair = make_pair(gateway, plane, first, second)
         _, _, body = await pair.post(PROMPT)
-        assert body == b'{"data"'
+        assert body == _BEGUN
         assert pair.counts == (1, 0)
         assert (await pair.record())["error_code"] == "upstream_cut"
     assert gateway.stop() == 0

@@ -58,7 +58,7 @@ def narrow(door: Door, shared_plane: Plane) -> Door:
     [
         (Watched(), False),
         (Watched(head=True), False),
-        (Watched(head=True, body=b'{"data": ['), True),
+        (Watched(head=True, body=b'{"data": [{"b64_json": "A'), True),
     ],
     ids=["waiting for the answer", "before its first byte", "within its body"],
 )

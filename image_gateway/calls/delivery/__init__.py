@@ -10,7 +10,8 @@
 | Responses events, for an intent | a stream | events | ``ResponseStreamPassthrough`` |
 | Responses events, for an intent | an answer | events | ``AssembledResponse``: one JSON response |
 
-An answer that is not in the table cannot be used.  A delivery sends what it can and returns the
+Any media type but these and HTML counts as the expected one: the body shows what it is.  An answer
+that is not in the table cannot be used.  A delivery sends what it can and returns the
 outcome; ``core.routing.failover`` decides what follows.  It does not send the last bytes:
 ``finish`` sends them after slot, connection and spool have been given back.  If they were sent
 before, a client that calls again at once could find its own slot taken.
@@ -39,6 +40,7 @@ AnyDelivery = Delivery[ImageRequest] | Delivery[IntentRequest]
 
 _JSON: Final = "application/json"
 _EVENTS: Final = "text/event-stream"
+_PAGES: Final = frozenset({"text/html", "application/xhtml+xml"})
 
 MakeDelivery = Callable[[ResponseContext, Any], AnyDelivery]
 
@@ -63,4 +65,6 @@ def choose(
     if not (200 <= response.status < 300 and is_plain):
         return None
     media_type = headers.media_type(response.headers.get("content-type"))
+    if media_type not in {_JSON, _EVENTS, *_PAGES}:
+        media_type = _JSON if expects is ExpectedResponse.JSON else _EVENTS
     return _DELIVERIES.get((expects, context.stream is not None, media_type))

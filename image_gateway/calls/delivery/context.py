@@ -4,11 +4,13 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from image_gateway.core import dialects
+from image_gateway.core import dialects, errors
+from image_gateway.core.dialects import faults
 from image_gateway.core.dialects.events import ParsedEvent
+from image_gateway.core.errors import UpstreamError
 from image_gateway.core.records.builder import RecordBuilder
 from image_gateway.core.request.image_request import ImageRequest
 from image_gateway.core.request.intent import IntentRequest
@@ -108,6 +110,27 @@ def delivered(response: UpstreamResponse, dialect: str) -> AttemptOutcome:
 def invalid(response: UpstreamResponse, dialect: str) -> AttemptOutcome:
     """The answer is not of the type in its head, or holds no picture."""
     return AttemptOutcome(Stage.ANSWER, dialect, response.status)
+
+
+def without_picture(
+    response: UpstreamResponse, dialect: str, error: UpstreamError, request: ImageRequest
+) -> AttemptOutcome:
+    """A success by its status that holds no picture; an error in it counts by its own words.
+
+    Relays answer 200 for the errors of their upstreams.  An error that nobody knows says nothing
+    of whether a picture was made.
+    """
+    error = replace(error, shaped=False)
+    rows, by_codes = dialects.DIALECTS[dialect].known_errors, errors.status_of(error)
+    for status in (by_codes, 400):
+        if faults.find(rows, status, error, request) is not None:
+            break
+    else:
+        status = by_codes
+    if error == UpstreamError() or status >= 500:
+        return replace(invalid(response, dialect), error=error)
+    wait = dialects.named_wait(response.headers, error, time.time(), limited=status == 429)
+    return AttemptOutcome(Stage.ANSWER, dialect, status, error=error, wait=wait)
 
 
 def lost(dialect: str, reason: str, *, sent: bool) -> AttemptOutcome:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
+from typing import Final
 
 from image_gateway.calls.delivery.context import (
     Delivery,
@@ -12,8 +13,9 @@ from image_gateway.calls.delivery.context import (
     failed,
     invalid,
     lost,
+    without_picture,
 )
-from image_gateway.core import headers
+from image_gateway.core import errors, headers
 from image_gateway.core.codec import data_urls, json_scanner, json_skeleton
 from image_gateway.core.dialects import events
 from image_gateway.core.dialects.events import EventKind, ParsedEvent
@@ -25,31 +27,47 @@ from image_gateway.core.routing.failover import AttemptOutcome
 from image_gateway.edge.upstream.event_reader import MOST_BYTES, EventReader, Keep
 from image_gateway.edge.upstream.http_client import LostError, UpstreamResponse
 
+_MOST_HELD_BYTES: Final = 2 * 1024 * 1024
+"""No Images answer has so much before its first picture."""
+
 
 class BodyPassthrough(Delivery[ImageRequest]):
-    """An Images answer, streamed through and counted."""
+    """An Images answer, streamed through and counted.
+
+    Its first bytes are held back until its first picture begins: a success without a picture is
+    none, and another account may be asked if the answer says so.
+    """
 
     async def deliver(
         self, response: UpstreamResponse, dialect: str, until: float
     ) -> AttemptOutcome:
         context, downstream = self._context, self._context.downstream
         meter, has_begun = AnswerMeter(), False
+        held: list[bytes] = []
         urls = data_urls.DataUrls() if self._request.answer_as_url else None
         remaining = headers.whole(response.headers.get("content-length"))
-        sent = headers.to_client(response.headers)
+        # The body has shown what it is, whatever its head says.
+        sent = headers.to_client(response.headers) | {"content-type": "application/json"}
         if urls is not None:
             sent.pop("content-length", None)
         last = b""
         try:
             first_seconds = context.first_seconds(until)
             async for chunk in response.chunks(first_seconds, context.idle_seconds):
-                if not has_begun:
-                    await downstream.start(response.status, sent)
-                    has_begun = True
                 context.record.enter(Phase.ARRIVING)
                 meter.feed(chunk)
                 remaining = None if remaining is None else remaining - len(chunk)
                 out = chunk if urls is None else urls.feed(chunk)
+                if not has_begun:
+                    held.append(out)
+                    if meter.is_no_answer or sum(map(len, held)) > _MOST_HELD_BYTES:
+                        break
+                    if not meter.may_have_picture:
+                        continue
+                    out = b"".join(held)
+                    held.clear()
+                    await downstream.start(response.status, sent)
+                    has_begun = True
                 if remaining == 0:
                     last = out
                 else:
@@ -61,11 +79,12 @@ class BodyPassthrough(Delivery[ImageRequest]):
             made, is_complete = meter.close()
             context.record.made = made
             # An answer that the meter could not read may hold pictures.
-            context.record.may_be_billed |= made is None
-        if not has_begun:
-            return invalid(response, dialect)
+            context.record.may_be_billed |= has_begun and made is None
         if not is_complete and response.ends_by_close:
-            return lost(dialect, "CutAnswer", sent=True)
+            return lost(dialect, "CutAnswer", sent=has_begun)
+        if not has_begun:
+            told = errors.read_upstream_error(b"".join(held))
+            return without_picture(response, dialect, told, self._request)
 
         async def finish() -> None:
             await downstream.send(last)
@@ -153,7 +172,8 @@ class SyntheticStream(Delivery[ImageRequest]):
             return invalid(response, dialect)
         pictures, usage = events.completed_events(answer, int(time.time()))
         if not pictures:
-            return invalid(response, dialect)
+            told = errors.from_value(answer)
+            return without_picture(response, dialect, told, self._request)
         context.record.made = Made.of(len(pictures), usage, pictures[0])
         frames = [
             spool.hold(events.frame(self._request.endpoint, "completed", fields, skeleton.lifted))

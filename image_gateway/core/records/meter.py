@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Final
 
+from image_gateway.core import untrusted
 from image_gateway.core.codec import json_scanner, json_skeleton
 from image_gateway.core.records.builder import Made
 
@@ -11,24 +12,62 @@ _LIMITS: Final = replace(json_scanner.IMAGES, tokens=json_scanner.IMAGES.skeleto
 of its skeleton still bounds their number."""
 
 
+class _AnswerSkeleton(json_skeleton.JsonSkeleton):
+    """The skeleton of an Images answer; notices its first picture while it arrives."""
+
+    def __init__(self) -> None:
+        super().__init__(limits=_LIMITS, strict=False)
+        self.has_picture = False
+        self._in_picture = False
+
+    def text_start(self, offset: int) -> None:
+        super().text_start(offset)
+        match self._scanner.path():
+            case ("data", int(), "b64_json" | "url"):
+                self._in_picture = True
+
+    def text(self, chunk: bytes, start: int, stop: int) -> None:
+        super().text(chunk, start, stop)
+        self.has_picture |= self._in_picture and stop > start
+
+    def text_stop(self) -> None:
+        super().text_stop()
+        self._in_picture = False
+
+
 class AnswerMeter:
     """Reads an answer in chunks; stops reading an answer that it cannot parse."""
 
     def __init__(self) -> None:
-        self._skeleton: json_skeleton.JsonSkeleton | None = json_skeleton.JsonSkeleton(
-            limits=_LIMITS, strict=False
-        )
+        self._skeleton: _AnswerSkeleton | None = _AnswerSkeleton()
+        self._has_picture = False
+        self._is_too_large = False
+        self._begins = b""
 
     def __repr__(self) -> str:
         return f"<AnswerMeter {self._skeleton or 'blind'}>"
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes of the answer."""
+        self._begins = self._begins or chunk.lstrip()[:1]
         if self._skeleton is not None:
             try:
                 self._skeleton.feed(chunk)
-            except json_scanner.ScanError:
+                self._has_picture = self._skeleton.has_picture
+            except json_scanner.ScanError as error:
+                self._is_too_large = isinstance(error, json_scanner.ScanLimitError)
                 self._skeleton = None
+
+    @property
+    def may_have_picture(self) -> bool:
+        """Whether a picture has begun, or the answer is too large beside its pictures to tell."""
+        return self._has_picture or self._is_too_large
+
+    @property
+    def is_no_answer(self) -> bool:
+        """Whether the bytes so far are not those of a JSON object."""
+        is_broken = self._skeleton is None and not self._is_too_large
+        return is_broken or self._begins not in {b"", b"{"}
 
     def close(self) -> tuple[Made | None, bool]:
         """The facts of the answer, None if it cannot be read; and whether it is complete.
@@ -45,6 +84,11 @@ class AnswerMeter:
         if not isinstance(answer, dict):
             return None, is_complete
         data = answer.get("data")
-        # The number of entries counts, not the requested ``n``.
-        pictures = len(data) if isinstance(data, list) else 0
+        # The entries that hold a picture count, not the requested ``n``.
+        pictures = sum(map(_holds_picture, data if isinstance(data, list) else ()))
         return Made.of(pictures, answer.get("usage"), answer), is_complete
+
+
+def _holds_picture(entry: object) -> bool:
+    fields = untrusted.mapping(entry)
+    return bool(untrusted.text(fields.get("b64_json")) or untrusted.text(fields.get("url")))

@@ -24,7 +24,8 @@ def metered(chunks: list[bytes]) -> Made | None:
     ("answer", "expected"),
     [
         ({"data": [{"b64_json": "x"}, {"url": "y"}]}, 2),
-        ({"data": [{}], "n": 5}, 1),
+        ({"data": [{"url": "y"}], "n": 5}, 1),
+        ({"data": [{}, {"b64_json": ""}, {"url": None}, {"url": 5}, "x", None]}, 0),
         ({"data": []}, 0),
         ({"data": {"0": {}}}, 0),
         ({"data": None}, 0),
@@ -136,7 +137,7 @@ def test_an_answer_that_ends_too_early_is_not_whole(text: bytes, *, is_whole: bo
 )
 def test_an_odd_answer_is_counted_as_far_as_it_can_be_read(more: bytes) -> None:
     """Half a surrogate pair, and more values than a client may send: paid for all the same."""
-    text = b'{"data":[{"b64_json":"AA==",%b},{}],"usage":{"total_tokens":7}}' % more
+    text = b'{"data":[{"b64_json":"AA==",%b},{"url":"u"}],"usage":{"total_tokens":7}}' % more
     assert metered([text]) == Made(2, {"total_tokens": 7})
 
 
@@ -153,7 +154,7 @@ def test_an_answer_of_more_than_its_bound_is_not_held() -> None:
 @pytest.mark.parametrize("inside", [b"\n", b"\\q", b"\xff", b"\\ud800"])
 def test_a_picture_is_only_counted_and_not_checked(inside: bytes) -> None:
     """It passes through unread; checking it would cost half of passing it on."""
-    text = b'{"data":[{"b64_json":"' + b"A" * 9000 + inside + b'"},{}]}'
+    text = b'{"data":[{"b64_json":"' + b"A" * 9000 + inside + b'"},{"url":"u"}]}'
     assert metered([text]) == Made(2)
     assert metered([text[:5000], text[5000:]]) == Made(2)
 
@@ -165,9 +166,36 @@ def test_an_answer_that_was_broken_once_stays_uncounted() -> None:
 @given(st.binary(max_size=40), _ANSWERS)
 def test_no_answer_stops_the_meter(junk: bytes, answer: object) -> None:
     text = json.dumps(answer).encode()
-    data = answer.get("data") if isinstance(answer, dict) else None
     made = metered([text])
     if made is not None:
         assert isinstance(answer, dict)
-        assert made.pictures == (len(data) if isinstance(data, list) else 0)
+        assert made.pictures == 0, "no entry has a picture under a known name"
     metered([junk, text])
+
+
+@given(st.data())
+def test_the_first_picture_is_noticed_when_it_begins(data: st.DataObject) -> None:
+    """Not before: until then the answer may turn out to be an error."""
+    before = b'{"created":1,"note":"b64_json","data":[{},{"b64_json":"","url":"'
+    meter = AnswerMeter()
+    for chunk in data.draw(split(before)):
+        meter.feed(chunk)
+        assert not meter.may_have_picture
+    meter.feed(b"h")
+    assert meter.may_have_picture
+    assert not meter.is_no_answer
+
+
+@pytest.mark.parametrize("text", [b"<html>", b" \n[", b"ok"])
+def test_what_is_no_json_object_is_known_at_once(text: bytes) -> None:
+    meter = AnswerMeter()
+    meter.feed(text)
+    assert meter.is_no_answer
+    assert not meter.may_have_picture
+
+
+def test_an_answer_that_is_too_large_to_read_may_hold_a_picture() -> None:
+    meter = AnswerMeter()
+    meter.feed(b'{"values":[' + b"1," * 1_000_000)
+    assert meter.may_have_picture
+    assert not meter.is_no_answer

@@ -18,6 +18,7 @@ from image_gateway.core.routing.failover import AttemptOutcome, Stage
 _REPAIR_SECONDS: Final = 30.0
 """An operator has to act; a client that waits should not ask often."""
 _UNREACHABLE_SECONDS: Final = 5.0
+_LONGEST_WORDS: Final = 300
 _BUSY: Final = frozenset({"account_concurrency", "key_start_interval"})
 """The refusals of a call for which an account exists: it may succeed later."""
 
@@ -141,4 +142,4 @@ def _because(outcome: AttemptOutcome, words: str | None) -> str:
         return f" (status {status}): it sent a challenge page, as for a browser."
     if words is None:
         return f" (status {status})."
-    return f" (status {status}), with the words: {words!r}."
+    return f" (status {status}), with the words: {words[:_LONGEST_WORDS]!r}."

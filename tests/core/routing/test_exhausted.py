@@ -112,6 +112,10 @@ def test_a_refused_account_is_the_operator_s_to_repair(outcome: AttemptOutcome, 
     assert refusal.retry_after
 
 
+def test_an_upstream_s_words_are_bounded() -> None:
+    assert len(_refusal(_answer(403, UpstreamError("why " * 10_000))).message) < 600
+
+
 def test_a_form_that_no_account_takes_is_not_the_client_s_fault() -> None:
     refusal = _refusal(_answer(400, FORM), _answer(400, FORM))
     assert (refusal.code, refusal.spec.status) == ("upstream_refused", 502)

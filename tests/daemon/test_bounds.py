@@ -192,8 +192,9 @@ async def test_200_calls_in_flight_do_not_hold_200_pictures(
     before = gateway.memory("VmHWM")
     gate.set()
     assert min(await asyncio.gather(*running)) > len(whole)
-    # 1.2 GB went through; a call may hold its buffers, 1.5 MiB at the most, never its picture.
-    assert gateway.memory("VmHWM") - before <= 300 * MIB
+    # 1.2 GB went through; a call may hold its buffers, never its picture of 6 MB.  They are 1.3 to
+    # 1.5 MiB on a quiet machine, and more where the client is slower.
+    assert gateway.memory("VmHWM") - before <= 400 * MIB
     assert gateway.stop() == 0
 
 

@@ -171,7 +171,7 @@ class AccountCalls:
                 step.cooldown,
                 time.monotonic(),
                 account.credential,
-                Cause(attempt.status, attempt.error_code),
+                Cause(attempt.status, attempt.error_code, step.reason),
             )
             _log.warning(
                 "account %s cools down for %.0f s: status %s, code %s, request %s",

@@ -558,6 +558,18 @@ async def test_accounts_at_their_limits_give_one_answer_with_the_wait(pair: Pair
     assert {r["error_code"] for r in records} <= {"usage_limit_reached"}
 
 
+async def test_a_spent_account_is_never_told_as_the_client_s_own_quota(pair: Pair) -> None:
+    """Its 429 is no limit that passes; the client's own quota has the same code here."""
+    spent = answers(429, error("insufficient_quota"), {"retry-after": "60"})
+    pair.first.script = pair.second.script = spent
+    for code in ("account_refused", "no_account_available"):
+        status, _, body = await pair.post(PROMPT)
+        assert status == 503
+        check_error(body, code)
+        await pair.gateway.record(key_id=pair.key_id, error_code=code)
+    assert pair.counts == (1, 1)
+
+
 async def test_a_renewed_credential_ends_the_cooldown_of_the_old_one(pair: Pair) -> None:
     pair.first.script = pair.second.script = answers(401, {"detail": "expired"})
     assert (await pair.post(PROMPT))[0] == 503

@@ -63,6 +63,8 @@ async def test_a_success_without_a_picture_is_none(pair: Pair, body: bytes, answ
         (error("billing_hard_limit_reached"), "account_spent"),
         (error(message="Your account has been suspended."), "account_stopped"),
         (error("rate_limit_exceeded"), "limited"),
+        (error("server_is_overloaded"), "overloaded"),
+        (error("no_available_channel"), "model_unknown"),
     ],
 )
 async def test_an_error_in_a_success_lets_the_next_account_serve(
@@ -105,6 +107,15 @@ async def test_a_page_is_never_an_answer(pair: Pair) -> None:
     assert status == 502
     check_error(told, "upstream_invalid")
     assert (await pair.record())["may_be_billed"]
+
+
+async def test_a_picture_before_broken_json_is_delivered(pair: Pair) -> None:
+    answer = json.dumps(images()).encode() + b"]"
+    pair.first.script = answers(200, answer)
+    status, _, told = await pair.post(PROMPT)
+    assert (status, told) == (200, answer)
+    record = await pair.record()
+    assert record["may_be_billed"], "nobody could count it"
 
 
 async def test_pictures_that_came_are_counted_and_not_entries(pair: Pair) -> None:

@@ -122,13 +122,10 @@ def without_picture(
     """
     error = replace(error, shaped=False)
     rows, by_codes = dialects.DIALECTS[dialect].known_errors, errors.status_of(error)
-    for status in (by_codes, 400):
-        if faults.find(rows, status, error, request) is not None:
-            break
-    else:
-        status = by_codes
-    if error == UpstreamError() or status >= 500:
+    known = [each for each in (by_codes, 400) if faults.find(rows, each, error, request)]
+    if not known and by_codes >= 500:
         return replace(invalid(response, dialect), error=error)
+    status = known[0] if known else by_codes
     wait = dialects.named_wait(response.headers, error, time.time(), limited=status == 429)
     return AttemptOutcome(Stage.ANSWER, dialect, status, error=error, wait=wait)
 

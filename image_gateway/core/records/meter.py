@@ -51,12 +51,13 @@ class AnswerMeter:
         """Take the next bytes of the answer."""
         self._begins = self._begins or chunk.lstrip()[:1]
         if self._skeleton is not None:
+            skeleton = self._skeleton
             try:
-                self._skeleton.feed(chunk)
-                self._has_picture = self._skeleton.has_picture
+                skeleton.feed(chunk)
             except json_scanner.ScanError as error:
                 self._is_too_large = isinstance(error, json_scanner.ScanLimitError)
                 self._skeleton = None
+            self._has_picture = skeleton.has_picture
 
     @property
     def may_have_picture(self) -> bool:
@@ -65,8 +66,8 @@ class AnswerMeter:
 
     @property
     def is_no_answer(self) -> bool:
-        """Whether the bytes so far are not those of a JSON object."""
-        is_broken = self._skeleton is None and not self._is_too_large
+        """Whether the bytes so far are not those of a JSON object that may have a picture."""
+        is_broken = self._skeleton is None and not self.may_have_picture
         return is_broken or self._begins not in {b"", b"{"}
 
     def close(self) -> tuple[Made | None, bool]:

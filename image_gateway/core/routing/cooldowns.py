@@ -68,10 +68,14 @@ class CooldownSpec:
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """The answer that began a cooldown: its status and its code, never its message."""
+    """The answer that began a cooldown: its status and its code, never its message.
+
+    ``reason`` is the row that let another account be asked (``core.routing.failover``).
+    """
 
     status: int | None
     code: str | None
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

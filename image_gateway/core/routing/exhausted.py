@@ -23,18 +23,10 @@ _BUSY: Final = frozenset({"account_concurrency", "key_start_interval"})
 """The refusals of a call for which an account exists: it may succeed later."""
 
 
-def _answered(outcome: AttemptOutcome) -> int:
-    return outcome.status if outcome.stage is Stage.ANSWER and outcome.status is not None else 0
-
-
-def _is_about(*faults: Fault) -> Callable[[AttemptOutcome], bool]:
-    return lambda outcome: outcome.known is not None and outcome.known.fault in faults
-
-
 _MOST_INFORMATIVE_FIRST: Final[Sequence[Callable[[AttemptOutcome], bool]]] = (
-    lambda outcome: _answered(outcome) == 404 and _is_about(Fault.MODEL, Fault.ENDPOINT)(outcome),
-    lambda outcome: _answered(outcome) >= 500 and outcome.error.message is not None,
-    lambda outcome: _answered(outcome) >= 500,
+    lambda outcome: outcome.answered == 404 and outcome.is_about(Fault.MODEL, Fault.ENDPOINT),
+    lambda outcome: outcome.answered >= 500 and outcome.error.message is not None,
+    lambda outcome: outcome.answered >= 500,
 )
 
 
@@ -96,23 +88,23 @@ def _refused(
     business, and come before words that nobody knows.
     """
     for index, outcome in enumerate(outcomes):
-        if _is_about(Fault.ACCOUNT, Fault.MODEL, Fault.ENDPOINT)(outcome):
+        if outcome.is_about(Fault.ACCOUNT, Fault.MODEL, Fault.ENDPOINT):
             return _account_refused(outcome, words(index))
     if any(_is_credential_refused(outcome) for outcome in outcomes):
         return None
     for index, outcome in enumerate(outcomes):
-        if not _is_about(Fault.FORM)(outcome):
+        if not outcome.is_about(Fault.FORM):
             return _account_refused(outcome, words(index))
     return _form_refused(outcomes[0], words(0)) if outcomes else None
 
 
 def _is_credential_refused(outcome: AttemptOutcome) -> bool:
     by_code = bool(errors.codes(outcome.error) & errors.CREDENTIAL_FAULTS)
-    return _answered(outcome) == 401 or (_answered(outcome) == 403 and by_code)
+    return outcome.answered == 401 or (outcome.answered == 403 and by_code)
 
 
 def _is_limited(outcome: AttemptOutcome) -> bool:
-    return _answered(outcome) == 429 and not _is_about(Fault.ACCOUNT, Fault.MODEL)(outcome)
+    return outcome.answered == 429 and not outcome.is_about(Fault.ACCOUNT, Fault.MODEL)
 
 
 def _account_refused(outcome: AttemptOutcome, words: str | None) -> Refusal:
@@ -135,7 +127,7 @@ def _form_refused(outcome: AttemptOutcome, words: str | None) -> Refusal:
 
 def _because(outcome: AttemptOutcome, words: str | None) -> str:
     """The end of a sentence: what a known error means, or the words of another one."""
-    status = _answered(outcome)
+    status = outcome.answered
     if outcome.known is not None:
         return f" (status {status}): {outcome.known.meaning}."
     if outcome.challenge:

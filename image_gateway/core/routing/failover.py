@@ -75,6 +75,15 @@ class AttemptOutcome:
         """Whether the upstream itself reported an error."""
         return self.error != UpstreamError()
 
+    @property
+    def answered(self) -> int:
+        """The status of an answer of which the client has nothing yet; 0 if there is none."""
+        return (self.status or 0) if self.stage is Stage.ANSWER else 0
+
+    def is_about(self, *faults: Fault) -> bool:
+        """Whether this is a known error that is one of these faults."""
+        return self.answered >= 400 and self.known is not None and self.known.fault in faults
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -99,28 +108,20 @@ repair it; minutes, never hours."""
 OVERLOAD_SECONDS: Final = 30.0
 """An upstream that is overloaded says so at once; later the picture may have been begun."""
 
+LIMITED: Final = "limited"
+"""The name of the row for a 429 that says nothing else (``core.routing.ranking``)."""
 _SDK_RETRIES: Final = frozenset({408, 409, 429})
 _OVERLOAD_STATUSES: Final = frozenset({503, 529})
 _INTERMEDIARY_STATUSES: Final = frozenset({502, 504, 520, 522, 524})
 """A proxy on the way answered; the upstream behind it may be making the picture."""
 
 
-def _status(outcome: AttemptOutcome) -> int:
-    return outcome.status if outcome.stage is Stage.ANSWER and outcome.status is not None else 0
-
-
-def _is_about(*faults: Fault) -> Callable[[AttemptOutcome], bool]:
-    return lambda outcome: (
-        _status(outcome) >= 400 and outcome.known is not None and outcome.known.fault in faults
-    )
-
-
 def _is_overload(outcome: AttemptOutcome) -> bool:
     if outcome.seconds > OVERLOAD_SECONDS:
         return False
-    if _is_about(Fault.OVERLOAD)(outcome):
+    if outcome.is_about(Fault.OVERLOAD):
         return True
-    return _status(outcome) in _OVERLOAD_STATUSES and (
+    return outcome.answered in _OVERLOAD_STATUSES and (
         outcome.wait is not None
         or outcome.error.shaped
         or not DIALECTS[outcome.dialect].bills_pictures
@@ -128,12 +129,12 @@ def _is_overload(outcome: AttemptOutcome) -> bool:
 
 
 def _is_late_overload(outcome: AttemptOutcome) -> bool:
-    return _status(outcome) in _OVERLOAD_STATUSES and outcome.seconds > OVERLOAD_SECONDS
+    return outcome.answered in _OVERLOAD_STATUSES and outcome.seconds > OVERLOAD_SECONDS
 
 
 def _fails_free(outcome: AttemptOutcome) -> bool:
     """Whether a 5xx says that nothing was billed, by the account's dialect or its operator."""
-    return 500 <= _status(outcome) < 600 and (
+    return 500 <= outcome.answered < 600 and (
         not DIALECTS[outcome.dialect].bills_pictures
         or (outcome.fails_free and outcome.error.shaped)
     )
@@ -141,7 +142,7 @@ def _fails_free(outcome: AttemptOutcome) -> bool:
 
 def _returned(outcome: AttemptOutcome) -> Step:
     """Return the answer unchanged, and forbid a retry where the SDKs would make one."""
-    status = _status(outcome)
+    status = outcome.answered
     return Step(Action.RETURN, retry=not (status in _SDK_RETRIES or status >= 500))
 
 
@@ -156,7 +157,7 @@ def _refused(outcome: AttemptOutcome) -> Step:
 
 def _account_refused(outcome: AttemptOutcome) -> Step:
     """A limit names its reset; another refusal lasts until somebody repairs the account."""
-    is_limit = _status(outcome) == 429 and outcome.wait is not None
+    is_limit = outcome.answered == 429 and outcome.wait is not None
     return Step(Action.NEXT, cooldown=CooldownSpec(outcome.wait if is_limit else REFUSED_SECONDS))
 
 
@@ -191,50 +192,55 @@ TABLE: Final[Sequence[Row]] = (
     Row(
         "delivered",
         "the expected answer",
-        lambda outcome: 200 <= _status(outcome) < 300 and outcome.usable,
+        lambda outcome: 200 <= outcome.answered < 300 and outcome.usable,
         lambda _: Step(Action.DELIVER),
     ),
     Row(
         "request",
         "a known error: the request's fault",
-        _is_about(Fault.REQUEST),
+        lambda outcome: outcome.is_about(Fault.REQUEST),
         _returned,
     ),
     Row(
         "credential_refused",
         "401, credential not read again yet",
-        lambda outcome: _status(outcome) == 401 and not outcome.reread,
+        lambda outcome: outcome.answered == 401 and not outcome.reread,
         lambda _: Step(Action.REREAD),
     ),
-    Row("account", "a known error: the account's", _is_about(Fault.ACCOUNT), _account_refused),
+    Row(
+        "account",
+        "a known error: the account's",
+        lambda outcome: outcome.is_about(Fault.ACCOUNT),
+        _account_refused,
+    ),
     Row(
         "model",
         "a known error: the model's on this account",
-        _is_about(Fault.MODEL),
+        lambda outcome: outcome.is_about(Fault.MODEL),
         lambda _: Step(Action.NEXT, cooldown=CooldownSpec(REFUSED_SECONDS, Scope.MODEL)),
     ),
     Row(
         "endpoint",
         "a known error: the endpoint's on this account",
-        _is_about(Fault.ENDPOINT),
+        lambda outcome: outcome.is_about(Fault.ENDPOINT),
         lambda _: Step(Action.NEXT, cooldown=CooldownSpec(REFUSED_SECONDS, Scope.ENDPOINT)),
     ),
     Row(
         "form",
         "a known error: the form's in which the gateway sent the call",
-        _is_about(Fault.FORM),
+        lambda outcome: outcome.is_about(Fault.FORM),
         lambda _: Step(Action.NEXT),
     ),
     Row(
         "refused",
         "401, 402, 403",
-        lambda outcome: _status(outcome) in {401, 402, 403},
+        lambda outcome: outcome.answered in {401, 402, 403},
         _refused,
     ),
     Row(
-        "limited",
+        LIMITED,
         "429",
-        lambda outcome: _status(outcome) == 429,
+        lambda outcome: outcome.answered == 429,
         lambda outcome: Step(Action.NEXT, cooldown=CooldownSpec(outcome.wait)),
     ),
     Row(
@@ -246,7 +252,7 @@ TABLE: Final[Sequence[Row]] = (
     Row(
         "intermediary",
         "502, 504, 520, 522, 524 of an upstream that bills nothing for them",
-        lambda outcome: _status(outcome) in _INTERMEDIARY_STATUSES and _fails_free(outcome),
+        lambda outcome: outcome.answered in _INTERMEDIARY_STATUSES and _fails_free(outcome),
         lambda _: Step(Action.NEXT, may_be_billed=True),
     ),
     Row(
@@ -264,19 +270,19 @@ TABLE: Final[Sequence[Row]] = (
     Row(
         "other_4xx",
         "other 4xx but 408, 409",
-        lambda outcome: 400 <= _status(outcome) < 500 and _status(outcome) not in {408, 409},
+        lambda outcome: 400 <= outcome.answered < 500 and outcome.answered not in {408, 409},
         lambda _: Step(Action.RETURN),
     ),
     Row(
         "redirect",
         "a redirect",
-        lambda outcome: 300 <= _status(outcome) < 400,
+        lambda outcome: 300 <= outcome.answered < 400,
         lambda _: _replaced("upstream_redirect"),
     ),
     Row(
         "invalid",
         "a 2xx of another kind, or a status that ends no exchange",
-        lambda outcome: _status(outcome) < 300,
+        lambda outcome: outcome.answered < 300,
         lambda _: _replaced("upstream_invalid"),
     ),
     Row(
@@ -319,7 +325,7 @@ def health(outcome: AttemptOutcome) -> Health:
         return Health.FAILS
     if outcome.stage is Stage.STREAM:
         return Health.UNKNOWN if outcome.has_error else Health.FAILS
-    status = _status(outcome)
+    status = outcome.answered
     if outcome.known is not None and outcome.known.fault is not Fault.OVERLOAD:
         return Health.WORKS if outcome.known.fault is Fault.REQUEST else Health.UNKNOWN
     if status < 400 or 500 <= status < 600:

@@ -20,7 +20,7 @@ from image_gateway.core.errors import ERROR_SPECS, Refusal
 from image_gateway.core.model import Account, Grant, Key
 from image_gateway.core.request.catalogue import Catalogue
 from image_gateway.core.request.intent import AnyRequest
-from image_gateway.core.routing import capability
+from image_gateway.core.routing import capability, failover
 from image_gateway.core.routing.budget import Budgets
 from image_gateway.core.routing.capability import Gap
 from image_gateway.core.routing.cooldowns import Cause, CooldownTracker, Target
@@ -243,7 +243,7 @@ def _limit(accounts: Sequence[Account], state: State) -> Cause | None:
         for account in accounts
     ]
     causes = [cooldown.cause for cooldown in cooldowns if cooldown is not None]
-    return next((cause for cause in causes if cause is not None and cause.status == 429), None)
+    return next((cause for cause in causes if cause and cause.reason == failover.LIMITED), None)
 
 
 def all_limited(seconds: float | None, code: str | None) -> Refusal:

@@ -186,6 +186,15 @@ def test_the_first_picture_is_noticed_when_it_begins(data: st.DataObject) -> Non
     assert not meter.is_no_answer
 
 
+def test_a_picture_counts_although_what_follows_it_is_broken() -> None:
+    """It is paid for, and came in the same chunk as the fault behind it."""
+    meter = AnswerMeter()
+    meter.feed(b'{"data":[{"b64_json":"AAAA"}]} broken ]')
+    assert meter.may_have_picture
+    assert not meter.is_no_answer
+    assert meter.close()[0] is None
+
+
 @pytest.mark.parametrize("text", [b"<html>", b" \n[", b"ok"])
 def test_what_is_no_json_object_is_known_at_once(text: bytes) -> None:
     meter = AnswerMeter()

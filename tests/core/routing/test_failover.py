@@ -610,6 +610,13 @@ def test_of_several_calls_one_decides_by_what_it_makes_certain() -> None:
             assert actions[chosen] is min(actions, key=_BY_WEIGHT.index)
 
 
+def test_a_picture_that_may_exist_outweighs_a_refusal() -> None:
+    """Or a third account would be asked."""
+    certain, uncertain = Step(Action.NEXT), Step(Action.NEXT, may_be_billed=True)
+    assert failover.weightiest([certain, uncertain]) == 1
+    assert failover.weightiest([uncertain, certain]) == 0
+
+
 @given(st.lists(st.sampled_from([Step(action) for action in _BY_WEIGHT]), min_size=1, max_size=6))
 def test_of_calls_that_weigh_the_same_the_first_decides(steps: list[Step]) -> None:
     chosen = failover.weightiest(steps)

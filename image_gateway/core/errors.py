@@ -57,6 +57,7 @@ ERROR_SPECS: Final[Mapping[str, ErrorSpec]] = {
     "unknown_path": ErrorSpec(404, _INVALID, Source.CLIENT),
     "method_not_allowed": ErrorSpec(405, _INVALID, Source.CLIENT),
     "unsupported_protocol": ErrorSpec(400, _INVALID, Source.CLIENT),
+    "upgrade_required": ErrorSpec(426, _INVALID, Source.CLIENT),
     "request_too_large": ErrorSpec(413, _INVALID, Source.CLIENT),
     "unsupported_media_type": ErrorSpec(415, _INVALID, Source.CLIENT),
     "request_timeout": ErrorSpec(408, _INVALID, Source.CLIENT, retry=False),

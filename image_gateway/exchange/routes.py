@@ -70,13 +70,15 @@ class ImageApp:
         return f"<ImageApp {len(self._router.routes)} routes>"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse anything but plain HTTP/1, then route by the path as it was sent, not decoded."""
+        """Refuse all but plain HTTP/1.1, then route by the path as it was sent, not decoded."""
         # Hypercorn decodes ``path``; ``/v1/images/edi%74s`` is not a path here.  A target may be a
         # whole URL (RFC 9112, 3.2.2), of which only the path counts.
         target = scope["raw_path"].decode("latin-1")
         scope["path"] = target if target.startswith("/") else urlsplit(target).path or target
-        upgrades = any(name == b"upgrade" for name, _ in scope["headers"])
-        if upgrades or scope["http_version"] not in {"1.0", "1.1"}:
+        if any(name == b"upgrade" for name, _ in scope["headers"]):
+            await self.exchange(scope, receive, send, _upgrade_required())
+            return
+        if scope["http_version"] not in {"1.0", "1.1"}:
             await self.exchange(scope, receive, send, _unsupported_protocol())
             return
         await self._router(scope, receive, send)
@@ -165,7 +167,14 @@ def _method_not_allowed() -> Refusal:
 
 
 def _unsupported_protocol() -> Refusal:
+    return Refusal("unsupported_protocol", "Unsupported protocol. Use HTTP/1.1.")
+
+
+def _upgrade_required() -> Refusal:
+    """For a websocket or HTTP/2 upgrade; Codex CLI posts at once after a 426, a 400 ends its turn."""
     return Refusal(
-        "unsupported_protocol",
-        "Unsupported protocol. Use plain HTTP/1.1, without Upgrade, HTTP/2 or WebSocket.",
+        "upgrade_required",
+        "This gateway does not upgrade connections. Send the call as a POST over plain HTTP/1.1, "
+        "without an Upgrade header.",
+        headers={"upgrade": "HTTP/1.1"},
     )

@@ -25,6 +25,7 @@ PROMISED: dict[str, tuple[int, str]] = {
     "unknown_path": (404, _INVALID),
     "method_not_allowed": (405, _INVALID),
     "unsupported_protocol": (400, _INVALID),
+    "upgrade_required": (426, _INVALID),
     "request_too_large": (413, _INVALID),
     "unsupported_media_type": (415, _INVALID),
     "request_timeout": (408, _INVALID),

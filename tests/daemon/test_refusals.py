@@ -317,7 +317,8 @@ async def test_healthz_answers_and_leaves_no_record(door: Door) -> None:
 @pytest.mark.parametrize("upgrade", ["h2c", "websocket", "TLS/1.0"])
 async def test_an_upgrade_is_refused(door: Door, upgrade: str) -> None:
     answer = await door.post(PROMPT, upgrade=upgrade, connection="Upgrade, HTTP2-Settings")
-    await check_refused(door, answer, 400, "unsupported_protocol")
+    await check_refused(door, answer, 426, "upgrade_required")
+    assert answer[1]["upgrade"] == "HTTP/1.1"
 
 
 async def test_a_bodyless_h2c_upgrade_and_prior_knowledge_are_not_served(
@@ -328,19 +329,24 @@ async def test_a_bodyless_h2c_upgrade_and_prior_knowledge_are_not_served(
         f"upgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n\r\n"
     ).encode()
     preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
-    for request in (upgrade, preface):
+    for request, status, code in (
+        (upgrade, 426, "upgrade_required"),
+        (preface, 400, "unsupported_protocol"),
+    ):
         answer = parse(await door.gateway.raw(request))
-        await check_refused(door, answer, 400, "unsupported_protocol")
+        await check_refused(door, answer, status, code)
     assert upstream.calls == []
 
 
-async def test_a_websocket_is_refused(door: Door) -> None:
+@pytest.mark.parametrize("path", [GENERATIONS, "/v1/responses", "/backend-api/codex/responses"])
+async def test_a_websocket_reads_that_it_must_post(door: Door, path: str) -> None:
     handshake = (
-        f"GET {GENERATIONS} HTTP/1.1\r\nhost: g\r\nconnection: Upgrade\r\nupgrade: websocket\r\n"
+        f"GET {path} HTTP/1.1\r\nhost: g\r\nconnection: Upgrade\r\nupgrade: websocket\r\n"
         "sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     ).encode()
     answer = parse(await door.gateway.raw(handshake))
-    await check_refused(door, answer, 400, "unsupported_protocol")
+    await check_refused(door, answer, 426, "upgrade_required")
+    assert answer[1]["upgrade"] == "HTTP/1.1"
 
 
 @pytest.mark.parametrize(

@@ -385,7 +385,7 @@ async def test_an_upgrade_on_an_image_path_is_refused(
     front: Front, upstream: ScriptedUpstream
 ) -> None:
     answer = await front.post(PROMPT, connection="upgrade, close", upgrade="websocket")
-    await check_refused(front.door, answer, 400, "unsupported_protocol")
+    await check_refused(front.door, answer, 426, "upgrade_required")
     assert upstream.calls == front.text_api.calls == []
 
 

@@ -1,9 +1,9 @@
 """Azure OpenAI: deployments on the legacy path, or the model's name on the v1 path.
 
-Source: README.md in this folder, "Azure OpenAI".  A call for an account with
-an ``api_version`` goes to the legacy path, which names the deployment and fails with ``model`` in
-the body; a call for any other account goes to the v1 path, where ``model`` is the deployment.
-Edits are multipart only.
+Source: README.md in this folder, "Azure OpenAI".  A call for an account with an ``api_version`` goes
+to the legacy path, which names the deployment and fails with ``model`` in the body; a call for any
+other account goes to the v1 path, where ``model`` is the deployment.  Edits are multipart only.
+Image intents always go to the v1 path.
 """
 
 import re
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
+from image_gateway.core.dialects import intents
 from image_gateway.core.dialects.dialect import Ability, Dialect, UpstreamRoute
 from image_gateway.core.dialects.faults import Fault, KnownError, phrase
 from image_gateway.core.dialects.upstream_request import (
@@ -22,6 +23,7 @@ from image_gateway.core.dialects.upstream_request import (
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account
 from image_gateway.core.request.image_request import ImageRequest
+from image_gateway.core.request.intent import TOOL, IntentRequest, is_image_model
 
 HOSTS: Final = re.compile(
     r"(?:[a-z0-9-]+\.)+(?:openai\.azure|services\.ai\.azure|cognitiveservices\.azure)\.(?:com|us|cn)\.?"
@@ -30,7 +32,7 @@ HOSTS: Final = re.compile(
 
 # An operator may paste a base URL that already leads to a deployment or an endpoint.
 _ADDED_PATH: Final = re.compile(
-    r"/openai(?:/v1(?:/images(?:/(?:generations|edits))?)?|/deployments(?:/.*)?)?/*\Z",
+    r"/openai(?:/v1(?:/images(?:/(?:generations|edits))?|/responses)?|/deployments(?:/.*)?)?/*\Z",
     re.IGNORECASE,
 )
 _FROM_CLIENT: Final = frozenset({"traceparent", "tracestate"})
@@ -44,37 +46,81 @@ def encode(
     values = {"prompt": request.prompt, **request.parameters}
     if account.api_version is None:
         values["model"] = deployment
-    credential = account.signed_by()
-    token = credential.token.reveal()
     return images_request(
         url(account, deployment, request.endpoint),
-        {
-            **client.named(_FROM_CLIENT, ()),
-            **(
-                {"api-key": token}
-                if credential.kind == "api_key"
-                else {"authorization": f"Bearer {token}"}
-            ),
-        },
+        _headers(account, client),
         values,
         request,
         context.boundary if request.endpoint == "edits" else None,
     )
 
 
+def encode_intent(
+    request: IntentRequest,
+    account: Account,
+    client: Headers,
+    context: EncodeContext,  # noqa: ARG001 - the signature of an encoder
+) -> UpstreamRequest:
+    """Encode an image intent; the account must have a credential, a base URL and a main model.
+
+    A header names the deployment that draws, so the tools name no model.  A client that names no
+    image model gets the first deployment of one.
+    """
+    sent = intents.fields(request, account)
+    tools = sent.get("tools")
+    if isinstance(tools, list):
+        sent["tools"] = [_without_model(tool) for tool in tools]
+    deployment = intents.image_model(request, account) or next(
+        (name for model, name in (account.deployments or {}).items() if is_image_model(model)), None
+    )
+    drawing = {} if deployment is None else {"x-ms-oai-image-generation-deployment": deployment}
+    return intents.upstream_request(
+        _v1_url(account, "/responses"),
+        {**_headers(account, client), **intents.EVENTS_HEADERS, **drawing},
+        sent,
+        request,
+    )
+
+
+def _without_model(tool: object) -> object:
+    if not isinstance(tool, dict) or tool.get("type") != TOOL:
+        return tool
+    return {name: value for name, value in tool.items() if name != "model"}
+
+
+def _headers(account: Account, client: Headers) -> dict[str, str]:
+    credential = account.signed_by()
+    token = credential.token.reveal()
+    return {
+        **client.named(_FROM_CLIENT, ()),
+        **(
+            {"api-key": token}
+            if credential.kind == "api_key"
+            else {"authorization": f"Bearer {token}"}
+        ),
+    }
+
+
 def url(account: Account, deployment: str, endpoint: str) -> str:
     """The URL of a call.  Keeps the path and query of the base URL; ``api_version`` overrides its
     ``api-version``.
     """
-    parts = urlsplit(account.base_url or "")
-    path = _ADDED_PATH.sub("", parts.path).rstrip("/")
-    query = parts.query
     if account.api_version is None:
-        path += f"/openai/v1/images/{endpoint}"
-    else:
-        path += f"/openai/deployments/{quote(deployment, safe='')}/images/{endpoint}"
+        return _v1_url(account, f"/images/{endpoint}")
+    path = f"/openai/deployments/{quote(deployment, safe='')}/images/{endpoint}"
+    return _url(account, path, f"api-version={quote(account.api_version, safe='')}")
+
+
+def _v1_url(account: Account, path: str) -> str:
+    return _url(account, f"/openai/v1{path}", None)
+
+
+def _url(account: Account, path: str, version: str | None) -> str:
+    parts = urlsplit(account.base_url or "")
+    path = _ADDED_PATH.sub("", parts.path).rstrip("/") + path
+    query = parts.query
+    if version is not None:
         pairs = [pair for pair in query.split("&") if pair.partition("=")[0] != "api-version"]
-        version = f"api-version={quote(account.api_version, safe='')}"
         query = "&".join([*filter(None, pairs), version])
     return urlunsplit(parts._replace(path=path, query=query, fragment=""))
 
@@ -118,6 +164,9 @@ KNOWN_ERRORS: Final[Sequence[KnownError]] = (
 )
 
 ROUTE: Final = UpstreamRoute("azure", encode, frozenset({Ability.IMAGE_ADDRESS}))
+INTENTS: Final = UpstreamRoute(
+    "azure_intents", encode_intent, frozenset({Ability.IMAGE_ADDRESS})
+)
 DIALECT: Final = Dialect(
     name="azure",
     described="an Azure deployment",
@@ -127,7 +176,8 @@ DIALECT: Final = Dialect(
     attempt_seconds=540.0,
     credentials=frozenset({"api_key", "access_token"}),
     needed=("base_url", "deployments"),
-    unused=frozenset({"responses_model", "codex_route"}),
+    unused=frozenset({"codex_route"}),
+    intent_route=INTENTS,
     known_errors=KNOWN_ERRORS,
     doubts=doubts,
 )

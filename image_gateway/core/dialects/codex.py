@@ -49,7 +49,11 @@ RESPONSES: Final = UpstreamRoute(
         }
     ),
 )
-INTENTS: Final = UpstreamRoute("codex_intents", codex_intents.encode)
+INTENTS: Final = UpstreamRoute(
+    "codex_intents",
+    codex_intents.encode,
+    frozenset({Ability.IMAGE_ADDRESS, Ability.STORED_RESPONSE}),
+)
 
 
 def routes_of(account: Account, request: ImageRequest) -> Sequence[UpstreamRoute]:
@@ -62,11 +66,6 @@ def routes_of(account: Account, request: ImageRequest) -> Sequence[UpstreamRoute
     if request.stream or account.codex_route == "responses":
         return (RESPONSES, IMAGES)
     return (IMAGES, RESPONSES)
-
-
-def intent_route(account: Account) -> UpstreamRoute | None:
-    """An account with a main model serves intents."""
-    return None if account.responses_model is None else INTENTS
 
 
 def budget_windows(headers: Mapping[str, str], wall: float) -> Mapping[str, BudgetWindow]:
@@ -131,7 +130,7 @@ DIALECT: Final = Dialect(
     described="a Codex account",
     routes=(IMAGES, RESPONSES),
     routes_of=routes_of,
-    intent_route=intent_route,
+    intent_route=INTENTS,
     base_url="https://chatgpt.com/backend-api/codex",
     attempt_seconds=360.0,
     credentials=frozenset({"access_token"}),

@@ -35,6 +35,7 @@ class Ability(StrEnum):
     OTHER_PARAMETERS = "other_parameters"
     STREAM = "stream"
     PARTIAL_IMAGES = "partial_images"
+    STORED_RESPONSE = "stored_response"
 
 
 Encode = Callable[[Any, Account, Headers, EncodeContext], UpstreamRequest]
@@ -70,11 +71,6 @@ def no_windows(headers: Mapping[str, str], wall: float) -> Mapping[str, BudgetWi
     return {}
 
 
-def no_intents(account: Account) -> UpstreamRoute | None:  # noqa: ARG001 - the field's signature
-    """For an upstream that serves no image intents."""
-    return None
-
-
 def no_doubts(account: Account) -> list[str]:  # noqa: ARG001 - the field's signature
     """For an upstream whose accounts need no warnings."""
     return []
@@ -86,11 +82,11 @@ class Dialect:
 
     ``described``: a description with its article, for people.  ``routes`` are all routes for
     pictures, ``routes_of`` the routes that an account has for a request, the preferred one first;
-    ``intent_route`` serves calls of the Responses API itself.  ``base_url`` None: each account has
-    its own.  ``attempt_seconds`` is the default of the setting ``<NAME>_SECONDS``.  ``credentials``
-    are the kinds that can sign a call; ``needed`` are the columns that an account must have,
-    ``unused`` the columns that have no meaning for it.  ``bills_pictures`` False: an error answer
-    (5xx) means that nothing was billed.  ``known_errors`` say whose fault its own errors are
+    ``intent_route`` serves calls of the Responses API itself, at an account that has a main model.
+    ``base_url`` None: each account has its own.  ``attempt_seconds`` is the default of the setting
+    ``<NAME>_SECONDS``.  ``credentials`` are the kinds that can sign a call; ``needed`` are the
+    columns that an account must have, ``unused`` the columns that have no meaning for it.
+    ``bills_pictures`` False: an error answer (5xx) means that nothing was billed.  ``known_errors`` say whose fault its own errors are
     (``core.dialects.faults``).  ``budget_windows`` reads an answer's headers, at a time in seconds
     since 1970.  ``doubts`` lists settings of an account that may be mistakes, although they could
     work.
@@ -107,6 +103,6 @@ class Dialect:
     unused: frozenset[str] = frozenset()
     bills_pictures: bool = True
     known_errors: Sequence[KnownError] = ()
-    intent_route: Callable[[Account], UpstreamRoute | None] = no_intents
+    intent_route: UpstreamRoute | None = None
     budget_windows: Callable[[Mapping[str, str], float], Mapping[str, BudgetWindow]] = no_windows
     doubts: Callable[[Account], list[str]] = no_doubts

@@ -11,6 +11,7 @@ Only intents are parsed (``parse``), and only the fields that routing needs.
 """
 
 import contextlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -27,6 +28,7 @@ _IMAGE_MODELS: Final = "gpt-image-"
 _NAMING_TYPES: Final = frozenset({"tool", "function"})
 _LONGEST_SIGNAL: Final = 1024
 """Bytes; the rest of a longer string is ignored."""
+_ADDRESS: Final = re.compile(r"https?:", re.IGNORECASE)
 
 
 def is_image_model(model: str) -> bool:
@@ -206,11 +208,37 @@ class IntentRequest:
     @property
     def input_image_count(self) -> int:
         """The number of pictures in the input."""
-        return sum(
-            part.get("type") == "input_image"
-            for item in _objects(self.body.get("input"))
-            for part in _objects(item.get("content"))
-        )
+        return len(self._pictures())
+
+    @property
+    def addressed_picture(self) -> str | None:
+        """The parameter of the first picture that is not in the body but at an address."""
+        for param, picture in self._pictures():
+            url = picture.get("image_url")
+            if isinstance(url, str) and _ADDRESS.match(url):
+                return f"{param}.image_url"
+        return None
+
+    @property
+    def stored_reference(self) -> str | None:
+        """The first parameter that refers to an earlier call, which its upstream has stored."""
+        for name in ("previous_response_id", "conversation", "prompt"):
+            if self.body.get(name) is not None:
+                return name
+        for index, item in enumerate(_list(self.body.get("input"))):
+            if isinstance(item, dict) and item.get("type") == "item_reference":
+                return f"input[{index}]"
+        return None
+
+    def _pictures(self) -> list[tuple[str, dict[str, object]]]:
+        """The pictures of the input, with their parameters."""
+        return [
+            (f"input[{at}].content[{index}]", part)
+            for at, item in enumerate(_list(self.body.get("input")))
+            if isinstance(item, dict)
+            for index, part in enumerate(_list(item.get("content")))
+            if isinstance(part, dict) and part.get("type") == "input_image"
+        ]
 
 
 AnyRequest = ImageRequest | IntentRequest
@@ -231,9 +259,14 @@ def parse(
             "The body has a key twice, with different values. Send each key once.",
         )
     model = _name(body, "model", "model") or default_model
-    stream = body.get("stream")
-    if stream is not None and not isinstance(stream, bool):
-        raise wrong_type("stream", "true or false")
+    stream, background = (_boolean(body, name) for name in ("stream", "background"))
+    if background:
+        raise Refusal(
+            "unsupported_value",
+            "Image calls cannot run in the background here, because they could not be polled. "
+            "Leave out `background` and wait for the answer, or ask for a stream.",
+            param="background",
+        )
     tool_models = [_name(tool, "model", "tools") for tool in image_tools(body)]
     return IntentRequest(
         model=model,
@@ -241,7 +274,7 @@ def parse(
         model_map=model_map,
         body=body,
         texts=body_segments.of_lifted(lifted),
-        stream=stream is True,
+        stream=stream,
     )
 
 
@@ -255,6 +288,13 @@ def image_tools(body: Mapping[str, object]) -> list[Mapping[str, object]]:
     return [tool for tool in tools if isinstance(tool, dict) and tool.get("type") == TOOL]
 
 
+def _boolean(body: Mapping[str, object], name: str) -> bool:
+    value = body.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise wrong_type(name, "true or false")
+    return value is True
+
+
 def _name(table: Mapping[str, object], name: str, param: str) -> str | None:
     value = table.get(name)
     if value is None:
@@ -264,8 +304,12 @@ def _name(table: Mapping[str, object], name: str, param: str) -> str | None:
     return value
 
 
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
+
+
 def _objects(value: object) -> list[dict[str, object]]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+    return [item for item in _list(value) if isinstance(item, dict)]
 
 
 def _prompt(value: object) -> str | None:

@@ -9,7 +9,7 @@ table.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from image_gateway.core.dialects import DIALECTS, Ability, UpstreamRoute
 from image_gateway.core.model import Account
@@ -26,8 +26,11 @@ class Gap:
     advice: str
 
 
+_Request = TypeVar("_Request", ImageRequest, IntentRequest)
+
+
 @dataclass(frozen=True, slots=True)
-class Need:
+class Need(Generic[_Request]):
     """One row of the table: what is needed, when, and what would work without it.
 
     ``asked`` returns the parameter that needs it, None if the request does not need it.
@@ -35,7 +38,7 @@ class Need:
 
     ability: Ability
     title: str
-    asked: Callable[[ImageRequest], str | None]
+    asked: Callable[[_Request], str | None]
     advice: str
 
 
@@ -84,7 +87,7 @@ def _picture(matches: Callable[[Image], bool]) -> Callable[[ImageRequest], str |
     return asked
 
 
-NEEDS: Final[Sequence[Need]] = (
+NEEDS: Final[Sequence[Need[ImageRequest]]] = (
     Need(
         Ability.EDIT,
         "an edit",
@@ -183,18 +186,35 @@ def gap(request: ImageRequest, route: UpstreamRoute) -> Gap | None:
     return None
 
 
-_NO_INTENTS: Final = Gap(
+INTENT_NEEDS: Final[Sequence[Need[IntentRequest]]] = (
+    Need(
+        Ability.IMAGE_ADDRESS,
+        "a picture by its address",
+        lambda request: request.addressed_picture,
+        "send the picture itself, as a data URL.",
+    ),
+    Need(
+        Ability.STORED_RESPONSE,
+        "`previous_response_id`, `conversation`, `prompt`, an `item_reference`",
+        lambda request: request.stored_reference,
+        "send all items of the conversation in `input`.",
+    ),
+)
+"""The same for calls of the Responses API."""
+
+NO_INTENTS: Final = Gap(
     "model",
-    "on this path only Codex accounts with a `responses_model` make pictures. Call "
+    "on this path only accounts with a `responses_model` make pictures. Call "
     "/v1/images/generations.",
 )
+"""The account has no route for calls of the Responses API."""
 
 
 def choose(account: Account, request: AnyRequest) -> UpstreamRoute | Gap:
     """The first of an account's routes that can do all of a request, or the first gap."""
     dialect = DIALECTS[account.dialect]
     if isinstance(request, IntentRequest):
-        return dialect.intent_route(account) or _NO_INTENTS
+        return _intent_route(account, request, dialect.intent_route)
     gaps: list[Gap] = []
     for route in dialect.routes_of(account, request):
         missing = gap(request, route)
@@ -202,3 +222,15 @@ def choose(account: Account, request: AnyRequest) -> UpstreamRoute | Gap:
             return route
         gaps.append(missing)
     return gaps[0]
+
+
+def _intent_route(
+    account: Account, request: IntentRequest, route: UpstreamRoute | None
+) -> UpstreamRoute | Gap:
+    if route is None or account.responses_model is None:
+        return NO_INTENTS
+    for need in INTENT_NEEDS:
+        param = need.asked(request) if need.ability in route.lacks else None
+        if param is not None:
+            return Gap(param, need.advice)
+    return route

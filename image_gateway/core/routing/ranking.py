@@ -199,10 +199,12 @@ def _able(request: AnyRequest, accounts: Sequence[Account]) -> tuple[Account, ..
     able_accounts = tuple(account for account, route in routes if not isinstance(route, Gap))
     gaps = [route for _, route in routes if isinstance(route, Gap)]
     if gaps and not able_accounts:
+        # An account without any route for the request says the least of what would work.
+        gap = next((gap for gap in gaps if gap != capability.NO_INTENTS), gaps[0])
         raise Refusal(
             "unsupported_value",
-            f"No account can serve this value of `{gaps[0].param}`: {gaps[0].advice}",
-            param=gaps[0].param,
+            f"No account can serve this value of `{gap.param}`: {gap.advice}",
+            param=gap.param,
         )
     return able_accounts
 

@@ -15,6 +15,7 @@ from image_gateway.core.dialects import (
     UpstreamRequest,
     codex,
     codex_intents,
+    openai,
 )
 from image_gateway.core.errors import Refusal
 from image_gateway.core.headers import Headers
@@ -101,18 +102,13 @@ def test_what_codex_may_know_of_the_client_passes_and_no_more() -> None:
     assert "hush" not in " ".join(sent.values())
 
 
-def test_only_a_codex_account_with_a_main_model_has_the_route() -> None:
+def test_only_an_account_with_a_main_model_has_the_route() -> None:
     request, _ = _parse({**TEXT, "tools": [TOOL]})
     assert choose(_account(codex_route="direct"), request) is codex.INTENTS
     assert choose(_account(codex_route="responses"), request) is codex.INTENTS
-    for one in (
-        _account(responses_model=None),
-        _account(dialect="openai"),
-        _account(dialect="azure", base_url="https://r.example"),
-    ):
-        way = choose(one, request)
-        assert isinstance(way, Gap)
-        assert way.param == "model"
+    way = choose(_account(responses_model=None), request)
+    assert isinstance(way, Gap)
+    assert way.param == "model"
 
 
 # -- what must be changed --------------------------------------------------------------------------
@@ -145,6 +141,100 @@ def test_an_input_that_is_a_text_becomes_a_list(said: str) -> None:
     sent = _sent({**TEXT, "tools": [TOOL], "input": said})
     content = [{"type": "input_text", "text": said}]
     assert sent["input"] == [{"role": "user", "content": content}]
+
+
+_TUNING = {
+    "max_output_tokens": 100,
+    "temperature": 0.2,
+    "top_p": 0.9,
+    "truncation": "auto",
+    "metadata": {"a": "b"},
+    "user": "u-1",
+    "safety_identifier": "s-1",
+    "stream_options": {"include_obfuscation": False},
+    "top_logprobs": 2,
+    "prompt_cache_retention": "24h",
+}
+
+
+@pytest.mark.parametrize("name", _TUNING)
+@pytest.mark.parametrize("model", ["gpt-5", "gpt-image-2"])
+def test_what_only_tunes_an_answer_is_left_out_because_codex_refuses_it(
+    name: str, model: str
+) -> None:
+    value = {**TEXT, "model": model, "tools": [TOOL]}
+    assert _sent({**value, name: _TUNING[name]}) == _sent(value)
+    assert _sent({**value, name: None}) == _sent(value)
+
+
+@pytest.mark.parametrize(
+    "nothing",
+    [
+        {"background": False},
+        {"background": None},
+        {"previous_response_id": None},
+        {"conversation": None},
+        {"prompt": None},
+    ],
+)
+def test_what_asks_for_nothing_is_left_out_too(nothing: dict[str, Any]) -> None:
+    value = {**TEXT, "tools": [TOOL]}
+    assert _sent({**value, **nothing}) == _sent(value)
+
+
+def test_a_system_item_becomes_a_developer_s() -> None:
+    items = [
+        {"role": "system", "content": "be brief"},
+        {"type": "message", "role": "system", "content": [{"type": "input_text", "text": "x"}]},
+        {"role": "user", "content": "a cat"},
+        "odd",
+    ]
+    sent = _sent({**TEXT, "tools": [TOOL], "input": items})
+    assert sent["input"] == [
+        {**items[0], "role": "developer"},  # type: ignore[dict-item]
+        {**items[1], "role": "developer"},  # type: ignore[dict-item]
+        items[2],
+        "odd",
+    ]
+
+
+_STORED: list[tuple[dict[str, Any], str]] = [
+    ({"previous_response_id": "resp_1"}, "previous_response_id"),
+    ({"conversation": {"id": "conv_1"}}, "conversation"),
+    ({"conversation": "conv_1"}, "conversation"),
+    ({"prompt": {"id": "pmpt_1"}}, "prompt"),
+    ({"input": ["a", {"type": "item_reference", "id": "msg_1"}]}, "input[1]"),
+]
+
+
+@pytest.mark.parametrize(("stored", "param"), _STORED)
+def test_what_only_its_own_upstream_has_stored_is_named_with_what_to_send(
+    stored: dict[str, Any], param: str
+) -> None:
+    request, _ = _parse({**TEXT, "tools": [TOOL], **stored})
+    way = choose(_account(), request)
+    assert isinstance(way, Gap)
+    assert (way.param, "`input`" in way.advice) == (param, True)
+    one = _account(dialect="openai")
+    assert choose(one, request) is openai.INTENTS
+
+
+@pytest.mark.parametrize("address", ["https://e.example/a.png", "http://e.example/a.png"])
+def test_a_picture_by_its_address_is_openai_s_alone(address: str) -> None:
+    content = [{"type": "input_text", "text": "x"}, {"type": "input_image", "image_url": address}]
+    value = {**TEXT, "tools": [TOOL], "input": [{"role": "user", "content": content}]}
+    request, _ = _parse(value)
+    way = choose(_account(), request)
+    assert isinstance(way, Gap)
+    assert way.param == "input[0].content[1].image_url"
+    one = _account(dialect="openai")
+    assert choose(one, request) is openai.INTENTS
+
+
+def test_a_call_in_the_background_is_refused_and_told_what_to_do() -> None:
+    with pytest.raises(Refusal, match="background") as refused:
+        _parse({**TEXT, "tools": [TOOL], "background": True})
+    assert (refused.value.code, refused.value.param) == ("unsupported_value", "background")
 
 
 def test_an_image_model_goes_as_the_account_s_main_model_with_the_tool() -> None:
@@ -223,14 +313,12 @@ def test_everything_else_stays_as_it_came() -> None:
         **TEXT,
         "tools": [TOOL],
         "zeta": 1,
-        "temperature": 0.1,
-        "top_p": 1.0,
         "tiny": 5e-324,
         "count": 2**63,
         "below": -(2**63),
         "negative": -0.0,
         "null": None,
-        "metadata": {"b": "2", "a": ["\u732b \U0001f408", "\\", '"', "\u2028", {}]},
+        "text": {"b": "2", "a": ["\u732b \U0001f408", "\\", '"', "\u2028", {}]},
         "include": ["reasoning.encrypted_content"],
         "parallel_tool_calls": False,
         "alpha": [],
@@ -238,7 +326,7 @@ def test_everything_else_stays_as_it_came() -> None:
     _, sent = _encode(value)
     assert json.loads(sent) == {**value, **ALWAYS}
     assert [*json.loads(sent)] == [*value, "stream", "store"]
-    assert b'"temperature":0.1,"top_p":1.0,"tiny":5e-324' in sent
+    assert b'"zeta":1,"tiny":5e-324' in sent
 
 
 def test_large_texts_stay_where_they_lie_and_go_as_they_were_written() -> None:
@@ -282,7 +370,7 @@ _TOOLS = st.lists(
     max_size=4,
 )
 _REST = st.dictionaries(
-    st.sampled_from(["metadata", "user", "temperature", "reasoning", "prompt_cache_key"]),
+    st.sampled_from(["text", "service_tier", "max_tool_calls", "reasoning", "prompt_cache_key"]),
     st.floats(0, 1) | st.sampled_from(["a", "x" * 5000, None, {"a": ["x" * 4097]}]),
 )
 _INTENTS = st.fixed_dictionaries(
@@ -323,7 +411,8 @@ def test_whatever_the_intent_what_goes_upstream_is_one_again_in_the_upstream_s_f
     asked = value.get("model") or "gpt-image-2"
     mapped = model_map.get(asked, asked)
     is_drawn = intent.is_image_model(asked) or intent.is_image_model(mapped)
-    assert sent["model"] == ("gpt-main" if is_drawn else mapped)
+    named = (deployments or {}).get(mapped, mapped)
+    assert sent["model"] == ("gpt-main" if is_drawn else named)
     given_tools = value.get("tools") or []
     for old, new in zip(given_tools, sent.get("tools") or [], strict=False):
         assert {k: v for k, v in old.items() if k != "model"} == {
@@ -363,7 +452,7 @@ def test_of_names_that_stand_twice_an_intent_is_made_or_the_client_refused(text:
 @pytest.mark.parametrize("depth", [100, 240])
 def test_a_deep_body_is_sent(depth: int) -> None:
     deep = b'{"a":' * depth + b"1" + b"}" * depth
-    _, sent = _encode(b'{"model":"gpt-image-2","input":[],"metadata":%b}' % deep)
+    _, sent = _encode(b'{"model":"gpt-image-2","input":[],"text":%b}' % deep)
     assert deep in sent
 
 
@@ -371,7 +460,7 @@ def test_a_deep_body_is_sent(depth: int) -> None:
 def test_a_body_that_is_too_deep_to_be_sent_is_too_deep_to_be_read(depth: int) -> None:
     deep = b'{"a":' * depth + b"1" + b"}" * depth
     with contextlib.suppress(json_scanner.ScanLimitError, Refusal):
-        _, sent = _encode(b'{"model":"gpt-image-2","input":[],"metadata":%b}' % deep)
+        _, sent = _encode(b'{"model":"gpt-image-2","input":[],"text":%b}' % deep)
         assert deep in sent
 
 

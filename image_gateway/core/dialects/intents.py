@@ -1,0 +1,79 @@
+"""Image intents as calls of the Responses API: what is the same for every upstream of that API.
+
+A client's call goes upstream almost unchanged, always as a stream, and with the account's names for
+models.  The API has text models only, so a call for an image model goes to the account's main model
+with the image tool.  Each dialect adds what its own upstream needs.  Source: README.md in this
+folder, "Image intents on /v1/responses".
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from image_gateway.core.codec import body_segments
+from image_gateway.core.dialects.upstream_request import ExpectedResponse, UpstreamRequest
+from image_gateway.core.model import Account
+from image_gateway.core.request import intent
+from image_gateway.core.request.intent import IntentRequest
+
+
+EVENTS_HEADERS: Final[Mapping[str, str]] = {
+    "accept": "text/event-stream",
+    "content-type": "application/json",
+}
+
+
+def fields(request: IntentRequest, account: Account) -> dict[str, object]:
+    """The fields of the call's body; the account must have a main model."""
+    sent = dict(request.body) | {"stream": True}
+    sent["model"] = (
+        account.responses_model
+        if request.is_for_image_model
+        else _account_name(request.upstream_model, account)
+    )
+    tools = _tools(request, account)
+    if tools:
+        sent["tools"] = tools
+    if request.is_for_image_model and sent.get("tool_choice") is None:
+        sent["tool_choice"] = {"type": intent.TOOL}
+    return sent
+
+
+def upstream_request(
+    url: str, headers: Mapping[str, str], sent: Mapping[str, object], request: IntentRequest
+) -> UpstreamRequest:
+    """The call itself."""
+    if not intent.signals_of(sent).show_intent({}):
+        raise ValueError("an image intent was lost when it was rewritten")
+    return UpstreamRequest(
+        url=url,
+        headers=headers,
+        body=body_segments.from_json(sent, request.texts),
+        expects=ExpectedResponse.RESPONSE,
+    )
+
+
+def image_model(request: IntentRequest, account: Account) -> str | None:
+    """The account's name for the image model that the client asks for; None if it names none."""
+    model = min(request.image_models, default=None)
+    return None if model is None else _account_name(model, account)
+
+
+def _tools(request: IntentRequest, account: Account) -> list[object]:
+    """The client's tools, with the account's names for image models."""
+    client_tools = request.body.get("tools")
+    tools: list[object] = list(client_tools) if isinstance(client_tools, list) else []
+    if request.is_for_image_model and not intent.image_tools(request.body):
+        tools.append({"type": intent.TOOL})
+    default = request.upstream_model if intent.is_image_model(request.upstream_model) else None
+    for index, tool in enumerate(tools):
+        if not isinstance(tool, dict) or tool.get("type") != intent.TOOL:
+            continue
+        requested = tool.get("model")
+        model = request.mapped(requested) if isinstance(requested, str) else default
+        if model is not None:
+            tools[index] = {**tool, "model": _account_name(model, account)}
+    return tools
+
+
+def _account_name(model: str, account: Account) -> str:
+    return (account.deployments or {}).get(model, model)

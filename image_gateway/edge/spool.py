@@ -13,7 +13,7 @@ import base64
 import errno
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -243,6 +243,24 @@ class SpooledBody:
     def play(self) -> AsyncIterator[bytes]:
         """The bytes; may be called again while the spool is open."""
         return self.spool.play(self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedBody:
+    """A body whose parts lie in several spools."""
+
+    parts: Sequence[SpooledBody]
+
+    @property
+    def length(self) -> int:
+        """Bytes on the wire."""
+        return sum(part.length for part in self.parts)
+
+    async def play(self) -> AsyncIterator[bytes]:
+        """The bytes; may be called again while all of the spools are open."""
+        for part in self.parts:
+            async for piece in part.play():
+                yield piece
 
 
 def _unnamed_file(folder: Path) -> int:

@@ -171,7 +171,7 @@ def _unsupported_protocol() -> Refusal:
 
 
 def _upgrade_required() -> Refusal:
-    """For a websocket or HTTP/2 upgrade; Codex CLI posts at once after a 426, a 400 ends its turn."""
+    """For websockets and HTTP/2; Codex CLI posts at once after a 426, but a 400 ends its turn."""
     return Refusal(
         "upgrade_required",
         "This gateway does not upgrade connections. Send the call as a POST over plain HTTP/1.1, "

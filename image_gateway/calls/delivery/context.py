@@ -17,7 +17,7 @@ from image_gateway.core.request.intent import IntentRequest
 from image_gateway.core.routing.failover import AttemptOutcome, Stage
 from image_gateway.edge.client.downstream import Downstream
 from image_gateway.edge.client.event_stream import EventStream
-from image_gateway.edge.spool import SpooledBody, Spools
+from image_gateway.edge.spool import JoinedBody, Spools
 from image_gateway.edge.upstream.http_client import UpstreamResponse
 
 Finish = Callable[[], Awaitable[None]]
@@ -60,14 +60,12 @@ class ResponseContext:
         """
         return max(until - time.monotonic(), self.idle_seconds)
 
-    async def send_json(self, parts: list[SpooledBody]) -> None:
+    async def send_json(self, body: JoinedBody) -> None:
         """A whole JSON answer whose parts lie in spools."""
-        length = sum(part.length for part in parts)
-        fields = {"content-type": "application/json", "content-length": str(length)}
+        fields = {"content-type": "application/json", "content-length": str(body.length)}
         await self.downstream.start(200, fields)
-        for part in parts:
-            async for chunk in part.play():
-                await self.downstream.send(chunk)
+        async for chunk in body.play():
+            await self.downstream.send(chunk)
         await self.downstream.finish()
 
 

@@ -28,7 +28,7 @@ from image_gateway.core.records.builder import Made
 from image_gateway.core.records.phases import Phase
 from image_gateway.core.request.image_request import ImageRequest
 from image_gateway.core.routing.failover import AttemptOutcome
-from image_gateway.edge.spool import SpooledBody
+from image_gateway.edge.spool import JoinedBody, SpooledBody
 from image_gateway.edge.upstream.event_reader import EventReader, Keep, SpooledEvent
 from image_gateway.edge.upstream.http_client import LostError, UpstreamResponse
 
@@ -136,7 +136,7 @@ class PictureCollector(Delivery[ImageRequest]):
             )
             parts.append(picture.hold((b"," if parts else before, *entry)))
         parts[-1] = replace(parts[-1], body=(*parts[-1].body, after))
-        await self._context.send_json(parts)
+        await self._context.send_json(JoinedBody(parts))
 
 
 class _Call:

@@ -7,7 +7,7 @@ Events of any size lie in spools of their own (``edge.upstream.event_reader``).
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from image_gateway.calls.delivery.context import (
@@ -19,15 +19,16 @@ from image_gateway.calls.delivery.context import (
     invalid,
     lost,
 )
+from image_gateway.calls.delivery.output import OutputItems, SpooledFields
 from image_gateway.core import headers
 from image_gateway.core.codec import json_scanner
-from image_gateway.core.dialects import events
+from image_gateway.core.dialects import events, response_output
 from image_gateway.core.dialects.events import EventKind, ParsedEvent
 from image_gateway.core.records.builder import Made
 from image_gateway.core.records.phases import Phase
 from image_gateway.core.request.intent import IntentRequest
 from image_gateway.core.routing.failover import AttemptOutcome
-from image_gateway.edge.spool import SpooledBody
+from image_gateway.edge.spool import JoinedBody, SpooledBody
 from image_gateway.edge.upstream.event_reader import (
     MOST_EVENTS_OF_TEXT,
     EventReader,
@@ -38,13 +39,18 @@ from image_gateway.edge.upstream.http_client import LostError, UpstreamResponse
 
 
 class ResponseStreamPassthrough(Delivery[IntentRequest]):
-    """The events, frame by frame, unchanged."""
+    """The events, frame by frame.
+
+    They stay as they are but for items with a picture and for the end
+    (``core.dialects.response_output``).
+    """
 
     def __init__(self, context: ResponseContext, request: IntentRequest) -> None:
         super().__init__(context, request)
         self._stream = context.open_stream
         self._counts = _ResponseCounts(context)
-        self._unsent: list[SpooledBody] = []
+        self._items = OutputItems()
+        self._unsent: list[SpooledBody | JoinedBody] = []
         self._has_begun = False
 
     async def deliver(
@@ -66,9 +72,10 @@ class ResponseStreamPassthrough(Delivery[IntentRequest]):
                     closing.enter_context(spooled)
                     if event.kind is EventKind.FAILURE and not self._has_begun:
                         return failed(response, dialect, event, sent=False)
-                    if event.kind in {EventKind.OPENING, EventKind.FAILURE, EventKind.END}:
+                    is_last = event.kind in {EventKind.FAILURE, EventKind.END}
+                    if is_last or event.kind is EventKind.OPENING:
                         context.kept.push(closing.pop_all())
-                        self._unsent.append(spooled.frame())
+                        self._unsent.append(self._items.end(spooled))
                     if event.kind is EventKind.OPENING:
                         continue
                     self._has_begun = True
@@ -80,20 +87,15 @@ class ResponseStreamPassthrough(Delivery[IntentRequest]):
                     if event.kind is EventKind.END:
                         self.finish = partial(stream.finish, *self._unsent)
                         return delivered(response, dialect)
-                    await self._send(spooled.frame())
+                    if self._items.add(spooled):
+                        context.kept.push(closing.pop_all())
+                    await self._send(spooled)
 
-    async def _send(self, frame: SpooledBody) -> None:
+    async def _send(self, spooled: SpooledEvent) -> None:
         while self._unsent:
             await self._stream.send(self._unsent.pop(0))
-        await self._stream.send(frame)
-
-
-@dataclass(frozen=True)
-class _Item:
-    """One item of the output, and the event that holds it."""
-
-    fields: Mapping[str, object]
-    spooled: SpooledEvent
+        changed = response_output.item_frame(spooled.event) if spooled.is_quotable else None
+        await self._stream.send(spooled.frame() if changed is None else spooled.spool.hold(changed))
 
 
 class AssembledResponse(Delivery[IntentRequest]):
@@ -102,8 +104,9 @@ class AssembledResponse(Delivery[IntentRequest]):
     def __init__(self, context: ResponseContext, request: IntentRequest) -> None:
         super().__init__(context, request)
         self._counts = _ResponseCounts(context)
-        self._items: list[_Item] = []
-        self._response: _Item | None = None
+        self._items = OutputItems()
+        self._response: SpooledFields | None = None
+        self._first_item: SpooledEvent | None = None
 
     async def deliver(
         self, response: UpstreamResponse, dialect: str, until: float
@@ -143,13 +146,12 @@ class AssembledResponse(Delivery[IntentRequest]):
 
     def _keep(self, event: ParsedEvent, spooled: SpooledEvent) -> bool:
         """Keep an event that is a part of the response; returns whether it is one."""
-        fields = spooled.event.fields()
-        item, response = fields.get("item"), fields.get("response")
-        if spooled.event.kind() == "response.output_item.done" and isinstance(item, dict):
-            self._items.append(_Item(item, spooled))
+        response = spooled.event.fields().get("response")
+        if self._items.add(spooled):
+            self._first_item = self._first_item or spooled
             return True
         if event.kind in {EventKind.OPENING, EventKind.END} and isinstance(response, dict):
-            self._response = _Item(response, spooled)
+            self._response = SpooledFields(response, spooled)
             return True
         return False
 
@@ -159,29 +161,17 @@ class AssembledResponse(Delivery[IntentRequest]):
             return self.finish
         broken = {"status": "incomplete", "incomplete_details": {"reason": "upstream_cut"}}
         if self._response is not None:
-            fields = {**self._response.fields, **broken}
-            self._response = _Item({**fields, "output": []}, self._response.spooled)
+            fields = {**self._response.fields, **broken, "output": []}
+            self._response = SpooledFields(fields, self._response.spooled)
         else:
-            self._response = _Item(broken, self._items[0].spooled)
+            assert self._first_item is not None  # it brought the picture
+            self._response = SpooledFields(broken, self._first_item)
         self.finish = self._send_response
         return self.finish
 
     async def _send_response(self) -> None:
-        await self._context.send_json(self._parts())
-
-    def _parts(self) -> list[SpooledBody]:
-        """The response; its final output is often empty, because the items came before."""
         assert self._response is not None
-        response, spooled = self._response.fields, self._response.spooled
-        if response.get("output"):
-            text = events.as_json(response, spooled.event.lifted)
-            return [spooled.spool.hold(text)]
-        before, after = events.response_ends(response, spooled.event.lifted)
-        parts = [spooled.spool.hold(before)]
-        for index, item in enumerate(self._items):
-            text = events.as_json(item.fields, item.spooled.event.lifted)
-            parts.append(item.spooled.spool.hold((b"," * bool(index), *text)))
-        return [*parts, spooled.spool.hold(after)]
+        await self._context.send_json(self._items.whole(self._response))
 
 
 def _reader(

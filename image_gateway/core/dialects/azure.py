@@ -1,8 +1,8 @@
 """Azure OpenAI: deployments on the legacy path, or the model's name on the v1 path.
 
-Source: README.md in this folder, "Azure OpenAI".  A call for an account with an ``api_version`` goes
-to the legacy path, which names the deployment and fails with ``model`` in the body; a call for any
-other account goes to the v1 path, where ``model`` is the deployment.  Edits are multipart only.
+Source: README.md in this folder, "Azure OpenAI".  A call for an account with an ``api_version``
+goes to the legacy path, which names the deployment and fails with ``model`` in the body; a call for
+any other account goes to the v1 path, where ``model`` is the deployment.  Edits are multipart only.
 Image intents always go to the v1 path.
 """
 
@@ -164,9 +164,7 @@ KNOWN_ERRORS: Final[Sequence[KnownError]] = (
 )
 
 ROUTE: Final = UpstreamRoute("azure", encode, frozenset({Ability.IMAGE_ADDRESS}))
-INTENTS: Final = UpstreamRoute(
-    "azure_intents", encode_intent, frozenset({Ability.IMAGE_ADDRESS})
-)
+INTENTS: Final = UpstreamRoute("azure_intents", encode_intent, frozenset({Ability.IMAGE_ADDRESS}))
 DIALECT: Final = Dialect(
     name="azure",
     described="an Azure deployment",

@@ -86,10 +86,10 @@ class Dialect:
     ``base_url`` None: each account has its own.  ``attempt_seconds`` is the default of the setting
     ``<NAME>_SECONDS``.  ``credentials`` are the kinds that can sign a call; ``needed`` are the
     columns that an account must have, ``unused`` the columns that have no meaning for it.
-    ``bills_pictures`` False: an error answer (5xx) means that nothing was billed.  ``known_errors`` say whose fault its own errors are
-    (``core.dialects.faults``).  ``budget_windows`` reads an answer's headers, at a time in seconds
-    since 1970.  ``doubts`` lists settings of an account that may be mistakes, although they could
-    work.
+    ``bills_pictures`` False: an error answer (5xx) means that nothing was billed.
+    ``known_errors`` say whose fault its own errors are (``core.dialects.faults``).
+    ``budget_windows`` reads an answer's headers, at a time in seconds since 1970.  ``doubts`` lists
+    settings of an account that may be mistakes, although they could work.
     """
 
     name: str

@@ -373,21 +373,6 @@ def answer_ends(
     )
 
 
-def as_json(fields: Mapping[str, object], lifted: Sequence[json_skeleton.LiftedString]) -> Body:
-    """A part of an event, unchanged, as JSON text."""
-    return from_json(fields, of_lifted(lifted))
-
-
-def response_ends(
-    response: Mapping[str, object], lifted: Sequence[json_skeleton.LiftedString]
-) -> tuple[Body, Body]:
-    """The JSON text before and after the items of a response's output."""
-    rest = {name: value for name, value in response.items() if name != "output"}
-    first, *others = from_json({"object": "response", **rest}, of_lifted(lifted))
-    assert isinstance(first, bytes)  # an object's JSON begins with a brace, not with a span
-    return (b'{"output":[',), (b"]," + first.removeprefix(b"{"), *others)
-
-
 def completed_events(
     answer: object, created: int
 ) -> tuple[list[dict[str, object]], Mapping[str, object] | None]:

@@ -15,7 +15,6 @@ from image_gateway.core.model import Account
 from image_gateway.core.request import intent
 from image_gateway.core.request.intent import IntentRequest
 
-
 EVENTS_HEADERS: Final[Mapping[str, str]] = {
     "accept": "text/event-stream",
     "content-type": "application/json",

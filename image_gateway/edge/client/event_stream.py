@@ -13,7 +13,7 @@ from typing import Final
 
 from image_gateway.core.dialects import events
 from image_gateway.edge.client.downstream import ClientLeftError, Downstream
-from image_gateway.edge.spool import SpooledBody
+from image_gateway.edge.spool import JoinedBody, SpooledBody
 
 _COMMENT: Final = b": keep-alive\n\n"
 _HEADERS: Final = {
@@ -63,7 +63,7 @@ class EventStream:
             if name not in {"content-length", "content-type"}
         }
 
-    async def send(self, frame: SpooledBody) -> None:
+    async def send(self, frame: SpooledBody | JoinedBody) -> None:
         """Send a whole frame; raises ``ClientLeftError``, as ``fail`` and ``finish`` do."""
         async with self._lock:
             await self._commit()
@@ -87,7 +87,7 @@ class EventStream:
             await self._downstream.send(events.error_frame(body))
             await self._downstream.finish()
 
-    async def finish(self, *frames: SpooledBody) -> None:
+    async def finish(self, *frames: SpooledBody | JoinedBody) -> None:
         """Send the last frames and the end; cuts off after a frame that was sent in part."""
         self.quiet()
         if self._in_frame:

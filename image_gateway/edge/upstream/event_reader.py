@@ -7,6 +7,7 @@ the client a stream that is cut within an event is cut between two.
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from enum import Enum, auto
 from types import TracebackType
 from typing import Final, Self
@@ -34,7 +35,7 @@ class Keep(Enum):
     """What of an event is spooled."""
 
     FRAME = auto()
-    """All of it, to be sent on unchanged."""
+    """All of it, to be sent on unchanged; long strings can be used if ``is_quotable``."""
     DATA = auto()
     """Only its data, for code that uses the long strings in it."""
 
@@ -45,6 +46,9 @@ class SpooledEvent:
     def __init__(self, spool: Spool) -> None:
         self.event = Event(None)
         self.spool = spool
+        self.is_quotable = True
+        """Whether the event's long strings are spans of the spool.  They are not if the data of a
+        whole frame (``Keep.FRAME``) has several lines."""
 
     def __repr__(self) -> str:
         return f"<SpooledEvent {self.event.kind()!r} in {self.spool!r}>"
@@ -96,6 +100,7 @@ class EventReader:
         self._pieces: Iterator[Piece] = iter(())
         self._skeleton: json_skeleton.JsonSkeleton | None = None
         self._has_data = False
+        self._data_start = 0
         self._events = 0
         self._most_events = most_events
         self._limits = limits
@@ -162,7 +167,14 @@ class EventReader:
                 limits=self._limits, strict=self._keep is Keep.DATA
             )
             self._has_data = False
+            self._data_start = 0
         spooled = self._spooled
+        if piece.data and self._keep is Keep.FRAME:
+            # Only the first piece of a line has more than its data: the field's name.
+            if self._has_data:
+                spooled.is_quotable &= piece.raw == piece.data
+            else:
+                self._data_start = spooled.spool.size + len(piece.raw) - len(piece.data)
         await spooled.spool.write(piece.raw if self._keep is Keep.FRAME else piece.data)
         if spooled.spool.size > MOST_BYTES:
             raise LostError("EventTooLarge")
@@ -197,6 +209,12 @@ class EventReader:
         if self._skeleton is None:
             return Event(name)
         try:
-            return Event(name, self._skeleton.close(mend=True), self._skeleton.lifted)
+            value = self._skeleton.close(mend=True)
         except json_scanner.ScanError:
             return Event(name)
+        at = self._data_start
+        lifted = [
+            replace(string, start=string.start + at, stop=string.stop + at)
+            for string in self._skeleton.lifted
+        ]
+        return Event(name, value, lifted)

@@ -1,0 +1,89 @@
+"""The output of a response, as a client of the Responses API gets it.
+
+Codex sends the items of the output one by one, as events, and ends with a response whose output is
+empty; SDKs take that for the whole answer, and an agent asks again.  So the end gets the items that
+came.  An item with a picture is finished, whatever its status says: Codex Desktop shows nothing for
+``generating``.  The functions here that write JSON return a body of segments.  Source: README.md in
+this folder, "Codex, Responses route".
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from image_gateway.core import untrusted
+from image_gateway.core.codec import json_skeleton
+from image_gateway.core.codec.body_segments import Body, from_json, of_lifted
+from image_gateway.core.dialects.events import Event
+
+_CALL: Final = "image_generation_call"
+_DONE: Final = "response.output_item.done"
+_ENDS: Final = frozenset({"response.completed", "response.incomplete"})
+
+
+def item_of(event: Event) -> Mapping[str, object] | None:
+    """The whole item that an event brings, finished; None for any other event."""
+    item = event.fields().get("item")
+    return finished(item) if event.kind() == _DONE and isinstance(item, dict) else None
+
+
+def finished(item: Mapping[str, object]) -> Mapping[str, object]:
+    """An item of the output; if it holds a picture, its status is ``completed``."""
+    return {**item, "status": "completed"} if has_picture(item) else item
+
+
+def has_picture(item: object) -> bool:
+    """Whether an item of the output holds a picture."""
+    fields = untrusted.mapping(item)
+    result = fields.get("result")
+    return fields.get("type") == _CALL and isinstance(result, str) and bool(result)
+
+
+def ended(event: Event) -> Mapping[str, object] | None:
+    """The response that an event ends with success; None for any other event."""
+    response = event.fields().get("response")
+    return response if event.kind() in _ENDS and isinstance(response, dict) else None
+
+
+def own_items(response: Mapping[str, object]) -> Sequence[object]:
+    """The items that a response holds itself."""
+    output = response.get("output")
+    return output if isinstance(output, list) else ()
+
+
+def item_frame(event: Event) -> Body | None:
+    """An item's event as a frame in which the item is finished; None if it is so already."""
+    item = item_of(event)
+    if item is None or item == event.fields().get("item"):
+        return None
+    data = as_json({**event.fields(), "item": item}, event.lifted)
+    return (_name_line(event), b"data: ", *data, b"\n\n")
+
+
+def end_frame(event: Event) -> tuple[Body, Body]:
+    """The frame of an end, before and after its response (``response_ends``)."""
+    others = {name: value for name, value in event.fields().items() if name != "response"}
+    *first, last = as_json(others, event.lifted)
+    assert isinstance(last, bytes)  # an object's JSON ends with a brace, not with a span
+    comma = b"," * bool(others)
+    before = (*first, last.removesuffix(b"}") + comma + b'"response":')
+    return (_name_line(event), b"data: ", *before), (b"}\n\n",)
+
+
+def response_ends(
+    response: Mapping[str, object], lifted: Sequence[json_skeleton.LiftedString]
+) -> tuple[Body, Body]:
+    """The JSON text before and after the items of a response's output."""
+    others = {name: value for name, value in response.items() if name != "output"}
+    first, *rest = as_json({"object": "response", **others}, lifted)
+    assert isinstance(first, bytes)  # an object's JSON begins with a brace, not with a span
+    return (b'{"output":[',), (b"]," + first.removeprefix(b"{"), *rest)
+
+
+def as_json(fields: Mapping[str, object], lifted: Sequence[json_skeleton.LiftedString]) -> Body:
+    """A part of an event as JSON text."""
+    return from_json(fields, of_lifted(lifted))
+
+
+def _name_line(event: Event) -> bytes:
+    name = event.name
+    return b"" if name is None else f"event: {name}\n".encode()

@@ -158,11 +158,13 @@ def unknown_key() -> Refusal:
     return Refusal("invalid_api_key", "Unknown API key. Check the key that you send.")
 
 
-def encoded_body() -> Refusal:
-    """The body is compressed, which the gateway does not support."""
+def encoded_body(encodings: Iterable[str] = ()) -> Refusal:
+    """The body is compressed in a way that the gateway does not open; ``encodings`` it opens."""
+    supported = "".join(f", or with {name}" for name in sorted(encodings))
     return Refusal(
         "unsupported_media_type",
-        "Encoded request bodies are not supported. Send the body without a `content-encoding`.",
+        "This encoding of the request body is not supported. Send the body without a "
+        f"`content-encoding`{supported}.",
     )
 
 

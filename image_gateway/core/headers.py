@@ -86,6 +86,27 @@ def media_type(value: str | None) -> str:
     return (value or "").partition(";")[0].strip().lower()
 
 
+def content_codings(headers: Headers) -> list[str]:
+    """The content codings of a body in the order in which they were applied, in lower case."""
+    codings = ",".join(headers.all("content-encoding")).lower().split(",")
+    return [name for coding in codings if (name := coding.strip()) not in {"", "identity"}]
+
+
+_CHARSET: Final = re.compile(r"charset\s*\*?\s*=\s*[\"']?([^\s\"';]*)", re.IGNORECASE)
+_ASCII_SUPERSETS: Final = frozenset(
+    {"utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin1", "latin-1", "windows-1252"}
+)
+
+
+def is_readable_text(content_type: str | None) -> bool:
+    """Whether the charset of a body, if one is named, writes ASCII as ASCII.
+
+    In others, such as UTF-7, a word can hide from code that reads UTF-8.
+    """
+    charsets = _CHARSET.findall(content_type or "")
+    return all(charset.lower() in _ASCII_SUPERSETS for charset in charsets)
+
+
 def content_length(headers: Headers) -> int | None:
     """The declared length in bytes, None if the body is chunked or absent."""
     return whole(headers.get("content-length"))

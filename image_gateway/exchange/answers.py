@@ -86,10 +86,8 @@ def draining() -> Refusal:
     )
 
 
-def not_an_image_request(*, is_encoded: bool) -> Refusal:
+def not_an_image_request() -> Refusal:
     """A call on a Responses path that does not ask for a picture, when no text API is set."""
-    if is_encoded:
-        return errors.encoded_body()
     return Refusal(
         "not_an_image_request",
         "This gateway serves only calls for pictures: with a model `gpt-image-*`, an "

@@ -123,8 +123,9 @@ class Exchange:
                 raise answers.control_plane_unavailable()
             admission.check_key(key)
             with self._take_key(key):
-                request = await self._body_reader.intent(key, spool)
-                await self._forward(key, request, spool)
+                async with self._body_reader.opened(spool) as body:
+                    request = await self._body_reader.intent(key, body)
+                    await self._forward(key, request, body)
         await self._send_rest()
 
     async def _is_intent(self, key: Key | None, spool: Spool) -> bool:
@@ -159,7 +160,7 @@ class Exchange:
     async def _pass_to_text_api(self, spool: Spool) -> None:
         text_api = self._app.text_api
         if text_api is None:
-            raise answers.not_an_image_request(is_encoded=self._body_reader.is_encoded)
+            raise answers.not_an_image_request()
         self._in_flight.is_text = True
         await text_passthrough.pass_on(text_api, self._downstream, self._record, spool)
 

@@ -3,14 +3,16 @@
 The body of an image call is parsed while it arrives.  A body on a Responses path counts as text
 until it shows an image intent, and may be a long conversation: while it arrives only its signals
 are read (``core.request.intent``), and only an image intent is read again from the spool and
-parsed.
+parsed.  Such a body may be compressed; text then goes on as it came, and an intent goes on plain.
 """
 
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 from image_gateway.context import AppContext
 from image_gateway.core import errors, headers
-from image_gateway.core.codec import multipart
+from image_gateway.core.codec import compression, multipart
 from image_gateway.core.errors import Refusal
 from image_gateway.core.model import Key
 from image_gateway.core.records.builder import Asked, RecordBuilder
@@ -44,12 +46,6 @@ class RequestBodyReader:
     def __repr__(self) -> str:
         return f"<RequestBodyReader {self._downstream!r}>"
 
-    @property
-    def is_encoded(self) -> bool:
-        """Whether the body is compressed, so that the gateway cannot read it."""
-        encoding = self._downstream.headers.get("content-encoding") or "identity"
-        return encoding.lower() != "identity"
-
     async def image(
         self, endpoint: Endpoint, path_model: str | None, key: Key, spool: Spool
     ) -> ImageRequest:
@@ -72,16 +68,29 @@ class RequestBodyReader:
 
     async def signals(self, spool: Spool) -> IntentSignals:
         """Read the body on a Responses path; returns its signals."""
-        parser = IntentBodyParser(spool, encoded=self.is_encoded)
+        if not headers.is_readable_text(self._downstream.headers.get("content-type")):
+            raise Refusal("unsupported_media_type", "Send the JSON in UTF-8, without a `charset`.")
+        parser = IntentBodyParser(spool, self._decoder())
         self._record.body_form = "json"
         await self._read(parser)
+        parser.close()
         models = parser.signals.models
         self._record.asked = Asked(model=models[-1] if models else None)
         return parser.signals
 
+    @asynccontextmanager
+    async def opened(self, spool: Spool) -> AsyncIterator[Spool]:
+        """The spooled body without its compression."""
+        decoder = self._decoder()
+        if decoder is None:
+            yield spool
+            return
+        with self._app.spools.open() as opened, _space_left():
+            await body_parsers.write_opened(spool, decoder, opened)
+            yield opened
+
     async def intent(self, key: Key, spool: Spool) -> IntentRequest:
-        """Parse an image intent whose body is in the spool."""
-        self._check_encoding()
+        """Parse an image intent whose body is in the spool, without compression."""
         body, lifted = await body_parsers.reread(spool)
         default_model = self._app.settings.default_model
         parsed = intent.parse(body, lifted, key.model_map, default_model)
@@ -94,22 +103,22 @@ class RequestBodyReader:
     async def _read(self, parser: BodySink) -> None:
         self._downstream.check_size()
         self._record.enter(Phase.AUTHENTICATED)
-        try:
+        with _space_left():
             await self._downstream.read_body(parser)
-        except SpoolFullError:
-            raise Refusal(
-                "overloaded",
-                "The gateway has no space left for request bodies. Try again later.",
-                retry_after=_OVERLOADED_RETRY_SECONDS,
-            ) from None
 
-    def _check_encoding(self) -> None:
-        if self.is_encoded:
-            raise errors.encoded_body()
+    def _decoder(self) -> compression.Decoder | None:
+        """What opens the body; None for a plain one.  Raises ``Refusal``."""
+        codings = headers.content_codings(self._downstream.headers)
+        if not codings:
+            return None
+        if len(codings) > 1 or codings[0] not in compression.ENCODINGS:
+            raise errors.encoded_body(compression.ENCODINGS)
+        return compression.Decoder(codings[0], self._app.settings.max_request_bytes)
 
     def _body_parser(self, spool: Spool) -> BodyParser:
         settings = self._app.settings
-        self._check_encoding()
+        if headers.content_codings(self._downstream.headers):
+            raise errors.encoded_body()
         content_type = self._downstream.headers.get("content-type")
         match headers.media_type(content_type):
             case "application/json":
@@ -124,3 +133,15 @@ class RequestBodyReader:
             "Send the body as `content-type: application/json`, or an edit with its pictures as "
             "`multipart/form-data`.",
         )
+
+
+@contextmanager
+def _space_left() -> Iterator[None]:
+    try:
+        yield
+    except SpoolFullError:
+        raise Refusal(
+            "overloaded",
+            "The gateway has no space left for request bodies. Try again later.",
+            retry_after=_OVERLOADED_RETRY_SECONDS,
+        ) from None

@@ -1,10 +1,12 @@
 """The paths of the image port: the operation for a request's path and method.
 
-Paths match exactly, as they were sent and before any decoding; an unknown path gets an error of the
-usual shape and a record, like every other request.
+The paths of the Images API match exactly, as they were sent and before any decoding; those of the
+Responses API in any spelling, because text calls go on to a server that may be lenient.  An unknown
+path gets an error of the usual shape and a record, like every other request.
 """
 
 import contextlib
+import posixpath
 import time
 import uuid
 from collections.abc import Callable
@@ -42,7 +44,13 @@ Source: ``core/dialects/README.md``, "What clients send".
 
 ENDPOINTS: Final[tuple[Endpoint, ...]] = ("generations", "edits")
 
-RESPONSES: Final = ("/v1/responses", "/responses", "/backend-api/codex/responses")
+RESPONSES: Final = (
+    "/v1/responses",
+    "/responses",
+    "/backend-api/codex/responses",
+    "/openai/v1/responses",
+    "/openai/responses",
+)
 """Where image intents are served; ``/responses/compact`` belongs to the text API."""
 
 
@@ -63,7 +71,8 @@ class ImageApp:
         for endpoint in ENDPOINTS:
             handler = _Endpoint(self, endpoint)
             routes += [Route(f"{prefix}/{endpoint}", handler) for prefix in PREFIXES]
-        routes += [Route(path, _Endpoint(self, "responses")) for path in RESPONSES]
+        self._responses = _Endpoint(self, "responses")
+        routes += [Route(path, self._responses) for path in RESPONSES]
         self._router = Router(routes, redirect_slashes=False, default=self._unknown)
 
     def __repr__(self) -> str:
@@ -110,7 +119,10 @@ class ImageApp:
         await Exchange(self._app, downstream, record).run(operation, path_model)
 
     async def _unknown(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.exchange(scope, receive, send, _unknown_path(scope["path"]))
+        if _meant_path(scope["path"]) in RESPONSES:
+            await self._responses(scope, receive, send)
+        else:
+            await self.exchange(scope, receive, send, _unknown_path(scope["path"]))
 
 
 class _HealthCheck:
@@ -133,7 +145,7 @@ class _Endpoint:
         self._endpoint: Operation = endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        deployment = scope["path_params"].get("deployment")
+        deployment = scope.get("path_params", {}).get("deployment")
         await self._paths.exchange(
             scope,
             receive,
@@ -146,6 +158,14 @@ class _Endpoint:
 
 def _request_id() -> str:
     return f"req_{uuid.uuid4().hex}"
+
+
+def _meant_path(path: str) -> str:
+    """The path that a lenient server reads in this one: ``/v1/responses`` in ``//v1/%52esponses/``.
+
+    A text API may be such a server, so a picture must not pass the switches in another spelling.
+    """
+    return posixpath.normpath("/" + unquote(path).lower().lstrip("/"))
 
 
 def _unknown_path(path: str) -> Refusal:

@@ -4,11 +4,12 @@ An error is found at the byte that breaks the body, so that a hostile body costs
 values are only spooled.  Of a JSON body all is spooled, of a multipart body only the files.
 """
 
+import asyncio
 import codecs
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import AsyncIterator, Sequence
+from typing import Final, Protocol
 
-from image_gateway.core.codec import json_scanner, json_skeleton, multipart
+from image_gateway.core.codec import compression, json_scanner, json_skeleton, multipart
 from image_gateway.core.codec.body_segments import Span
 from image_gateway.core.errors import Refusal
 from image_gateway.core.request import forms
@@ -71,18 +72,20 @@ class JsonBodyParser:
         return forms.from_json(body, lifted, takes_pictures=takes_pictures)
 
 
+_JSON_STARTS: Final = frozenset({b"{", b"[", b" ", b"\t", b"\r", b"\n"})
+
+
 class IntentBodyParser:
     """A body on a Responses path: spooled unchanged, while its intent signals are read.
 
     A body that cannot be read is refused: a text API may read more (UTF-16, invalid UTF-8), and
-    must not get a call that the gateway would refuse.  An ``encoded`` body (any content encoding)
-    is passed on; only signals that can still be read in it count.
+    must not get a call that the gateway would refuse.  ``decoder`` opens a compressed body.
     """
 
-    def __init__(self, spool: Spool, *, encoded: bool) -> None:
+    def __init__(self, spool: Spool, decoder: compression.Decoder | None) -> None:
         self._spool = spool
-        self._encoded = encoded
-        self._reader: IntentSignalReader | None = IntentSignalReader()
+        self._decoder = decoder
+        self._reader = IntentSignalReader()
         self.signals = self._reader.signals
 
     def __repr__(self) -> str:
@@ -90,14 +93,62 @@ class IntentBodyParser:
 
     async def write(self, chunk: bytes) -> None:
         """Read the next bytes; raises ``Refusal`` and ``SpoolFullError``."""
-        if self._reader is not None:
-            try:
-                self._reader.feed(chunk)
-            except json_scanner.ScanError as error:
-                if not self._encoded:
-                    raise _broken(error) from None
-                self._reader = None
+        if self._decoder is None:
+            self._read(chunk)
+        elif self._spool.size == 0 and chunk[:1] in _JSON_STARTS:
+            # A server that does not look at the encoding would read JSON in it.
+            raise Refusal("invalid_body", "The body is not compressed. Leave out the encoding.")
+        else:
+            async for piece in _opened(self._decoder, chunk):
+                self._read(piece)
         await self._spool.write(chunk)
+
+    def _read(self, piece: bytes) -> None:
+        try:
+            self._reader.feed(piece)
+        except json_scanner.ScanError as error:
+            raise _broken(error) from None
+
+    def close(self) -> None:
+        """The body has ended; raises ``Refusal`` if a compressed body is not whole."""
+        if self._decoder is not None:
+            _close(self._decoder)
+
+
+async def write_opened(spool: Spool, decoder: compression.Decoder, opened: Spool) -> None:
+    """Write a compressed body, opened, into another spool; raises as ``IntentBodyParser.write``."""
+    async for chunk in spool.play((Span(0, spool.size),)):
+        async for piece in _opened(decoder, chunk):
+            await opened.write(piece)
+    _close(decoder)
+
+
+async def _opened(decoder: compression.Decoder, chunk: bytes) -> AsyncIterator[bytes]:
+    try:
+        for piece in decoder.feed(chunk):
+            yield piece
+            # A small chunk may hold many pieces, each up to a millisecond of work.
+            await asyncio.sleep(0)
+    except compression.TooLargeError as error:
+        raise Refusal(
+            "request_too_large", f"Too large a request: {error} once it is opened. Send less."
+        ) from None
+    except compression.CompressionError as error:
+        raise _not_opened(error) from None
+
+
+def _close(decoder: compression.Decoder) -> None:
+    try:
+        decoder.close()
+    except compression.CompressionError as error:
+        raise _not_opened(error) from None
+    if decoder.has_rest:
+        # Other readers may find a second body in it.
+        raise Refusal("invalid_body", "Bytes follow the compressed body. Send only the body.")
+
+
+def _not_opened(error: compression.CompressionError) -> Refusal:
+    return Refusal("invalid_body", f"The body cannot be opened: {error}. Send it plain.")
 
 
 async def reread(spool: Spool) -> tuple[object, Sequence[json_skeleton.LiftedString]]:

@@ -3,8 +3,10 @@
 import gzip
 import zlib
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
+from backports import zstd
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,6 +31,8 @@ WAYS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "several members": ("gzip", _in_members),
     "padded with zeros": ("gzip", lambda data: gzip.compress(data) + b"\0" * 7),
     "followed by other bytes": ("gzip", lambda data: gzip.compress(data) + b"rest"),
+    "zstd": ("zstd", zstd.compress),
+    "several zstd frames": ("zstd", lambda data: zstd.compress(data[:5]) + zstd.compress(data[5:])),
     "deflate": ("deflate", zlib.compress),
     "deflate without a header": ("deflate", _raw_deflate),
 }
@@ -72,9 +76,35 @@ def test_a_body_of_the_limit_is_opened() -> None:
     assert len(_opened("gzip", [gzip.compress(b"\0" * MIB)], MIB)) == MIB
 
 
-def test_endless_empty_members_are_refused() -> None:
+@pytest.mark.parametrize(("encoding", "empty"), [("gzip", gzip), ("zstd", zstd)])
+def test_endless_empty_members_are_refused(encoding: str, empty: Any) -> None:
     with pytest.raises(compression.TooLargeError):
-        _opened("gzip", [gzip.compress(b"")] * 2000)
+        _opened(encoding, [empty.compress(b"")] * 2000)
+
+
+def test_a_window_that_would_take_much_memory_is_refused() -> None:
+    level = zstd.CompressionParameter.window_log
+    wide = zstd.compress(b"a" * MIB * 20, options={level: 27})
+    with pytest.raises(compression.CompressionError):
+        _opened("zstd", [wide], 64 * MIB)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "has_rest"),
+    [
+        ("gzip", gzip.compress(b"a"), False),
+        ("gzip", gzip.compress(b"a") + b"\0", True),
+        ("gzip", gzip.compress(b"a") + b"\0" + gzip.compress(b"b"), True),
+        ("deflate", zlib.compress(b"a"), False),
+        ("deflate", zlib.compress(b"a") + zlib.compress(b"b"), True),
+        ("zstd", zstd.compress(b"a"), False),
+    ],
+)
+def test_bytes_behind_the_body_are_noted(encoding: str, body: bytes, *, has_rest: bool) -> None:
+    decoder = compression.Decoder(encoding, MIB)
+    assert b"".join(decoder.feed(body)) == b"a"
+    decoder.close()
+    assert decoder.has_rest is has_rest
 
 
 @ways
@@ -87,8 +117,10 @@ def test_a_cut_body_is_an_error(way: str, data: bytes, draw: st.DataObject) -> N
         "several members": data[:5],
         "padded with zeros": data,
         "followed by other bytes": data,
+        "several zstd frames": data[:5],
     }
-    needed = len(gzip.compress(first[way])) if way in first else len(whole)
+    shrink = zstd.compress if "zstd" in way else gzip.compress
+    needed = len(shrink(first[way])) if way in first else len(whole)
     cut = draw.draw(st.integers(1, needed - 1))
     with pytest.raises(compression.CompressionError):
         _opened(encoding, [whole[:cut]])

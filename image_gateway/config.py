@@ -79,6 +79,7 @@ class Settings:
     codex_base_url: str
     codex_client_version: str
     text_api_url: str | None
+    ambient_image_tool: Literal["refuse", "strip"]
     trusted_proxies: tuple[Network, ...]
     models: Mapping[str, object] = field(repr=False)
 
@@ -241,10 +242,13 @@ def _networks(value: object) -> tuple[Network, ...]:
         raise ValueError("must be networks, such as 127.0.0.0/8, ::1") from None
 
 
-def _slots(value: object) -> str:
-    if value not in ("shared", "process"):
-        raise ValueError("must be shared or process")
-    return str(value)
+def _one_of(*choices: str) -> Callable[[object], str]:
+    def parse(value: object) -> str:
+        if value not in choices:
+            raise ValueError(f"must be {' or '.join(choices)}")
+        return str(value)
+
+    return parse
 
 
 def _models(value: object) -> Mapping[str, object]:
@@ -372,7 +376,7 @@ SETTINGS: Final[Sequence[Setting]] = (
         "shared",
         "Whether all processes count the accounts' slots together (`shared`), or each process "
         "counts its own (`process`, only for a single instance).",
-        _slots,
+        _one_of("shared", "process"),
     ),
     Setting("SLOT_WAIT_SECONDS", "30", "How long a call waits for a slot; 0: no wait.", _wait),
     Setting("SLOT_QUEUE", "100", "How many calls may wait for a slot.", _count),
@@ -402,6 +406,14 @@ SETTINGS: Final[Sequence[Setting]] = (
         "Scheme, host and port of the text API, for calls on the Responses paths that do not ask "
         "for a picture. Without it they are refused.",
         _origin,
+    ),
+    Setting(
+        "AMBIENT_IMAGE_TOOL",
+        "refuse",
+        "A Responses call that lists the image tool and does not choose it, of a key that may not "
+        "make images: `refuse` answers 403, `strip` takes the tool out and passes the call on to "
+        "TEXT_API_URL.",
+        _one_of("refuse", "strip"),
     ),
     Setting(
         "TRUSTED_PROXIES",
@@ -437,6 +449,8 @@ def parse(environment: Mapping[str, str], read: Read) -> Settings:
             values[setting.name.lower()] = setting.parse(value)
         except ValueError as error:
             mistakes.append(f"{PREFIX}{setting.name} {error}")
+    if values.get("ambient_image_tool") == "strip" and "TEXT_API_URL" not in raw:
+        mistakes.append(f"{PREFIX}AMBIENT_IMAGE_TOOL strip needs {PREFIX}TEXT_API_URL")
     if mistakes:
         raise SettingsError(mistakes)
     values.pop("admin_database_url", None)  # the daemon must not be able to write

@@ -115,6 +115,7 @@ def test_one_setting_is_enough_and_the_others_have_the_promised_defaults() -> No
         codex_base_url="https://chatgpt.com/backend-api/codex",
         codex_client_version="0.169.0",
         text_api_url=None,
+        ambient_image_tool="refuse",
         trusted_proxies=(ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1")),
         models={},
     )
@@ -137,6 +138,14 @@ def test_exactly_the_promised_settings_are_secrets_or_required() -> None:
         "DIRECT_DATABASE_URL",
         "PROMPT_HASH_KEY",
     }
+
+
+def test_stripping_the_image_tool_needs_a_text_api() -> None:
+    named = {"CONTROL_DATABASE_URL": DSN, "AMBIENT_IMAGE_TOOL": "strip"}
+    [mistake] = _mistakes(named)
+    assert mistake == "IMAGE_GATEWAY_AMBIENT_IMAGE_TOOL strip needs IMAGE_GATEWAY_TEXT_API_URL"
+    found = _parse({**named, "TEXT_API_URL": "http://127.0.0.1:8080"})
+    assert found.ambient_image_tool == "strip"
 
 
 def test_a_control_database_is_required() -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from image_gateway import __main__, config, sql
 from image_gateway.core import errors
-from image_gateway.core.dialects import DIALECTS, faults
+from image_gateway.core.dialects import DIALECTS, UpstreamRoute, codex_intents, faults
 from image_gateway.core.dialects.faults import Fault
 from image_gateway.core.records import record, status, summary
 from image_gateway.core.request.catalogue import Parameter
@@ -193,6 +193,27 @@ def test_what_each_kind_of_account_can_do_is_told_as_the_code_has_it() -> None:
         for need in capability.NEEDS
     ]
     assert told == known
+
+
+def test_what_each_kind_of_account_can_do_of_an_intent_is_told_as_the_code_has_it() -> None:
+    [_, *names], *told = CALLS.table("Calls of the Responses API")
+    known = [
+        [need.title, *("-" if need.ability in _intents(name).lacks else "✓" for name in names)]
+        for need in capability.INTENT_NEEDS
+    ]
+    assert (sorted(names), told) == (sorted(DIALECTS), known)
+
+
+def _intents(name: str) -> UpstreamRoute:
+    route = DIALECTS[name].intent_route
+    assert route is not None
+    return route
+
+
+def test_what_codex_does_not_get_is_told() -> None:
+    section = CALLS.section("Calls of the Responses API").partition("are left out:")[2]
+    told = re.findall(r"`(\w+)`", section.partition(".\n")[0])
+    assert told == sorted(codex_intents.TUNING)
 
 
 def test_every_parameter_is_told_with_its_rules() -> None:

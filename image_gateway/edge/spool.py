@@ -149,6 +149,10 @@ class Spool:
         finally:
             self._spools.memory.give_back(len(piece))
 
+    def whole(self) -> "SpooledBody":
+        """All that was written, as a body."""
+        return self.hold((Span(0, self.size),))
+
     def hold(self, segments: Body) -> "SpooledBody":
         """A body whose spans are in this spool, together with the spool."""
         return SpooledBody(self, segments)

@@ -33,7 +33,7 @@ from image_gateway.core.routing.slots import Slot
 from image_gateway.edge.client.downstream import ClientLeftError, Downstream, DrainedError
 from image_gateway.edge.client.event_stream import EventStream
 from image_gateway.edge.postgres.cache import UnavailableError
-from image_gateway.edge.spool import Spool
+from image_gateway.edge.spool import Spool, SpooledBody
 from image_gateway.exchange import answers, text_passthrough
 from image_gateway.exchange.answers import Answers
 from image_gateway.exchange.request_body import RequestBodyReader
@@ -116,11 +116,19 @@ class Exchange:
         except UnavailableError:
             key = None  # calls to the text API do not depend on Postgres
         with self._app.spools.open() as spool:
-            if not await self._is_intent(key, spool):
-                await self._pass_to_text_api(spool)
+            signals = await self._body_reader.signals(spool)
+            model_map = {} if key is None else key.model_map
+            if not signals.show_intent(model_map):
+                await self._pass_to_text_api(spool.whole())
                 return
             if key is None:
                 raise answers.control_plane_unavailable()
+            if self._strips_tool(key) and signals.only_list_tool(model_map):
+                async with self._body_reader.opened(spool) as body:
+                    left = await self._body_reader.without_tool(key, body)
+                    if left is not None:
+                        await self._pass_to_text_api(left, is_changed=True)
+                        return
             admission.check_key(key)
             with self._take_key(key):
                 async with self._body_reader.opened(spool) as body:
@@ -128,10 +136,10 @@ class Exchange:
                     await self._forward(key, request, body)
         await self._send_rest()
 
-    async def _is_intent(self, key: Key | None, spool: Spool) -> bool:
-        """Whether the body asks for a picture; reads the whole body into the spool."""
-        signals = await self._body_reader.signals(spool)
-        return signals.show_intent({} if key is None else key.model_map)
+    def _strips_tool(self, key: Key) -> bool:
+        """Whether a call that only lists the image tool goes on as text, without it."""
+        strips = self._app.settings.ambient_image_tool == "strip"
+        return strips and not admission.may_make_images(key)
 
     async def _find_key(self) -> Key:
         """The request's API key; raises ``Refusal`` and ``UnavailableError``."""
@@ -157,12 +165,14 @@ class Exchange:
             )
         return slot
 
-    async def _pass_to_text_api(self, spool: Spool) -> None:
+    async def _pass_to_text_api(self, body: SpooledBody, *, is_changed: bool = False) -> None:
         text_api = self._app.text_api
         if text_api is None:
             raise answers.not_an_image_request()
         self._in_flight.is_text = True
-        await text_passthrough.pass_on(text_api, self._downstream, self._record, spool)
+        await text_passthrough.pass_on(
+            text_api, self._downstream, self._record, body, is_changed=is_changed
+        )
 
     # -- dispatch --------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from image_gateway.context import AppContext
 from image_gateway.core import errors, headers
-from image_gateway.core.codec import compression, multipart
+from image_gateway.core.codec import body_segments, compression, multipart
 from image_gateway.core.errors import Refusal
 from image_gateway.core.model import Key
 from image_gateway.core.records.builder import Asked, RecordBuilder
@@ -30,7 +30,7 @@ from image_gateway.edge.client.body_parsers import (
     MultipartBodyParser,
 )
 from image_gateway.edge.client.downstream import BodySink, Downstream
-from image_gateway.edge.spool import Spool, SpoolFullError
+from image_gateway.edge.spool import Spool, SpooledBody, SpoolFullError
 
 _OVERLOADED_RETRY_SECONDS: Final = 5.0
 
@@ -88,6 +88,14 @@ class RequestBodyReader:
         with self._app.spools.open() as opened, _space_left():
             await body_parsers.write_opened(spool, decoder, opened)
             yield opened
+
+    async def without_tool(self, key: Key, spool: Spool) -> SpooledBody | None:
+        """The spooled body without the image tool that it lists; None if it asks for a picture."""
+        body, lifted = await body_parsers.reread(spool)
+        left = intent.without_tool(body, key.model_map)
+        if left is None:
+            return None
+        return spool.hold(body_segments.from_json(left, body_segments.of_lifted(lifted)))
 
     async def intent(self, key: Key, spool: Spool) -> IntentRequest:
         """Parse an image intent whose body is in the spool, without compression."""

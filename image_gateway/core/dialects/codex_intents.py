@@ -15,7 +15,7 @@ from image_gateway.core.request.intent import IntentRequest
 
 _FOR_IMAGE_MODELS: Final = "Make the picture the user asks for with the image generation tool."
 _FOR_OTHERS: Final = "You are a helpful assistant."
-_TUNING: Final = frozenset(
+TUNING: Final = frozenset(
     {
         "context_management",
         "frequency_penalty",
@@ -45,7 +45,7 @@ def encode(
     sent = {
         name: value
         for name, value in intents.fields(request, account).items()
-        if name not in _TUNING and not (name in _STORING and not value)
+        if name not in TUNING and not (name in _STORING and not value)
     }
     sent["store"] = False
     if sent.get("instructions") is None:

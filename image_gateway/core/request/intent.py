@@ -67,10 +67,18 @@ class IntentSignals:
 
     def show_intent(self, model_map: Mapping[str, str]) -> bool:
         """Whether this is an image intent, by the client's models or the models they map to."""
+        return self._has_tool or self._ask_for_picture(model_map)
+
+    def only_list_tool(self, model_map: Mapping[str, str]) -> bool:
+        """Whether the image tool is only one that the model may use, as a coding client lists it
+        in every turn.
+        """
+        return self._has_tool and not self._ask_for_picture(model_map)
+
+    def _ask_for_picture(self, model_map: Mapping[str, str]) -> bool:
         names_tool = TOOL in self._choice_names and bool(self._choice_types & _NAMING_TYPES)
         return (
-            self._has_tool
-            or self._chooses
+            self._chooses
             or names_tool
             or any(
                 is_image_model(name)
@@ -276,6 +284,34 @@ def parse(
         texts=body_segments.of_lifted(lifted),
         stream=stream,
     )
+
+
+def without_tool(body: object, model_map: Mapping[str, str]) -> Mapping[str, object] | None:
+    """A parsed body without the image tool that it lists; None if it asks for a picture even so.
+
+    It does if no other tool is left where one must be used.
+    """
+    if not isinstance(body, dict):
+        return None
+    left = dict(body)
+    if isinstance(body.get("tools"), list):
+        left["tools"] = _other_tools(body["tools"])
+    choice = body.get("tool_choice")
+    if isinstance(choice, dict) and isinstance(choice.get("tools"), list):
+        allowed = _other_tools(choice["tools"])
+        left["tool_choice"] = {**choice, "tools": allowed}
+        if not allowed:
+            choice = choice.get("mode")
+            del left["tool_choice"]
+    if not left.get("tools"):
+        left.pop("tools", None)
+        left.pop("tool_choice", None)
+    must_use = choice == "required" and "tool_choice" not in left
+    return None if must_use or signals_of(left).show_intent(model_map) else left
+
+
+def _other_tools(tools: Sequence[object]) -> list[object]:
+    return [tool for tool in tools if not (isinstance(tool, dict) and tool.get("type") == TOOL)]
 
 
 def image_tools(body: Mapping[str, object]) -> list[Mapping[str, object]]:

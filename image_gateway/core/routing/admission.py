@@ -38,6 +38,11 @@ _CHECKS: Final[tuple[tuple[Callable[[Key], bool], str, str], ...]] = (
 )
 
 
+def may_make_images(key: Key) -> bool:
+    """Whether the image switches of a key and of its group are on."""
+    return key.group_image_enabled and key.image_enabled
+
+
 def check_key(key: Key) -> None:
     """Check status, group, image switch and quota, in this order; raises ``Refusal``."""
     for holds, code, message in _CHECKS:

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Final, Protocol
 
 from image_gateway.core.codec import compression, json_scanner, json_skeleton, multipart
-from image_gateway.core.codec.body_segments import Span
 from image_gateway.core.errors import Refusal
 from image_gateway.core.request import forms
 from image_gateway.core.request.catalogue import Catalogue
@@ -117,7 +116,7 @@ class IntentBodyParser:
 
 async def write_opened(spool: Spool, decoder: compression.Decoder, opened: Spool) -> None:
     """Write a compressed body, opened, into another spool; raises as ``IntentBodyParser.write``."""
-    async for chunk in spool.play((Span(0, spool.size),)):
+    async for chunk in spool.whole().play():
         async for piece in _opened(decoder, chunk):
             await opened.write(piece)
     _close(decoder)
@@ -154,7 +153,7 @@ def _not_opened(error: compression.CompressionError) -> Refusal:
 async def reread(spool: Spool) -> tuple[object, Sequence[json_skeleton.LiftedString]]:
     """The skeleton of a spooled body and its long strings; raises ``Refusal``."""
     json = _Json(json_skeleton.JsonSkeleton(limits=json_scanner.CONVERSATION))
-    async for piece in spool.play((Span(0, spool.size),)):
+    async for piece in spool.whole().play():
         json.feed(piece)
     return json.close()
 

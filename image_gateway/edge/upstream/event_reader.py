@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Final, Self
 
 from image_gateway.core.codec import json_scanner, json_skeleton
-from image_gateway.core.codec.body_segments import Span
 from image_gateway.core.codec.sse import EventSplitter, Piece
 from image_gateway.core.dialects.events import Event
 from image_gateway.edge.spool import Spool, SpooledBody, Spools
@@ -70,7 +69,7 @@ class SpooledEvent:
 
     def frame(self) -> SpooledBody:
         """The event as received (``Keep.FRAME``)."""
-        return self.spool.hold((Span(0, self.spool.size),))
+        return self.spool.whole()
 
 
 class EventReader:

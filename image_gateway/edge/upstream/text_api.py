@@ -14,9 +14,8 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
-from image_gateway.core.codec.body_segments import Span
 from image_gateway.core.headers import RawHeaders
-from image_gateway.edge.spool import Spool
+from image_gateway.edge.spool import SpooledBody
 from image_gateway.edge.upstream.http_client import LostError, SpoolBody, UnsentError, open_session
 
 _HOP_BY_HOP: Final = frozenset(
@@ -63,9 +62,9 @@ class TextApi:
 
     @asynccontextmanager
     async def post(
-        self, target: str, headers: RawHeaders, spool: Spool
+        self, target: str, headers: RawHeaders, body: SpooledBody
     ) -> AsyncIterator["TextAnswer"]:
-        """Send a spooled body to ``target``, a path with its query; gives the response.
+        """Send a body to ``target``, a path with its query; gives the response.
 
         Raises ``UnsentError`` and ``LostError``.
         """
@@ -80,7 +79,7 @@ class TextApi:
             response = await self._session.post(
                 URL(self._base_url + target, encoded=True),
                 headers=sent,
-                data=SpoolBody((Span(0, spool.size),), spool),
+                data=SpoolBody(body.body, body.spool),
                 allow_redirects=False,
             )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:

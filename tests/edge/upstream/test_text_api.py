@@ -16,7 +16,7 @@ OK = b"HTTP/1.1 200 OK\r\nset-cookie: c=d\r\ncontent-length: 2\r\n\r\n{}"
 
 
 async def fetch(api: TextApi, spool: Spool, target: str = "/v1/responses") -> tuple[int, bytes]:
-    async with api.post(target, HEADERS, spool) as answer:
+    async with api.post(target, HEADERS, spool.whole()) as answer:
         return answer.status, b"".join([chunk async for chunk in answer.chunks()])
 
 

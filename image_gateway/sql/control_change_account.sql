@@ -6,6 +6,7 @@ SET status = %(status)s,
     base_url = %(base_url)s,
     deployments = %(deployments)s,
     credential = %(credential)s,
+    responses_model = %(responses_model)s,
     fails_free = %(fails_free)s
 WHERE account_name = %(account_name)s
 RETURNING account_name

@@ -585,6 +585,21 @@ def test_an_account_that_is_removed_is_gone_alone_and_shows_no_secret(
     assert ask(plane, "SELECT account_name FROM image_control.accounts") == [("other",)]
 
 
+def test_the_main_model_and_the_billing_of_an_account_can_be_changed(
+    control: Control, tmp_path: Path
+) -> None:
+    key = tmp_path / "key"
+    key.write_text("sk-upstream")
+    control("account", "add", "o", "--openai", "--api-key-file", str(key))
+    update = ("account", "update", "o")
+    changed = control(*update, "--responses-model", "gpt-5.5", "--fails-free", "--json").json
+    assert (changed["responses_model"], changed["fails_free"]) == ("gpt-5.5", True)
+    changed = control(*update, "--no-fails-free", "--json").json
+    assert (changed["responses_model"], changed["fails_free"]) == ("gpt-5.5", False)
+    changed = control(*update, "--responses-model", "none", "--json").json
+    assert changed["responses_model"] is None
+
+
 def test_an_azure_account_keeps_a_base_url(control: Control, plane: Plane) -> None:
     control(
         "account add a --azure --base-url https://x.openai.azure.com"

@@ -59,12 +59,18 @@ def add_commands(kinds: "argparse._SubParsersAction[Any]") -> None:
     files.add_argument("--api-key-file", metavar="FILE", help=_API_KEY_FILE)
     arguments.add_command(commands, "list", _list, "list all accounts")
     _add(commands, "show", _show, "show an account's fields, without its secrets")
-    update = _add(commands, "update", _update, "change an account's base URL or billing")
+    update = _add(commands, "update", _update, "change an account's base URL, main model or billing")
     update.add_argument(
         "--base-url",
         type=arguments.name,
         metavar="URL|none",
         help="where calls go; none: the usual URL of Codex or OpenAI",
+    )
+    update.add_argument(
+        "--responses-model",
+        type=arguments.name,
+        metavar="MODEL|none",
+        help="the main model of Responses calls; none: the account serves none",
     )
     update.add_argument("--fails-free", action=argparse.BooleanOptionalAction, help=_FAILS_FREE)
     _add(commands, "remove", _remove, "remove an account")
@@ -125,7 +131,9 @@ def _add_add(commands: "argparse._SubParsersAction[Any]") -> None:
         help="a model, and its name at the account; the account serves no other model",
     )
     add.add_argument(
-        "--responses-model", type=arguments.name, help="Codex: the main model of Responses calls"
+        "--responses-model",
+        type=arguments.name,
+        help="the main model of Responses calls; without it the account serves none",
     )
     add.add_argument(
         "--codex-route", choices=("direct", "responses"), help="Codex: the path of image calls"
@@ -201,12 +209,18 @@ def _check_options(dialect: Dialect, args: argparse.Namespace) -> None:
 
 def _update(plane: Standalone, args: argparse.Namespace) -> None:
     changes: TableRow = {}
-    if args.base_url is not None:
-        changes["base_url"] = None if args.base_url == "none" else args.base_url
+    for column, text in (
+        ("base_url", args.base_url),
+        ("responses_model", args.responses_model),
+    ):
+        if text is not None:
+            changes[column] = None if text == "none" else text
     if args.fails_free is not None:
         changes["fails_free"] = args.fails_free
     if not changes:
-        raise UsageError("nothing to change: give --base-url, --fails-free or --no-fails-free")
+        raise UsageError(
+            "nothing to change: give --base-url, --responses-model, --fails-free or --no-fails-free"
+        )
 
     def change(row: TableRow) -> TableRow:
         changed = {**row, **changes}

@@ -61,8 +61,7 @@ def choose(
     context: ResponseContext, expects: ExpectedResponse, response: UpstreamResponse
 ) -> MakeDelivery | None:
     """The delivery for an answer, by its head; None if the answer cannot be used."""
-    is_plain = response.headers.get("content-encoding", "identity").lower() == "identity"
-    if not (200 <= response.status < 300 and is_plain):
+    if not (200 <= response.status < 300 and response.is_readable):
         return None
     media_type = headers.media_type(response.headers.get("content-type"))
     if media_type not in {_JSON, _EVENTS, *_PAGES}:

@@ -18,7 +18,7 @@ from image_gateway.core.routing.failover import AttemptOutcome, Stage
 from image_gateway.edge.client.downstream import Downstream
 from image_gateway.edge.client.event_stream import EventStream
 from image_gateway.edge.spool import JoinedBody, Spools
-from image_gateway.edge.upstream.http_client import UpstreamResponse
+from image_gateway.edge.upstream.http_client import LostError, UnreadableError, UpstreamResponse
 
 Finish = Callable[[], Awaitable[None]]
 """Sends the last bytes of an answer."""
@@ -131,6 +131,15 @@ def without_picture(
 def lost(dialect: str, reason: str, *, sent: bool) -> AttemptOutcome:
     """The answer broke off; ``sent``: the client has received some of it."""
     return AttemptOutcome(Stage.STREAM if sent else Stage.SENT, dialect, reason=reason)
+
+
+def broken_off(
+    response: UpstreamResponse, dialect: str, error: LostError, *, sent: bool
+) -> AttemptOutcome:
+    """The same for an error of the edge; a body that cannot be opened is an invalid answer."""
+    if isinstance(error, UnreadableError) and not sent:
+        return invalid(response, dialect)
+    return lost(dialect, str(error), sent=sent)
 
 
 def failed(

@@ -9,6 +9,7 @@ from typing import Final
 from image_gateway.calls.delivery.context import (
     Delivery,
     ResponseContext,
+    broken_off,
     delivered,
     failed,
     invalid,
@@ -45,18 +46,14 @@ class BodyPassthrough(Delivery[ImageRequest]):
         meter, has_begun = AnswerMeter(), False
         held: list[bytes] = []
         urls = data_urls.DataUrls() if self._request.answer_as_url else None
-        remaining = headers.whole(response.headers.get("content-length"))
-        # The body has shown what it is, whatever its head says.
-        sent = headers.to_client(response.headers) | {"content-type": "application/json"}
-        if urls is not None:
-            sent.pop("content-length", None)
+        received = 0
         last = b""
         try:
             first_seconds = context.first_seconds(until)
             async for chunk in response.chunks(first_seconds, context.idle_seconds):
                 context.record.enter(Phase.ARRIVING)
                 meter.feed(chunk)
-                remaining = None if remaining is None else remaining - len(chunk)
+                received += len(chunk)
                 out = chunk if urls is None else urls.feed(chunk)
                 if not has_begun:
                     held.append(out)
@@ -66,15 +63,16 @@ class BodyPassthrough(Delivery[ImageRequest]):
                         continue
                     out = b"".join(held)
                     held.clear()
-                    await downstream.start(response.status, sent)
+                    await downstream.start(response.status, self._headers(response))
                     has_begun = True
-                if remaining == 0:
+                if received == response.length:
                     last = out
                 else:
                     await downstream.send(out)
-        except (LostError, json_scanner.ScanError) as error:
-            reason = str(error) if isinstance(error, LostError) else type(error).__name__
-            return lost(dialect, reason, sent=has_begun)
+        except LostError as error:
+            return broken_off(response, dialect, error, sent=has_begun)
+        except json_scanner.ScanError as error:
+            return lost(dialect, type(error).__name__, sent=has_begun)
         finally:
             made, is_complete = meter.close()
             context.record.made = made
@@ -92,6 +90,13 @@ class BodyPassthrough(Delivery[ImageRequest]):
 
         self.finish = finish
         return delivered(response, dialect)
+
+    def _headers(self, response: UpstreamResponse) -> dict[str, str]:
+        """The head for the client; the body has shown what it is, whatever the upstream's says."""
+        sent = headers.to_client(response.headers) | {"content-type": "application/json"}
+        if self._request.answer_as_url or response.length is None:
+            sent.pop("content-length", None)
+        return sent
 
 
 class StreamPassthrough(Delivery[ImageRequest]):
@@ -115,7 +120,7 @@ class StreamPassthrough(Delivery[ImageRequest]):
                 try:
                     spooled = await reader.next()
                 except LostError as error:
-                    return lost(dialect, str(error), sent=self._has_begun)
+                    return broken_off(response, dialect, error, sent=self._has_begun)
                 if spooled is None:
                     break
                 with ExitStack() as closing:
@@ -167,7 +172,7 @@ class SyntheticStream(Delivery[ImageRequest]):
                     return lost(dialect, "AnswerTooLarge", sent=False)
             answer = skeleton.close(mend=True)
         except LostError as error:
-            return lost(dialect, str(error), sent=False)
+            return broken_off(response, dialect, error, sent=False)
         except json_scanner.ScanError:
             return invalid(response, dialect)
         pictures, usage = events.completed_events(answer, int(time.time()))

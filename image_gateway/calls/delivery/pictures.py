@@ -16,6 +16,7 @@ from image_gateway.calls.delivery.context import (
     Delivery,
     Finish,
     ResponseContext,
+    broken_off,
     delivered,
     failed,
     invalid,
@@ -158,7 +159,7 @@ class _Call:
             try:
                 spooled = await reader.next()
             except LostError as error:
-                return lost(dialect, str(error), sent=self._sent)
+                return broken_off(response, dialect, error, sent=self._sent)
             if spooled is None:
                 return lost(dialect, "EndOfStream", sent=self._sent)
             with ExitStack() as closing:

@@ -29,10 +29,14 @@ from aiohttp_socks import (
 )
 from yarl import URL
 
+from image_gateway.core import headers
 from image_gateway.core.codec import body_segments
+from image_gateway.core.codec.compression import CompressionError
 from image_gateway.core.dialects import UpstreamRequest
 from image_gateway.core.model import HTTP_SCHEMES, Proxy
 from image_gateway.edge.spool import Spool
+from image_gateway.edge.upstream import body
+from image_gateway.edge.upstream.body import ResponseBody
 
 if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
@@ -60,6 +64,10 @@ class UnsentError(Exception):
 
 class LostError(Exception):
     """The call was or may have been sent, and its response will not come, or not all of it."""
+
+
+class UnreadableError(LostError):
+    """The response came, but its body is not what its encoding says."""
 
 
 class _ConnectionState:
@@ -297,14 +305,19 @@ async def _wait_closed(closed: Awaitable[None]) -> None:
 
 
 class UpstreamResponse:
-    """Status and headers of a response, and its body to come."""
+    """Status and headers of a response, and its body to come.
+
+    ``encoding`` is the body's content coding by its head; a body that can be opened is (``body``).
+    """
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
         self.status = response.status
         self.headers: Mapping[str, str] = {
             name.lower(): value for name, value in response.headers.items()
         }
+        self.encoding = body.encoding_of(self.headers.get("content-encoding"))
+        self._body = ResponseBody(response.content, self.encoding)
+        self._is_framed = bool({"content-length", "transfer-encoding"} & self.headers.keys())
 
     def __repr__(self) -> str:
         return f"<UpstreamResponse {self.status}>"
@@ -312,7 +325,19 @@ class UpstreamResponse:
     @property
     def ends_by_close(self) -> bool:
         """Whether the body ends with the connection, so that a cut looks like an end."""
-        return not {"content-length", "transfer-encoding"} & self.headers.keys()
+        return not (self._is_framed or self._body.is_opened)
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether the body's content coding is one that can be opened."""
+        return body.can_read(self.encoding)
+
+    @property
+    def length(self) -> int | None:
+        """Bytes of the body by its head, None if unknown; counts once the first chunk was read."""
+        if self._body.is_opened:
+            return None
+        return headers.whole(self.headers.get("content-length"))
 
     async def chunks(self, first_seconds: float, idle_seconds: float) -> AsyncIterator[bytes]:
         """The body as it arrives; raises ``LostError`` if it is cut off or falls silent.
@@ -328,24 +353,31 @@ class UpstreamResponse:
     async def chunk(self, seconds: float) -> bytes:
         """The next bytes of the body, at least one; empty at its end.
 
-        Raises ``LostError`` if it is cut off or nothing arrives for ``seconds``.
+        Raises ``LostError`` if it is cut off or nothing arrives for ``seconds``, and its
+        ``UnreadableError``.
         """
         try:
             async with asyncio.timeout(seconds):
-                return await self._response.content.readany()
+                chunk = await self._body.next()
+        except CompressionError as error:
+            raise UnreadableError(_reason(error)) from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise LostError(_reason(error)) from error
+        if self._body.is_opened:
+            # A few bytes can hold thousands of pieces, which never wait for the network.
+            await asyncio.sleep(0)
+        return chunk
 
     async def read(self, limit: int, seconds: float) -> bytes:
         """At most ``limit`` bytes of an error's body: those that arrive within ``seconds``."""
-        body = bytearray()
+        content = bytearray()
         with suppress(LostError, TimeoutError):
             async with asyncio.timeout(seconds):
                 async for chunk in self.chunks(seconds, seconds):
-                    body += chunk
-                    if len(body) >= limit:
+                    content += chunk
+                    if len(content) >= limit:
                         break
-        return bytes(body[:limit])
+        return bytes(content[:limit])
 
 
 class SpoolBody(Payload):

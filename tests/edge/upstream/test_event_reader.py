@@ -82,7 +82,7 @@ class Pulled(UpstreamResponse):
     """An answer of which a piece is sent only when somebody reads, so that pieces stay apart."""
 
     def __init__(self, answer: UpstreamResponse, wanted: asyncio.Semaphore) -> None:
-        super().__init__(answer._response)
+        vars(self).update(vars(answer))
         self._wanted = wanted
 
     async def chunk(self, seconds: float) -> bytes:

@@ -935,14 +935,6 @@ async def test_a_body_comes_to_the_byte_however_it_is_framed(
     assert all(chunks)
 
 
-async def test_an_encoded_body_is_left_as_it_is(edge: UpstreamClient, spool: Spool) -> None:
-    head = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 9\r\n\r\n"
-    async with answering(edge, spool, sends(head + b"not gzip!")) as answer:
-        chunks = [chunk async for chunk in answer.chunks(BOUND_SECONDS, BOUND_SECONDS)]
-        assert answer.headers["content-encoding"] == "gzip"
-    assert b"".join(chunks) == b"not gzip!"
-
-
 async def test_a_piece_is_handed_on_as_soon_as_it_is_there(
     edge: UpstreamClient, spool: Spool
 ) -> None:

@@ -1,0 +1,78 @@
+"""The bytes of a response's body, opened if the upstream compressed them.
+
+Identity is asked for, but some relays compress all the same, name an encoding that they have
+already taken off, or take off its name and not the encoding.  So the first bytes decide whether a
+body is gzip; only deflate, which cannot be told by them, goes by its name.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+import aiohttp
+
+from image_gateway.core.codec import compression
+from image_gateway.core.codec.compression import GZIP_MAGIC, Decoder
+
+_MOST_BYTES: Final = 256 * 1024 * 1024
+"""Of a body that was compressed; the largest legal picture is under 150 MB in base64."""
+
+_IDENTITY: Final = "identity"
+
+
+def encoding_of(value: str | None) -> str:
+    """The content coding in a ``content-encoding``; ``identity`` where there is none."""
+    codings = [part.strip().lower() for part in (value or "").split(",")]
+    applied = [coding for coding in codings if coding not in {"", _IDENTITY}]
+    return ",".join(applied) or _IDENTITY
+
+
+def can_read(encoding: str) -> bool:
+    """Whether a body of that content coding can be read."""
+    return encoding == _IDENTITY or encoding in compression.ENCODINGS
+
+
+class ResponseBody:
+    """The body of one response, piece by piece."""
+
+    def __init__(self, content: aiohttp.StreamReader, encoding: str) -> None:
+        self._content = content
+        self._decoder = Decoder(encoding, _MOST_BYTES) if encoding == "deflate" else None
+        self._start = b""
+        self._has_begun = self._decoder is not None
+        self._pieces: Iterator[bytes] = iter(())
+
+    def __repr__(self) -> str:
+        return f"<ResponseBody {self._decoder or 'plain'}>"
+
+    @property
+    def is_opened(self) -> bool:
+        """Whether the body came compressed; known once its first piece was read."""
+        return self._decoder is not None
+
+    async def next(self) -> bytes:
+        """The next bytes, at least one; empty at the end.
+
+        Raises what aiohttp raises, and ``CompressionError``.
+        """
+        while True:
+            piece = next(self._pieces, None)
+            if piece is not None:
+                return piece
+            chunk = await self._content.readany()
+            if not self._has_begun:
+                self._start += chunk
+                if chunk and len(self._start) < len(GZIP_MAGIC) and GZIP_MAGIC[:1] == self._start:
+                    continue
+                self._begin()
+                chunk, self._start = self._start, b""
+            if self._decoder is None:
+                return chunk
+            if not chunk:
+                self._decoder.close()
+                return b""
+            self._pieces = self._decoder.feed(chunk)
+
+    def _begin(self) -> None:
+        self._has_begun = True
+        if self._start.startswith(GZIP_MAGIC):
+            self._decoder = Decoder("gzip", _MOST_BYTES)

@@ -1,0 +1,151 @@
+"""Bodies that an upstream compressed although identity was asked for."""
+
+import asyncio
+import gzip
+import zlib
+
+import pytest
+
+from image_gateway.core.codec.compression import PIECE_BYTES
+from image_gateway.edge.spool import Spool
+from image_gateway.edge.upstream import body
+from image_gateway.edge.upstream.http_client import LostError, UnreadableError, UpstreamClient
+from tests.edge.peer import Line, Peer, call, fetch, is_word
+from tests.parts.eventually import BOUND_SECONDS
+
+JSON = b'{"data": [{"b64_json": "%s"}]}' % (b"iVBORw0KGgo" * 40_000)
+MIB = 1024 * 1024
+
+
+def answer(data: bytes, encoding: str | None, *, length: bool = True) -> bytes:
+    lines = [b"HTTP/1.1 200 OK"]
+    if encoding is not None:
+        lines.append(b"content-encoding: " + encoding.encode())
+    if length:
+        lines.append(b"content-length: %d" % len(data))
+    return b"\r\n".join([*lines, b"", data])
+
+
+def peer(data: bytes) -> Peer:
+    async def script(line: Line) -> None:
+        await line.request()
+        await line.send(data)
+
+    return Peer(script)
+
+
+COMPRESSED = {
+    "gzip": (gzip.compress(JSON), "gzip"),
+    "another spelling": (gzip.compress(JSON), "X-GZIP, identity"),
+    "gzip that nobody names": (gzip.compress(JSON), None),
+    "deflate": (zlib.compress(JSON), "Deflate"),
+}
+
+
+@pytest.mark.parametrize(("data", "encoding"), COMPRESSED.values(), ids=COMPRESSED)
+@pytest.mark.parametrize("length", [True, False])
+async def test_a_compressed_body_arrives_to_the_byte(
+    edge: UpstreamClient, spool: Spool, data: bytes, encoding: str | None, *, length: bool
+) -> None:
+    async with (
+        peer(answer(data, encoding, length=length)) as there,
+        edge.connection(call(there.url), spool, None) as attempt,
+    ):
+        response, content = await fetch(attempt)
+        assert content == JSON
+        assert response.is_readable
+        assert response.length is None
+        assert not response.ends_by_close, "the compressed body itself says where it ends"
+
+
+@pytest.mark.parametrize("data", [b"not gzip!", b"\x1f", b"", b"{}"])
+@pytest.mark.parametrize("encoding", ["gzip", None])
+async def test_a_body_that_is_not_compressed_arrives_whatever_its_head_says(
+    edge: UpstreamClient, spool: Spool, data: bytes, encoding: str | None
+) -> None:
+    async with (
+        peer(answer(data, encoding)) as there,
+        edge.connection(call(there.url), spool, None) as attempt,
+    ):
+        response, content = await fetch(attempt)
+        assert (content, response.length) == (data, len(data))
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, br", "compress", "x"])
+async def test_a_body_that_cannot_be_opened_says_so(
+    edge: UpstreamClient, spool: Spool, encoding: str
+) -> None:
+    async with (
+        peer(answer(b"\x28\xb5\x2f\xfd", encoding)) as there,
+        edge.connection(call(there.url), spool, None) as attempt,
+    ):
+        response = await attempt.open(BOUND_SECONDS)
+        assert not response.is_readable
+
+
+@pytest.mark.parametrize(
+    ("data", "encoding"),
+    [
+        (gzip.compress(JSON)[:-9], "gzip"),
+        (gzip.compress(JSON)[:3] + b"\0" * 50, "gzip"),
+        (gzip.compress(JSON)[:200] + b"noise" * 50, None),
+        (zlib.compress(JSON)[:-9], "deflate"),
+        (b"plain", "deflate"),
+    ],
+)
+async def test_a_broken_body_is_unreadable(
+    edge: UpstreamClient, spool: Spool, data: bytes, encoding: str | None
+) -> None:
+    async with (
+        peer(answer(data, encoding)) as there,
+        edge.connection(call(there.url), spool, None) as attempt,
+    ):
+        with pytest.raises(UnreadableError) as caught:
+            await fetch(attempt)
+    assert is_word(str(caught.value))
+
+
+async def test_a_bomb_ends_without_stalling_the_event_loop(
+    edge: UpstreamClient, spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(body, "_MOST_BYTES", 32 * MIB)
+    bomb = gzip.compress(b"\0" * (64 * MIB))
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            await asyncio.sleep(0)
+            ticks += 1
+
+    ticking = asyncio.create_task(tick())
+    size = 0
+    async with (
+        peer(answer(bomb, "gzip")) as there,
+        edge.connection(call(there.url), spool, None) as attempt,
+    ):
+        response = await attempt.open(BOUND_SECONDS)
+        ticks = 0
+
+        async def read() -> None:
+            nonlocal size
+            async for chunk in response.chunks(BOUND_SECONDS, BOUND_SECONDS):
+                size += len(chunk)
+
+        with pytest.raises(LostError, match="TooLargeError"):
+            await read()
+    ticking.cancel()
+    assert size <= 32 * MIB
+    assert ticks >= size // PIECE_BYTES, "others have a turn after each piece"
+
+
+async def test_an_error_that_is_compressed_is_read_within_its_bounds(
+    edge: UpstreamClient, spool: Spool
+) -> None:
+    async with (
+        peer(answer(gzip.compress(b'{"error":' + b" " * (64 * MIB)), "gzip")) as there,
+        edge.connection(call(there.url), spool, None) as attempt,
+    ):
+        response = await attempt.open(BOUND_SECONDS)
+        content = await response.read(1000, BOUND_SECONDS)
+    assert content == b'{"error":' + b" " * 991

@@ -110,6 +110,17 @@ def invalid(response: UpstreamResponse, dialect: str) -> AttemptOutcome:
     return AttemptOutcome(Stage.ANSWER, dialect, response.status)
 
 
+def ended_empty(
+    response: UpstreamResponse, dialect: str, error: UpstreamError, *, sent: bool
+) -> AttemptOutcome:
+    """The answer came to its end and says that no picture was made; ``error`` has its words.
+
+    ``sent``: the client has received partial pictures.
+    """
+    stage, status = (Stage.STREAM, None) if sent else (Stage.ANSWER, response.status)
+    return AttemptOutcome(stage, dialect, status, error=error, ended_empty=True)
+
+
 def without_picture(
     response: UpstreamResponse, dialect: str, error: UpstreamError, request: ImageRequest
 ) -> AttemptOutcome:

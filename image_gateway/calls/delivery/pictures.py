@@ -18,13 +18,14 @@ from image_gateway.calls.delivery.context import (
     ResponseContext,
     broken_off,
     delivered,
+    ended_empty,
     failed,
-    invalid,
     lost,
 )
 from image_gateway.core.codec.body_segments import Body
 from image_gateway.core.dialects import events
-from image_gateway.core.dialects.events import EventKind, ResponseReader
+from image_gateway.core.dialects.events import EventKind
+from image_gateway.core.dialects.response_events import ResponseReader
 from image_gateway.core.records.builder import Made
 from image_gateway.core.records.phases import Phase
 from image_gateway.core.request.image_request import ImageRequest
@@ -176,5 +177,7 @@ class _Call:
                     return failed(response, dialect, event, sent=self._sent)
                 elif event.kind is EventKind.END:
                     self.usage = event.usage
+                    if not self.made:
+                        return ended_empty(response, dialect, event.error, sent=self._sent)
                     break
-        return invalid(response, dialect)
+        return delivered(response, dialect)

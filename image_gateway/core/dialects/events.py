@@ -1,9 +1,9 @@
 """Reads the events of an upstream, and writes the events and answers that a client gets.
 
-Two kinds of events are read: those of the Images API (``image_generation.completed``), whose frames
-are forwarded unchanged, and those of the Responses API, from which pictures are extracted.  An
-event comes as a JSON skeleton: a placeholder stands for each picture, whose text stays in the spool
-(``core.codec.json_scanner``).  The functions here that write JSON return a body of segments.
+The events read here are those whose frames are forwarded unchanged: of the Images API
+(``image_generation.completed``), and of the Responses API for its own clients.  ``response_events``
+takes pictures out of the latter.  An event comes as a JSON skeleton: a placeholder stands for each
+picture, whose text stays in the spool (``core.codec.json_scanner``).  The functions here that write JSON return a body of segments.
 Sources: README.md in this folder, "Images answers" and "Codex, Responses route".
 """
 
@@ -20,16 +20,14 @@ from image_gateway.core.codec.body_segments import Body, from_json, of_lifted
 from image_gateway.core.errors import UpstreamError
 from image_gateway.core.request.catalogue import Endpoint
 
-_SHARED: Final = ("background", "output_format", "quality", "size")
+SHARED: Final = ("background", "output_format", "quality", "size")
 """The fields that an answer has once for all of its pictures."""
-_LONGEST_MESSAGE: Final = 2000
 _PREFIXES: Final[Mapping[Endpoint, str]] = {
     "generations": "image_generation",
     "edits": "image_edit",
 }
 _COMPLETED: Final = frozenset(f"{prefix}.completed" for prefix in _PREFIXES.values())
 _PARTIAL_IMAGE: Final = frozenset(f"{prefix}.partial_image" for prefix in _PREFIXES.values())
-_TEXT_ANSWER: Final = "The upstream answered with text instead of a picture."
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +67,8 @@ class ParsedEvent:
     """What an event says.
 
     ``picture`` holds a picture's fields by the names of the Images API; ``pictures`` is the number
-    of pictures in an ``END``; ``status`` and ``error`` belong to a ``FAILURE``.
+    of pictures in an ``END``; ``status`` and ``error`` belong to a ``FAILURE``.  The ``error`` of
+    an ``END`` without a picture has the upstream's words in its place.
     """
 
     kind: EventKind
@@ -116,9 +115,11 @@ def add_usage(
     return total
 
 
-def failure(fields: Mapping[str, object]) -> ParsedEvent:
-    """The error in an event: nested as ``error``, or flat."""
+def error_in(fields: Mapping[str, object]) -> UpstreamError:
+    """The error in an event or an item: nested as ``error``, or flat."""
     nested = fields.get("error")
+    if isinstance(nested, str):
+        return errors.from_fields({"message": text(nested)})
     error_fields = nested if isinstance(nested, dict) else fields
     plain = {
         name: value
@@ -126,14 +127,18 @@ def failure(fields: Mapping[str, object]) -> ParsedEvent:
         if not json_skeleton.contains_placeholder(value)
     }
     error = errors.from_fields(plain)
-    if isinstance(nested, str):
-        error = errors.from_fields({"message": text(nested)})
     if nested is None and error.type == "error":
         # A flat event's own type says nothing about what went wrong.
         error = errors.from_fields({**plain, "type": None})
+    return error
+
+
+def failure(fields: Mapping[str, object]) -> ParsedEvent:
+    """The failure that an event reports, with a message and a status."""
+    error = error_in(fields)
     if error.message is None:
         error = replace(error, message="The upstream reported an error without a message.")
-    for source in (error_fields, fields):
+    for source in (untrusted.mapping(fields.get("error")), fields):
         for name in ("status", "status_code"):
             status = source.get(name)
             if isinstance(status, int) and 400 <= status < 600:
@@ -150,7 +155,7 @@ def read_image_event(event: Event) -> ParsedEvent:
     if "error" in {kind, event.name} or isinstance(fields.get("error"), dict | str):
         return failure(fields)
     # An event that cannot be read counts by its name: the picture has been paid for.
-    holds_picture = event.value is None or _is_picture(fields.get("b64_json"))
+    holds_picture = event.value is None or is_picture(fields.get("b64_json"))
     if kind in _COMPLETED and holds_picture:
         return ParsedEvent(EventKind.PICTURE, fields, usage(fields.get("usage")))
     if kind in _PARTIAL_IMAGE:
@@ -158,74 +163,7 @@ def read_image_event(event: Event) -> ParsedEvent:
     return ParsedEvent(EventKind.OTHER)
 
 
-# -- the Responses API's events --------------------------------------------------------------------
-
-
-class ResponseReader:
-    """Reads the events of one call on the Responses route, which makes one picture."""
-
-    def __init__(self) -> None:
-        self._has_picture = False
-        self._message: str | None = None
-
-    def __repr__(self) -> str:
-        return f"<ResponseReader {'made' if self._has_picture else 'waiting'}>"
-
-    def read(self, event: Event) -> ParsedEvent:
-        """Read the next event; an end without a picture is a failure."""
-        fields = event.fields()
-        match event.kind():
-            case "response.image_generation_call.partial_image":
-                return ParsedEvent(EventKind.PARTIAL, _partial(fields))
-            case "response.output_item.done":
-                return self._read_item(fields.get("item"))
-            case "response.output_text.done":
-                self._message = self._message or _message(fields.get("text"))
-            case "response.refusal.done":
-                self._message = _message(fields.get("refusal")) or self._message
-            case "response.completed":
-                return self._end(fields.get("response"))
-            case "response.failed" | "response.incomplete" | "error":
-                return _without_picture(event.kind(), fields)
-        return ParsedEvent(EventKind.OTHER)
-
-    def _read_item(self, value: object) -> ParsedEvent:
-        item = untrusted.mapping(value)
-        if item.get("type") == "image_generation_call" and _is_picture(item.get("result")):
-            self._has_picture = True
-            return ParsedEvent(EventKind.PICTURE, _picture(item))
-        if item.get("type") == "message":
-            content = item.get("content")
-            for part in content if isinstance(content, list) else []:
-                part_fields = untrusted.mapping(part)
-                message = _message(part_fields.get("refusal")) or _message(part_fields.get("text"))
-                self._message = message or self._message
-        return ParsedEvent(EventKind.OTHER)
-
-    def _end(self, value: object) -> ParsedEvent:
-        response = untrusted.mapping(value)
-        counts = usage(untrusted.mapping(response.get("tool_usage")).get("image_gen"))
-        if self._has_picture:
-            return ParsedEvent(EventKind.END, usage=counts)
-        # The output is often empty, because the items came before; but it may hold all of them.
-        output = response.get("output")
-        for item in output if isinstance(output, list) else []:
-            event = self._read_item(item)
-            if event.kind is EventKind.PICTURE:
-                return ParsedEvent(EventKind.END, event.picture, counts)
-        if self._message is None:
-            return ParsedEvent(EventKind.END)
-        return ParsedEvent(
-            EventKind.FAILURE,
-            status=400,
-            error=UpstreamError(
-                self._message[:_LONGEST_MESSAGE],
-                "image_generation_user_error",
-                "prompt",
-                "moderation_blocked",
-            ),
-        )
-
+# -- the Responses API's events, for its own clients -----------------------------------------------
 
 _OPENING: Final = frozenset({"response.created", "response.queued", "response.in_progress"})
 
@@ -254,64 +192,26 @@ def read_conversation_event(event: Event) -> ParsedEvent:
     return failure(fields) if kind == "error" else ParsedEvent(EventKind.OTHER)
 
 
-def _message(value: object) -> str | None:
-    """The text of a message; a fixed sentence for a text that is too long for a skeleton."""
-    return text(value) or (_TEXT_ANSWER if isinstance(value, str) and value else None)
-
-
-def _is_picture(value: object) -> bool:
+def is_picture(value: object) -> bool:
+    """Whether a field holds a picture: a text that is not empty."""
     return isinstance(value, str) and bool(value)
 
 
 def _pictures(items: object) -> list[dict[str, object]]:
     mappings = [untrusted.mapping(item) for item in (items if isinstance(items, list) else [])]
     return [
-        _picture(item)
+        item_picture(item)
         for item in mappings
-        if item.get("type") == "image_generation_call" and _is_picture(item.get("result"))
+        if item.get("type") == "image_generation_call" and is_picture(item.get("result"))
     ]
 
 
-def _partial(fields: Mapping[str, object]) -> dict[str, object]:
-    return {
-        "b64_json": fields.get("partial_image_b64"),
-        "partial_image_index": fields.get("partial_image_index"),
-        **{name: text(fields.get(name)) for name in _SHARED},
-    }
-
-
-def _picture(item: Mapping[str, object]) -> dict[str, object]:
-    fields = {"b64_json": item.get("result"), **{name: text(item.get(name)) for name in _SHARED}}
+def item_picture(item: Mapping[str, object]) -> dict[str, object]:
+    """The picture in an item of a response, by the names of the Images API."""
+    fields = {"b64_json": item.get("result"), **{name: text(item.get(name)) for name in SHARED}}
     if isinstance(item.get("revised_prompt"), str):
         fields["revised_prompt"] = item["revised_prompt"]
     return fields
-
-
-def _without_picture(kind: str, fields: Mapping[str, object]) -> ParsedEvent:
-    if kind == "error":
-        return failure(fields)
-    response = untrusted.mapping(fields.get("response"))
-    return failure(response) if kind == "response.failed" else _incomplete(response)
-
-
-def _incomplete(response: Mapping[str, object]) -> ParsedEvent:
-    details = untrusted.mapping(response.get("incomplete_details"))
-    reason = text(details.get("reason")) or "incomplete"
-    if reason == "content_filter":
-        return ParsedEvent(
-            EventKind.FAILURE,
-            status=400,
-            error=UpstreamError(
-                "The upstream's content filter stopped this picture.",
-                "image_generation_user_error",
-                "prompt",
-                reason,
-            ),
-        )
-    message = "The upstream ended before the picture was made."
-    return ParsedEvent(
-        EventKind.FAILURE, status=502, error=UpstreamError(message, None, None, reason)
-    )
 
 
 # -- events and answers for the client -------------------------------------------------------------
@@ -364,7 +264,7 @@ def answer_ends(
 
     ``first`` is the first picture, whose size and other shared fields count for all.
     """
-    after = {name: value for name in _SHARED if (value := first.get(name)) is not None}
+    after = {name: value for name in SHARED if (value := first.get(name)) is not None}
     if usage is not None:
         after["usage"] = dict(usage)
     return (
@@ -382,7 +282,7 @@ def completed_events(
     """
     answer_fields = untrusted.mapping(answer)
     data = answer_fields.get("data")
-    shared = {name: text(answer_fields.get(name)) for name in _SHARED}
+    shared = {name: text(answer_fields.get(name)) for name in SHARED}
     completed: list[dict[str, object]] = [
         {
             "b64_json": item["b64_json"],
@@ -391,7 +291,7 @@ def completed_events(
             "usage": None,
         }
         for item in (data if isinstance(data, list) else [])
-        if _is_picture(untrusted.mapping(item).get("b64_json"))
+        if is_picture(untrusted.mapping(item).get("b64_json"))
     ]
     counts = usage(answer_fields.get("usage"))
     if completed:

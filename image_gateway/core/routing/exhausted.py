@@ -13,12 +13,11 @@ from image_gateway.core import errors
 from image_gateway.core.dialects.faults import Fault
 from image_gateway.core.errors import Refusal
 from image_gateway.core.routing import ranking
-from image_gateway.core.routing.failover import AttemptOutcome, Stage
+from image_gateway.core.routing.failover import LONGEST_WORDS, AttemptOutcome, Stage
 
 _REPAIR_SECONDS: Final = 30.0
 """An operator has to act; a client that waits should not ask often."""
 _UNREACHABLE_SECONDS: Final = 5.0
-_LONGEST_WORDS: Final = 300
 _BUSY: Final = frozenset({"account_concurrency", "key_start_interval"})
 """The refusals of a call for which an account exists: it may succeed later."""
 
@@ -60,7 +59,18 @@ def decide(
         for index, outcome in enumerate(outcomes):
             if matches(outcome):
                 return Decision(index)
+    for index, outcome in enumerate(outcomes):
+        if outcome.ended_empty:
+            return Decision(index, _no_picture(words(index)))
     return Decision(None, _refusal(outcomes, last_refusal, words))
+
+
+def _no_picture(words: str | None) -> Refusal:
+    because = "" if words is None else f", with the words: {words[:LONGEST_WORDS]!r}"
+    return Refusal(
+        "upstream_invalid",
+        f"The upstream answered without a picture{because}. Change the prompt, or call again.",
+    )
 
 
 def _refusal(
@@ -134,4 +144,4 @@ def _because(outcome: AttemptOutcome, words: str | None) -> str:
         return f" (status {status}): it sent a challenge page, as for a browser."
     if words is None:
         return f" (status {status})."
-    return f" (status {status}), with the words: {words[:_LONGEST_WORDS]!r}."
+    return f" (status {status}), with the words: {words[:LONGEST_WORDS]!r}."

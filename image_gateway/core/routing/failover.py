@@ -54,7 +54,8 @@ class AttemptOutcome:
     time from the attempt's start to its answer.  ``known`` is the row of the dialect's errors that
     the answer fits.  ``fails_free``: the account bills nothing for an error in OpenAI's shape.
     ``reread``: the account's credential was already read again during this request.  ``reason`` is
-    one word for the log that says how the answer broke off.
+    one word for the log that says how the answer broke off.  ``ended_empty``: a success that came
+    to its end and says that no picture was made; ``error`` then has the upstream's words.
     """
 
     stage: Stage
@@ -69,6 +70,7 @@ class AttemptOutcome:
     fails_free: bool = False
     reread: bool = False
     reason: str | None = None
+    ended_empty: bool = False
 
     @property
     def has_error(self) -> bool:
@@ -280,6 +282,12 @@ TABLE: Final[Sequence[Row]] = (
         lambda _: _replaced("upstream_redirect"),
     ),
     Row(
+        "no_picture",
+        "a success that ended without a picture, of an upstream that bills nothing for it",
+        lambda outcome: outcome.ended_empty and not DIALECTS[outcome.dialect].bills_pictures,
+        lambda _: Step(Action.NEXT),
+    ),
+    Row(
         "invalid",
         "a 2xx of another kind, or a status that ends no exchange",
         lambda outcome: outcome.answered < 300,
@@ -323,8 +331,9 @@ def health(outcome: AttemptOutcome) -> Health:
         return Health.WORKS
     if outcome.stage in {Stage.CONNECT, Stage.SENT}:
         return Health.FAILS
-    if outcome.stage is Stage.STREAM:
-        return Health.UNKNOWN if outcome.has_error else Health.FAILS
+    if outcome.stage is Stage.STREAM or outcome.ended_empty:
+        # A prompt alone may cause an error, or an answer without a picture.
+        return Health.UNKNOWN if outcome.has_error or outcome.ended_empty else Health.FAILS
     status = outcome.answered
     if outcome.known is not None and outcome.known.fault is not Fault.OVERLOAD:
         return Health.WORKS if outcome.known.fault is Fault.REQUEST else Health.UNKNOWN
@@ -368,6 +377,16 @@ _REPLACED: Final[Mapping[str, str]] = {
 }
 
 
-def replacement(code: str) -> Refusal:
-    """The gateway's own error in place of an upstream's answer (``Action.REPLACE``)."""
-    return Refusal(code, _REPLACED[code])
+LONGEST_WORDS: Final = 300
+"""Characters of an upstream's words in an error of the gateway."""
+
+
+def replacement(code: str, words: str | None = None) -> Refusal:
+    """The gateway's own error in place of an upstream's answer (``Action.REPLACE``).
+
+    ``words`` are the answer's own, without secrets.
+    """
+    message = _REPLACED[code]
+    if words is not None:
+        message += f" The upstream's words: {words[:LONGEST_WORDS]!r}."
+    return Refusal(code, message)

@@ -14,19 +14,20 @@ from image_gateway.core import errors
 from image_gateway.core.codec import body_segments, json_scanner, json_skeleton
 from image_gateway.core.codec.sse import EventSplitter
 from image_gateway.core.dialects import events
-from image_gateway.core.dialects.events import Event, EventKind, ParsedEvent, ResponseReader
+from image_gateway.core.dialects.events import Event, EventKind, ParsedEvent
+from image_gateway.core.dialects.response_events import ResponseReader
 from image_gateway.core.errors import UpstreamError
 from image_gateway.core.request.catalogue import Endpoint
 from tests.core.builders import play
 
 G: Endpoint = "generations"
 E: Endpoint = "edits"
-_PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(20)).decode()
+PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(20)).decode()
 _WEBP = base64.b64encode(b"RIFF\0\0\0\0WEBP" + b"\xff\xfb" * 4000).decode()
-_SHARED = {"background": "opaque", "output_format": "png", "quality": "low", "size": "1x1"}
+SHARED = {"background": "opaque", "output_format": "png", "quality": "low", "size": "1x1"}
 
 
-def _event(value: object, name: str | None = None) -> tuple[Event, bytes]:
+def event_of(value: object, name: str | None = None) -> tuple[Event, bytes]:
     """An event as it comes, and the spool that its long strings lie in."""
     text = json.dumps(value).encode()
     skeleton = json_skeleton.JsonSkeleton()
@@ -34,13 +35,13 @@ def _event(value: object, name: str | None = None) -> tuple[Event, bytes]:
     return Event(name, skeleton.close(), skeleton.lifted), text
 
 
-def _happens(value: object, name: str | None = None) -> ParsedEvent:
-    return events.read_image_event(_event(value, name)[0])
+def happens(value: object, name: str | None = None) -> ParsedEvent:
+    return events.read_image_event(event_of(value, name)[0])
 
 
-def _reads(*values: object) -> list[ParsedEvent]:
+def reads(*values: object) -> list[ParsedEvent]:
     reader = ResponseReader()
-    return [reader.read(_event(value)[0]) for value in values]
+    return [reader.read(event_of(value)[0]) for value in values]
 
 
 # -- an event itself -------------------------------------------------------------------------
@@ -65,11 +66,11 @@ def _reads(*values: object) -> list[ParsedEvent]:
 def test_an_event_is_what_its_data_calls_it_else_its_own_name(
     name: str | None, value: object, kind: str
 ) -> None:
-    assert _event(value, name)[0].kind() == kind
+    assert event_of(value, name)[0].kind() == kind
 
 
 def test_an_event_does_not_show_what_it_holds() -> None:
-    event, _ = _event({"b64_json": "hush"})
+    event, _ = event_of({"b64_json": "hush"})
     assert "hush" not in repr(event)
     assert "hush" not in repr(events.read_image_event(event))
 
@@ -243,7 +244,7 @@ def test_a_failure_has_the_status_it_would_have_had_without_a_stream(
     fields: dict[str, Any], status: int, error: UpstreamError
 ) -> None:
     flat = {"type": "error", **fields}
-    for found in (_happens(flat), _happens(fields, "error"), *_reads(flat)):
+    for found in (happens(flat), happens(fields, "error"), *reads(flat)):
         _is_failure(found, status, error)
 
 
@@ -253,14 +254,14 @@ def test_a_failed_response_is_that_failure(
 ) -> None:
     if isinstance(fields.get("error"), dict) and "status" not in fields:
         failed = {"type": "response.failed", "response": {"status": "failed", **fields}}
-        [found] = _reads(failed)
+        [found] = reads(failed)
         _is_failure(found, status, error)
 
 
 @pytest.mark.parametrize("response", [{}, None, {"error": None}, {"status": "failed"}, [], "x"])
 def test_a_failed_response_that_says_nothing_is_a_failure_all_the_same(response: object) -> None:
     """It must not end as a silence that somebody takes for a time-out."""
-    [found] = _reads({"type": "response.failed", "response": response})
+    [found] = reads({"type": "response.failed", "response": response})
     assert (found.kind, found.status, found.error.code) == (EventKind.FAILURE, 500, None)
 
 
@@ -283,7 +284,7 @@ _FIELDS = st.dictionaries(
 @given(_FIELDS)
 def test_any_failure_has_a_status_of_an_error_and_plain_words(fields: dict[str, Any]) -> None:
     try:
-        event, _ = _event(fields)
+        event, _ = event_of(fields)
     except json_scanner.ScanError:
         return  # NUL first
     found = events.failure(event.fields())
@@ -298,12 +299,12 @@ def test_any_failure_has_a_status_of_an_error_and_plain_words(fields: dict[str, 
 @pytest.mark.parametrize("prefix", ["image_generation", "image_edit"])
 def test_events_of_the_images_api_are_told_apart(prefix: str) -> None:
     partial = {"type": f"{prefix}.partial_image", "b64_json": "x", "partial_image_index": 0}
-    assert _happens(partial) == ParsedEvent(EventKind.PARTIAL, partial)
-    done = {"type": f"{prefix}.completed", "b64_json": "x", **_SHARED, "usage": {"total_tokens": 3}}
-    assert _happens(done) == ParsedEvent(EventKind.PICTURE, done, {"total_tokens": 3})
+    assert happens(partial) == ParsedEvent(EventKind.PARTIAL, partial)
+    done = {"type": f"{prefix}.completed", "b64_json": "x", **SHARED, "usage": {"total_tokens": 3}}
+    assert happens(done) == ParsedEvent(EventKind.PICTURE, done, {"total_tokens": 3})
     unnamed = {"b64_json": "x"}
-    assert _happens(unnamed, f"{prefix}.completed") == ParsedEvent(EventKind.PICTURE, unnamed)
-    assert _happens({**done, "error": None}).kind is EventKind.PICTURE
+    assert happens(unnamed, f"{prefix}.completed") == ParsedEvent(EventKind.PICTURE, unnamed)
+    assert happens({**done, "error": None}).kind is EventKind.PICTURE
 
 
 @pytest.mark.parametrize(
@@ -319,226 +320,21 @@ def test_events_of_the_images_api_are_told_apart(prefix: str) -> None:
     ],
 )
 def test_any_other_event_of_the_images_api_is_for_nobody(value: object, name: str | None) -> None:
-    assert _happens(value, name) == ParsedEvent(EventKind.OTHER)
+    assert happens(value, name) == ParsedEvent(EventKind.OTHER)
 
 
-# -- the Responses API's events --------------------------------------------------------------
-
-_ITEM = {
+ITEM = {
     "type": "image_generation_call",
     "id": "ig_1",
     "status": "completed",
-    "result": _PNG,
+    "result": PNG,
     "revised_prompt": "a nicer cat",
     "action": "generate",
-    **_SHARED,
+    **SHARED,
 }
-_PICTURE = {"b64_json": _PNG, "revised_prompt": "a nicer cat", **_SHARED}
-_ITEM_DONE = {"type": "response.output_item.done", "output_index": 0, "item": _ITEM}
-_TOKENS = {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}
-
-
-def _completed(**response: object) -> dict[str, object]:
-    return {"type": "response.completed", "response": {"status": "completed", **response}}
-
-
-def test_a_call_s_events_from_first_to_last() -> None:
-    partial = {
-        "type": "response.image_generation_call.partial_image",
-        "item_id": "ig_1",
-        "partial_image_b64": "QUJD",
-        "partial_image_index": 1,
-        **_SHARED,
-    }
-    usage = {"tool_usage": {"image_gen": {**_TOKENS, "x": "hush"}}, "usage": {"total_tokens": 99}}
-    found = _reads(
-        {"type": "response.created", "response": {"status": "in_progress"}},
-        {"type": "response.output_item.added", "item": {"type": "image_generation_call"}},
-        {"type": "response.image_generation_call.generating"},
-        partial,
-        _ITEM_DONE,
-        _completed(output=[], **usage),
-    )
-    assert [each.kind for each in found] == [
-        EventKind.OTHER,
-        EventKind.OTHER,
-        EventKind.OTHER,
-        EventKind.PARTIAL,
-        EventKind.PICTURE,
-        EventKind.END,
-    ]
-    assert found[3].picture == {"b64_json": "QUJD", "partial_image_index": 1, **_SHARED}
-    assert found[4].picture == _PICTURE
-    assert found[5] == ParsedEvent(EventKind.END, usage=_TOKENS)
-
-
-def test_a_picture_that_comes_only_at_the_end_is_taken_there() -> None:
-    output = [{"type": "reasoning"}, {"type": "message", "content": []}, _ITEM]
-    [found] = _reads(_completed(output=output, tool_usage={"image_gen": _TOKENS}))
-    assert found == ParsedEvent(EventKind.END, _PICTURE, _TOKENS)
-
-
-def test_a_picture_that_came_before_does_not_come_again() -> None:
-    [_, found] = _reads(_ITEM_DONE, _completed(output=[_ITEM]))
-    assert found == ParsedEvent(EventKind.END)
-
-
-@pytest.mark.parametrize("missing", [*_SHARED, "revised_prompt"])
-@pytest.mark.parametrize("value", [None, 5, "x" * 5000])
-def test_what_a_picture_does_not_say_is_null_or_absent(missing: str, value: object) -> None:
-    [found] = _reads({**_ITEM_DONE, "item": {**_ITEM, missing: value}})
-    assert found.picture["b64_json"] == _PNG
-    if missing == "revised_prompt":
-        # It may be as long as it likes: it goes on with the picture.
-        expected = json_skeleton.placeholder(0) if isinstance(value, str) else None
-        assert found.picture.get(missing) == expected
-    else:
-        assert found.picture[missing] is None
-
-
-@pytest.mark.parametrize(
-    "item",
-    [
-        {**_ITEM, "result": None},
-        {**_ITEM, "result": 5},
-        {**_ITEM, "result": ""},
-        {**_ITEM, "type": "function_call"},
-        {"type": "image_generation_call", "status": "failed"},
-        {},
-        None,
-        [],
-        "x",
-    ],
-)
-def test_an_item_without_a_picture_is_none(item: object) -> None:
-    found = _reads({**_ITEM_DONE, "item": item}, _completed())
-    assert [each.kind for each in found] == [EventKind.OTHER, EventKind.END]
-    assert not found[1].picture
-
-
-def _message(*content: object) -> dict[str, object]:
-    return {
-        "type": "response.output_item.done",
-        "item": {"type": "message", "role": "assistant", "content": list(content)},
-    }
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        [{"type": "response.refusal.done", "refusal": "No."}],
-        [{"type": "response.output_text.done", "text": "No."}],
-        [_message({"type": "refusal", "refusal": "No."})],
-        [_message({"type": "output_text", "text": "No."})],
-        [_message(None, 5, {"type": "output_text", "text": "No."})],
-        [
-            {"type": "response.output_text.done", "text": "Let me see."},
-            {"type": "response.refusal.done", "refusal": "No."},
-        ],
-    ],
-)
-def test_a_refusal_in_words_is_the_client_s_answer(said: list[object]) -> None:
-    """Not a fault of the upstream, and no reason to ask another account."""
-    *before, found = _reads(*said, _completed())
-    assert all(each.kind is EventKind.OTHER for each in before)
-    assert found == ParsedEvent(
-        EventKind.FAILURE,
-        status=400,
-        error=UpstreamError("No.", "image_generation_user_error", "prompt", "moderation_blocked"),
-    )
-    assert errors.codes(found.error) & errors.CLIENT_FAULTS
-
-
-def test_a_refusal_that_stands_only_in_the_end_is_read_there() -> None:
-    output = [{"type": "message", "content": [{"type": "refusal", "refusal": "No."}]}]
-    [found] = _reads(_completed(output=output))
-    assert (found.kind, found.status, found.error.message) == (EventKind.FAILURE, 400, "No.")
-
-
-def test_words_beside_a_picture_are_no_refusal() -> None:
-    words = {"type": "response.output_text.done", "text": "Here it is."}
-    assert [each.kind for each in _reads(words, _ITEM_DONE, _completed())] == [
-        EventKind.OTHER,
-        EventKind.PICTURE,
-        EventKind.END,
-    ]
-    [_, found] = _reads(words, _completed(output=[_ITEM]))
-    assert (found.kind, found.picture) == (EventKind.END, _PICTURE)
-
-
-def test_a_refusal_s_words_are_cut_and_never_a_mark() -> None:
-    [_, found] = _reads({"type": "response.refusal.done", "refusal": "x" * 3000}, _completed())
-    assert found.error.message == "x" * 2000
-    [_, found] = _reads({"type": "response.refusal.done", "refusal": "x" * 5000}, _completed())
-    assert not json_skeleton.is_placeholder(found.error.message or "")
-
-
-def test_an_end_without_a_picture_and_without_words_is_an_end() -> None:
-    assert _reads(_completed()) == [ParsedEvent(EventKind.END)]
-    responses: list[object] = [None, [], {"output": 5}, {"output": [5, None, []]}]
-    for response in responses:
-        assert _reads({"type": "response.completed", "response": response})[0].kind is EventKind.END
-
-
-@pytest.mark.parametrize(
-    ("response", "status", "code"),
-    [
-        ({"incomplete_details": {"reason": "content_filter"}}, 400, "content_filter"),
-        ({"incomplete_details": {"reason": "max_output_tokens"}}, 502, "max_output_tokens"),
-        ({"incomplete_details": None}, 502, "incomplete"),
-        ({}, 502, "incomplete"),
-        (None, 502, "incomplete"),
-    ],
-)
-def test_an_incomplete_response_is_a_failure_of_its_reason(
-    response: object, status: int, code: str
-) -> None:
-    [found] = _reads({"type": "response.incomplete", "response": response})
-    assert (found.kind, found.status, found.error.code) == (EventKind.FAILURE, status, code)
-    assert found.error.message
-    assert bool(errors.codes(found.error) & errors.CLIENT_FAULTS) == (status == 400)
-
-
-def test_a_reader_tells_whether_a_picture_came() -> None:
-    reader = ResponseReader()
-    assert repr(reader) == "<ResponseReader waiting>"
-    reader.read(_event(_ITEM_DONE)[0])
-    assert repr(reader) == "<ResponseReader made>"
-
-
-_ANY = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(0, 600), st.sampled_from(["x", _PNG, "error"])),
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=3),
-        st.dictionaries(
-            st.sampled_from(
-                ["type", "item", "response", "error", "output", "content", "result", "text"]
-            ),
-            st.one_of(
-                inner,
-                st.sampled_from(
-                    [
-                        "response.completed",
-                        "response.failed",
-                        "response.incomplete",
-                        "response.output_item.done",
-                        "image_generation_call",
-                        "image_edit.completed",
-                        "message",
-                    ]
-                ),
-            ),
-            max_size=4,
-        ),
-    ),
-    max_leaves=10,
-)
-
-
-@given(st.lists(_ANY, max_size=4))
-def test_no_event_is_too_hostile_to_be_read(values: list[object]) -> None:
-    for found in [*_reads(*values), *map(_happens, values)]:
-        assert (found.kind is EventKind.FAILURE) == (400 <= found.status < 600)
+PICTURE = {"b64_json": PNG, "revised_prompt": "a nicer cat", **SHARED}
+ITEM_DONE = {"type": "response.output_item.done", "output_index": 0, "item": ITEM}
+TOKENS = {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}
 
 
 # -- what the client gets --------------------------------------------------------------------
@@ -552,7 +348,7 @@ def _read_frame(text: bytes) -> tuple[str | None, Any]:
     return pieces[-1].event, json.loads(b"".join(piece.data for piece in pieces))
 
 
-@pytest.mark.parametrize("picture", [_PNG, _WEBP])
+@pytest.mark.parametrize("picture", [PNG, _WEBP])
 @pytest.mark.parametrize(
     ("endpoint", "kind", "name"),
     [
@@ -565,20 +361,20 @@ def _read_frame(text: bytes) -> tuple[str | None, Any]:
 def test_a_picture_goes_on_as_an_event_of_the_images_api(
     picture: str, endpoint: Endpoint, kind: str, name: str
 ) -> None:
-    event, spool = _event({**_ITEM_DONE, "item": {**_ITEM, "result": picture}})
+    event, spool = event_of({**ITEM_DONE, "item": {**ITEM, "result": picture}})
     found = ResponseReader().read(event)
-    fields = {**found.picture, "created_at": 5, "usage": dict(_TOKENS)}
+    fields = {**found.picture, "created_at": 5, "usage": dict(TOKENS)}
     made = events.frame(endpoint, kind, fields, event.lifted)
     text = play(made, spool)
     assert body_segments.length(made) == len(text)
     assert _read_frame(text) == (
         name,
-        {"type": name, **_PICTURE, "b64_json": picture, "created_at": 5, "usage": _TOKENS},
+        {"type": name, **PICTURE, "b64_json": picture, "created_at": 5, "usage": TOKENS},
     )
 
 
 def test_a_large_picture_in_a_frame_is_a_span() -> None:
-    event, _ = _event({**_ITEM_DONE, "item": {**_ITEM, "result": _WEBP}})
+    event, _ = event_of({**ITEM_DONE, "item": {**ITEM, "result": _WEBP}})
     made = events.frame(G, "completed", ResponseReader().read(event).picture, event.lifted)
     assert sum(len(part) for part in made if isinstance(part, bytes)) < 400
 
@@ -602,7 +398,7 @@ def test_an_error_in_a_stream_is_nested_and_has_no_name() -> None:
 def test_no_message_breaks_an_error_frame(message: str) -> None:
     text = events.error_frame(errors.error_body(message, "api_error", None, "c"))
     assert _read_frame(text)[1]["error"]["message"] == message
-    again = _happens(_read_frame(text)[1])
+    again = happens(_read_frame(text)[1])
     assert (again.kind, again.error.message, again.error.code) == (EventKind.FAILURE, message, "c")
 
 
@@ -620,17 +416,17 @@ def _answer(
     return json.loads(before + b",".join(entries) + behind)
 
 
-@pytest.mark.parametrize("usage", [None, _TOKENS])
+@pytest.mark.parametrize("usage", [None, TOKENS])
 @pytest.mark.parametrize("as_url", [True, False])
-@pytest.mark.parametrize("results", [[_PNG], [_WEBP], [_PNG, _WEBP, _PNG]])
+@pytest.mark.parametrize("results", [[PNG], [_WEBP], [PNG, _WEBP, PNG]])
 def test_pictures_make_an_answer_of_the_images_api(
     results: list[str], usage: dict[str, int] | None, *, as_url: bool
 ) -> None:
     pictures: list[tuple[ParsedEvent, Event, bytes]] = []
     for result in results:
-        event, spool = _event({**_ITEM_DONE, "item": {**_ITEM, "result": result}})
+        event, spool = event_of({**ITEM_DONE, "item": {**ITEM, "result": result}})
         pictures.append((ResponseReader().read(event), event, spool))
-    kinds = {_PNG: "png", _WEBP: "webp"}
+    kinds = {PNG: "png", _WEBP: "webp"}
     entries = [
         {"url": f"data:image/{kinds[result]};base64,{result}"} if as_url else {"b64_json": result}
         for result in results
@@ -638,22 +434,22 @@ def test_pictures_make_an_answer_of_the_images_api(
     assert _answer(pictures, usage, as_url=as_url) == {
         "created": 1_800_000_000,
         "data": [{**entry, "revised_prompt": "a nicer cat"} for entry in entries],
-        **_SHARED,
+        **SHARED,
         **({} if usage is None else {"usage": usage}),
     }
 
 
 def test_a_picture_that_says_nothing_of_itself_makes_an_answer_too() -> None:
-    event, spool = _event({**_ITEM_DONE, "item": {"type": _ITEM["type"], "result": _PNG}})
+    event, spool = event_of({**ITEM_DONE, "item": {"type": ITEM["type"], "result": PNG}})
     found = ResponseReader().read(event)
     made = _answer([(found, event, spool)], None, as_url=False)
-    assert made == {"created": 1_800_000_000, "data": [{"b64_json": _PNG}]}
+    assert made == {"created": 1_800_000_000, "data": [{"b64_json": PNG}]}
 
 
 def test_a_long_revised_prompt_goes_on_whole() -> None:
     long = "a nicer cat " * 1000
-    item = {**_ITEM, "revised_prompt": long, "result": _WEBP}
-    event, spool = _event({**_ITEM_DONE, "item": item})
+    item = {**ITEM, "revised_prompt": long, "result": _WEBP}
+    event, spool = event_of({**ITEM_DONE, "item": item})
     found = ResponseReader().read(event)
     for as_url in (True, False):
         [entry] = _answer([(found, event, spool)], None, as_url=as_url)["data"]
@@ -682,16 +478,16 @@ def test_an_answer_s_first_picture_says_the_size_for_all() -> None:
 
 
 @pytest.mark.parametrize("endpoint", [G, E])
-@pytest.mark.parametrize("usage", [None, {**_TOKENS, "input_tokens_details": {"text_tokens": 1}}])
+@pytest.mark.parametrize("usage", [None, {**TOKENS, "input_tokens_details": {"text_tokens": 1}}])
 def test_a_whole_answer_becomes_one_completed_event_for_each_picture(
     endpoint: Endpoint, usage: dict[str, Any] | None
 ) -> None:
     entries = [
-        {"b64_json": _PNG},
+        {"b64_json": PNG},
         {"b64_json": _WEBP, "revised_prompt": "r", "generation_id": "g"},
-        {"b64_json": _PNG},
+        {"b64_json": PNG},
     ]
-    event, spool = _event({"created": 7, "data": entries, **_SHARED, "usage": usage})
+    event, spool = event_of({"created": 7, "data": entries, **SHARED, "usage": usage})
     made, counts = events.completed_events(event.value, 9)
     assert counts == usage
     frames = [
@@ -699,16 +495,16 @@ def test_a_whole_answer_becomes_one_completed_event_for_each_picture(
         for fields in made
     ]
     name = "image_generation.completed" if endpoint == G else "image_edit.completed"
-    shared = {"type": name, "created_at": 7, **_SHARED}
+    shared = {"type": name, "created_at": 7, **SHARED}
     assert frames == [
-        (name, {**shared, "b64_json": _PNG, "usage": None}),
+        (name, {**shared, "b64_json": PNG, "usage": None}),
         (name, {**shared, "b64_json": _WEBP, "usage": None}),
-        (name, {**shared, "b64_json": _PNG, "usage": usage}),
+        (name, {**shared, "b64_json": PNG, "usage": usage}),
     ]
     # Read by a client, usage adds up to what was said once.
     total: Mapping[str, object] | None = None
     for _, value in frames:
-        found = _happens(value)
+        found = happens(value)
         assert found.kind is EventKind.PICTURE
         total = events.add_usage(total, found.usage)
     assert total == usage

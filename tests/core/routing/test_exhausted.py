@@ -1,6 +1,7 @@
 """When no account is left: the upstream's answer that helps the client, or an error of our own."""
 
 import itertools
+from dataclasses import replace
 from typing import Any, Final
 
 import pytest
@@ -122,6 +123,17 @@ def test_a_form_that_no_account_takes_is_not_the_client_s_fault() -> None:
     assert "does not take the form" in refusal.message
     assert refusal.headers() == {"x-should-retry": "false"}
     assert _decide(_answer(400, FORM), _answer(403)) == "account_refused"
+
+
+def test_words_in_place_of_a_picture_are_told_if_no_account_draws() -> None:
+    empty = AttemptOutcome(Stage.ANSWER, "codex", 200, error=SAID, ended_empty=True)
+    for others in ((), (_answer(403),), (UNREACHED,), (_answer(401),)):
+        refusal = _refusal(*others, empty)
+        assert (refusal.code, refusal.spec.status) == ("upstream_invalid", 502)
+        assert "'because'" in refusal.message
+    assert _decide(empty, last=ranking.all_busy(5.0)) == "upstream_invalid"
+    assert _decide(empty, _answer(429)) == "rate_limit_exceeded"
+    assert "words" not in _refusal(replace(empty, error=UpstreamError())).message
 
 
 def test_refused_credentials_are_never_told_to_the_client() -> None:

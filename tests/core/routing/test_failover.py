@@ -545,6 +545,30 @@ def test_a_2xx_of_another_kind_is_invalid_and_not_repeated(
         )
 
 
+def test_an_end_without_a_picture_goes_on_where_it_bills_nothing() -> None:
+    empty = _answer(200, "codex", ended_empty=True, error=UpstreamError("I cannot."))
+    assert next_step(empty) == Step(Action.NEXT, reason="no_picture")
+    for dialect in ("azure", "openai"):
+        step = next_step(replace(empty, dialect=dialect))
+        assert (step.action, step.code) == (Action.REPLACE, "upstream_invalid")
+        assert step.may_be_billed
+    begun = next_step(replace(empty, stage=Stage.STREAM))
+    assert begun.action is Action.END, "the client has partial pictures"
+
+
+def test_words_in_place_of_a_picture_say_nothing_about_the_account() -> None:
+    """A prompt can cause them, and must not stop an account."""
+    for stage in (Stage.ANSWER, Stage.STREAM):
+        empty = AttemptOutcome(stage, "codex", 200, ended_empty=True)
+        assert failover.health(empty) is failover.Health.UNKNOWN
+
+
+def test_a_replaced_answer_quotes_the_upstream_and_no_more_than_some_of_it() -> None:
+    message = failover.replacement("upstream_invalid", "no 'luck' " * 1000).message
+    assert "no 'luck'" in message
+    assert len(message) < 700
+
+
 def test_a_client_s_fault_named_in_a_success_changes_nothing() -> None:
     error = CLIENT_FAULTS[0]
     assert next_step(_answer(200, error=error, usable=True)) == Step(Action.DELIVER)

@@ -1,8 +1,9 @@
-"""How an upstream's answer reaches the client: six kinds of delivery, in one table.
+"""How an upstream's answer reaches the client: seven kinds of delivery, in one table.
 
 | the upstream was asked for | the client asked for | what came | delivery |
 |---|---|---|---|
 | an Images answer | an answer | JSON | ``BodyPassthrough``: streamed through and counted |
+| an Images answer | either | events | ``EventPictures``: pictures out of events |
 | an Images answer | a stream | JSON | ``SyntheticStream``: one completed event for each picture |
 | the Images API's events | a stream | events | ``StreamPassthrough``: frame by frame, unchanged |
 | the Images API's events | a stream | JSON | ``SyntheticStream`` |
@@ -10,22 +11,19 @@
 | Responses events, for an intent | a stream | events | ``ResponseStreamPassthrough`` |
 | Responses events, for an intent | an answer | events | ``AssembledResponse``: one JSON response |
 
-Any media type but these and HTML counts as the expected one: the body shows what it is.  An answer
-that is not in the table cannot be used.  A delivery sends what it can and returns the
-outcome; ``core.routing.failover`` decides what follows.  It does not send the last bytes:
-``finish`` sends them after slot, connection and spool have been given back.  If they were sent
-before, a client that calls again at once could find its own slot taken.
+The body shows what it is (``by_body``), whatever its media type; only HTML is never an answer, and
+JSON never a response's events.  An answer that is not in the table cannot be used.  A delivery
+sends what it can and returns the outcome; ``core.routing.failover`` decides what follows.  It does
+not send the last bytes: ``finish`` sends them after slot, connection and spool have been given
+back.  If they were sent before, a client that calls again at once could find its own slot taken.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
+from image_gateway.calls.delivery.by_body import ByBody
 from image_gateway.calls.delivery.context import Delivery, Finish, ResponseContext
-from image_gateway.calls.delivery.images import (
-    BodyPassthrough,
-    StreamPassthrough,
-    SyntheticStream,
-)
 from image_gateway.calls.delivery.pictures import PictureCollector
 from image_gateway.calls.delivery.responses import AssembledResponse, ResponseStreamPassthrough
 from image_gateway.core import headers
@@ -39,31 +37,26 @@ __all__ = ["AnyDelivery", "Finish", "PictureCollector", "ResponseContext", "choo
 AnyDelivery = Delivery[ImageRequest] | Delivery[IntentRequest]
 
 _JSON: Final = "application/json"
-_EVENTS: Final = "text/event-stream"
 _PAGES: Final = frozenset({"text/html", "application/xhtml+xml"})
 
 MakeDelivery = Callable[[ResponseContext, Any], AnyDelivery]
 
-_DELIVERIES: Final[Mapping[tuple[ExpectedResponse, bool, str], MakeDelivery]] = {
-    (ExpectedResponse.JSON, False, _JSON): BodyPassthrough,
-    (ExpectedResponse.JSON, True, _JSON): SyntheticStream,
-    (ExpectedResponse.IMAGE_EVENTS, True, _EVENTS): StreamPassthrough,
-    (ExpectedResponse.IMAGE_EVENTS, True, _JSON): SyntheticStream,
-    (ExpectedResponse.RESPONSE_EVENTS, False, _EVENTS): PictureCollector,
-    (ExpectedResponse.RESPONSE_EVENTS, True, _EVENTS): PictureCollector,
-    (ExpectedResponse.RESPONSE, True, _EVENTS): ResponseStreamPassthrough,
-    (ExpectedResponse.RESPONSE, False, _EVENTS): AssembledResponse,
+_OF_RESPONSES: Final[Mapping[tuple[ExpectedResponse, bool], MakeDelivery]] = {
+    (ExpectedResponse.RESPONSE_EVENTS, False): PictureCollector,
+    (ExpectedResponse.RESPONSE_EVENTS, True): PictureCollector,
+    (ExpectedResponse.RESPONSE, True): ResponseStreamPassthrough,
+    (ExpectedResponse.RESPONSE, False): AssembledResponse,
 }
-"""By what the upstream was asked for, whether the client asked for a stream, and the media type."""
+"""By what the upstream was asked for, and whether the client asked for a stream."""
 
 
 def choose(
     context: ResponseContext, expects: ExpectedResponse, response: UpstreamResponse
 ) -> MakeDelivery | None:
     """The delivery for an answer, by its head; None if the answer cannot be used."""
-    if not (200 <= response.status < 300 and response.is_readable):
-        return None
     media_type = headers.media_type(response.headers.get("content-type"))
-    if media_type not in {_JSON, _EVENTS, *_PAGES}:
-        media_type = _JSON if expects is ExpectedResponse.JSON else _EVENTS
-    return _DELIVERIES.get((expects, context.stream is not None, media_type))
+    if not (200 <= response.status < 300 and response.is_readable) or media_type in _PAGES:
+        return None
+    if expects in {ExpectedResponse.JSON, ExpectedResponse.IMAGE_EVENTS}:
+        return partial(ByBody, expects=expects)
+    return None if media_type == _JSON else _OF_RESPONSES[expects, context.stream is not None]

@@ -1,5 +1,6 @@
-"""Pictures from the events of the Responses API, with one call for each picture.
+"""Pictures out of events: of the Responses API, or where an Images answer was asked for.
 
+On the Responses route one call makes one picture.
 ``PictureCollector.deliver`` may run several times, in parallel or in turn; frames of all calls go
 out one at a time.  A finished picture is delivered even if its call, another call or the process
 ends before the request is done.
@@ -20,11 +21,13 @@ from image_gateway.calls.delivery.context import (
     delivered,
     ended_empty,
     failed,
+    invalid,
     lost,
 )
 from image_gateway.core.codec.body_segments import Body
 from image_gateway.core.dialects import events
 from image_gateway.core.dialects.events import EventKind
+from image_gateway.core.dialects.picture_events import PictureReader
 from image_gateway.core.dialects.response_events import ResponseReader
 from image_gateway.core.records.builder import Made
 from image_gateway.core.records.phases import Phase
@@ -34,8 +37,8 @@ from image_gateway.edge.spool import JoinedBody, SpooledBody
 from image_gateway.edge.upstream.event_reader import EventReader, Keep, SpooledEvent
 from image_gateway.edge.upstream.http_client import LostError, UpstreamResponse
 
-MOST_PER_CALL: Final = 4
-"""Pictures accepted from one call, which asks for one."""
+MOST_FURTHER: Final = 3
+"""Pictures accepted from a call beyond those that it asked for."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +53,17 @@ class _Picture:
 
 
 class PictureCollector(Delivery[ImageRequest]):
-    """Collects the pictures of all calls for one request."""
+    """Collects the pictures of all calls for one request, on the Responses route."""
+
+    makes_reader: type[ResponseReader] = ResponseReader
 
     def __init__(self, context: ResponseContext, request: ImageRequest) -> None:
         super().__init__(context, request)
         self._pictures: list[_Picture] = []
         self._usage: Mapping[str, object] | None = None
         self._unsent: list[SpooledBody] = []
+        self._wanted = 1
+        """Pictures of one call."""
 
     def __repr__(self) -> str:
         return f"<PictureCollector {len(self._pictures)} of {self._request.count}>"
@@ -66,7 +73,7 @@ class PictureCollector(Delivery[ImageRequest]):
     ) -> AttemptOutcome:
         """Collect the pictures of one call."""
         context = self._context
-        call = _Call(self, context)
+        call = _Call(self, context, self.makes_reader(), self._wanted)
         try:
             with EventReader(
                 response, context.spools, Keep.DATA, until, context.idle_seconds
@@ -141,12 +148,37 @@ class PictureCollector(Delivery[ImageRequest]):
         await self._context.send_json(JoinedBody(parts))
 
 
-class _Call:
-    """Reads the events of one call."""
+class EventPictures(PictureCollector):
+    """The pictures of one call that was asked for an Images answer and sent events."""
 
-    def __init__(self, collector: PictureCollector, context: ResponseContext) -> None:
+    makes_reader = PictureReader
+
+    def __init__(self, context: ResponseContext, request: ImageRequest) -> None:
+        super().__init__(context, request)
+        self._wanted = request.count
+
+    async def deliver(
+        self, response: UpstreamResponse, dialect: str, until: float
+    ) -> AttemptOutcome:
+        outcome = await super().deliver(response, dialect, until)
+        self.salvage()
+        return outcome
+
+
+class _Call:
+    """Reads the events of one call; ``wanted`` is the number of pictures that it was asked for."""
+
+    def __init__(
+        self,
+        collector: PictureCollector,
+        context: ResponseContext,
+        reader: ResponseReader,
+        wanted: int,
+    ) -> None:
         self._collector = collector
         self._kept = context.kept
+        self._reader = reader
+        self._wanted = wanted
         self._sent = False
         self.made: list[_Picture] = []
         self.usage: Mapping[str, object] | None = None
@@ -155,29 +187,44 @@ class _Call:
         self, reader: EventReader, response: UpstreamResponse, dialect: str
     ) -> AttemptOutcome:
         """Read until the call ends; ``made`` holds its pictures, whatever the outcome."""
-        responses = ResponseReader()
-        while len(self.made) < MOST_PER_CALL:
+        while len(self.made) < self._wanted + MOST_FURTHER:
             try:
                 spooled = await reader.next()
             except LostError as error:
                 return broken_off(response, dialect, error, sent=self._sent)
             if spooled is None:
-                return lost(dialect, "EndOfStream", sent=self._sent)
+                return self._ended(response, dialect)
             with ExitStack() as closing:
                 closing.enter_context(spooled)
-                event = responses.read(spooled.event)
-                if event.picture and event.kind is not EventKind.PARTIAL:
-                    self._kept.push(closing.pop_all())
-                    self.made.append(_Picture(event.picture, spooled))
-                    # Only the usage is still to come.
-                    reader.hurry()
+                event = self._reader.read(spooled.event)
                 if event.kind is EventKind.PARTIAL:
                     self._sent |= await self._collector.send_partial(event.picture, spooled)
-                elif event.kind is EventKind.FAILURE:
+                elif event.picture:
+                    self._kept.push(closing.pop_all())
+                    self.made += [
+                        _Picture(each, spooled) for each in (event.picture, *event.others)
+                    ]
+                    if len(self.made) >= self._wanted:
+                        # Only the usage is still to come.
+                        reader.hurry()
+                self.usage = events.add_usage(self.usage, event.usage)
+                if event.kind is EventKind.FAILURE:
                     return failed(response, dialect, event, sent=self._sent)
-                elif event.kind is EventKind.END:
-                    self.usage = event.usage
-                    if not self.made:
-                        return ended_empty(response, dialect, event.error, sent=self._sent)
+                if event.kind is EventKind.END and not self.made:
+                    return ended_empty(response, dialect, event.error, sent=self._sent)
+                if event.kind is EventKind.END or self._is_complete:
                     break
+        return delivered(response, dialect)
+
+    @property
+    def _is_complete(self) -> bool:
+        """Whether nothing more can come: events of the Images API have their usage with them."""
+        return len(self.made) >= self._wanted and not self._reader.has_end
+
+    def _ended(self, response: UpstreamResponse, dialect: str) -> AttemptOutcome:
+        """The events came to their end without an event that says so."""
+        if self._reader.has_end or response.ends_by_close:
+            return lost(dialect, "EndOfStream", sent=self._sent)
+        if not self.made:
+            return invalid(response, dialect)
         return delivered(response, dialect)

@@ -1,7 +1,8 @@
 """Codex, the Responses route: a text model is asked to make one picture with the image tool.
 
 Source: README.md in this folder, "Codex, Responses route".  It always streams, and one call makes
-one picture: a request for more becomes several calls.  ``core.dialects.response_events`` reads its events.
+one picture: a request for more becomes several calls.  ``core.dialects.response_events`` reads its
+events.
 """
 
 from typing import Final

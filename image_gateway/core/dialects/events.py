@@ -2,8 +2,9 @@
 
 The events read here are those whose frames are forwarded unchanged: of the Images API
 (``image_generation.completed``), and of the Responses API for its own clients.  ``response_events``
-takes pictures out of the latter.  An event comes as a JSON skeleton: a placeholder stands for each
-picture, whose text stays in the spool (``core.codec.json_scanner``).  The functions here that write JSON return a body of segments.
+and ``picture_events`` take pictures out of events.  An event comes as a JSON skeleton: a
+placeholder stands for each picture, whose text stays in the spool (``core.codec.json_scanner``).
+The functions here that write JSON return a body of segments.
 Sources: README.md in this folder, "Images answers" and "Codex, Responses route".
 """
 
@@ -66,9 +67,10 @@ class EventKind(Enum):
 class ParsedEvent:
     """What an event says.
 
-    ``picture`` holds a picture's fields by the names of the Images API; ``pictures`` is the number
-    of pictures in an ``END``; ``status`` and ``error`` belong to a ``FAILURE``.  The ``error`` of
-    an ``END`` without a picture has the upstream's words in its place.
+    ``picture`` holds a picture's fields by the names of the Images API, ``others`` those of further
+    pictures in the same event; ``pictures`` is the number of pictures in an ``END``.  ``status``
+    and ``error`` belong to a ``FAILURE``; the ``error`` of an ``END`` without a picture has the
+    upstream's words in its place.
     """
 
     kind: EventKind
@@ -77,6 +79,7 @@ class ParsedEvent:
     status: int = 0
     error: UpstreamError = field(default_factory=UpstreamError)
     pictures: int = 0
+    others: Sequence[Mapping[str, object]] = field(default=(), repr=False)
 
 
 def text(value: object) -> str | None:
@@ -155,7 +158,7 @@ def read_image_event(event: Event) -> ParsedEvent:
     if "error" in {kind, event.name} or isinstance(fields.get("error"), dict | str):
         return failure(fields)
     # An event that cannot be read counts by its name: the picture has been paid for.
-    holds_picture = event.value is None or is_picture(fields.get("b64_json"))
+    holds_picture = event.value is None or has_picture(fields)
     if kind in _COMPLETED and holds_picture:
         return ParsedEvent(EventKind.PICTURE, fields, usage(fields.get("usage")))
     if kind in _PARTIAL_IMAGE:
@@ -195,6 +198,17 @@ def read_conversation_event(event: Event) -> ParsedEvent:
 def is_picture(value: object) -> bool:
     """Whether a field holds a picture: a text that is not empty."""
     return isinstance(value, str) and bool(value)
+
+
+def has_picture(fields: Mapping[str, object]) -> bool:
+    """Whether an entry or an event of the Images API holds a picture, or the address of one."""
+    return is_picture(fields.get("b64_json")) or is_picture(fields.get("url"))
+
+
+def source(entry: Mapping[str, object]) -> dict[str, object]:
+    """The picture of an entry, or else its address."""
+    name = "b64_json" if is_picture(entry.get("b64_json")) else "url"
+    return {name: entry[name]}
 
 
 def _pictures(items: object) -> list[dict[str, object]]:
@@ -246,6 +260,8 @@ def entry(
     fields = {name: value for name, value in picture.items() if name == "revised_prompt"}
     bodies = list(of_lifted(lifted))
     image = picture.get("b64_json")
+    if image is None:
+        return from_json({"url": picture.get("url"), **fields}, bodies)
     if as_url and isinstance(image, str):
         number = json_skeleton.placeholder_number(image)
         head = image.encode() if number is None else lifted[number].head
@@ -285,13 +301,13 @@ def completed_events(
     shared = {name: text(answer_fields.get(name)) for name in SHARED}
     completed: list[dict[str, object]] = [
         {
-            "b64_json": item["b64_json"],
+            **source(item),
             "created_at": answer_fields.get("created") or created,
             **shared,
             "usage": None,
         }
         for item in (data if isinstance(data, list) else [])
-        if is_picture(untrusted.mapping(item).get("b64_json"))
+        if has_picture(untrusted.mapping(item))
     ]
     counts = usage(answer_fields.get("usage"))
     if completed:

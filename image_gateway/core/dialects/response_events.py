@@ -21,9 +21,13 @@ _TEXT_ANSWER: Final = "The upstream answered with text instead of a picture."
 
 
 class ResponseReader:
-    """Reads the events of one call on the Responses route, which makes one picture."""
+    """Reads the events of one call on the Responses route, which makes one picture.
+
+    ``has_end``: the events end with one that says so, which also has the usage.
+    """
 
     def __init__(self) -> None:
+        self.has_end = True
         self._has_picture = False
         self._words: str | None = None
         self._refusal: str | None = None

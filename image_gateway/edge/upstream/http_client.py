@@ -317,6 +317,7 @@ class UpstreamResponse:
         }
         self.encoding = body.encoding_of(self.headers.get("content-encoding"))
         self._body = ResponseBody(response.content, self.encoding)
+        self._unread = b""
         self._is_framed = bool({"content-length", "transfer-encoding"} & self.headers.keys())
 
     def __repr__(self) -> str:
@@ -356,6 +357,9 @@ class UpstreamResponse:
         Raises ``LostError`` if it is cut off or nothing arrives for ``seconds``, and its
         ``UnreadableError``.
         """
+        if self._unread:
+            chunk, self._unread = self._unread, b""
+            return chunk
         try:
             async with asyncio.timeout(seconds):
                 chunk = await self._body.next()
@@ -367,6 +371,10 @@ class UpstreamResponse:
             # A few bytes can hold thousands of pieces, which never wait for the network.
             await asyncio.sleep(0)
         return chunk
+
+    def unread(self, chunk: bytes) -> None:
+        """Put bytes back, to be read once more by the next ``chunk``."""
+        self._unread = chunk + self._unread
 
     async def read(self, limit: int, seconds: float) -> bytes:
         """At most ``limit`` bytes of an error's body: those that arrive within ``seconds``."""

@@ -13,20 +13,13 @@ import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
 from contextlib import suppress
-from contextvars import ContextVar
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import Payload
-from aiohttp_socks import (
-    ProxyConnectionError,
-    ProxyConnector,
-    ProxyError,
-    ProxyTimeoutError,
-)
 from yarl import URL
 
 from image_gateway.core import headers
@@ -35,25 +28,15 @@ from image_gateway.core.codec.compression import CompressionError
 from image_gateway.core.dialects import UpstreamRequest
 from image_gateway.core.model import HTTP_SCHEMES, Proxy
 from image_gateway.edge.spool import Spool
-from image_gateway.edge.upstream import body
+from image_gateway.edge.upstream import body, connectors
 from image_gateway.edge.upstream.body import ResponseBody
-
-if TYPE_CHECKING:
-    from aiohttp.client_proto import ResponseHandler
-    from aiohttp.client_reqrep import ClientRequest
-    from aiohttp.connector import Connection
-    from aiohttp.tracing import Trace
+from image_gateway.edge.upstream.connectors import ConnectionState, ReportingConnector
 
 CLOSE_SECONDS: Final = 2.0
 """How long a slot waits for its aborted connection; an abort takes one pass of the event loop."""
 
-_SOCKS_PORT: Final = 1080
-
 LONGEST_HEADER: Final = 64 * 1024
 """Codex sends state in headers that are longer than aiohttp's default of 8 KiB."""
-
-_SOCKS_ERRORS: Final = (ProxyConnectionError, ProxyError, ProxyTimeoutError, EOFError)
-"""Errors of a SOCKS proxy, without a common base; one that disconnects is an ``EOFError``."""
 
 _log = logging.getLogger(__name__)
 
@@ -68,70 +51,6 @@ class LostError(Exception):
 
 class UnreadableError(LostError):
     """The response came, but its body is not what its encoding says."""
-
-
-class _ConnectionState:
-    """One attempt's connection: whether it was established, and when it is closed."""
-
-    def __init__(self) -> None:
-        self.transport: asyncio.Transport | None = None
-        self.closed: Awaitable[None] | None = None
-
-    def __repr__(self) -> str:
-        return f"<_ConnectionState {'connected' if self.transport else 'not connected'}>"
-
-    def connected(self, protocol: "ResponseHandler | None") -> None:
-        if protocol is not None:
-            self.transport = protocol.transport
-            self.closed = protocol.closed
-
-
-_state: ContextVar[_ConnectionState] = ContextVar("state")
-
-
-class _ReportingConnector(aiohttp.TCPConnector):
-    """Reports each connection to the attempt that it is for.
-
-    ``connect`` returns only after TLS and a proxy's handshake, which is the boundary between "not
-    sent" and "sent".
-    """
-
-    async def connect(
-        self,
-        req: "ClientRequest",
-        traces: "list[Trace]",
-        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's signature
-    ) -> "Connection":
-        connection = await super().connect(req, traces, timeout)
-        _state.get().connected(connection.protocol)
-        return connection
-
-
-class _SocksConnector(_ReportingConnector, ProxyConnector):
-    """The same through a SOCKS proxy; aiohttp itself would send it HTTP, with the credentials.
-
-    Each attempt makes one: a cache of them by proxy and credentials would save 0.015 ms (measured).
-    """
-
-    async def _connect_via_proxy(
-        self,
-        host: str,
-        port: int,
-        ssl: ssl.SSLContext | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109 - aiohttp-socks' signature
-    ) -> "tuple[asyncio.Transport, ResponseHandler]":
-        """As the base's, but for TLS: python-socks waits for ever if the handshake is cut off."""
-        transport, protocol = await super()._connect_via_proxy(host, port, None, timeout)
-        if ssl is None:
-            return transport, protocol
-        try:
-            tls = await self._loop.start_tls(transport, protocol, ssl, server_hostname=host)
-        except BaseException:
-            transport.abort()
-            raise
-        assert tls is not None  # it is None only for a transport that is closing
-        protocol.connection_made(tls)
-        return tls, protocol
 
 
 def open_session(
@@ -166,7 +85,7 @@ class UpstreamClient:
 
     async def __aenter__(self) -> Self:
         self._session = open_session(
-            _ReportingConnector(limit=0, force_close=True), self._connect_seconds
+            ReportingConnector(limit=0, force_close=True), self._connect_seconds
         )
         return self
 
@@ -186,7 +105,7 @@ class UpstreamClient:
         if self._session is None:
             raise RuntimeError("the upstream session is not open")
         if proxy is not None and urlsplit(proxy.url).scheme not in HTTP_SCHEMES:
-            session = open_session(_socks_connector(proxy), self._connect_seconds)
+            session = open_session(connectors.through_socks(proxy), self._connect_seconds)
             return UpstreamConnection(session, request, spool, None, owns_session=True)
         return UpstreamConnection(self._session, request, spool, proxy)
 
@@ -208,7 +127,7 @@ class UpstreamConnection:
         self._request = request
         self._spool = spool
         self._proxy = proxy
-        self._state = _ConnectionState()
+        self._state = ConnectionState()
         self._response: aiohttp.ClientResponse | None = None
 
     def __repr__(self) -> str:
@@ -228,7 +147,7 @@ class UpstreamConnection:
 
         Raises ``UnsentError`` and ``LostError``, the latter also after ``seconds``.
         """
-        _state.set(self._state)
+        connectors.state.set(self._state)
         proxy_headers = _proxy_headers(self._proxy)
         is_tunnel = urlsplit(self._request.url).scheme == "https"
         extra_headers = {} if is_tunnel else proxy_headers
@@ -250,7 +169,7 @@ class UpstreamConnection:
                 )
         except (
             aiohttp.ClientError,
-            *_SOCKS_ERRORS,
+            *connectors.SOCKS_ERRORS,
             TimeoutError,
             OSError,
             ssl.SSLError,
@@ -408,29 +327,11 @@ class SpoolBody(Payload):
             await writer.write(piece)
 
 
-def _socks_connector(proxy: Proxy) -> _SocksConnector:
-    """With ``socks5h`` the proxy resolves names, with ``socks5`` the gateway does (as in curl)."""
-    parts = urlsplit(proxy.url)
-    return _SocksConnector(
-        host=parts.hostname or "",
-        port=parts.port or _SOCKS_PORT,
-        username=None if proxy.username is None else proxy.username.reveal(),
-        password=None if proxy.username is None else _password(proxy),
-        rdns=parts.scheme == "socks5h",
-        limit=0,
-        force_close=True,
-    )
-
-
-def _password(proxy: Proxy) -> str:
-    return "" if proxy.password is None else proxy.password.reveal()
-
-
 def _proxy_headers(proxy: Proxy | None) -> dict[str, str]:
     """The proxy's credentials as headers; with a tunnel only the CONNECT carries them."""
     if proxy is None or proxy.username is None:
         return {}
-    authorization = aiohttp.encode_basic_auth(proxy.username.reveal(), _password(proxy))
+    authorization = aiohttp.encode_basic_auth(proxy.username.reveal(), connectors.password(proxy))
     return {"proxy-authorization": authorization}
 
 

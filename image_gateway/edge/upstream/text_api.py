@@ -16,6 +16,7 @@ from yarl import URL
 
 from image_gateway.core.headers import RawHeaders
 from image_gateway.edge.spool import SpooledBody
+from image_gateway.edge.upstream.connectors import BoundedConnector
 from image_gateway.edge.upstream.http_client import LostError, SpoolBody, UnsentError, open_session
 
 _HOP_BY_HOP: Final = frozenset(
@@ -47,7 +48,7 @@ class TextApi:
 
     async def __aenter__(self) -> Self:
         self._session = open_session(
-            aiohttp.TCPConnector(limit=0, force_close=True), self._connect_seconds, _AUTOMATIC
+            BoundedConnector(limit=0, force_close=True), self._connect_seconds, _AUTOMATIC
         )
         return self
 

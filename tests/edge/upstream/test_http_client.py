@@ -20,6 +20,7 @@ from image_gateway.core.codec.body_segments import Span
 from image_gateway.core.dialects import UpstreamRequest
 from image_gateway.core.model import Proxy, Secret
 from image_gateway.edge.spool import Spool
+from image_gateway.edge.upstream import connectors
 from image_gateway.edge.upstream import http_client as upstream_module
 from image_gateway.edge.upstream.http_client import (
     LostError,
@@ -1152,7 +1153,7 @@ async def test_no_foreign_exception_gets_out_and_none_of_its_words(
             connection: Any = SimpleNamespace(
                 transport=SimpleNamespace(abort=lambda: None), closed=None
             )
-            upstream_module._state.get().connected(connection)
+            connectors.state.get().connected(connection)
 
     mocked.post(f"{URL}/images/generations", exception=foreign, callback=connect)
     expected = LostError if connected else UnsentError

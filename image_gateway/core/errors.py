@@ -331,17 +331,20 @@ def status_of(error: UpstreamError) -> int:
 def passed_on(status: int, body: bytes, error: UpstreamError) -> bytes:
     """An upstream's error for the client: unchanged if in OpenAI's shape, else converted to it.
 
-    An error that lacks some of the four keys gets them, and keeps its other fields.  ``error`` may
+    An error that lacks some of the four keys gets them, and keeps its other fields, as far as they
+    are not nested deeper than any real ones.  ``error`` may
     name a field otherwise than the body does (``core.dialects.faults.for_client``).
     """
     type_ = error.type or (_LIMIT if status == 429 else _API if status >= 500 else _INVALID)
     if error.shaped:
-        fields = orjson.loads(body)["error"]
+        value = orjson.loads(body)
+        is_deep = untrusted.is_deep(value)
+        fields = untrusted.mapping(untrusted.pruned(value["error"]))
         defaults = {"type": type_, "param": error.param, "code": error.code}
         texts = {"message": error.message, "param": error.param}
         renamed = {name: text for name, text in texts.items() if isinstance(fields.get(name), str)}
         completed = {**defaults, **fields, **renamed}
-        return body if completed == fields else orjson.dumps({"error": completed})
+        return body if completed == fields and not is_deep else orjson.dumps({"error": completed})
     message = error.message or (
         f"The upstream refused the call with the error code {error.code}."
         if error.code and _IDENTIFIER.fullmatch(error.code)

@@ -6,7 +6,7 @@ empty one).
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -52,6 +52,36 @@ def moment(value: object, *, assume_utc: bool = False) -> datetime | None:
         return time.astimezone(UTC)  # Postgres refuses an offset of 16 hours or more
     except (ValueError, OverflowError):
         return None
+
+
+MOST_DEPTH: Final = 32
+"""Levels of JSON that are passed on; real errors have three.  Python and orjson give up after some
+hundreds."""
+
+
+def is_deep(value: object) -> bool:
+    """Whether parsed JSON is nested deeper than ``MOST_DEPTH``; it may be as deep as it likes."""
+    level = [value]
+    for _ in range(MOST_DEPTH):
+        level = [inner for outer in level for inner in _children(outer)]
+    return any(isinstance(value, dict | list) for value in level)
+
+
+def _children(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def pruned(value: object, depth: int = MOST_DEPTH) -> object:
+    """Parsed JSON with null in place of what is nested deeper."""
+    if not isinstance(value, dict | list):
+        return value
+    if depth == 0:
+        return None
+    if isinstance(value, dict):
+        return {key: pruned(inner, depth - 1) for key, inner in value.items()}
+    return [pruned(inner, depth - 1) for inner in value]
 
 
 def shown_name(name: str) -> str:

@@ -83,3 +83,22 @@ def test_a_name_is_shown(name: str) -> None:
 def test_what_does_not_look_like_a_name_is_not_repeated(name: str) -> None:
     """It may be content that slipped out."""
     assert untrusted.shown_name(name) == "(a name that is none)"
+
+
+def _nested(depth: int) -> object:
+    value: object = 1
+    for index in range(depth):
+        value = {"a": value} if index % 2 else [value, 2]
+    return value
+
+
+@pytest.mark.parametrize("depth", [0, 1, untrusted.MOST_DEPTH])
+def test_json_that_is_not_too_deep_stays_as_it_is(depth: int) -> None:
+    assert not untrusted.is_deep(_nested(depth))
+    assert untrusted.pruned(_nested(depth)) == _nested(depth)
+
+
+@pytest.mark.parametrize("depth", [untrusted.MOST_DEPTH + 1, 490, 5000])
+def test_json_that_is_too_deep_is_cut_to_what_is_not(depth: int) -> None:
+    assert untrusted.is_deep(_nested(depth))
+    assert not untrusted.is_deep(untrusted.pruned(_nested(depth)))

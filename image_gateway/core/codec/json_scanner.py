@@ -69,6 +69,10 @@ class ScanLimitError(ScanError):
     """The text exceeds a limit."""
 
 
+class ScanDepthError(ScanLimitError):
+    """The text is nested too deep."""
+
+
 class ScanHandler(Protocol):
     """What a scanner calls, in the order of the text."""
 
@@ -151,7 +155,7 @@ class Scanner:
                 return position + 1
             if byte in _OPEN:
                 if len(self._stack) >= self._limits.depth:
-                    raise ScanLimitError(
+                    raise ScanDepthError(
                         f"The JSON is nested deeper than {self._limits.depth} levels. Nest it less."
                     )
                 key_or_index = _OPEN[byte]

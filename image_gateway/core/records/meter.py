@@ -7,9 +7,10 @@ from image_gateway.core import untrusted
 from image_gateway.core.codec import json_scanner, json_skeleton
 from image_gateway.core.records.builder import Made
 
-_LIMITS: Final = replace(json_scanner.IMAGES, tokens=json_scanner.IMAGES.skeleton_bytes)
-"""An upstream's answer may hold more values than a client's body, because it is paid for.  The size
-of its skeleton still bounds their number."""
+_LIMITS: Final = replace(json_scanner.IMAGES, depth=1024, tokens=json_scanner.IMAGES.skeleton_bytes)
+"""An upstream's answer may hold more values than a client's body, and deeper ones, because it is
+paid for.  The size of its skeleton still bounds their number; orjson reads no more than 1024
+levels."""
 
 
 class _AnswerSkeleton(json_skeleton.JsonSkeleton):
@@ -55,7 +56,8 @@ class AnswerMeter:
             try:
                 skeleton.feed(chunk)
             except json_scanner.ScanError as error:
-                self._is_too_large = isinstance(error, json_scanner.ScanLimitError)
+                is_limit = isinstance(error, json_scanner.ScanLimitError)
+                self._is_too_large = is_limit and not isinstance(error, json_scanner.ScanDepthError)
                 self._skeleton = None
             self._has_picture = skeleton.has_picture
 

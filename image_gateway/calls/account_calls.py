@@ -32,6 +32,7 @@ from image_gateway.core.request.image_request import ImageRequest
 from image_gateway.core.routing import capability, failover, ranking
 from image_gateway.core.routing.cooldowns import Cause, Target
 from image_gateway.core.routing.failover import Action, Health
+from image_gateway.core.scrubbing import Scrubber
 from image_gateway.edge.upstream.http_client import UpstreamResponse
 
 AGAIN_SECONDS: Final = 0.5
@@ -114,10 +115,12 @@ class AccountCalls:
             secrets.token_hex(16),
         )
         upstream_request = route.encode(request, account, self._job.client, encode_context)
+        scrubber = Scrubber.of(account)
         plan = AttemptPlan(
             account,
+            scrubber,
             upstream_request,
-            partial(self._choose, upstream_request),
+            partial(self._choose, upstream_request, scrubber),
             partial(self._learn, is_last=is_last),
             reread,
         )
@@ -127,12 +130,13 @@ class AccountCalls:
         return await self._runner.run(plan)
 
     def _choose(
-        self, upstream_request: UpstreamRequest, response: UpstreamResponse
+        self, upstream_request: UpstreamRequest, scrubber: Scrubber, response: UpstreamResponse
     ) -> AnyDelivery | None:
-        make_delivery = delivery.choose(self._context, upstream_request.expects, response)
+        context = replace(self._context, scrubber=scrubber)
+        make_delivery = delivery.choose(context, upstream_request.expects, response)
         if make_delivery is None:
             return None
-        self._delivery = make_delivery(self._context, self._job.request)
+        self._delivery = make_delivery(context, self._job.request)
         return self._delivery
 
     async def _fan_out(

@@ -22,6 +22,7 @@ from image_gateway.core.request.intent import AnyRequest
 from image_gateway.core.routing import failover
 from image_gateway.core.routing.cooldowns import Target
 from image_gateway.core.routing.failover import AttemptOutcome, Stage, Step
+from image_gateway.core.scrubbing import Scrubber
 from image_gateway.edge.spool import Spool
 from image_gateway.edge.upstream.http_client import (
     LostError,
@@ -69,6 +70,7 @@ class AttemptResult:
     outcome: AttemptOutcome
     record: AttemptRecord
     began: float
+    scrubber: Scrubber
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     body: bytes = field(default=b"", repr=False)
     finish: Finish | None = field(default=None, repr=False)
@@ -84,10 +86,6 @@ class AttemptResult:
         result.record.action, result.record.reason = result.step.action, result.step.reason
         return result
 
-    def without_secrets(self, text: str) -> str:
-        """A text of the upstream without credentials, account names and content."""
-        return errors.scrub_text(text, [*self.account.secrets(), self.account.account_name])
-
 
 ChooseDelivery = Callable[[UpstreamResponse], AnyDelivery | None]
 """Chooses the delivery of an answer by its head; None for an answer that cannot be used."""
@@ -102,6 +100,7 @@ class AttemptPlan:
     """
 
     account: Account
+    scrubber: Scrubber
     request: UpstreamRequest
     choose: ChooseDelivery
     ended: Callable[[AttemptResult], None]
@@ -165,7 +164,8 @@ class AttemptRunner:
         dialect = account.dialect
 
         def ended(outcome: AttemptOutcome) -> AttemptResult:
-            return AttemptResult(account, self._judged(outcome, plan), attempt, began)
+            judged = self._judged(outcome, plan)
+            return AttemptResult(account, judged, attempt, began, plan.scrubber)
 
         try:
             response = await connection.open(until - began)
@@ -178,6 +178,7 @@ class AttemptRunner:
                 attempt.stage = Stage.SENT
             attempt.upstream_ms = round((time.monotonic() - began) * 1000)
         attempt.status, answered = response.status, time.monotonic()
+        response.headers = plan.scrubber.clean_headers(response.headers)
         if self._context.record.timeline.phase is Phase.SENT:
             # Of several calls at once the first that is answered counts.
             self._context.record.enter(Phase.ANSWERED)
@@ -195,13 +196,16 @@ class AttemptRunner:
         return replace(ended(outcome), finish=delivery.finish)
 
     def _judged(self, outcome: AttemptOutcome, plan: AttemptPlan) -> AttemptOutcome:
-        """An outcome with whose fault it is, and its error by the client's names for its fields."""
+        """An outcome with whose fault it is.
+
+        Its error, from here on, has the client's names for its fields, and no secrets.
+        """
         account, request, error = plan.account, self._job.request, outcome.error
         status = outcome.status if outcome.stage is Stage.ANSWER else None
         return replace(
             outcome,
             known=faults.find(DIALECTS[account.dialect].known_errors, status, error, request),
-            error=faults.for_client(error, request),
+            error=plan.scrubber.clean_error(faults.for_client(error, request)),
             fails_free=account.fails_free,
             reread=plan.reread,
         )

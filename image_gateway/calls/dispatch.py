@@ -141,17 +141,11 @@ class Dispatch:
         able: Sequence[Account],
     ) -> AttemptResult:
         """No account is left: the upstream's answer to pass on, or else a refusal."""
-
-        def words(index: int) -> str | None:
-            message = failed[index].outcome.error.message
-            return None if message is None else failed[index].without_secrets(message)
-
         record = self._context.record
         decision = exhausted.decide(
             [result.outcome for result in failed],
             last_refusal,
             ranking.soonest(able, self._target, self._app.now()),
-            words,
         )
         answering = None if decision.index is None else failed[decision.index]
         record.answering = None if answering is None else answering.record

@@ -147,6 +147,11 @@ def is_trusted(address: str, trusted: tuple[Network, ...]) -> bool:
     return any(parsed in network for network in trusted)
 
 
+def may_reach_client(name: str) -> bool:
+    """Whether a header of an upstream's answer may be forwarded, with an error or without."""
+    return name in TO_CLIENT | RETRY or name.startswith(TO_CLIENT_PREFIXES)
+
+
 def to_client(upstream: Mapping[str, str]) -> dict[str, str]:
     """The headers of an upstream's answer to forward to the client."""
     return {

@@ -2,7 +2,7 @@
 
 An error before the answer has begun has its HTTP status; an error in a stream is its last event.
 An upstream's error keeps its message, without credentials, account names or content
-(``core.errors.scrub``).
+(``core.scrubbing``).
 """
 
 from collections.abc import Mapping
@@ -44,12 +44,9 @@ class Answers:
 
     def pass_on(self, result: AttemptResult) -> Finish:
         """Pass on an upstream's error; returns a function that sends it."""
-        outcome, account = result.outcome, result.account
+        outcome = result.outcome
         status = outcome.status or 502
-        body = errors.scrub(
-            errors.passed_on(status, result.body, outcome.error),
-            [*account.secrets(), account.account_name],
-        )
+        body = result.scrubber.clean_json(errors.passed_on(status, result.body, outcome.error))
         fields = headers.to_client_with_error(result.headers)
         if outcome.wait is not None and not headers.RETRY & set(fields):
             fields |= errors.retry_headers(outcome.wait)

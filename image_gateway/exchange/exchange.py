@@ -211,10 +211,7 @@ class Exchange:
             self._answers.record_failure(result)
             self._finish = result.finish
         elif step.action is Action.REPLACE and step.code is not None:
-            words = result.outcome.error.message
-            raise failover.replacement(
-                step.code, None if words is None else result.without_secrets(words)
-            )
+            raise failover.replacement(step.code, result.outcome.error.message)
         elif step.action in {Action.RETURN, Action.NEXT} or result.outcome.has_error:
             self._finish = self._answers.pass_on(result)
         else:

@@ -4,7 +4,8 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Generic, TypeVar
 
 from image_gateway.core import dialects, errors
@@ -15,6 +16,7 @@ from image_gateway.core.records.builder import RecordBuilder
 from image_gateway.core.request.image_request import ImageRequest
 from image_gateway.core.request.intent import IntentRequest
 from image_gateway.core.routing.failover import AttemptOutcome, Stage
+from image_gateway.core.scrubbing import Scrubber
 from image_gateway.edge.client.downstream import Downstream
 from image_gateway.edge.client.event_stream import EventStream
 from image_gateway.edge.spool import JoinedBody, Spools
@@ -29,7 +31,7 @@ class ResponseContext:
     """The client's side of one request; ``stream`` is None unless the client asked for a stream.
 
     ``kept`` closes what must outlive an attempt; ``idle_seconds`` is the longest silence within an
-    answer that has begun.
+    answer that has begun.  ``scrubber`` is that of the account that answers.
     """
 
     downstream: Downstream
@@ -38,6 +40,7 @@ class ResponseContext:
     spools: Spools
     kept: ExitStack
     idle_seconds: float
+    scrubber: Scrubber = field(default_factory=partial(Scrubber, ()))
 
     @property
     def has_begun(self) -> bool:

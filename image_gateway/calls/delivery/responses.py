@@ -75,13 +75,13 @@ class ResponseStreamPassthrough(Delivery[IntentRequest]):
                     is_last = event.kind in {EventKind.FAILURE, EventKind.END}
                     if is_last or event.kind is EventKind.OPENING:
                         context.kept.push(closing.pop_all())
-                        self._unsent.append(self._items.end(spooled))
+                        self._unsent.append(self._last_frame(event, spooled))
                     if event.kind is EventKind.OPENING:
                         continue
                     self._has_begun = True
                     context.record.enter(Phase.ARRIVING)
                     if event.kind is EventKind.FAILURE:
-                        # Unchanged: this kind of client reads the upstream's own events.
+                        # This kind of client reads the upstream's own events.
                         self.finish = partial(stream.finish, *self._unsent)
                         return failed(response, dialect, event, sent=True)
                     if event.kind is EventKind.END:
@@ -90,6 +90,16 @@ class ResponseStreamPassthrough(Delivery[IntentRequest]):
                     if self._items.add(spooled):
                         context.kept.push(closing.pop_all())
                     await self._send(spooled)
+
+    def _last_frame(self, event: ParsedEvent, spooled: SpooledEvent) -> SpooledBody | JoinedBody:
+        """An end with the items that came; a failure without secrets."""
+        if event.kind is not EventKind.FAILURE:
+            return self._items.end(spooled)
+        is_quotable = spooled.is_quotable
+        changed = response_output.failure_frame(
+            spooled.event, self._context.scrubber, is_quotable=is_quotable
+        )
+        return spooled.frame() if changed is None else spooled.spool.hold(changed)
 
     async def _send(self, spooled: SpooledEvent) -> None:
         while self._unsent:

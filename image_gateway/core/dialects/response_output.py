@@ -14,6 +14,7 @@ from image_gateway.core import untrusted
 from image_gateway.core.codec import json_skeleton
 from image_gateway.core.codec.body_segments import Body, from_json, of_lifted
 from image_gateway.core.dialects.events import Event
+from image_gateway.core.scrubbing import REDACTED, Scrubber
 
 _CALL: Final = "image_generation_call"
 _DONE: Final = "response.output_item.done"
@@ -67,6 +68,36 @@ def end_frame(event: Event) -> tuple[Body, Body]:
     comma = b"," * bool(others)
     before = (*first, last.removesuffix(b"}") + comma + b'"response":')
     return (_name_line(event), b"data: ", *before), (b"}\n\n",)
+
+
+def failure_frame(event: Event, scrubber: Scrubber, *, is_quotable: bool) -> Body | None:
+    """A failure's event as a frame without secrets; None if there is nothing to take out.
+
+    A long string within an error, which nobody has read, is taken out whole; so is every one that
+    is not ``is_quotable`` (``edge.upstream.event_reader``).
+    """
+    fields = event.fields()
+    response = fields.get("response")
+    short: object = fields
+    if event.kind() == "error" or not is_quotable:
+        short = _without_long_texts(fields)
+    elif isinstance(response, dict) and "error" in response:
+        error = _without_long_texts(response["error"])
+        short = {**fields, "response": {**response, "error": error}}
+    cleaned = scrubber.clean(short)
+    if cleaned == fields:
+        return None
+    data = from_json(cleaned, of_lifted(event.lifted))
+    return (_name_line(event), b"data: ", *data, b"\n\n")
+
+
+def _without_long_texts(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: _without_long_texts(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_long_texts(inner) for inner in value]
+    is_long = isinstance(value, str) and json_skeleton.is_placeholder(value)
+    return REDACTED if is_long else value
 
 
 def response_ends(

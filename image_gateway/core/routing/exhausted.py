@@ -43,13 +43,11 @@ def decide(
     outcomes: Sequence[AttemptOutcome],
     last_refusal: Refusal | None,
     pool_seconds: float | None,
-    words: Callable[[int], str | None],
 ) -> Decision:
     """What the client gets: an upstream's answer, or the gateway's own refusal.
 
     ``last_refusal`` ended the search for a further account.  ``pool_seconds``: the time until an
-    account that cools down may be asked again; None if none cools down.  ``words`` returns an
-    upstream's message without secrets.
+    account that cools down may be asked again; None if none cools down.
     """
     for index, outcome in enumerate(outcomes):
         if _is_limited(outcome):
@@ -61,8 +59,8 @@ def decide(
                 return Decision(index)
     for index, outcome in enumerate(outcomes):
         if outcome.ended_empty:
-            return Decision(index, _no_picture(words(index)))
-    return Decision(None, _refusal(outcomes, last_refusal, words))
+            return Decision(index, _no_picture(outcome.error.message))
+    return Decision(None, _refusal(outcomes, last_refusal))
 
 
 def _no_picture(words: str | None) -> Refusal:
@@ -76,7 +74,6 @@ def _no_picture(words: str | None) -> Refusal:
 def _refusal(
     outcomes: Sequence[AttemptOutcome],
     last_refusal: Refusal | None,
-    words: Callable[[int], str | None],
 ) -> Refusal:
     if last_refusal is not None and last_refusal.code in _BUSY:
         return last_refusal
@@ -86,26 +83,24 @@ def _refusal(
             "No upstream could be reached; nothing was sent. Try again.",
             retry_after=_UNREACHABLE_SECONDS,
         )
-    return _refused(outcomes, words) or last_refusal or ranking.no_credentials()
+    return _refused(outcomes) or last_refusal or ranking.no_credentials()
 
 
-def _refused(
-    outcomes: Sequence[AttemptOutcome], words: Callable[[int], str | None]
-) -> Refusal | None:
+def _refused(outcomes: Sequence[AttemptOutcome]) -> Refusal | None:
     """The refusal for accounts that were refused; None if only their credentials were.
 
     What is known to be wrong with an account tells most; refused credentials are the operator's
     business, and come before words that nobody knows.
     """
-    for index, outcome in enumerate(outcomes):
+    for outcome in outcomes:
         if outcome.is_about(Fault.ACCOUNT, Fault.MODEL, Fault.ENDPOINT):
-            return _account_refused(outcome, words(index))
+            return _account_refused(outcome)
     if any(_is_credential_refused(outcome) for outcome in outcomes):
         return None
-    for index, outcome in enumerate(outcomes):
+    for outcome in outcomes:
         if not outcome.is_about(Fault.FORM):
-            return _account_refused(outcome, words(index))
-    return _form_refused(outcomes[0], words(0)) if outcomes else None
+            return _account_refused(outcome)
+    return _form_refused(outcomes[0]) if outcomes else None
 
 
 def _is_credential_refused(outcome: AttemptOutcome) -> bool:
@@ -117,31 +112,32 @@ def _is_limited(outcome: AttemptOutcome) -> bool:
     return outcome.answered == 429 and not outcome.is_about(Fault.ACCOUNT, Fault.MODEL)
 
 
-def _account_refused(outcome: AttemptOutcome, words: str | None) -> Refusal:
+def _account_refused(outcome: AttemptOutcome) -> Refusal:
     return Refusal(
         "account_refused",
-        f"The upstream refused every account that could serve this call{_because(outcome, words)} "
+        f"The upstream refused every account that could serve this call{_because(outcome)} "
         "Nothing was made. Ask the operator of this gateway to repair its accounts.",
         retry_after=_REPAIR_SECONDS,
     )
 
 
-def _form_refused(outcome: AttemptOutcome, words: str | None) -> Refusal:
+def _form_refused(outcome: AttemptOutcome) -> Refusal:
     return Refusal(
         "upstream_refused",
         "The upstream refused the form in which the gateway sent this call"
-        f"{_because(outcome, words)} Nothing was made, and the request itself is not at fault. "
+        f"{_because(outcome)} Nothing was made, and the request itself is not at fault. "
         "Tell the operator of this gateway.",
     )
 
 
-def _because(outcome: AttemptOutcome, words: str | None) -> str:
+def _because(outcome: AttemptOutcome) -> str:
     """The end of a sentence: what a known error means, or the words of another one."""
     status = outcome.answered
     if outcome.known is not None:
         return f" (status {status}): {outcome.known.meaning}."
     if outcome.challenge:
         return f" (status {status}): it sent a challenge page, as for a browser."
+    words = outcome.error.message
     if words is None:
         return f" (status {status})."
     return f" (status {status}), with the words: {words[:LONGEST_WORDS]!r}."

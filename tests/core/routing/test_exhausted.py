@@ -34,7 +34,7 @@ def _decide(
     *outcomes: AttemptOutcome, last: Refusal | None = None, seconds: float | None = 60.0
 ) -> int | str:
     """The index of the answer to pass on, or the refusal's code."""
-    decided = exhausted.decide(outcomes, last, seconds, lambda index: outcomes[index].error.message)
+    decided = exhausted.decide(outcomes, last, seconds)
     if decided.refusal is not None:
         return decided.refusal.code
     assert decided.index is not None
@@ -42,7 +42,7 @@ def _decide(
 
 
 def _refusal(*outcomes: AttemptOutcome, seconds: float | None = 60.0) -> Refusal:
-    decided = exhausted.decide(outcomes, None, seconds, lambda index: outcomes[index].error.message)
+    decided = exhausted.decide(outcomes, None, seconds)
     assert decided.refusal is not None
     return decided.refusal
 

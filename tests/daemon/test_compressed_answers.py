@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Callable
 
 import pytest
+from backports import zstd
 
 from tests.daemon.conftest import Door, MakeDoor, frames_of
 from tests.daemon.test_failover import error
@@ -26,6 +27,8 @@ LARGE = images(data=[{"b64_json": picture(2_000_000)}])
 WAYS: dict[str, tuple[Callable[[bytes], bytes], dict[str, str]]] = {
     "gzip": (gzip.compress, {"content-encoding": "gzip"}),
     "deflate": (zlib.compress, {"content-encoding": "deflate"}),
+    "zstd": (zstd.compress, {"content-encoding": "zstd"}),
+    "zstd unnamed": (zstd.compress, {}),
     "gzip unnamed": (gzip.compress, {}),
     "named and not done": (bytes, {"content-encoding": "gzip"}),
 }

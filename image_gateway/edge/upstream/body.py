@@ -2,7 +2,7 @@
 
 Identity is asked for, but some relays compress all the same, name an encoding that they have
 already taken off, or take off its name and not the encoding.  So the first bytes decide whether a
-body is gzip; only deflate, which cannot be told by them, goes by its name.
+body is gzip or zstd; only deflate, which cannot be told by them, goes by its name.
 """
 
 from collections.abc import Iterator
@@ -17,6 +17,8 @@ _MOST_BYTES: Final = 256 * 1024 * 1024
 """Of a body that was compressed; the largest legal picture is under 150 MB in base64."""
 
 _IDENTITY: Final = "identity"
+_MAGIC: Final = {"gzip": GZIP_MAGIC, "zstd": b"\x28\xb5\x2f\xfd"}
+"""How a body begins; neither JSON nor events can begin so."""
 
 
 def encoding_of(value: str | None) -> str:
@@ -61,7 +63,7 @@ class ResponseBody:
             chunk = await self._content.readany()
             if not self._has_begun:
                 self._start += chunk
-                if chunk and len(self._start) < len(GZIP_MAGIC) and GZIP_MAGIC[:1] == self._start:
+                if chunk and self._may_be_compressed():
                     continue
                 self._begin()
                 chunk, self._start = self._start, b""
@@ -72,7 +74,14 @@ class ResponseBody:
                 return b""
             self._pieces = self._decoder.feed(chunk)
 
+    def _may_be_compressed(self) -> bool:
+        """Whether the start is too short to tell."""
+        return any(
+            magic.startswith(self._start) and magic != self._start for magic in _MAGIC.values()
+        )
+
     def _begin(self) -> None:
         self._has_begun = True
-        if self._start.startswith(GZIP_MAGIC):
-            self._decoder = Decoder("gzip", _MOST_BYTES)
+        for encoding, magic in _MAGIC.items():
+            if self._start.startswith(magic):
+                self._decoder = Decoder(encoding, _MOST_BYTES)

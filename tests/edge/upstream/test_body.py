@@ -5,6 +5,7 @@ import gzip
 import zlib
 
 import pytest
+from backports import zstd
 
 from image_gateway.core.codec.compression import PIECE_BYTES
 from image_gateway.edge.spool import Spool
@@ -38,6 +39,8 @@ COMPRESSED = {
     "gzip": (gzip.compress(JSON), "gzip"),
     "another spelling": (gzip.compress(JSON), "X-GZIP, identity"),
     "gzip that nobody names": (gzip.compress(JSON), None),
+    "zstd": (zstd.compress(JSON), "zstd"),
+    "zstd that nobody names": (zstd.compress(JSON), None),
     "deflate": (zlib.compress(JSON), "Deflate"),
 }
 
@@ -58,7 +61,7 @@ async def test_a_compressed_body_arrives_to_the_byte(
         assert not response.ends_by_close, "the compressed body itself says where it ends"
 
 
-@pytest.mark.parametrize("data", [b"not gzip!", b"\x1f", b"", b"{}"])
+@pytest.mark.parametrize("data", [b"not gzip!", b"\x1f", b"(\xb5", b"", b"{}"])
 @pytest.mark.parametrize("encoding", ["gzip", None])
 async def test_a_body_that_is_not_compressed_arrives_whatever_its_head_says(
     edge: UpstreamClient, spool: Spool, data: bytes, encoding: str | None
@@ -71,12 +74,12 @@ async def test_a_body_that_is_not_compressed_arrives_whatever_its_head_says(
         assert (content, response.length) == (data, len(data))
 
 
-@pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, br", "compress", "x"])
+@pytest.mark.parametrize("encoding", ["br", "gzip, br", "compress", "x"])
 async def test_a_body_that_cannot_be_opened_says_so(
     edge: UpstreamClient, spool: Spool, encoding: str
 ) -> None:
     async with (
-        peer(answer(b"\x28\xb5\x2f\xfd", encoding)) as there,
+        peer(answer(b"{}", encoding)) as there,
         edge.connection(call(there.url), spool, None) as attempt,
     ):
         response = await attempt.open(BOUND_SECONDS)
@@ -90,6 +93,8 @@ async def test_a_body_that_cannot_be_opened_says_so(
         (gzip.compress(JSON)[:3] + b"\0" * 50, "gzip"),
         (gzip.compress(JSON)[:200] + b"noise" * 50, None),
         (zlib.compress(JSON)[:-9], "deflate"),
+        (zstd.compress(JSON)[:-9], "zstd"),
+        (zstd.compress(JSON)[:5] + b"noise" * 50, None),
         (b"plain", "deflate"),
     ],
 )

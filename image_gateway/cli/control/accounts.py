@@ -59,7 +59,7 @@ def add_commands(kinds: "argparse._SubParsersAction[Any]") -> None:
     files.add_argument("--api-key-file", metavar="FILE", help=_API_KEY_FILE)
     arguments.add_command(commands, "list", _list, "list all accounts")
     _add(commands, "show", _show, "show an account's fields, without its secrets")
-    update = _add(commands, "update", _update, "change an account's base URL, main model or billing")
+    update = _add(commands, "update", _update, "change an account's URL, main model or billing")
     update.add_argument(
         "--base-url",
         type=arguments.name,

@@ -1224,15 +1224,6 @@ async def test_a_response_that_ends_incomplete_without_a_picture_is_delivered(
     assert (await door.record(stream=True))["error_code"] is None
 
 
-async def test_a_stream_that_is_only_opened_and_ended_is_passed(
-    door: Door, upstream: ScriptedUpstream
-) -> None:
-    upstream.script = streams([CREATED, COMPLETED])
-    status, _, body = await ask(door, STREAM)
-    assert (status, frames_of(body)) == (200, [CREATED, COMPLETED])
-    assert (await door.record())["error_code"] is None
-
-
 # -- what breaks -----------------------------------------------------------------------------------
 
 

@@ -11,11 +11,12 @@
 | Responses events, for an intent | a stream | events | ``ResponseStreamPassthrough`` |
 | Responses events, for an intent | an answer | events | ``AssembledResponse``: one JSON response |
 
-The body shows what it is (``by_body``), whatever its media type; only HTML is never an answer, and
-JSON never a response's events.  An answer that is not in the table cannot be used.  A delivery
-sends what it can and returns the outcome; ``core.routing.failover`` decides what follows.  It does
-not send the last bytes: ``finish`` sends them after slot, connection and spool have been given
-back.  If they were sent before, a client that calls again at once could find its own slot taken.
+The body shows what it is (``by_body``), whatever its media type; only HTML is never an answer.  A
+response as JSON counts as the event that ends it (``edge.upstream.response_event_reader``).  A
+delivery sends what it can and returns the outcome; ``core.routing.failover`` decides what follows.
+It does not send the last bytes: ``finish`` sends them after slot, connection and spool have been
+given back.  If they were sent before, a client that calls again at once could find its own slot
+taken.
 """
 
 from collections.abc import Callable, Mapping
@@ -36,7 +37,6 @@ __all__ = ["AnyDelivery", "Finish", "PictureCollector", "ResponseContext", "choo
 
 AnyDelivery = Delivery[ImageRequest] | Delivery[IntentRequest]
 
-_JSON: Final = "application/json"
 _PAGES: Final = frozenset({"text/html", "application/xhtml+xml"})
 
 MakeDelivery = Callable[[ResponseContext, Any], AnyDelivery]
@@ -59,4 +59,4 @@ def choose(
         return None
     if expects in {ExpectedResponse.JSON, ExpectedResponse.IMAGE_EVENTS}:
         return partial(ByBody, expects=expects)
-    return None if media_type == _JSON else _OF_RESPONSES[expects, context.stream is not None]
+    return _OF_RESPONSES[expects, context.stream is not None]

@@ -38,6 +38,9 @@ class OutputItems:
     def __repr__(self) -> str:
         return f"<OutputItems {len(self._items)} items>"
 
+    def __len__(self) -> int:
+        return len(self._items)
+
     def add(self, spooled: SpooledEvent) -> bool:
         """Take the item that an event brings; returns whether it is kept.
 
@@ -70,7 +73,7 @@ class OutputItems:
         response = response_output.ended(spooled.event)
         if response is None or not spooled.is_quotable:
             return spooled.frame()
-        if list(response_output.own_items(response)) == [
+        if spooled.has_frame and list(response_output.own_items(response)) == [
             item.fields for item in self._items_of(SpooledFields(response, spooled))
         ]:
             return spooled.frame()

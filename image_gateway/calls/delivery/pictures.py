@@ -36,6 +36,7 @@ from image_gateway.core.routing.failover import AttemptOutcome
 from image_gateway.edge.spool import JoinedBody, SpooledBody
 from image_gateway.edge.upstream.event_reader import EventReader, Keep, SpooledEvent
 from image_gateway.edge.upstream.http_client import LostError, UpstreamResponse
+from image_gateway.edge.upstream.response_event_reader import ResponseEventReader
 
 MOST_FURTHER: Final = 3
 """Pictures accepted from a call beyond those that it asked for."""
@@ -75,7 +76,7 @@ class PictureCollector(Delivery[ImageRequest]):
         context = self._context
         call = _Call(self, context, self.makes_reader(), self._wanted)
         try:
-            with EventReader(
+            with ResponseEventReader(
                 response, context.spools, Keep.DATA, until, context.idle_seconds
             ) as reader:
                 outcome = await call.read(reader, response, dialect)

@@ -14,7 +14,9 @@ from image_gateway.calls.delivery.context import (
     Delivery,
     Finish,
     ResponseContext,
+    broken_off,
     delivered,
+    ended_empty,
     failed,
     invalid,
     lost,
@@ -31,11 +33,11 @@ from image_gateway.core.routing.failover import AttemptOutcome
 from image_gateway.edge.spool import JoinedBody, SpooledBody
 from image_gateway.edge.upstream.event_reader import (
     MOST_EVENTS_OF_TEXT,
-    EventReader,
     Keep,
     SpooledEvent,
 )
 from image_gateway.edge.upstream.http_client import LostError, UpstreamResponse
+from image_gateway.edge.upstream.response_event_reader import ResponseEventReader
 
 
 class ResponseStreamPassthrough(Delivery[IntentRequest]):
@@ -63,7 +65,7 @@ class ResponseStreamPassthrough(Delivery[IntentRequest]):
                 try:
                     spooled = await reader.next()
                 except LostError as error:
-                    return lost(dialect, str(error), sent=self._has_begun)
+                    return broken_off(response, dialect, error, sent=self._has_begun)
                 if spooled is None:
                     return lost(dialect, "EndOfStream", sent=self._has_begun)
                 event = events.read_conversation_event(spooled.event)
@@ -72,9 +74,12 @@ class ResponseStreamPassthrough(Delivery[IntentRequest]):
                     closing.enter_context(spooled)
                     if event.kind is EventKind.FAILURE and not self._has_begun:
                         return failed(response, dialect, event, sent=False)
+                    if response_output.is_empty(spooled.event) and not self._has_begun:
+                        return ended_empty(response, dialect, event.error, sent=False)
                     is_last = event.kind in {EventKind.FAILURE, EventKind.END}
                     if is_last or event.kind is EventKind.OPENING:
                         context.kept.push(closing.pop_all())
+                        self._open(spooled)
                         self._unsent.append(self._last_frame(event, spooled))
                     if event.kind is EventKind.OPENING:
                         continue
@@ -90,6 +95,12 @@ class ResponseStreamPassthrough(Delivery[IntentRequest]):
                     if self._items.add(spooled):
                         context.kept.push(closing.pop_all())
                     await self._send(spooled)
+
+    def _open(self, spooled: SpooledEvent) -> None:
+        """If a stream begins with its end, put an opening before it."""
+        opening = response_output.opening_frame(spooled.event) if spooled.is_quotable else None
+        if opening is not None and not (self._has_begun or self._unsent):
+            self._unsent.append(spooled.spool.hold(opening))
 
     def _last_frame(self, event: ParsedEvent, spooled: SpooledEvent) -> SpooledBody | JoinedBody:
         """An end with the items that came; a failure without secrets."""
@@ -130,13 +141,13 @@ class AssembledResponse(Delivery[IntentRequest]):
         return outcome
 
     async def _read(
-        self, reader: EventReader, response: UpstreamResponse, dialect: str
+        self, reader: ResponseEventReader, response: UpstreamResponse, dialect: str
     ) -> AttemptOutcome:
         while True:
             try:
                 spooled = await reader.next()
             except LostError as error:
-                return lost(dialect, str(error), sent=False)
+                return broken_off(response, dialect, error, sent=False)
             if spooled is None:
                 return lost(dialect, "EndOfStream", sent=False)
             with ExitStack() as closing:
@@ -145,6 +156,8 @@ class AssembledResponse(Delivery[IntentRequest]):
                 self._counts.add(event)
                 if event.kind is EventKind.FAILURE:
                     return failed(response, dialect, event, sent=False)
+                if response_output.is_empty(spooled.event) and not len(self._items):
+                    return ended_empty(response, dialect, event.error, sent=False)
                 self._context.record.enter(Phase.ARRIVING)
                 if self._keep(event, spooled):
                     self._context.kept.push(closing.pop_all())
@@ -186,8 +199,8 @@ class AssembledResponse(Delivery[IntentRequest]):
 
 def _reader(
     response: UpstreamResponse, context: ResponseContext, keep: Keep, until: float
-) -> EventReader:
-    return EventReader(
+) -> ResponseEventReader:
+    return ResponseEventReader(
         response,
         context.spools,
         keep,

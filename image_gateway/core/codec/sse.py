@@ -13,11 +13,26 @@ _LONGEST_NAME: Final = 256
 """Bytes of a line that are searched for an event's name; the rest is passed on unread."""
 
 _BOM: Final = b"\xef\xbb\xbf"
+_SPACE: Final = b" \t\r\n"
+_STARTS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
+_MOST_SPACE: Final = 64 * 1024
+"""Bytes of white space before the decision; some upstreams send spaces while they work."""
 _DATA: Final = b"data:"
 _EVENT: Final = b"event:"
 _COMMENT: Final = b":"
 _CR: Final = 13
 _LF: Final = 10
+
+
+def are_events(start: bytes) -> bool | None:
+    """Whether a body that begins so has events; None if it could still be either."""
+    if len(start) < len(_BOM) and _BOM.startswith(start):
+        return None
+    text = start.removeprefix(_BOM).lstrip(_SPACE)
+    if text.startswith(_STARTS):
+        return True
+    may_be = not text or any(field.startswith(text) for field in _STARTS)
+    return None if may_be and len(start) < _MOST_SPACE else False
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,38 @@ def ended(event: Event) -> Mapping[str, object] | None:
     return response if event.kind() in _ENDS and isinstance(response, dict) else None
 
 
+def event_of(response: object, lifted: Sequence[json_skeleton.LiftedString]) -> Event | None:
+    """The event that a whole response, a skeleton, stands for; None if it is not a response."""
+    fields = untrusted.mapping(response)
+    if not isinstance(fields.get("output"), list):
+        return None if fields.get("error") is None else Event("error", dict(fields), lifted)
+    status = fields.get("status")
+    name = f"response.{status}" if status in {"failed", "incomplete"} else "response.completed"
+    return Event(name, {"type": name, "response": fields}, lifted)
+
+
+def is_empty(event: Event) -> bool:
+    """Whether an event ends a response as completed, and the response holds no items."""
+    response = ended(event)
+    return response is not None and event.kind() == "response.completed" and not own_items(response)
+
+
+def opening_frame(event: Event) -> Body | None:
+    """The frame of the event that opens a response, from the event that ends it.
+
+    The SDKs raise an exception if a stream begins with anything else.
+    """
+    response = ended(event)
+    if response is None:
+        return None
+    opened = {**response, "status": "in_progress", "output": []}
+    fields: dict[str, object] = {"type": "response.created", "response": opened}
+    number = event.fields().get("sequence_number")
+    if isinstance(number, int):
+        fields["sequence_number"] = max(number - 1, 0)
+    return (b"event: response.created\ndata: ", *as_json(fields, event.lifted), b"\n\n")
+
+
 def own_items(response: Mapping[str, object]) -> Sequence[object]:
     """The items that a response holds itself."""
     output = response.get("output")

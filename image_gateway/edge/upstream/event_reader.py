@@ -12,7 +12,8 @@ from enum import Enum, auto
 from types import TracebackType
 from typing import Final, Self
 
-from image_gateway.core.codec import json_scanner, json_skeleton
+from image_gateway.core import headers
+from image_gateway.core.codec import json_scanner, json_skeleton, sse
 from image_gateway.core.codec.sse import EventSplitter, Piece
 from image_gateway.core.dialects.events import Event
 from image_gateway.edge.spool import Spool, SpooledBody, Spools
@@ -48,6 +49,8 @@ class SpooledEvent:
         self.is_quotable = True
         """Whether the event's long strings are spans of the spool.  They are not if the data of a
         whole frame (``Keep.FRAME``) has several lines."""
+        self.has_frame = True
+        """Whether the event came as one (``response_event_reader``)."""
 
     def __repr__(self) -> str:
         return f"<SpooledEvent {self.event.kind()!r} in {self.spool!r}>"
@@ -70,6 +73,24 @@ class SpooledEvent:
     def frame(self) -> SpooledBody:
         """The event as received (``Keep.FRAME``)."""
         return self.spool.whole()
+
+
+async def has_events(response: UpstreamResponse, first_seconds: float, idle_seconds: float) -> bool:
+    """Whether a body has events, by its first bytes, which stay unread; else by its media type.
+
+    Raises ``LostError``.
+    """
+    start, seconds = b"", first_seconds
+    while (decided := sse.are_events(start)) is None:
+        chunk = await response.chunk(seconds)
+        if not chunk:
+            break
+        start, seconds = start + chunk, idle_seconds
+    response.unread(start)
+    if decided is None:
+        media_type = headers.media_type(response.headers.get("content-type"))
+        return media_type == "text/event-stream"
+    return decided
 
 
 class EventReader:

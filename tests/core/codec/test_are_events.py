@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from image_gateway.calls.delivery import by_body
+from image_gateway.core.codec import sse
 
 
 @pytest.mark.parametrize(
@@ -21,25 +21,25 @@ from image_gateway.calls.delivery import by_body
     ],
 )
 def test_events_begin_with_a_field_or_a_comment(start: bytes) -> None:
-    assert by_body.are_events(start) is True
+    assert sse.are_events(start) is True
 
 
 @pytest.mark.parametrize(
     "start", [b"{", b" [", b'"data: "', b"<html>", b"database", b"ok", b"\xff", b"\xef\xbb\xbf{"]
 )
 def test_anything_else_has_no_events(start: bytes) -> None:
-    assert by_body.are_events(start) is False
+    assert sse.are_events(start) is False
 
 
 @pytest.mark.parametrize(
     "start", [b"", b"  \n", b"d", b"dat", b"event", b"i", b"\xef\xbb\xbf r", b"\xef"]
 )
 def test_what_could_still_be_either_is_not_decided(start: bytes) -> None:
-    assert by_body.are_events(start) is None
+    assert sse.are_events(start) is None
 
 
 def test_endless_white_space_is_decided() -> None:
-    assert by_body.are_events(b" " * 100_000) is False
+    assert sse.are_events(b" " * 100_000) is False
 
 
 _STARTS = st.lists(
@@ -49,5 +49,5 @@ _STARTS = st.lists(
 
 @given(st.one_of(st.binary(max_size=20), _STARTS.map(b"".join)), st.binary(max_size=5))
 def test_more_bytes_never_change_a_decision(start: bytes, more: bytes) -> None:
-    decided = by_body.are_events(start)
-    assert decided is None or by_body.are_events(start + more) is decided
+    decided = sse.are_events(start)
+    assert decided is None or sse.are_events(start + more) is decided

@@ -12,6 +12,7 @@ import secrets
 import signal
 import socket
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from functools import partial
@@ -21,6 +22,8 @@ from typing import Final
 
 from image_gateway.config import Address, Settings, SettingsError
 from image_gateway.context import AppContext
+from image_gateway.core.records import prices
+from image_gateway.core.records.prices import Prices
 from image_gateway.core.request import catalogue
 from image_gateway.core.routing.slots import Candidate, StartClock
 from image_gateway.edge import systemd
@@ -59,6 +62,12 @@ def load_catalogue(settings: Settings) -> catalogue.Catalogue:
         resources.files("image_gateway.core.request").joinpath("catalogue.toml").read_text("utf-8")
     )
     return catalogue.parse(text, settings.models)
+
+
+def load_prices(settings: Settings) -> Prices:
+    """The shipped prices with those of the settings."""
+    text = resources.files("image_gateway.core.records").joinpath("prices.toml").read_text("utf-8")
+    return Prices({**prices.parse(tomllib.loads(text)), **settings.prices})
 
 
 async def serve(settings: Settings) -> None:
@@ -154,6 +163,7 @@ async def _open_context(settings: Settings, stack: AsyncExitStack) -> AppContext
     app = AppContext(
         settings=settings,
         catalogue=load_catalogue(settings),
+        prices=load_prices(settings),
         control_plane=plane,
         upstream=upstream,
         spools=spools,

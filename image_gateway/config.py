@@ -6,6 +6,7 @@ not apply.  Files are read by the caller's ``read``.
 """
 
 import ipaddress
+import json
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,8 @@ from psycopg.conninfo import conninfo_to_dict
 from image_gateway.core.dialects import DIALECTS, Dialect, codex
 from image_gateway.core.headers import Network, is_sendable
 from image_gateway.core.model import HTTP_SCHEMES, Secret
+from image_gateway.core.records import prices
+from image_gateway.core.records.prices import Price
 from image_gateway.core.request import catalogue
 from image_gateway.core.rows import require_url
 
@@ -82,6 +85,8 @@ class Settings:
     ambient_image_tool: Literal["refuse", "strip"]
     trusted_proxies: tuple[Network, ...]
     models: Mapping[str, object] = field(repr=False)
+    prices: Mapping[str, Price] = field(repr=False)
+    """By model; they replace and add to the shipped ones."""
 
     def base_url(self, dialect: Dialect) -> str:
         """The base URL of a dialect's accounts that have none of their own; empty if none."""
@@ -261,6 +266,22 @@ def _models(value: object) -> Mapping[str, object]:
     return value
 
 
+def _prices(value: object) -> Mapping[str, Price]:
+    """Tables of the TOML file, or in the environment their JSON."""
+    try:
+        tables = json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        tables = None
+    if not isinstance(tables, Mapping):
+        raise ValueError(  # noqa: TRY004 - one kind
+            "must be tables in the TOML file, [prices.NAME], or a JSON object of such tables"
+        )
+    try:
+        return prices.parse(tables)
+    except prices.PriceError as error:
+        raise ValueError(f"is not valid: {error}") from None
+
+
 SETTINGS: Final[Sequence[Setting]] = (
     Setting(
         "BIND",
@@ -422,6 +443,13 @@ SETTINGS: Final[Sequence[Setting]] = (
         _networks,
     ),
     Setting("MODELS", None, "More models, as tables in the TOML file: [models.NAME].", _models),
+    Setting(
+        "PRICES",
+        None,
+        "Prices of models in USD for a million tokens, over the shipped ones: tables "
+        "[prices.NAME] in the TOML file, or JSON.",
+        _prices,
+    ),
 )
 """The table in systemd/README.md, in its order."""
 
@@ -459,6 +487,7 @@ def parse(environment: Mapping[str, str], read: Read) -> Settings:
     values.setdefault("prompt_hash_key", None)
     values.setdefault("text_api_url", None)
     values.setdefault("models", {})
+    values.setdefault("prices", {})
     for name in _FOLDERS:
         values.setdefault(name.lower(), _folder(environment, name))
     return Settings(**values)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from image_gateway.config import Settings
+from image_gateway.core.records.prices import Prices
 from image_gateway.core.records.status import CallTracker
 from image_gateway.core.request.catalogue import Catalogue
 from image_gateway.core.routing import ranking
@@ -27,6 +28,7 @@ class AppContext:
 
     settings: Settings
     catalogue: Catalogue
+    prices: Prices
     control_plane: ControlPlane
     upstream: UpstreamClient
     spools: Spools

@@ -4,6 +4,7 @@ import ipaddress
 import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from image_gateway import config
+from image_gateway import app, config
 from image_gateway.config import SETTINGS, Settings, SettingsError
 from image_gateway.core.dialects import DIALECTS
 from image_gateway.core.model import Secret
+from image_gateway.core.records.prices import Price
 from image_gateway.core.request import catalogue
-from tests.core.builders import CATALOGUE
+from tests.core.builders import CATALOGUE, PRICES
 
 P = "IMAGE_GATEWAY_"
 DSN = "postgresql://reader:hush4711@db/plane"
@@ -118,6 +120,7 @@ def test_one_setting_is_enough_and_the_others_have_the_promised_defaults() -> No
         ambient_image_tool="refuse",
         trusted_proxies=(ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1")),
         models={},
+        prices={},
     )
 
 
@@ -285,6 +288,7 @@ _BAD_VALUES: list[tuple[str, str]] = [
     *[("CODEX_BASE_URL", text) for text in ("chatgpt.com", "ftp://h/", "https://", "https://[h/")],
     *[("TRUSTED_PROXIES", text) for text in ("localhost", "10.0.0.1/8", "10.0.0.0/33", "1.2.3")],
     ("MODELS", "gpt-image-2"),
+    *[("PRICES", text) for text in ("5", "[]", "gpt-image-2=5", "{", "[" * 100_000, "null")],
 ]
 
 
@@ -335,6 +339,8 @@ def test_a_version_that_no_header_can_carry_is_a_mistake(version: str) -> None:
         "default_model = 5",
         "prompt_hash_key = 1234567890123456789",
         "models = 5",
+        "prices = 5",
+        "prices = 2026-01-01",
         "[bind]",
     ],
 )
@@ -410,6 +416,52 @@ def test_a_broken_model_is_a_mistake_that_says_where(toml: str, where: str) -> N
     """A misspelt parameter among them: a limit of that name would not hold."""
     mistake = _mistake(toml=toml)
     assert mistake.startswith(f"{P}MODELS ")
+    assert where in mistake
+
+
+# -- prices ----------------------------------------------------------------------------------
+
+PRICED = {
+    "gpt-5.5": Price(text_in=Decimal("1.25"), cached_text_in=Decimal("0.125"), text_out=Decimal(10))
+}
+
+
+def test_an_operator_s_prices_come_from_the_file_or_as_json() -> None:
+    """The example of systemd/README.md."""
+    toml = """
+    [prices."gpt-5.5"]
+    text_in = 1.25
+    cached_text_in = 0.125
+    text_out = 10
+    """
+    assert _good(toml=toml).prices == PRICED
+    text = '{"gpt-5.5": {"text_in": 1.25, "cached_text_in": 0.125, "text_out": 10}}'
+    assert _good({"PRICES": text}).prices == PRICED
+    assert _good({"PRICES": "{}"}, toml=toml).prices == {}
+
+
+def test_an_operator_s_prices_add_to_the_shipped_ones_and_replace_them() -> None:
+    text = '{"gpt-image-2": {"image_out": 15}, "gpt-image-2.5-flare": {"image_out": 1}}'
+    made = app.load_prices(_good({"PRICES": text}))
+    assert made.of("gpt-image-2-2026-04-21") == Price(image_out=Decimal(15))
+    assert made.of("gpt-image-2.5-flare") == Price(image_out=Decimal(1))
+    assert made.of("gpt-image-2.5-sunburst") == PRICES.of("gpt-image-2.5-sunburst")
+
+
+@pytest.mark.parametrize(
+    ("toml", "where"),
+    [
+        ("[prices.a]\nimage_out = '30'", "a.image_out must be USD"),
+        ("[prices.a]\nimage_out = -1", "a.image_out must be USD"),
+        ("[prices.a]\nimage_out = nan", "a.image_out must be USD"),
+        ("[prices.a]\nimages_out = 1", "a.images_out is unknown"),
+        ("[prices.a]", "a is empty"),
+        ("[prices]\na = 5", "a must be a table"),
+    ],
+)
+def test_a_broken_price_is_a_mistake_that_says_where(toml: str, where: str) -> None:
+    mistake = _mistake(toml=toml)
+    assert mistake.startswith(f"{P}PRICES is not valid: ")
     assert where in mistake
 
 

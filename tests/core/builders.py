@@ -2,6 +2,7 @@
 
 import base64
 import json
+import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import pairwise
@@ -14,10 +15,16 @@ from image_gateway.core.codec import base64_text, body_segments, json_skeleton, 
 from image_gateway.core.dialects import DIALECTS, UpstreamRoute
 from image_gateway.core.errors import Refusal
 from image_gateway.core.model import Account, Credential, Grant, Key, Secret
+from image_gateway.core.records import prices
+from image_gateway.core.records.prices import Prices
 from image_gateway.core.request import catalogue, forms, image_request
 from image_gateway.core.request.catalogue import Endpoint
 
 CATALOGUE = catalogue.parse(Path(catalogue.__file__).with_name("catalogue.toml").read_text("utf-8"))
+
+PRICES = Prices(
+    prices.parse(tomllib.loads(Path(prices.__file__).with_name("prices.toml").read_text("utf-8")))
+)
 
 ROUTES = tuple(route for dialect in DIALECTS.values() for route in dialect.routes)
 """Every route for pictures: Codex direct, Codex Responses, Azure, OpenAI."""

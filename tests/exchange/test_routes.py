@@ -31,6 +31,7 @@ async def test_a_request_that_comes_after_the_grace_is_told_to_come_again(tmp_pa
         context = AppContext(
             settings=settings,
             catalogue=app.load_catalogue(settings),
+            prices=app.load_prices(settings),
             control_plane=nobody,
             upstream=nobody,
             spools=nobody,

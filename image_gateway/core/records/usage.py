@@ -1,0 +1,80 @@
+"""The token counts that an answer reports, as far as a record keeps them.
+
+An answer may report three usages: that of the pictures, that of the main model (Responses routes
+only), and that of the model that writes an SVG.  They come from an upstream, so only whole numbers
+under known names are kept.  Source: ``core/dialects/README.md``, "Images answers" and "Codex,
+Responses route".
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from image_gateway.core import untrusted
+
+Usage = Mapping[str, object]
+"""Token counts by name; the value of a ``..._details`` is such a mapping, too."""
+
+MOST_TOKENS: Final = 1_000_000_000
+"""More than this in one call is an error, and the sum of many calls must fit in 64 bits."""
+
+_Names = Mapping[str, "_Names"]
+_COUNT: Final[_Names] = {}
+_KINDS: Final[_Names] = {"text_tokens": _COUNT, "image_tokens": _COUNT}
+# The Responses API reports cached tokens of pictures beside the details, others within them.
+_CACHED: Final[_Names] = {"cached_tokens": _COUNT, "cached_tokens_details": _KINDS}
+_NAMES: Final[_Names] = {
+    "input_tokens": _COUNT,
+    "input_tokens_details": {**_KINDS, **_CACHED, "cache_write_tokens": _COUNT},
+    **_CACHED,
+    "output_tokens": _COUNT,
+    "output_tokens_details": {**_KINDS, "reasoning_tokens": _COUNT},
+    "reasoning_tokens": _COUNT,
+    "total_tokens": _COUNT,
+}
+_MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}")
+
+
+def read(value: object) -> Usage | None:
+    """The known counts of a usage, in the order of its documentation; None if it has none."""
+    return _read(value, _NAMES) or None
+
+
+def read_svg(value: object) -> Usage | None:
+    """The same of an ``svg_usage``, which also names its model."""
+    counts = read(value)
+    model = untrusted.text(untrusted.mapping(value).get("model"))
+    if counts is None or model is None or not _MODEL.fullmatch(model):
+        return counts
+    return {"model": model, **counts}
+
+
+def _read(value: object, names: _Names) -> dict[str, object]:
+    fields = untrusted.mapping(value)
+    counts: dict[str, object] = {}
+    for name, inner in names.items():
+        count = _read(fields.get(name), inner) if inner else count_of(fields, name)
+        if count is not None and count != {}:
+            counts[name] = count
+    return counts
+
+
+def count_of(usage: Usage, name: str) -> int | None:
+    """One count of a usage; None if it is missing or is not a number of tokens."""
+    return untrusted.count(usage.get(name), MOST_TOKENS)
+
+
+def total_of(usage: object) -> int | None:
+    """All tokens of a usage; None if it does not say.
+
+    A total of 0 is ignored if the parts are not 0.
+    """
+    fields = untrusted.mapping(usage)
+    total = count_of(fields, "total_tokens")
+    if total:
+        return total
+    parts = [count_of(fields, name) for name in ("input_tokens", "output_tokens")]
+    counts = [part for part in parts if part is not None]
+    if len(counts) == len(parts):
+        return sum(counts)
+    return None if any(counts) else total

@@ -23,6 +23,8 @@ from image_gateway.core.request.catalogue import Endpoint
 
 SHARED: Final = ("background", "output_format", "quality", "size")
 """The fields that an answer has once for all of its pictures."""
+_MOST_TOKENS: Final = 2**53
+"""A larger number is no count, and the sum of several could not be written as JSON."""
 _PREFIXES: Final[Mapping[Endpoint, str]] = {
     "generations": "image_generation",
     "edits": "image_edit",
@@ -93,7 +95,7 @@ def usage(value: object) -> dict[str, object] | None:
         return None
     counts: dict[str, object] = {}
     for name, count in value.items():
-        if isinstance(count, int) and not isinstance(count, bool):
+        if untrusted.count(count, _MOST_TOKENS) is not None:
             counts[name] = count
         elif (inner := usage(count)) is not None:
             counts[name] = inner

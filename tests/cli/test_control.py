@@ -781,6 +781,22 @@ def test_the_logs_of_all_instances_are_charged_once_and_told(
     assert used(charged) == {"a": 15, "b": 107}
 
 
+def test_the_tokens_of_the_main_model_are_charged_with_those_of_the_pictures(
+    control: Control, charged: Plane, tmp_path: Path
+) -> None:
+    text = {"input_tokens": 900, "output_tokens": 90}
+    seal(
+        tmp_path,
+        1,
+        record("1", usage_text={"total_tokens": 990}),
+        record("2", "b", tokens=None, response_image_count=0, usage_text=text),
+        record("3", schema_version=1),
+    )
+    told = apply(control, tmp_path)
+    assert (told["charged"], told["tokens"], told["without_usage"]) == (3, 2000, 0)
+    assert used(charged) == {"a": 1010, "b": 990}
+
+
 def test_people_are_told_in_words_and_a_table(
     control: Control, charged: Plane, tmp_path: Path
 ) -> None:

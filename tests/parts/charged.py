@@ -6,7 +6,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from image_gateway.core.records.charges import LONGEST_TEXT, MOST_TOKENS
+from image_gateway.core.records.charges import LONGEST_TEXT
+from image_gateway.core.records.usage import MOST_TOKENS
 
 
 def record(**fields: Any) -> dict[str, Any]:
@@ -18,6 +19,7 @@ def record(**fields: Any) -> dict[str, Any]:
         "attempts": [{"account_name": "one"}],
         "response_image_count": 2,
         "usage": {"input_tokens": 5, "output_tokens": 7, "total_tokens": 12},
+        "usage_text": None,
         "may_be_billed": False,
         **fields,
     }
@@ -50,14 +52,16 @@ _TIMES = st.builds(
     _OFFSETS,
 )
 _COUNTS = st.integers(-1, 2 * MOST_TOKENS)
+_USAGES = st.dictionaries(
+    st.sampled_from(["input_tokens", "output_tokens", "total_tokens"]), _COUNTS
+)
 _ODD = {
     "time": _TIMES,
     "request_id": _TEXTS,
     "key_id": _TEXTS,
     "response_image_count": _COUNTS,
-    "usage": st.dictionaries(
-        st.sampled_from(["input_tokens", "output_tokens", "total_tokens"]), _COUNTS
-    ),
+    "usage": _USAGES,
+    "usage_text": _USAGES,
     "attempts": st.lists(
         st.fixed_dictionaries({"action": st.sampled_from(["deliver", "end", "next", None])}),
         max_size=2,

@@ -1,9 +1,9 @@
 """The charge of a call against its key's quota: the tokens in its record.
 
-The unit is the token: ``usage.total_tokens``, or the sum of the parts if an upstream reports only
-those.  A paid call whose usage is not known costs nothing, because any number would be wrong, and
-is counted separately: when a client leaves early, the usage is never known.  A call without
-attempts costs nothing.
+The unit is the token: ``total_tokens`` of ``usage`` and of ``usage_text``, or the sum of the parts
+if an upstream reports only those.  A paid call whose usage is not known costs nothing, because any
+number would be wrong, and is counted separately: when a client leaves early, the usage is never
+known.  A call without attempts costs nothing.
 """
 
 from collections.abc import Mapping
@@ -13,10 +13,9 @@ from enum import StrEnum
 from typing import Final
 
 from image_gateway.core import untrusted
+from image_gateway.core.records import usage
 from image_gateway.core.routing.failover import Action
 
-MOST_TOKENS: Final = 1_000_000_000
-"""More than this in one call is an error, and the sum of a batch must fit in 64 bits."""
 MOST_IMAGES: Final = 1_000_000
 LONGEST_TEXT: Final = 256
 """Characters of an id: a record holds no longer id (``core.records.record``), and an index
@@ -64,21 +63,10 @@ def of(record: Mapping[str, object]) -> Charge | Uncharged:
 
 
 def tokens_of(record: Mapping[str, object]) -> int | None:
-    """All tokens that a call used; None if its record does not say.
-
-    A total of 0 is ignored if the parts are not 0.
-    """
-    usage = untrusted.mapping(record.get("usage"))
-    total = untrusted.count(usage.get("total_tokens"), MOST_TOKENS)
-    if total:
-        return total
-    parts = [
-        untrusted.count(usage.get(name), MOST_TOKENS) for name in ("input_tokens", "output_tokens")
-    ]
-    counts = [part for part in parts if part is not None]
-    if len(counts) == len(parts):
-        return sum(counts)
-    return None if any(counts) else total
+    """The tokens of a call's pictures and of its main model; None if its record has neither."""
+    totals = [usage.total_of(record.get(name)) for name in ("usage", "usage_text")]
+    known = [total for total in totals if total is not None]
+    return sum(known) if known else None
 
 
 def _is_paid(attempt: object) -> bool:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 
 from image_gateway.core.records import charges
-from image_gateway.core.records.charges import LONGEST_TEXT, MOST_TOKENS, Charge, Uncharged
+from image_gateway.core.records.charges import LONGEST_TEXT, Charge, Uncharged
+from image_gateway.core.records.usage import MOST_TOKENS
 from tests.parts.charged import odd_records, record
 
 
@@ -33,6 +34,25 @@ def test_the_unit_is_the_token_and_where_only_parts_are_told_their_sum(
     usage: dict[str, int], tokens: int
 ) -> None:
     found = charges.of(record(usage=usage))
+    assert isinstance(found, Charge)
+    assert found.tokens == tokens
+
+
+@pytest.mark.parametrize(
+    ("usage", "usage_text", "tokens"),
+    [
+        ({"total_tokens": 12}, {"total_tokens": 990}, 1002),
+        ({"total_tokens": 12}, {"input_tokens": 900, "output_tokens": 90}, 1002),
+        ({"total_tokens": 0}, {"total_tokens": 990}, 990),
+        (None, {"total_tokens": 990}, 990),
+        ({"total_tokens": 12}, {"output_tokens": 90}, 12),
+        ({"total_tokens": 12}, "990", 12),
+    ],
+)
+def test_the_main_model_s_tokens_are_charged_as_well(
+    usage: Any, usage_text: Any, tokens: int
+) -> None:
+    found = charges.of(record(usage=usage, usage_text=usage_text))
     assert isinstance(found, Charge)
     assert found.tokens == tokens
 
@@ -108,7 +128,7 @@ def test_a_moment_is_told_in_utc_whatever_its_offset() -> None:
 def test_any_record_gives_a_charge_or_says_why_not(non_base64: dict[str, Any]) -> None:
     found = charges.of(non_base64)
     if isinstance(found, Charge):
-        assert 0 <= found.tokens <= 2 * MOST_TOKENS
+        assert 0 <= found.tokens <= 4 * MOST_TOKENS
         assert 0 <= found.images <= charges.MOST_IMAGES
         assert found.called_at.tzinfo is UTC
         assert "\0" not in found.request_id + found.key_id

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from image_gateway.core.records import charges, summary
-from image_gateway.core.records.charges import MOST_TOKENS, Charge, Uncharged
+from image_gateway.core.records.charges import Charge, Uncharged
 from image_gateway.core.records.summary import DIMENSIONS, PERCENTS, SUMS, KeyUsage, Summary, Tally
+from image_gateway.core.records.usage import MOST_TOKENS
 from tests.parts.charged import odd_records
 
 NOON = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)

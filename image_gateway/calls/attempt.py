@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from typing import Final
+from urllib.parse import urlsplit
 
 from image_gateway.calls.delivery import AnyDelivery, Finish, ResponseContext
 from image_gateway.context import AppContext
@@ -16,6 +17,7 @@ from image_gateway.core import dialects, errors, headers
 from image_gateway.core.dialects import DIALECTS, UpstreamRequest, faults
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account, Grant
+from image_gateway.core.records.builder import Called
 from image_gateway.core.records.phases import Phase
 from image_gateway.core.records.record import AttemptRecord
 from image_gateway.core.request.intent import AnyRequest
@@ -122,7 +124,11 @@ class AttemptRunner:
         """Make an attempt; the caller holds the account's slot.  Raises ``ClientLeftError``."""
         account, context = plan.account, self._context
         attempt = AttemptRecord(account.account_name, account.dialect, stage=Stage.CONNECT)
-        context.record.attempt(attempt)
+        # Some relays take their key in the path.
+        scrubber = Scrubber([account.signed_by().token.reveal()])
+        path = scrubber.clean_text(urlsplit(plan.request.url).path)
+        called = Called(path, plan.request.picture_model, account.responses_model)
+        context.record.attempt(attempt, called)
         if context.stream is not None:
             context.stream.name_headers({})
             context.stream.keep_alive()

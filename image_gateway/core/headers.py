@@ -21,6 +21,7 @@ RETRY: Final = frozenset({"retry-after", "retry-after-ms"})
 LONGEST_WAIT: Final = 7 * 24 * 3600.0
 """Seconds; Codex's longest window is a week, so a larger number is an error."""
 
+_LONGEST_USER_AGENT: Final = 120
 _SESSION: Final = ("session_id", "session-id", "conversation_id", "x-session-id")
 
 _REMAINING: Final = "x-ratelimit-remaining-"
@@ -79,6 +80,12 @@ def secret(headers: Headers) -> str | None:
 def session(headers: Headers) -> str | None:
     """The session that the client names for its call; None if it names none."""
     return next((value for name in _SESSION if (value := headers.get(name))), None)
+
+
+def user_agent(headers: Headers) -> str | None:
+    """The client's name for itself, without characters that cannot be printed, and cut."""
+    value = headers.get("user-agent") or ""
+    return "".join(filter(str.isprintable, value))[:_LONGEST_USER_AGENT] or None
 
 
 def media_type(value: str | None) -> str:

@@ -271,7 +271,7 @@ class Exchange:
         downstream = self._downstream
         self._record.enter(Phase.RECORDED)
         sent = Sent(downstream.status, downstream.request_bytes, downstream.response_bytes)
-        record = self._record.build(sent)
+        record = self._record.build(sent, self._app.prices)
         self._app.tracker.end(self._in_flight, record, datetime.now(UTC))
         self._app.metrics.observe(record)
         self._app.logs.put(record.as_json())

@@ -112,6 +112,7 @@ class ImageApp:
             ),
             endpoint=endpoint,
             path=scope["path"],
+            user_agent=headers.user_agent(downstream.headers),
         )
         record = RecordBuilder(arrival, Timeline(time.monotonic))
         if self._is_draining():

@@ -5,9 +5,10 @@ it lists, if the setting ``AMBIENT_IMAGE_TOOL`` says so.
 """
 
 from typing import Final
+from urllib.parse import urlsplit
 
 from image_gateway.core.errors import Refusal
-from image_gateway.core.records.builder import RecordBuilder
+from image_gateway.core.records.builder import Called, RecordBuilder
 from image_gateway.core.records.phases import Phase
 from image_gateway.edge.client.downstream import Downstream
 from image_gateway.edge.spool import SpooledBody
@@ -38,6 +39,7 @@ async def pass_on(
         if not (is_changed and name.lower() in _OF_CLIENTS_BODY)
     ]
     record.enter(Phase.SENT)
+    record.called = Called(urlsplit(downstream.target).path)
     try:
         async with (
             downstream.watch(),

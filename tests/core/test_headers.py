@@ -187,6 +187,27 @@ def test_an_announced_length_is_digits_only(value: str, expected: int | None) ->
     assert headers.content_length(_headers(("Content-Length", value))) == expected
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("OpenAI/Python 3.57.0", "OpenAI/Python 3.57.0"),
+        ("curl/8\x1b[31m\tx\xa0y\x85", "curl/8[31mxy"),
+        ("\x01" * 200 + "a" * 200, "a" * 120),
+        ("caf\xe9", "caf\xe9"),
+        ("", None),
+        ("\x01", None),
+    ],
+)
+def test_a_client_s_name_for_itself_is_short_and_can_be_printed(
+    value: str, expected: str | None
+) -> None:
+    assert headers.user_agent(_headers(("User-Agent", value))) == expected
+
+
+def test_a_client_need_not_say_what_it_is() -> None:
+    assert headers.user_agent(_headers()) is None
+
+
 def test_without_an_announced_length_there_is_none() -> None:
     assert headers.content_length(_headers()) is None
 

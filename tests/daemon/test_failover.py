@@ -371,7 +371,7 @@ async def test_the_record_tells_the_size_and_quality_that_came_back(pair: Pair) 
     body = b'{"prompt": "a", "size": "1024x1024", "quality": "high"}'
     assert (await pair.post(body))[0] == 200
     record = await pair.record()
-    assert (record["size"], record["quality"]) == ("1536x1024", "low")
+    assert (record["size_given"], record["quality_given"]) == ("1536x1024", "low")
 
 
 async def test_headers_that_come_late_do_not_cost_the_picture(

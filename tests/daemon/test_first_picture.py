@@ -44,17 +44,20 @@ async def test_a_generation_by_the_sdk_reaches_the_client_and_the_log(
     record = await door.record()
     assert record["status"] == 200
     assert record["model"] == "gpt-image-2"
-    # What came back, not what was asked for.
-    assert (record["size"], record["quality"], record["n"]) == ("1024x1024", "medium", 2)
+    assert (record["size"], record["quality"], record["n"]) == ("1536x1024", "high", 2)
+    assert (record["size_given"], record["quality_given"]) == ("1024x1024", "medium")
     assert record["response_image_count"] == 2
-    assert record["usage"] == {"input_tokens": 5, "output_tokens": 7, "total_tokens": 12}
+    assert record["usage"] == images()["usage"]
     assert [attempt["action"] for attempt in record["attempts"]] == ["deliver"]
     assert record["error_code"] is None
     assert not record["client_left"]
     assert not record["may_be_billed"]
-    # What a served call leaves in no field: its group, and why it failed.
+    # What a served call leaves in no field: its group, why it failed, and what Codex has not.
     empty = {name for name, value in record.items() if value is None}
-    assert empty == {"group_id", "error_code", "error_source"}
+    assert empty == {
+        *("group_id", "error_code", "error_source"),
+        *("usage_text", "svg_usage", "cost_usd"),
+    }
 
 
 async def test_the_answer_arrives_byte_for_byte(door: Door, upstream: ScriptedUpstream) -> None:

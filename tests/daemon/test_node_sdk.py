@@ -20,7 +20,16 @@ from tests.daemon.conftest import Door, make_door
 from tests.parts import node
 from tests.parts.gateway import Gateway
 from tests.parts.plane import Plane
-from tests.parts.upstream import Call, Script, ScriptedUpstream, answers, draws, images, picture
+from tests.parts.upstream import (
+    Call,
+    Script,
+    ScriptedUpstream,
+    answers,
+    draws,
+    images,
+    picture,
+    times,
+)
 
 API_VERSION = "2025-04-01-preview"
 MAIN_MODEL = "gpt-5.5"
@@ -30,7 +39,6 @@ USAGE = {
     "output_tokens": 20,
     "total_tokens": 31,
 }
-SUMS = {"input_tokens": 11, "output_tokens": 20, "total_tokens": 31}
 
 ACCOUNTS: Mapping[str, Callable[[ScriptedUpstream], dict[str, Any]]] = {
     "codex": lambda upstream: {"base_url": upstream.url},
@@ -333,11 +341,11 @@ async def test_a_generation_reaches_each_kind_of_account(
         model="gpt-image-2",
         n=2,
         stream=False,
-        size="1024x1024",
-        quality="medium",
+        size_given="1024x1024",
+        quality_given="medium",
         input_image_count=0,
         response_image_count=2,
-        usage={"input_tokens": 5, "output_tokens": 7, "total_tokens": 12},
+        usage=images()["usage"],
     )
     assert record["dialect"] == ACCOUNTS[kind](upstream).get("dialect", "codex")
     assert seen["data"] == images(2)
@@ -359,7 +367,7 @@ async def test_a_generation_by_the_responses_route(
     shared_plane.update("accounts", {"account_name": door.account}, codex_route="responses")
     upstream.script = response_events(RESPONSE_CREATED, RESPONSE_ITEM, RESPONSE_COMPLETED)
     seen = await ask(door, "generate", {**CAT, "quality": "high"})
-    await check_delivered(door, seen, response_image_count=1, usage=SUMS, quality="high")
+    await check_delivered(door, seen, response_image_count=1, usage=USAGE, quality_given="high")
     assert seen["data"]["data"] == [{"b64_json": picture(300), "revised_prompt": "a tabby cat"}]
     assert seen["data"]["usage"] == USAGE
     assert seen["data"]["size"] == "1024x1024"
@@ -499,7 +507,7 @@ async def test_pictures_and_a_mask_go_to_a_codex_account_by_the_responses_route(
     given = {"image": [each.parameter for each in sent], "mask": mask.parameter}
     seen = await ask(door, "edit", {**CAT, **given, "quality": "high"})
     await check_delivered(
-        door, seen, endpoint="edits", input_image_count=3, response_image_count=1, usage=SUMS
+        door, seen, endpoint="edits", input_image_count=3, response_image_count=1, usage=USAGE
     )
     assert seen["data"]["data"] == [{"b64_json": picture(300), "revised_prompt": "a tabby cat"}]
     assert seen["data"]["usage"] == USAGE
@@ -588,7 +596,7 @@ async def test_a_streamed_generation_comes_event_by_event(
     assert said["wire"] == [b"".join(map(frame, events)).decode()]
     check_stream_headers(seen["headers"])
     await check_delivered(
-        door, seen, stream=True, response_image_count=1, usage=SUMS, quality="medium"
+        door, seen, stream=True, response_image_count=1, usage=USAGE, quality_given="medium"
     )
     [arrived] = upstream.calls
     assert arrived.target == GENERATIONS[kind]
@@ -638,7 +646,7 @@ async def test_every_picture_of_a_stream_is_one_completed_event(
     seen = await ask(door, "generate", {**CAT, "n": 3, "stream": True})
     assert seen.get("events") == events
     record = await check_delivered(door, seen, n=3, response_image_count=3)
-    assert record["usage"] == {name: 3 * count for name, count in SUMS.items()}
+    assert record["usage"] == times(USAGE, 3)
 
 
 WRITTEN_PARTIAL, WRITTEN_LAST = (
@@ -676,7 +684,7 @@ async def test_however_an_upstream_writes_its_frames_the_sdk_can_read_them(
     door = doors("openai")
     seen = await ask(door, "generate", {**CAT, "stream": True, "partial_images": 1})
     assert seen.get("events") == [WRITTEN_PARTIAL, WRITTEN_LAST]
-    await check_delivered(door, seen, stream=True, response_image_count=1, usage=SUMS)
+    await check_delivered(door, seen, stream=True, response_image_count=1, usage=USAGE)
 
 
 @pytest.mark.parametrize("method", ["generate", "edit"])
@@ -755,8 +763,8 @@ async def test_a_codex_account_streams_by_the_responses_route(
         endpoint="edits" if method == "edit" else "generations",
         input_image_count=len(given),
         response_image_count=1,
-        usage=SUMS,
-        quality="high",
+        usage=USAGE,
+        quality_given="high",
     )
     [call] = upstream.calls
     assert call.target == "/codex/responses"
@@ -793,7 +801,7 @@ async def test_an_event_of_some_megabytes_arrives_whole(
     )
     door = doors(kind)
     seen = await ask(door, "generate", {**CAT, "stream": True})
-    await check_delivered(door, seen, stream=True, response_image_count=1, usage=SUMS)
+    await check_delivered(door, seen, stream=True, response_image_count=1, usage=USAGE)
     [made] = seen["events"]
     assert made["type"] == "image_generation.completed"
     assert made["b64_json"] == large
@@ -812,7 +820,7 @@ async def test_several_pictures_by_the_responses_route_are_one_answer(
     record = await door.record()
     assert record["request_id"] == seen["requestID"]
     assert (record["status"], record["response_image_count"]) == (200, 2)
-    assert record["usage"] == {name: 2 * count for name, count in SUMS.items()}
+    assert record["usage"] == times(USAGE, 2)
     assert [attempt["action"] for attempt in record["attempts"]] == ["deliver"] * 2
 
 
@@ -1358,7 +1366,7 @@ async def test_a_stream_by_the_client_for_azure_that_names_its_model_in_the_call
         seen,
         path="/openai/deployments/gpt-image-2/images/generations",
         stream=True,
-        usage=SUMS,
+        usage=USAGE,
     )
     [call] = upstream.calls
     assert call.target == GENERATIONS["azure"]

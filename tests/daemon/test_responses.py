@@ -26,6 +26,7 @@ from tests.parts.upstream import (
     answers,
     drawn,
     frame,
+    images,
     picture,
     streams,
 )
@@ -178,6 +179,7 @@ async def test_text_on_every_path_goes_on_and_is_recorded(
     assert (record["status"], record["error_code"], record["attempts"]) == (200, None, [])
     assert (record["request_bytes"], record["response_bytes"]) == (len(TEXT), len(body))
     assert (record["account_name"], record["usage"], record["prompt_hmac"]) == (None, None, None)
+    assert record["upstream_path"] == path
     assert not record["may_be_billed"]
 
 
@@ -315,7 +317,8 @@ async def test_of_a_target_that_is_a_whole_url_the_path_and_query_go_on(
     request = request_of(door, [(b"Host", b"api.example"), length], TEXT, target)
     assert parse(await door.gateway.raw(request))[0] == 200
     assert (text_api.calls[0].target, text_api.calls[0].body) == (f"{PATH}?a=b", TEXT)
-    assert (await door.record())["path"] == PATH
+    record = await door.record()
+    assert (record["path"], record["upstream_path"]) == (PATH, PATH)
 
 
 async def test_a_header_in_utf_8_arrives_as_it_was_sent(door: Door, text_api: TextApi) -> None:
@@ -885,9 +888,10 @@ async def test_the_sdk_gets_its_response_and_the_record_says_what_was_made(
         "account_name": door.account,
         "dialect": "codex",
         "response_image_count": 1,
-        "size": "1024x1024",
-        "quality": "high",
-        "usage": {"input_tokens": 5, "output_tokens": 7, "total_tokens": 12},
+        "size_given": "1024x1024",
+        "quality_given": "high",
+        "usage": images()["usage"],
+        "usage_text": {"input_tokens": 900, "output_tokens": 90, "total_tokens": 990},
         "client_left": False,
         "may_be_billed": False,
     }
@@ -923,7 +927,7 @@ async def test_the_sdk_gets_the_upstream_s_own_events_one_by_one(
     assert types == [event["type"] for event in drawn(2)]
     record = await door.record()
     assert (record["stream"], record["response_image_count"]) == (True, 1)
-    assert record["usage"] == {"input_tokens": 5, "output_tokens": 7, "total_tokens": 12}
+    assert record["usage"] == images()["usage"]
 
 
 async def test_a_stream_passes_byte_by_byte_as_it_came(
@@ -1178,7 +1182,7 @@ async def test_a_response_that_repeats_the_many_tools_it_was_asked_with_is_whole
     assert picture().encode() in body
     record = await door.record()
     assert (record["response_image_count"], record["error_code"]) == (1, None)
-    assert record["usage"] == {"input_tokens": 5, "output_tokens": 7, "total_tokens": 12}
+    assert record["usage"] == images()["usage"]
 
 
 SAID = {
@@ -1200,7 +1204,7 @@ async def test_an_answer_in_words_is_an_answer(
     assert b"no cats today" in answer
     record = await door.record()
     assert (record["error_code"], record["response_image_count"]) == (None, 0)
-    assert record["usage"] == usage
+    assert (record["usage"], record["usage_text"]) == (None, usage)
     assert not record["may_be_billed"]
 
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from playwright.async_api import expect
 
-from image_gateway.core.records.builder import Arrival, Asked, RecordBuilder
+from image_gateway.core.records.builder import Arrival, Asked, Called, RecordBuilder
 from image_gateway.core.records.phases import Timeline
 from image_gateway.core.records.record import AttemptRecord, Record
 from image_gateway.core.records.status import (
@@ -290,7 +290,7 @@ def drawn(word: str) -> str:
         board.end(board.begin(coming(now)), record, now)
     call = coming(now, word, endpoint=word)
     call.key, call.asked = key(key_id=word), Asked(model=word)
-    call.attempt(AttemptRecord(word, word))
+    call.attempt(AttemptRecord(word, word), Called(word))
     board.begin(call)
     account = AccountView(
         word,

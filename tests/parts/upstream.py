@@ -35,6 +35,14 @@ def images(count: int = 1, **fields: Any) -> dict[str, Any]:
     }
 
 
+def times(usage: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """The usage of so many calls."""
+    return {
+        name: times(value, count) if isinstance(value, Mapping) else count * value
+        for name, value in usage.items()
+    }
+
+
 @dataclass
 class Call:
     """One request that arrived, and the connection to answer it on."""

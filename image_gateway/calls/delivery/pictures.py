@@ -62,6 +62,7 @@ class PictureCollector(Delivery[ImageRequest]):
         super().__init__(context, request)
         self._pictures: list[_Picture] = []
         self._usage: Mapping[str, object] | None = None
+        self._usage_text: Mapping[str, object] | None = None
         self._unsent: list[SpooledBody] = []
         self._wanted = 1
         """Pictures of one call."""
@@ -82,6 +83,7 @@ class PictureCollector(Delivery[ImageRequest]):
                 outcome = await call.read(reader, response, dialect)
         finally:
             # Cancelled or not: the pictures have been paid for.
+            self._usage_text = events.add_usage(self._usage_text, call.usage_text)
             self._keep(call.made, call.usage)
         if not call.made:
             return outcome
@@ -106,7 +108,6 @@ class PictureCollector(Delivery[ImageRequest]):
         for picture in made:
             record.enter(Phase.ARRIVING)
             self._pictures.append(picture)
-            record.made = Made.of(len(self._pictures), self._usage, self._pictures[0].fields)
             fields = {
                 "created_at": int(time.time()),
                 **{name: v for name, v in picture.fields.items() if name != "revised_prompt"},
@@ -116,6 +117,13 @@ class PictureCollector(Delivery[ImageRequest]):
             lifted = picture.spooled.event.lifted
             frame = events.frame(self._request.endpoint, "completed", fields, lifted)
             self._unsent.append(picture.hold(frame))
+        if self._pictures:
+            record.made = Made.of(
+                len(self._pictures),
+                self._usage,
+                self._pictures[0].fields,
+                usage_text=self._usage_text,
+            )
 
     async def _send_finished(self) -> None:
         """In a stream, send every finished picture except those that end it."""
@@ -183,6 +191,7 @@ class _Call:
         self._sent = False
         self.made: list[_Picture] = []
         self.usage: Mapping[str, object] | None = None
+        self.usage_text: Mapping[str, object] | None = None
 
     async def read(
         self, reader: EventReader, response: UpstreamResponse, dialect: str
@@ -209,6 +218,7 @@ class _Call:
                         # Only the usage is still to come.
                         reader.hurry()
                 self.usage = events.add_usage(self.usage, event.usage)
+                self.usage_text = events.add_usage(self.usage_text, event.usage_text)
                 if event.kind is EventKind.FAILURE:
                     return failed(response, dialect, event, sent=self._sent)
                 if event.kind is EventKind.END and not self.made:

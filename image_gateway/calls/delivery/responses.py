@@ -227,4 +227,6 @@ class _ResponseCounts:
             self.pictures = event.pictures
         self._first = self._first or event.picture
         if event.kind in {EventKind.PICTURE, EventKind.END}:
-            self._record.made = Made.of(self.pictures, event.usage, self._first)
+            self._record.made = Made.of(
+                self.pictures, event.usage, self._first, usage_text=event.usage_text
+            )

@@ -36,6 +36,7 @@ _ADDED_PATH: Final = re.compile(
     re.IGNORECASE,
 )
 _FROM_CLIENT: Final = frozenset({"traceparent", "tracestate"})
+_DRAWING: Final = "x-ms-oai-image-generation-deployment"
 
 
 def encode(
@@ -70,15 +71,15 @@ def encode_intent(
     tools = sent.get("tools")
     if isinstance(tools, list):
         sent["tools"] = [_without_model(tool) for tool in tools]
-    deployment = intents.image_model(request, account) or next(
-        (name for model, name in (account.deployments or {}).items() if is_image_model(model)), None
-    )
-    drawing = {} if deployment is None else {"x-ms-oai-image-generation-deployment": deployment}
+    known = filter(is_image_model, account.deployments or {})
+    model = min(request.image_models, default=None) or next(known, None)
+    drawing = {} if model is None else {_DRAWING: intents.account_name(model, account)}
     return intents.upstream_request(
         _v1_url(account, "/responses"),
         {**_headers(account, client), **intents.EVENTS_HEADERS, **drawing},
         sent,
         request,
+        model,
     )
 
 

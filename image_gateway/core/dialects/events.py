@@ -72,12 +72,14 @@ class ParsedEvent:
     ``picture`` holds a picture's fields by the names of the Images API, ``others`` those of further
     pictures in the same event; ``pictures`` is the number of pictures in an ``END``.  ``status``
     and ``error`` belong to a ``FAILURE``; the ``error`` of an ``END`` without a picture has the
-    upstream's words in its place.
+    upstream's words in its place.  ``usage`` is that of the pictures, ``usage_text`` that of the
+    main model.
     """
 
     kind: EventKind
     picture: Mapping[str, object] = field(default_factory=dict, repr=False)
     usage: Mapping[str, object] | None = None
+    usage_text: Mapping[str, object] | None = None
     status: int = 0
     error: UpstreamError = field(default_factory=UpstreamError)
     pictures: int = 0
@@ -187,14 +189,21 @@ def read_conversation_event(event: Event) -> ParsedEvent:
             return ParsedEvent(EventKind.PICTURE, pictures[0])
     if kind in {"response.completed", "response.incomplete"}:
         response = untrusted.mapping(fields.get("response"))
-        counts = usage(untrusted.mapping(response.get("tool_usage")).get("image_gen"))
         pictures = _pictures(response.get("output"))
         first = pictures[0] if pictures else {}
-        counts = counts or usage(response.get("usage"))
-        return ParsedEvent(EventKind.END, first, counts, pictures=len(pictures))
+        return ParsedEvent(EventKind.END, first, *usages(response), pictures=len(pictures))
     if kind == "response.failed":
         return failure(untrusted.mapping(fields.get("response")))
     return failure(fields) if kind == "error" else ParsedEvent(EventKind.OTHER)
+
+
+_Counts = dict[str, object] | None
+
+
+def usages(response: Mapping[str, object]) -> tuple[_Counts, _Counts]:
+    """The usage of the pictures and that of the main model; one says nothing of the other."""
+    pictures = untrusted.mapping(response.get("tool_usage")).get("image_gen")
+    return usage(pictures), usage(response.get("usage"))
 
 
 def is_picture(value: object) -> bool:

@@ -27,7 +27,7 @@ def fields(request: IntentRequest, account: Account) -> dict[str, object]:
     sent["model"] = (
         account.responses_model
         if request.is_for_image_model
-        else _account_name(request.upstream_model, account)
+        else account_name(request.upstream_model, account)
     )
     tools = _tools(request, account)
     if tools:
@@ -38,7 +38,11 @@ def fields(request: IntentRequest, account: Account) -> dict[str, object]:
 
 
 def upstream_request(
-    url: str, headers: Mapping[str, str], sent: Mapping[str, object], request: IntentRequest
+    url: str,
+    headers: Mapping[str, str],
+    sent: Mapping[str, object],
+    request: IntentRequest,
+    picture_model: str | None = None,
 ) -> UpstreamRequest:
     """The call itself."""
     if not intent.signals_of(sent).show_intent({}):
@@ -48,13 +52,8 @@ def upstream_request(
         headers=headers,
         body=body_segments.from_json(sent, request.texts),
         expects=ExpectedResponse.RESPONSE,
+        picture_model=picture_model,
     )
-
-
-def image_model(request: IntentRequest, account: Account) -> str | None:
-    """The account's name for the image model that the client asks for; None if it names none."""
-    model = min(request.image_models, default=None)
-    return None if model is None else _account_name(model, account)
 
 
 def _tools(request: IntentRequest, account: Account) -> list[object]:
@@ -70,9 +69,10 @@ def _tools(request: IntentRequest, account: Account) -> list[object]:
         requested = tool.get("model")
         model = request.mapped(requested) if isinstance(requested, str) else default
         if model is not None:
-            tools[index] = {**tool, "model": _account_name(model, account)}
+            tools[index] = {**tool, "model": account_name(model, account)}
     return tools
 
 
-def _account_name(model: str, account: Account) -> str:
+def account_name(model: str, account: Account) -> str:
+    """The account's name for a model."""
     return (account.deployments or {}).get(model, model)

@@ -23,6 +23,9 @@ from image_gateway.core.request.image_request import ImageRequest
 from image_gateway.core.request.intent import IntentRequest
 
 _FROM_CLIENT: Final = frozenset({"traceparent", "tracestate"})
+_TOOL_MODEL: Final = "gpt-image-2.6-sunburst"
+"""The model of an image tool that names none (README.md in this folder, "Codex, Responses
+route")."""
 
 
 def encode(
@@ -47,11 +50,13 @@ def encode_intent(
     request: IntentRequest, account: Account, client: Headers, context: EncodeContext
 ) -> UpstreamRequest:
     """Encode an image intent; the account must have a credential and a main model."""
+    models = request.image_models or {_TOOL_MODEL}
     return intents.upstream_request(
         join(account.base_url or context.base_url, "/responses"),
         {**_headers(account, client), **intents.EVENTS_HEADERS},
         intents.fields(request, account),
         request,
+        min(models) if len(models) == 1 else None,
     )
 
 

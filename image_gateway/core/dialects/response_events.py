@@ -78,20 +78,21 @@ class ResponseReader:
 
     def _end(self, value: object) -> ParsedEvent:
         response = untrusted.mapping(value)
-        counts = events.usage(untrusted.mapping(response.get("tool_usage")).get("image_gen"))
+        usage, usage_text = events.usages(response)
         if self._has_picture:
-            return ParsedEvent(EventKind.END, usage=counts)
+            return ParsedEvent(EventKind.END, usage=usage, usage_text=usage_text)
         # The output is often empty, because the items came before; but it may hold all of them.
         output = response.get("output")
         for item in output if isinstance(output, list) else []:
             event = self._read_item(item)
             if event.kind is EventKind.PICTURE:
-                return ParsedEvent(EventKind.END, event.picture, counts)
+                return ParsedEvent(EventKind.END, event.picture, usage, usage_text)
         failure = self._known_failure()
         if failure is not None:
             return failure
         told = UpstreamError() if self._tool_failure is None else self._tool_failure.error
-        return ParsedEvent(EventKind.END, error=replace(told, message=told.message or self._words))
+        error = replace(told, message=told.message or self._words)
+        return ParsedEvent(EventKind.END, usage=usage, usage_text=usage_text, error=error)
 
     def _known_failure(self) -> ParsedEvent | None:
         """A refusal, or an error of the tool whose codes say what it is about."""

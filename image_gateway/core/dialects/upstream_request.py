@@ -23,12 +23,17 @@ class ExpectedResponse(Enum):
 
 @dataclass(frozen=True, slots=True)
 class UpstreamRequest:
-    """One POST to an upstream; headers and body hold secrets, so ``repr`` leaves them out."""
+    """One POST to an upstream; headers and body hold secrets, so ``repr`` leaves them out.
+
+    ``picture_model`` is the model that draws for a call of the Responses API, by the name that the
+    key's map gives; None if that is not known.
+    """
 
     url: str
     headers: Mapping[str, str] = field(repr=False)
     body: Body = field(repr=False)
     expects: ExpectedResponse = ExpectedResponse.JSON
+    picture_model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,17 +7,21 @@ twice: the times come from the ``Timeline``, and ``build`` only puts the parts t
 
 import hashlib
 import hmac
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Final, Self
 
-from image_gateway.core import untrusted
-from image_gateway.core.codec import json_skeleton
+from image_gateway.core.dialects import DIALECTS
 from image_gateway.core.errors import Source
 from image_gateway.core.model import Key
+from image_gateway.core.records import usage as usages
 from image_gateway.core.records.phases import Phase, Timeline
+from image_gateway.core.records.prices import Bill, Prices
 from image_gateway.core.records.record import AttemptRecord, Record
+from image_gateway.core.records.usage import Usage
+from image_gateway.core.request import intent
 from image_gateway.core.request.image_request import ImageRequest
 from image_gateway.core.request.intent import IntentRequest
 
@@ -31,6 +35,7 @@ class Arrival:
     client_address: str | None = None
     endpoint: str | None = None
     path: str | None = None
+    user_agent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +74,12 @@ class Asked:
     def of_intent(cls, request: IntentRequest, prompt_key: bytes) -> Self:
         """The facts from the body of a Responses call, as far as they are known."""
         prompt = request.prompt
+        tool = next(iter(intent.image_tools(request.body)), {})
         return cls(
             model=request.model,
             upstream_model=request.upstream_model,
+            size=_word(tool, "size"),
+            quality=_word(tool, "quality"),
             stream=request.stream,
             input_image_count=request.input_image_count,
             prompt_chars=None if prompt is None else len(prompt),
@@ -80,16 +88,33 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """The facts from an answer: pictures, usage, and its size and quality.
+class Called:
+    """The facts from a call to an account: the path of its URL, and the models for its price.
 
-    Upstreams take the requested size and quality as advice and bill those of the answer.
+    Where a main model is asked for pictures, ``picture_model`` is the model that draws them, and
+    ``main_model`` that of the account, for a client that names none; None where not known.
+    """
+
+    path: str
+    picture_model: str | None = None
+    main_model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """The facts from an answer: its pictures, what they look like, and what they used.
+
+    Upstreams take the requested size, quality and background as advice, and bill those of the
+    answer.
     """
 
     pictures: int
-    usage: Mapping[str, int] | None = None
+    usage: Usage | None = None
+    usage_text: Usage | None = None
+    svg_usage: Usage | None = None
     size: str | None = None
     quality: str | None = None
+    background: str | None = None
 
     @classmethod
     def of(
@@ -98,15 +123,20 @@ class Made:
         usage: object,
         source: Mapping[str, object],
         before: "Made | None" = None,
+        usage_text: object = None,
     ) -> Self:
-        """``source`` holds size and quality: the fields of a picture or of the answer.  What it
-        does not hold stays as it was ``before``.
+        """``source`` holds size, quality and background: the fields of a picture or of the answer.
+        What it does not hold stays as it was ``before``.
         """
         return cls(
             pictures,
-            sums(usage),
-            _text(source, "size") or (None if before is None else before.size),
-            _text(source, "quality") or (None if before is None else before.quality),
+            usages.read(usage),
+            usages.read(usage_text),
+            usages.read_svg(source.get("svg_usage")),
+            **{
+                name: _word(source, name) or (None if before is None else getattr(before, name))
+                for name in ("size", "quality", "background")
+            },
         )
 
 
@@ -139,6 +169,8 @@ class RecordBuilder:
         self.attempts: list[AttemptRecord] = []
         self.answering: AttemptRecord | None = None
         """The attempt at the account that answers, or that the call was sent to last."""
+        self.called: Called | None = None
+        """The last call."""
         self.made: Made | None = None
         self.failure: Failure | None = None
         self.client_left = False
@@ -151,10 +183,11 @@ class RecordBuilder:
         """The request enters a phase."""
         self.timeline.enter(phase)
 
-    def attempt(self, attempt: AttemptRecord) -> None:
+    def attempt(self, attempt: AttemptRecord, called: Called) -> None:
         """A call to an account begins."""
         self.attempts.append(attempt)
         self.answering = attempt
+        self.called = called
 
     def fail(self, code: str, source: Source) -> None:
         """Record a failure; only the first one counts, because later ones follow from it."""
@@ -165,7 +198,7 @@ class RecordBuilder:
         """The request ends before its calls end, or before the client has their pictures."""
         self.may_be_billed |= any(attempt.may_be_billed for attempt in self.attempts)
 
-    def build(self, sent: Sent) -> Record:
+    def build(self, sent: Sent, prices: Prices) -> Record:
         """The record of a request that has ended."""
         key, asked, made, failure = self.key, self.asked, self.made, self.failure
         answering, timeline = self.answering, self.timeline
@@ -177,17 +210,22 @@ class RecordBuilder:
             group_id=None if key is None else key.group_id,
             body_form=self.body_form,
             request_bytes=sent.request_bytes,
-            size=(None if made is None else made.size) or asked.size,
-            quality=(None if made is None else made.quality) or asked.quality,
             status=sent.status,
             error_code=None if failure is None else failure.code,
             error_source=None if failure is None else failure.source,
             account_name=None if answering is None else answering.account_name,
             dialect=None if answering is None else answering.dialect,
+            upstream_path=None if self.called is None else self.called.path,
             attempts=tuple(self.attempts),
             response_bytes=sent.response_bytes,
             response_image_count=None if made is None else made.pictures,
+            size_given=None if made is None else made.size,
+            quality_given=None if made is None else made.quality,
+            background_given=None if made is None else made.background,
             usage=None if made is None else made.usage,
+            usage_text=None if made is None else made.usage_text,
+            svg_usage=None if made is None else made.svg_usage,
+            cost_usd=self._cost_usd(prices),
             auth_ms=timeline.milliseconds(Phase.RECEIVED, Phase.READ),
             body_ms=timeline.milliseconds(Phase.AUTHENTICATED),
             wait_ms=timeline.milliseconds(Phase.WAITING),
@@ -197,6 +235,25 @@ class RecordBuilder:
             client_left=self.client_left,
             may_be_billed=self.may_be_billed,
         )
+
+    def _cost_usd(self, prices: Prices) -> float | None:
+        """None if it is not known, or if the account has no price for a picture."""
+        made, called, answering = self.made, self.called, self.answering
+        dialect = None if answering is None else DIALECTS.get(answering.dialect)
+        if made is None or called is None or dialect is None or not dialect.bills_pictures:
+            return None
+        model, is_response = self.asked.upstream_model, self.arrival.endpoint == "responses"
+        bill = Bill(
+            made.pictures,
+            made.usage,
+            called.picture_model if is_response else model,
+            # An edit and a conversation may hold pictures.
+            only_text_in=self.arrival.endpoint == "generations",
+            usage_text=made.usage_text,
+            main_model=called.main_model if intent.is_image_model(model or "") else model,
+            svg_usage=made.svg_usage,
+        )
+        return prices.cost_usd(bill)
 
     def _upstream_ms(self) -> int | None:
         """Until the heads of all answers; a call passed on to the text API has no attempt."""
@@ -208,7 +265,7 @@ class RecordBuilder:
 
 
 _ARRIVAL: Final = tuple(item.name for item in fields(Arrival))
-_ASKED: Final = tuple(item.name for item in fields(Asked) if item.name not in {"size", "quality"})
+_ASKED: Final = tuple(item.name for item in fields(Asked))
 
 
 def prompt_hmac(key: bytes, prompt: str) -> str:
@@ -216,19 +273,10 @@ def prompt_hmac(key: bytes, prompt: str) -> str:
     return hmac.new(key, prompt.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
 
 
-def sums(usage: object) -> dict[str, int] | None:
-    """The three token counts of an answer's ``usage``, None if it has none."""
-    counts = {
-        name: untrusted.mapping(usage).get(name)
-        for name in ("input_tokens", "output_tokens", "total_tokens")
-    }
-    return {name: count for name, count in counts.items() if type(count) is int} or None
+def _word(source: Mapping[str, object], name: str) -> str | None:
+    value = source.get(name)
+    return value if isinstance(value, str) and _WORD.fullmatch(value) else None
 
 
-def _text(answer: Mapping[str, object], name: str) -> str | None:
-    value = answer.get(name)
-    return (
-        value
-        if isinstance(value, str) and json_skeleton.placeholder_number(value) is None
-        else None
-    )
+_WORD: Final = re.compile(r"[A-Za-z0-9._:-]{1,32}")
+"""A size, a quality, a background; a longer or other text may be content."""

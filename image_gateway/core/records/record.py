@@ -4,14 +4,15 @@ No field can hold a prompt, a picture, a picture's address, a credential or an u
 a record never has one.  ``builder`` fills the fields.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Final
 
+from image_gateway.core.records.usage import Usage
 from image_gateway.core.routing.failover import Action, Stage
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+"""Version 1 had in ``size`` and ``quality`` what came back, if known, and of ``usage`` the sums."""
 
 
 @dataclass(slots=True)
@@ -46,6 +47,7 @@ class Record:
     time: datetime
     request_id: str
     client_address: str | None = None
+    user_agent: str | None = None
     key_id: str | None = None
     key_name: str | None = None
     group_id: str | None = None
@@ -68,10 +70,17 @@ class Record:
     error_source: str | None = None
     account_name: str | None = None
     dialect: str | None = None
+    upstream_path: str | None = None
     attempts: tuple[AttemptRecord, ...] = ()
     response_bytes: int | None = None
     response_image_count: int | None = None
-    usage: Mapping[str, int] | None = None
+    size_given: str | None = None
+    quality_given: str | None = None
+    background_given: str | None = None
+    usage: Usage | None = None
+    usage_text: Usage | None = None
+    svg_usage: Usage | None = None
+    cost_usd: float | None = None
     auth_ms: int | None = None
     body_ms: int | None = None
     wait_ms: int | None = None

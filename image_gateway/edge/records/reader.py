@@ -25,7 +25,7 @@ from image_gateway.edge.records.writer import CURRENT, SEALED
 LONGEST_LINE_BYTES: Final = 4 * 1024 * 1024
 """A record has a few KiB; a longer line is not a record."""
 DEEPEST: Final = 16
-"""A record is three levels deep; code that walks one must not run out of stack."""
+"""A record is four levels deep; code that walks one must not run out of stack."""
 _CLOCK_STEP: Final = timedelta(hours=1)
 """How far a daemon's clock may have been set back between a call and the sealing of its file."""
 _STAMP: Final = re.compile(r"requests-(\d{8}T\d{6}Z)-")

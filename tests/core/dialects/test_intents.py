@@ -123,9 +123,35 @@ def test_azure_s_header_names_the_deployment_that_draws(
     assert body["tools"] == [TOOL]
 
 
+@pytest.mark.parametrize(
+    ("asked", "openai", "azure"),
+    [
+        ({"tools": [TOOL]}, "gpt-image-2.6-sunburst", "gpt-image-2"),
+        ({"model": "gpt-image-2-2026-04-21"}, "gpt-image-2-2026-04-21", "gpt-image-2-2026-04-21"),
+        (
+            {"tools": [TOOL, {**TOOL, "model": "gpt-image-2-2026-04-21"}]},
+            "gpt-image-2-2026-04-21",
+            "gpt-image-2-2026-04-21",
+        ),
+        (
+            {"model": "gpt-image-2", "tools": [{**TOOL, "model": "gpt-image-2-2026-04-21"}]},
+            None,
+            "gpt-image-2",
+        ),
+    ],
+)
+def test_the_model_that_draws_is_known_by_its_public_name(
+    asked: dict[str, Any], openai: str | None, azure: str
+) -> None:
+    """For the cost.  Of several tools OpenAI's main model may use any; Azure has one deployment."""
+    assert _encode({**TEXT, **asked}, _openai())[0].picture_model == openai
+    assert _encode({**TEXT, **asked}, _azure())[0].picture_model == azure
+
+
 def test_azure_without_an_image_deployment_names_none() -> None:
     call, _ = _encode({**TEXT, "tools": [TOOL]}, _azure(deployments={"gpt-5": "five"}))
     assert DEPLOYMENT not in call.headers
+    assert call.picture_model is None
 
 
 @pytest.mark.parametrize("one", [_openai(responses_model=None), _azure(responses_model=None)])

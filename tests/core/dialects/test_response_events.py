@@ -1,11 +1,14 @@
 """One picture out of the events of a call on the Responses route, or why there is none."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from image_gateway.core import errors
 from image_gateway.core.codec import json_skeleton
+from image_gateway.core.dialects import events
 from image_gateway.core.dialects.events import EventKind, ParsedEvent
 from image_gateway.core.dialects.picture_events import PictureReader
 from image_gateway.core.dialects.response_events import ResponseReader
@@ -54,7 +57,36 @@ def test_a_call_s_events_from_first_to_last() -> None:
     ]
     assert found[3].picture == {"b64_json": "QUJD", "partial_image_index": 1, **SHARED}
     assert found[4].picture == PICTURE
-    assert found[5] == ParsedEvent(EventKind.END, usage=TOKENS)
+    assert found[5] == ParsedEvent(EventKind.END, usage=TOKENS, usage_text={"total_tokens": 99})
+
+
+MAIN_TOKENS = {"total_tokens": 99, "output_tokens_details": {"reasoning_tokens": 7}}
+
+
+@pytest.mark.parametrize("output", [[], [ITEM]], ids=["before", "at the end"])
+@pytest.mark.parametrize(
+    ("told", "pictures", "main_model"),
+    [
+        ({"tool_usage": {"image_gen": TOKENS}, "usage": MAIN_TOKENS}, TOKENS, MAIN_TOKENS),
+        ({"tool_usage": {"image_gen": TOKENS}}, TOKENS, None),
+        ({"usage": MAIN_TOKENS}, None, MAIN_TOKENS),
+        ({"tool_usage": {}, "usage": MAIN_TOKENS}, None, MAIN_TOKENS),
+        ({"tool_usage": "hush", "usage": "hush"}, None, None),
+        ({}, None, None),
+    ],
+)
+def test_the_end_tells_the_usage_of_the_pictures_from_that_of_the_main_model(
+    told: dict[str, Any], pictures: Any, main_model: Any, output: list[Any]
+) -> None:
+    """For a client of either API."""
+    end = _completed(output=output, **told)
+    for found in (
+        reads(ITEM_DONE, end)[-1],
+        reads(end)[-1],
+        events.read_conversation_event(event_of(end)[0]),
+    ):
+        assert found.kind is EventKind.END
+        assert (found.usage, found.usage_text) == (pictures, main_model)
 
 
 def test_a_picture_that_comes_only_at_the_end_is_taken_there() -> None:

@@ -2,7 +2,9 @@
 
 import hashlib
 import hmac
+import json
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -11,11 +13,13 @@ from hypothesis import strategies as st
 
 from image_gateway.core.errors import Source
 from image_gateway.core.records import builder
-from image_gateway.core.records.builder import Arrival, Asked, Made, RecordBuilder, Sent
+from image_gateway.core.records.builder import Arrival, Asked, Called, Made, RecordBuilder, Sent
 from image_gateway.core.records.phases import Phase, Timeline
+from image_gateway.core.records.prices import Price, Prices
 from image_gateway.core.records.record import AttemptRecord
+from image_gateway.core.request import intent
 from image_gateway.core.routing.failover import Action, Stage
-from tests.core.builders import PNG, Clock, key, parse
+from tests.core.builders import PNG, PRICES, Clock, key, parse, read
 
 TIME = datetime(2026, 11, 5, 12, 30, 1, 234_567, tzinfo=UTC)
 
@@ -25,20 +29,21 @@ def make(clock: Clock | None = None) -> RecordBuilder:
 
 
 def shown(made: RecordBuilder) -> dict[str, Any]:
-    return made.build(Sent()).as_json()
+    return made.build(Sent(), PRICES).as_json()
 
 
 def test_a_head_a_key_and_what_was_sent_arrive_under_their_names() -> None:
-    arrival = Arrival(TIME, "req-1", "192.0.2.1", "edits", "/v1/images/edits")
+    arrival = Arrival(TIME, "req-1", "192.0.2.1", "edits", "/v1/images/edits", "curl/8")
     made = RecordBuilder(arrival, Timeline(Clock()))
     made.key = key(key_id="k", key_name="n", group_id="g")
     made.body_form = "multipart"
-    built = made.build(Sent(200, 12, 34)).as_json()
+    built = made.build(Sent(200, 12, 34), PRICES).as_json()
     assert {name: value for name, value in built.items() if value is not None} == {
-        "schema_version": 1,
+        "schema_version": 2,
         "time": "2026-11-05T12:30:01.234Z",
         "request_id": "req-1",
         "client_address": "192.0.2.1",
+        "user_agent": "curl/8",
         "key_id": "k",
         "key_name": "n",
         "group_id": "g",
@@ -107,9 +112,12 @@ def test_the_first_failure_is_the_one_that_counts() -> None:
 def test_the_account_that_answers_is_named_and_every_attempt_is_kept() -> None:
     made = make()
     first = AttemptRecord("a", "codex", action=Action.NEXT, upstream_ms=20)
-    made.attempt(first)
-    made.attempt(AttemptRecord("b", "azure", upstream_ms=22))
+    made.attempt(first, Called("/codex/images/generations"))
+    made.attempt(
+        AttemptRecord("b", "azure", upstream_ms=22), Called("/openai/v1/images/generations")
+    )
     built = shown(made)
+    assert built["upstream_path"] == "/openai/v1/images/generations"
     assert (built["account_name"], built["dialect"]) == ("b", "azure")
     assert [each["account_name"] for each in built["attempts"]] == ["a", "b"]
     assert built["upstream_ms"] == 42
@@ -121,10 +129,10 @@ def test_the_account_that_answers_is_named_and_every_attempt_is_kept() -> None:
 
 def test_a_request_that_breaks_off_may_be_billed_for_what_was_sent() -> None:
     made = make()
-    made.attempt(AttemptRecord("a", "codex", stage=Stage.CONNECT))
+    made.attempt(AttemptRecord("a", "codex", stage=Stage.CONNECT), Called("/path"))
     made.break_off()
     assert not made.may_be_billed
-    made.attempt(AttemptRecord("b", "codex", stage=Stage.SENT))
+    made.attempt(AttemptRecord("b", "codex", stage=Stage.SENT), Called("/path"))
     made.break_off()
     assert shown(made)["may_be_billed"] is True
 
@@ -187,63 +195,131 @@ def test_a_call_without_attempts_is_timed_to_the_head_of_its_answer() -> None:
 # -- what came back --------------------------------------------------------------------------
 
 
+GIVEN = ("size_given", "quality_given", "background_given")
+
+
 @pytest.mark.parametrize(
-    ("usage", "expected"),
+    ("source", "given"),
     [
         (
-            {
-                "input_tokens": 1,
-                "output_tokens": 2,
-                "total_tokens": 3,
-                "input_tokens_details": {"image_tokens": 1},
-            },
-            {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3},
+            {"size": "1536x1024", "quality": "low", "background": "opaque"},
+            ("1536x1024", "low", "opaque"),
         ),
-        ({"total_tokens": 0}, {"total_tokens": 0}),
-        ({"input_tokens": 1, "output_tokens": "2", "total_tokens": 3.0}, {"input_tokens": 1}),
-        ({"input_tokens": True}, None),
-        ({"input_tokens": None}, None),
-        ({"prompt": "hush"}, None),
-        ({}, None),
-        ([], None),
-        ("hush", None),
-        (None, None),
-        (5, None),
+        ({"size": None, "b64_json": "\x000"}, (None, None, None)),
+        ({"size": 5, "quality": "\x001", "background": "a red cat"}, (None, None, None)),
+        ({"size": "x" * 33, "quality": "x" * 32}, (None, "x" * 32, None)),
+        ({}, (None, None, None)),
     ],
 )
-def test_usage_is_the_three_sums_and_nothing_else(
-    usage: object, expected: dict[str, int] | None
-) -> None:
-    assert builder.sums(usage) == expected
-    made = make()
-    made.made = Made.of(1, usage, {})
-    assert shown(made)["usage"] == expected
-
-
-@pytest.mark.parametrize(
-    ("first", "size", "quality"),
-    [
-        ({"size": "1536x1024", "quality": "low"}, "1536x1024", "low"),
-        ({"size": None, "b64_json": "\x000"}, "auto", "high"),
-        ({"size": 5, "quality": "\x001"}, "auto", "high"),
-        ({}, "auto", "high"),
-    ],
-)
-def test_what_came_back_is_recorded_and_what_it_does_not_say_stays_as_asked(
-    first: dict[str, object], size: str, quality: str
+def test_what_came_back_is_recorded_beside_what_was_asked(
+    source: dict[str, object], given: tuple[str | None, ...]
 ) -> None:
     made = make()
     made.asked = Asked(size="auto", quality="high")
-    made.made = Made.of(2, {"total_tokens": 3, "more": {"x": 1}}, first)
+    made.made = Made.of(2, {"total_tokens": 3, "more": {"x": 1}}, source)
     built = shown(made)
     assert (built["response_image_count"], built["usage"]) == (2, {"total_tokens": 3})
-    assert (built["size"], built["quality"]) == (size, quality)
+    assert (built["size"], built["quality"]) == ("auto", "high")
+    assert tuple(built[name] for name in GIVEN) == given
 
 
 def test_size_and_quality_stay_known_where_the_next_picture_does_not_say_them() -> None:
     first = Made.of(1, None, {"size": "1536x1024", "quality": "low"})
     second = Made.of(2, None, {"quality": "high"}, first)
     assert (second.pictures, second.size, second.quality) == (2, "1536x1024", "high")
+
+
+def test_an_answer_may_report_three_usages() -> None:
+    made = make()
+    svg = {"model": "gpt-5.5", "output_tokens": 4}
+    made.made = Made.of(
+        1, {"input_tokens": 1}, {"svg_usage": svg}, usage_text={"output_tokens": 2, "x": "hush"}
+    )
+    built = shown(made)
+    assert built["usage"] == {"input_tokens": 1}
+    assert built["usage_text"] == {"output_tokens": 2}
+    assert built["svg_usage"] == svg
+
+
+# -- what it costs ---------------------------------------------------------------------------
+
+
+USED = {"input_tokens": 10, "output_tokens": 1000, "total_tokens": 1010}
+MAIN = Price(text_in=Decimal(1), cached_text_in=Decimal("0.1"), text_out=Decimal(10))
+DETAILED = {**USED, "input_tokens_details": {"text_tokens": 4, "image_tokens": 6}}
+
+
+PLAIN = Called("/path")
+
+
+def cost(
+    made: Made | None,
+    dialect: str = "openai",
+    endpoint: str = "generations",
+    model: str = "gpt-image-2",
+    called: Called = PLAIN,
+) -> object:
+    record = RecordBuilder(Arrival(TIME, "req-1", endpoint=endpoint), Timeline(Clock()))
+    record.asked = Asked(upstream_model=model)
+    record.attempt(AttemptRecord("a", dialect), called)
+    record.made = made
+    prices = Prices({**PRICES.models, "gpt-5.5": MAIN})
+    return record.build(Sent(), prices).as_json()["cost_usd"]
+
+
+@pytest.mark.parametrize(
+    ("dialect", "expected"),
+    [("openai", 0.03005), ("azure", 0.03005), ("codex", None), ("unknown", None)],
+)
+def test_a_picture_costs_where_its_upstream_has_a_price_for_it(
+    dialect: str, expected: float | None
+) -> None:
+    assert cost(Made(1, USED), dialect=dialect) == expected
+
+
+def test_a_call_that_brought_nothing_has_no_known_cost() -> None:
+    assert cost(None) is None
+    assert cost(Made(1)) is None
+    assert make().build(Sent(), PRICES).cost_usd is None
+
+
+def test_only_a_generation_is_known_to_have_no_pictures_in() -> None:
+    assert cost(Made(1, USED), endpoint="edits") is None
+    assert cost(Made(1, DETAILED), endpoint="edits") == 0.030068
+
+
+@pytest.mark.parametrize(
+    ("model", "called", "expected"),
+    [
+        ("gpt-5.5", Called("/p", "gpt-image-2", "other"), 0.030068 + 0.00019),
+        ("gpt-image-2", Called("/p", "gpt-image-2.6-flare", "gpt-5.5-2026"), 0.030068 + 0.00019),
+        ("gpt-image-2", Called("/p", "gpt-image-2"), None),
+        ("gpt-image-2", Called("/p", None, "gpt-5.5"), None),
+        ("gpt-image-2", Called("/p", "gpt-image-9", "gpt-5.5"), None),
+        ("gpt-7", Called("/p", "gpt-image-2", "gpt-5.5"), None),
+    ],
+)
+def test_a_responses_call_costs_its_pictures_and_its_main_model(
+    model: str, called: Called, expected: float | None
+) -> None:
+    made = Made(1, DETAILED, {"input_tokens": 90, "output_tokens": 10})
+    found = cost(made, endpoint="responses", model=model, called=called)
+    assert found == (None if expected is None else round(expected, 6))
+
+
+def intended(**body: object) -> Asked:
+    value, lifted = read(json.dumps({"input": "a cat", **body}).encode())
+    return Asked.of_intent(intent.parse(value, lifted, {}, "gpt-image-2"), b"key")
+
+
+TOOL = {"type": "image_generation", "size": "1024x1024", "quality": "low"}
+
+
+def test_an_intent_asks_by_its_tool() -> None:
+    asked = intended(model="gpt-5", tools=[{"type": "web_search"}, TOOL])
+    assert (asked.size, asked.quality) == ("1024x1024", "low")
+    asked = intended(model="gpt-5", tools=[{**TOOL, "size": "hush " * 2000, "quality": 5}])
+    assert (asked.size, asked.quality) == (None, None)
 
 
 # -- the prompt's hash -----------------------------------------------------------------------

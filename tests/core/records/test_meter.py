@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from image_gateway.core.records import builder
+from image_gateway.core.records import usage
 from image_gateway.core.records.builder import Made
 from image_gateway.core.records.meter import AnswerMeter
 from tests.core.builders import split
@@ -67,31 +67,48 @@ def test_no_answer_is_too_hostile_to_be_counted(answer: object) -> None:
     made = metered([json.dumps({"data": answer, "usage": answer}).encode()])
     if made is None:
         return
-    assert made.usage == builder.sums(answer)
+    assert made.usage == usage.read(answer)
     assert type(made.pictures) is int
     assert made.pictures >= 0
-    if made.usage is not None:
-        assert made.usage
-        assert set(made.usage) <= {"input_tokens", "output_tokens", "total_tokens"}
-        assert all(type(value) is int for value in made.usage.values())
 
 
 _ANSWER = {
     "data": [{"b64_json": "A" * 9000}, {"url": "https://hush.example/"}],
     "size": "1024x1536",
     "quality": "low",
-    "usage": {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3, "more": {"x": 4}},
+    "background": "opaque",
+    "usage": {
+        "input_tokens": 1,
+        "output_tokens": 2,
+        "output_tokens_details": {"image_tokens": 2, "text_tokens": 0},
+        "total_tokens": 3,
+        "more": {"x": 4},
+    },
+    "svg_usage": {"model": "gpt-5.5", "input_tokens": 4, "reasoning_tokens": 5, "more": "x"},
 }
 
 
 @given(st.data())
 def test_an_answer_is_counted_on_its_way_in_whatever_pieces_it_comes(data: st.DataObject) -> None:
     made = metered(data.draw(split(json.dumps(_ANSWER).encode())))
-    usage = {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}
-    assert made == Made(2, usage, "1024x1536", "low")
+    assert made == Made(
+        2,
+        {
+            "input_tokens": 1,
+            "output_tokens": 2,
+            "output_tokens_details": {"text_tokens": 0, "image_tokens": 2},
+            "total_tokens": 3,
+        },
+        svg_usage={"model": "gpt-5.5", "input_tokens": 4, "reasoning_tokens": 5},
+        size="1024x1536",
+        quality="low",
+        background="opaque",
+    )
 
 
-@pytest.mark.parametrize("answer", [{}, {"size": None, "quality": 5}, {"size": "x" * 5000}])
+@pytest.mark.parametrize(
+    "answer", [{}, {"size": None, "quality": 5}, {"size": "x" * 5000}, {"size": "a red cat"}]
+)
 def test_a_size_and_quality_that_an_answer_does_not_say_are_not_known(answer: Any) -> None:
     assert metered([json.dumps(answer).encode()]) == Made(0)
 

@@ -19,6 +19,7 @@ FIELDS = (
     "time",
     "request_id",
     "client_address",
+    "user_agent",
     "key_id",
     "key_name",
     "group_id",
@@ -41,10 +42,17 @@ FIELDS = (
     "error_source",
     "account_name",
     "dialect",
+    "upstream_path",
     "attempts",
     "response_bytes",
     "response_image_count",
+    "size_given",
+    "quality_given",
+    "background_given",
     "usage",
+    "usage_text",
+    "svg_usage",
+    "cost_usd",
     "auth_ms",
     "body_ms",
     "wait_ms",
@@ -83,7 +91,7 @@ def test_an_attempt_has_exactly_the_promised_fields_in_their_order() -> None:
 
 def test_what_is_not_known_is_null() -> None:
     built = shown()
-    assert built["schema_version"] == 1
+    assert built["schema_version"] == 2
     known = {"schema_version", "time", "request_id", "attempts", "client_left", "may_be_billed"}
     assert {name for name, value in built.items() if value is None} == set(FIELDS) - known
     assert built["attempts"] == []

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from image_gateway.core import errors
 from image_gateway.core.model import Credential, Secret
-from image_gateway.core.records.builder import Arrival, Asked, RecordBuilder, Sent
+from image_gateway.core.records.builder import Arrival, Asked, Called, RecordBuilder, Sent
 from image_gateway.core.records.phases import Phase, Timeline
 from image_gateway.core.records.record import AttemptRecord, Record
 from image_gateway.core.records.status import (
@@ -37,7 +37,7 @@ from image_gateway.core.routing.cooldowns import (
     Target,
 )
 from tests.core import builders
-from tests.core.builders import Clock
+from tests.core.builders import PRICES, Clock
 
 NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 FIRST = datetime(2026, 11, 21, 11, 5, tzinfo=UTC)
@@ -139,7 +139,7 @@ def test_a_call_is_listed_from_its_beginning_to_its_record() -> None:
     in_flight = board.begin(call)
     call.key, call.asked = builders.key(key_id="key-1"), Asked(model="gpt-image-2")
     call.enter(Phase.AUTHENTICATED)
-    call.attempt(AttemptRecord("alpha", "codex"))
+    call.attempt(AttemptRecord("alpha", "codex"), Called("/path"))
     clock.now = 103.5
     [view] = board.in_flight().oldest
     assert dataclasses.asdict(view) == {
@@ -151,7 +151,7 @@ def test_a_call_is_listed_from_its_beginning_to_its_record() -> None:
         "phase": "body",
         "age_seconds": 3.5,
     }
-    board.end(in_flight, call.build(Sent(200)), NOON)
+    board.end(in_flight, call.build(Sent(200), PRICES), NOON)
     assert board.in_flight().total == 0
     assert board.in_flight().oldest == ()
 
@@ -445,7 +445,7 @@ def test_the_status_holds_only_ids_codes_and_times() -> None:
     call = coming("shown", client_address="hidden", path="hidden", endpoint="shown")
     call.key = builders.key(key_id="shown", key_name="hidden", group_id="hidden")
     call.asked = Asked(model="shown", upstream_model="hidden", prompt_hmac="hidden", size="hidden")
-    call.attempt(AttemptRecord("shown", "hidden", "hidden", error_code="hidden"))
+    call.attempt(AttemptRecord("shown", "hidden", "hidden", error_code="hidden"), Called("hidden"))
     board.begin(call)
     ended(board, **facts, status=502)
     text = orjson.dumps((board.in_flight(), board.last_hour(NOON), board.errors()))

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, Final
 
 from image_gateway.cli import log_files, output
@@ -29,8 +30,11 @@ _HEADINGS: Final = (
     "bytes out",
     "tokens in",
     "tokens out",
+    "text in",
+    "text out",
     "tokens",
     "images",
+    "cost USD",
 )
 _ATTEMPT_FIELDS: Final = tuple(item.name for item in fields(AttemptRecord))
 
@@ -54,7 +58,9 @@ def add_command(commands: "argparse._SubParsersAction[Any]") -> None:
         dest="report", required=True, metavar="REPORT"
     )
     summary_parser = reports.add_parser(
-        "summary", parents=[window, source], help="sum up calls, latencies, bytes, tokens, images"
+        "summary",
+        parents=[window, source],
+        help="sum up calls, latencies, bytes, tokens, images, cost",
     )
     summary_parser.add_argument(
         "--by",
@@ -138,7 +144,8 @@ def _cells(tally: Tally) -> list[str]:
         "-" if milliseconds is None else f"{milliseconds / 1000:,.1f}"
         for milliseconds in tally.percentiles()
     ]
-    return [f"{tally.calls:,}", f"{tally.errors:,}", *seconds, *(f"{n:,}" for n in tally.sums)]
+    counts = (f"{count:,}" for count in tally.sums)
+    return [f"{tally.calls:,}", f"{tally.errors:,}", *seconds, *counts, _text(tally.cost_usd)]
 
 
 def _table_json(table: Table) -> dict[str, object]:
@@ -158,6 +165,7 @@ def _tally_json(tally: Tally) -> dict[str, object]:
         "errors": tally.errors,
         **{f"p{percent}_ms": value for percent, value in percentiles},
         **dict(zip(summary.SUMS, tally.sums, strict=True)),
+        "cost_usd": tally.cost_usd,
     }
 
 
@@ -261,7 +269,13 @@ def _read_all(args: argparse.Namespace, add: Callable[[Record, datetime], None])
 
 
 def _say_json(document: object) -> None:
-    say(json.dumps(document, indent=2))
+    say(json.dumps(document, indent=2, default=_number))
+
+
+def _number(value: object) -> float:
+    """A cost; a float has all of its digits up to some billions."""
+    assert isinstance(value, Decimal)
+    return float(value)
 
 
 def _window_json(args: argparse.Namespace, counts: _ReadCounts) -> dict[str, object]:
@@ -284,6 +298,12 @@ def _text(value: object) -> str:
         return escaped(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
+    if isinstance(value, float | Decimal):
+        return f"{Decimal(str(value)):,f}"
     if isinstance(value, dict):
-        return ", ".join(f"{escaped(name)} {_text(item)}" for name, item in value.items())
+        return ", ".join(f"{escaped(name)} {_part(item)}" for name, item in value.items())
     return escaped(json.dumps(value))
+
+
+def _part(value: object) -> str:
+    return f"({_text(value)})" if isinstance(value, dict) else _text(value)

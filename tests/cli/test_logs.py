@@ -30,10 +30,12 @@ from tests.parts.upstream import ScriptedUpstream
 NOON = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
 STATS = {
     *("calls", "errors", "p50_ms", "p90_ms", "p99_ms", "request_bytes", "response_bytes"),
-    *("input_tokens", "output_tokens", "total_tokens", "images"),
+    *("input_tokens", "output_tokens", "text_input_tokens", "text_output_tokens", "total_tokens"),
+    *("images", "cost_usd"),
 }
 USAGE = {
-    *("key_id", "requests_with_images", "images", "input_tokens", "output_tokens", "total_tokens"),
+    *("key_id", "requests_with_images", "images", "input_tokens", "output_tokens"),
+    *("text_input_tokens", "text_output_tokens", "total_tokens", "cost_usd"),
     *("may_be_billed", "without_usage"),
 }
 
@@ -50,7 +52,14 @@ def drawn(number: int, **facts: Any) -> dict[str, Any]:
         "request_bytes": 1_000,
         "response_bytes": 2_000_000,
         "response_image_count": 1,
-        "usage": {"input_tokens": 50, "output_tokens": 4_000, "total_tokens": 4_050},
+        "usage": {
+            "input_tokens": 50,
+            "input_tokens_details": {"text_tokens": 50, "image_tokens": 0},
+            "output_tokens": 4_000,
+            "total_tokens": 4_050,
+        },
+        "usage_text": {"input_tokens": 900, "output_tokens": 90, "total_tokens": 990},
+        "cost_usd": 0.12025,
         "total_ms": 12_400,
     }
     time = NOON + timedelta(seconds=number)
@@ -59,7 +68,10 @@ def drawn(number: int, **facts: Any) -> dict[str, Any]:
 
 def refused(number: int, **facts: Any) -> dict[str, Any]:
     """The record of a call that was refused."""
-    nothing = dict.fromkeys(("account_name", "response_image_count", "usage", "response_bytes"))
+    nothing = dict.fromkeys(
+        ("account_name", "response_image_count", "usage", "usage_text", "cost_usd")
+    )
+    nothing["response_bytes"] = None
     refusal = {"status": 429, "error_code": "key_concurrency", "total_ms": 3, "attempts": ()}
     return drawn(number, **{**nothing, **refusal, **facts})
 
@@ -141,12 +153,14 @@ def test_the_summary_is_over_all_files_of_both_instances(logs: Path, ask: Ask) -
     assert first == "4 calls, 1 error, from 2026-11-21 12:00:00 to 2026-11-21 12:03:20 UTC"
     assert [table.split()[0] for table in tables] == ["key", "account", "model", "outcome"]
     keys, accounts, _, outcomes = map(rows, tables)
-    # calls, errors, seconds, bytes, tokens, images
-    assert " ".join(keys["key-1"]) == ("Ann 3 1 12.4 20.1 20.1 3,000 4,000,000 100 8,000 8,100 2")
+    # calls, errors, seconds, bytes, tokens of pictures, of the main model, of both, images, cost
+    assert " ".join(keys["key-1"]) == (
+        "Ann 3 1 12.4 20.1 20.1 3,000 4,000,000 100 8,000 1,800 180 10,080 2 0.240500"
+    )
     assert keys["key-2"][:2] == ["Bea", "1"]
     assert accounts["account-1"][0] == "3"
     assert accounts["(none)"][0] == "1"
-    assert " ".join(outcomes["key_concurrency"]) == "1 1 0.0 0.0 0.0 1,000 0 0 0 0 0"
+    assert " ".join(outcomes["key_concurrency"]) == "1 1 0.0 0.0 0.0 1,000 0 0 0 0 0 0 0 -"
     assert outcomes["(all)"][:2] == ["4", "1"]
 
 
@@ -176,8 +190,11 @@ def test_the_summary_for_programs_has_its_keys_and_numbers(logs: Path, ask: Ask)
         "response_bytes": 4_000_000,
         "input_tokens": 100,
         "output_tokens": 8_000,
-        "total_tokens": 8_100,
+        "text_input_tokens": 1_800,
+        "text_output_tokens": 180,
+        "total_tokens": 10_080,
         "images": 2,
+        "cost_usd": 0.2405,
     }
 
 
@@ -282,13 +299,17 @@ def test_usage_is_told_for_each_key_and_refused_calls_are_none(logs: Path, ask: 
     assert [
         (row["key_id"], row["requests_with_images"], row["total_tokens"], row["may_be_billed"])
         for row in told["keys"]
-    ] == [("key-1", 2, 8_100, 0), ("key-2", 1, 4_050, 0), ("key-3", 0, 0, 1)]
+    ] == [("key-1", 2, 10_080, 0), ("key-2", 1, 5_040, 0), ("key-3", 0, 0, 1)]
+    assert [row["cost_usd"] for row in told["keys"]] == [0.2405, 0.12025, None]
     text = rows(ask("usage", "--dir", logs))
-    assert text["key-1"] == ["2", "2", "100", "8,000", "8,100", "0", "0"]
+    assert text["key-1"] == [
+        *("2", "2", "100", "8,000", "1,800", "180", "10,080", "0.240500", "0", "0"),
+    ]
 
 
 def test_a_client_that_leaves_early_shows_with_its_key(logs: Path, ask: Ask) -> None:
-    left = drawn(300, key_id="key-3", usage=None, response_image_count=None, client_left=True)
+    left = drawn(300, key_id="key-3", response_image_count=None, client_left=True)
+    left |= {"usage": None, "usage_text": None}
     write(logs / "blue" / "requests-20261121T120500Z-0001.jsonl", left)
     told = {row["key_id"]: row for row in json.loads(ask("usage", "--json", "--dir", logs))["keys"]}
     assert {key_id: row["without_usage"] for key_id, row in told.items()} == {
@@ -307,7 +328,11 @@ def test_find_shows_a_record_with_its_attempts(logs: Path, ask: Ask) -> None:
     shown = rows(text)
     assert shown["time"] == ["2026-11-21T12:00:00.000Z"]
     assert shown["response_bytes"] == ["2,000,000"]
-    assert " ".join(shown["usage"]) == "input_tokens 50, output_tokens 4,000, total_tokens 4,050"
+    assert " ".join(shown["usage"]) == (
+        "input_tokens 50, input_tokens_details (text_tokens 50, image_tokens 0), "
+        "output_tokens 4,000, total_tokens 4,050"
+    )
+    assert shown["cost_usd"] == ["0.12025"]
     assert shown["client_left"] == ["false"]
     assert "error_code" not in shown
     title, heads, line = attempts.splitlines()

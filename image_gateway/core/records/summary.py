@@ -14,10 +14,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Final, Literal
 
 from image_gateway.core import untrusted
-from image_gateway.core.records import charges
+from image_gateway.core.records import charges, prices
 from image_gateway.core.records.charges import Uncharged
 from image_gateway.core.records.histogram import Histogram
 
@@ -29,10 +30,14 @@ SUMS: Final = (
     "response_bytes",
     "input_tokens",
     "output_tokens",
+    "text_input_tokens",
+    "text_output_tokens",
     "total_tokens",
     "images",
 )
-"""The columns that are summed, in order."""
+"""The columns that are summed, in order: the tokens of pictures, those of main models (``text_``),
+and both.
+"""
 MOST_NAMES: Final = 10_000
 """Names in one table; all further names share one row."""
 
@@ -86,11 +91,11 @@ class Facts:
     is_error: bool
     total_ms: int | None
     sums: Sequence[int]
+    cost_usd: Decimal | None
 
     @classmethod
     def of(cls, record: Record, time: datetime) -> "Facts":
         """Read a record whose ``time_of`` is known."""
-        tokens = untrusted.mapping(record.get("usage"))
         outcome = outcome_of(record)
         return cls(
             time=time,
@@ -106,12 +111,25 @@ class Facts:
             sums=(
                 untrusted.count(record.get("request_bytes")) or 0,
                 untrusted.count(record.get("response_bytes")) or 0,
-                untrusted.count(tokens.get("input_tokens")) or 0,
-                untrusted.count(tokens.get("output_tokens")) or 0,
-                charges.tokens_of(record) or 0,
+                *_tokens(record),
                 untrusted.count(record.get("response_image_count")) or 0,
             ),
+            cost_usd=prices.usd(record.get("cost_usd")),
         )
+
+
+def _tokens(record: Record) -> list[int]:
+    """Tokens in and out of pictures, tokens in and out of main models, and all that is charged."""
+    parts = [
+        untrusted.count(untrusted.mapping(record.get(usage)).get(name)) or 0
+        for usage in ("usage", "usage_text")
+        for name in ("input_tokens", "output_tokens")
+    ]
+    return [*parts, charges.tokens_of(record) or 0]
+
+
+def _added(so_far: Decimal | None, more: Decimal | None) -> Decimal | None:
+    return more if so_far is None else so_far + (more or 0)
 
 
 class Tally:
@@ -121,6 +139,8 @@ class Tally:
         self.calls = 0
         self.errors = 0
         self.sums = [0] * len(SUMS)
+        self.cost_usd: Decimal | None = None
+        """Of the calls whose cost is known; None if there are none."""
         self.latencies = Histogram(_LATENCY_BITS)
 
     def __repr__(self) -> str:
@@ -131,6 +151,7 @@ class Tally:
         self.calls += 1
         self.errors += facts.is_error
         self.sums = [so_far + more for so_far, more in zip(self.sums, facts.sums, strict=True)]
+        self.cost_usd = _added(self.cost_usd, facts.cost_usd)
         if facts.total_ms is not None:
             self.latencies.add(facts.total_ms)
 
@@ -139,6 +160,7 @@ class Tally:
         self.calls += other.calls
         self.errors += other.errors
         self.sums = [so_far + more for so_far, more in zip(self.sums, other.sums, strict=True)]
+        self.cost_usd = _added(self.cost_usd, other.cost_usd)
         self.latencies.merge(other.latencies)
 
     def percentiles(self) -> list[int | None]:
@@ -233,7 +255,10 @@ class KeyUsage:
     images: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    text_input_tokens: int = 0
+    text_output_tokens: int = 0
     total_tokens: int = 0
+    cost_usd: Decimal | None = None
     may_be_billed: int = 0
     without_usage: int = 0
 
@@ -244,18 +269,21 @@ def add_usage(totals: dict[str | None, KeyUsage], record: Record) -> None:
     Such a call has no pictures and no usage and was certainly not paid for, as every refused call.
     ``without_usage`` counts the paid calls that ``charges.of`` cannot charge.
     """
-    usage = record.get("usage")
+    has_usage = any(isinstance(record.get(name), Mapping) for name in ("usage", "usage_text"))
     images = untrusted.count(record.get("response_image_count")) or 0
     may_be_billed = record.get("may_be_billed") is True
     without_usage = charges.of(record) is Uncharged.WITHOUT_USAGE
-    if not (images or may_be_billed or without_usage or isinstance(usage, Mapping)):
+    if not (images or may_be_billed or without_usage or has_usage):
         return
-    tokens = untrusted.mapping(usage)
+    came, went, text_came, text_went, total_tokens = _tokens(record)
     total = totals.setdefault(untrusted.text(record.get("key_id")), KeyUsage())
     total.requests_with_images += images > 0
     total.images += images
-    total.input_tokens += untrusted.count(tokens.get("input_tokens")) or 0
-    total.output_tokens += untrusted.count(tokens.get("output_tokens")) or 0
-    total.total_tokens += charges.tokens_of(record) or 0
+    total.input_tokens += came
+    total.output_tokens += went
+    total.text_input_tokens += text_came
+    total.text_output_tokens += text_went
+    total.total_tokens += total_tokens
+    total.cost_usd = _added(total.cost_usd, prices.usd(record.get("cost_usd")))
     total.may_be_billed += may_be_billed
     total.without_usage += without_usage

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -52,7 +53,10 @@ def summed(records: list[dict[str, Any]], most_names: int = 100) -> Summary:
 
 
 def numbers(tally: Tally | None) -> Any:
-    return tally and (tally.calls, tally.errors, tally.sums, tally.percentiles())
+    return tally and (
+        *(tally.calls, tally.errors, tally.sums, tally.cost_usd),
+        tally.percentiles(),
+    )
 
 
 def values(made: Summary) -> Any:
@@ -91,6 +95,8 @@ def records(draw: st.DrawFn) -> dict[str, Any]:
                 **dict.fromkeys(("request_bytes", "response_bytes", "total_ms"), counts),
                 "response_image_count": counts,
                 "usage": st.dictionaries(st.sampled_from(SUMS), counts) | junk,
+                "usage_text": st.dictionaries(st.sampled_from(SUMS), counts) | junk,
+                "cost_usd": st.floats(0, 10) | counts,
             },
         )
     )
@@ -126,26 +132,56 @@ def test_a_table_is_bounded_and_loses_no_call(
 
 EXACT = st.tuples(
     *[st.integers(0, MOST_TOKENS if "tokens" in name else 2**53) for name in SUMS]
-).filter(lambda drawn: drawn[SUMS.index("total_tokens")] > 0)
+).filter(lambda drawn: drawn[SUMS.index("total_tokens")] > 1)
 
 
-@given(st.lists(EXACT, max_size=30))
-def test_sums_are_exact(given_sums: list[tuple[int, ...]]) -> None:
+def with_share(sums: tuple[int, ...]) -> st.SearchStrategy[tuple[tuple[int, ...], int]]:
+    """Sums, and how many of all tokens are the main model's."""
+    total = sums[SUMS.index("total_tokens")]
+    return st.tuples(st.just(sums), st.integers(1, total - 1))
+
+
+@given(st.lists(EXACT.flatmap(with_share), max_size=30))
+def test_sums_are_exact(given_sums: list[tuple[tuple[int, ...], int]]) -> None:
     made = summed(
         [
             call(
                 request_bytes=request_bytes,
                 response_bytes=response_bytes,
                 response_image_count=images,
-                usage={"input_tokens": came, "output_tokens": went, "total_tokens": total},
+                usage={"input_tokens": came, "output_tokens": went, "total_tokens": total - text},
+                usage_text={
+                    "input_tokens": text_came,
+                    "output_tokens": text_went,
+                    "total_tokens": text,
+                },
             )
-            for request_bytes, response_bytes, came, went, total, images in given_sums
+            for (
+                (request_bytes, response_bytes, came, went, text_came, text_went, total, images),
+                text,
+            ) in given_sums
         ]
     )
-    exact = [sum(column) for column in zip(*given_sums, strict=True)] or [0] * len(SUMS)
+    columns = zip(*(sums for sums, _ in given_sums), strict=True)
+    exact = [sum(column) for column in columns] or [0] * len(SUMS)
     assert made.total.sums == exact
     assert made.total.calls == len(given_sums)
     assert made.total.errors == 0
+
+
+@given(st.lists(st.none() | st.integers(0, 10**9), max_size=30))
+def test_costs_add_up_to_the_micro_dollar_and_unknown_ones_are_left_out(
+    micros: list[int | None],
+) -> None:
+    costs = [None if each is None else each / 1_000_000 for each in micros]
+    made = summed([call(cost_usd=cost) for cost in costs])
+    known = [each for each in micros if each is not None]
+    assert made.total.cost_usd == (Decimal(sum(known)) / 1_000_000 if known else None)
+
+
+@pytest.mark.parametrize("cost", [None, True, "0.5", -0.5, float("nan"), float("inf"), 1e300, []])
+def test_what_is_no_cost_counts_as_not_known(cost: object) -> None:
+    assert summed([call(cost_usd=cost)]).total.cost_usd is None
 
 
 @given(st.lists(st.integers(0, 700_000) | st.integers(0, LONGEST_MS), min_size=1, max_size=300))
@@ -226,7 +262,7 @@ def test_a_key_is_called_what_its_newest_record_calls_it() -> None:
 # -- usage -----------------------------------------------------------------------------------------
 
 
-def used(*given_records: dict[str, Any]) -> dict[str | None, dict[str, int]]:
+def used(*given_records: dict[str, Any]) -> dict[str | None, dict[str, Any]]:
     totals: dict[str | None, KeyUsage] = {}
     for record in given_records:
         summary.add_usage(totals, record)
@@ -234,13 +270,21 @@ def used(*given_records: dict[str, Any]) -> dict[str | None, dict[str, int]]:
 
 
 def test_usage_is_counted_for_each_key() -> None:
-    assert used(call(), call(response_image_count=3), call(key_id="key-2", usage=None)) == {
+    text = {"input_tokens": 900, "output_tokens": 90, "total_tokens": 990}
+    assert used(
+        call(cost_usd=0.01, usage_text=text),
+        call(response_image_count=3, cost_usd=0.02),
+        call(key_id="key-2", usage=None),
+    ) == {
         "key-1": {
             "requests_with_images": 2,
             "images": 4,
             "input_tokens": 10,
             "output_tokens": 14,
-            "total_tokens": 24,
+            "text_input_tokens": 900,
+            "text_output_tokens": 90,
+            "total_tokens": 1014,
+            "cost_usd": Decimal("0.03"),
             "may_be_billed": 0,
             "without_usage": 0,
         },
@@ -249,7 +293,10 @@ def test_usage_is_counted_for_each_key() -> None:
             "images": 1,
             "input_tokens": 0,
             "output_tokens": 0,
+            "text_input_tokens": 0,
+            "text_output_tokens": 0,
             "total_tokens": 0,
+            "cost_usd": None,
             "may_be_billed": 0,
             "without_usage": 1,
         },
@@ -281,6 +328,21 @@ def test_a_call_that_is_charged_nothing_though_it_was_paid_for_shows_with_its_ke
     assert found["without_usage"] == (charge is Uncharged.WITHOUT_USAGE)
     if isinstance(charge, Charge):
         assert found["total_tokens"] == charge.tokens
+
+
+def test_the_main_model_s_tokens_alone_are_usage() -> None:
+    text = {"input_tokens": 5, "output_tokens": 7, "total_tokens": 12}
+    found = used(call(response_image_count=0, usage=None, usage_text=text))["key-1"]
+    assert (found["input_tokens"], found["text_input_tokens"], found["total_tokens"]) == (0, 5, 12)
+
+
+def test_a_record_of_the_first_version_is_read_as_ever() -> None:
+    """It lacks the fields that came later; its ``size`` is what came back."""
+    first = {**call(size="1024x1024"), "schema_version": 1}
+    now = call(schema_version=2, size="auto", usage_text=None, cost_usd=None)
+    assert numbers(summed([first]).total) == numbers(summed([now]).total)
+    assert used(first) == used(now)
+    assert charges.of(first) == charges.of(now)
 
 
 def test_tokens_without_a_picture_are_usage() -> None:

@@ -181,13 +181,13 @@ async def test_a_usage_holds_known_numbers_only(
 
 # -- cost ------------------------------------------------------------------------------------------
 
-SVG = {
-    "model": "gpt-svg-2026",
+SVG_COUNTS = {
     "input_tokens": 100,
     "output_tokens": 40,
     "reasoning_tokens": 30,
     "total_tokens": 140,
 }
+SVG = {"model": "gpt-svg-2026", **SVG_COUNTS}
 DEPLOYED = {"gpt-image-2.6-sunburst": "mine"}
 DRAWING = {"prompt": "a cat", "model": "gpt-image-2.6-sunburst", "output_format": "svg"}
 
@@ -202,6 +202,25 @@ async def test_the_usage_of_an_svg_is_recorded_beside_that_of_the_picture(
     assert status == 200
     record = await door.record()
     assert (record["usage"], record["svg_usage"]) == (PICTURES, SVG)
+    assert record["cost_usd"] is None
+
+
+@pytest.mark.parametrize("place", ["before", "at the end"])
+@pytest.mark.parametrize("stream", [False, True], ids=["answer", "stream"])
+async def test_an_intent_s_svgs_are_recorded_with_what_wrote_them(
+    make_account: MakeDoor, upstream: ScriptedUpstream, place: str, *, stream: bool
+) -> None:
+    door = make_account("openai", responses_model="gpt-5.5")
+    *before, item, last = drawn()
+    items = [{**item["item"], "id": each, "svg_usage": {**SVG, "note": 1}} for each in ("a", "b")]
+    done = [{**item, "item": each, "output_index": at} for at, each in enumerate(items)]
+    last["response"]["output"] = items if place == "at the end" else []
+    upstream.script = streams([*before, *(done if place == "before" else []), last])
+    body = {"model": "gpt-5", "input": "a cat", "tools": [TOOL], "stream": stream}
+    assert (await door.post(json.dumps(body).encode(), "/v1/responses"))[0] == 200
+    record = await door.record()
+    assert record["response_image_count"] == 2
+    assert record["svg_usage"] == {"model": SVG["model"], **times(SVG_COUNTS, 2)}
     assert record["cost_usd"] is None
 
 

@@ -26,6 +26,7 @@ from image_gateway.core import headers
 from image_gateway.core.codec import json_scanner
 from image_gateway.core.dialects import events, response_output
 from image_gateway.core.dialects.events import EventKind, ParsedEvent
+from image_gateway.core.records import usage
 from image_gateway.core.records.builder import Made
 from image_gateway.core.records.phases import Phase
 from image_gateway.core.request.intent import IntentRequest
@@ -218,15 +219,23 @@ class _ResponseCounts:
     def __init__(self, context: ResponseContext) -> None:
         self._record = context.record
         self._first: Mapping[str, object] = {}
+        self._svg_usage: usage.Usage | None = None
         self.pictures = 0
 
     def add(self, event: ParsedEvent) -> None:
         if event.kind is EventKind.PICTURE:
             self.pictures += 1
+            self._add_svg(event)
         elif event.kind is EventKind.END and not self.pictures:
             self.pictures = event.pictures
+            self._add_svg(event)
         self._first = self._first or event.picture
         if event.kind in {EventKind.PICTURE, EventKind.END}:
+            source = {**self._first, "svg_usage": self._svg_usage}
             self._record.made = Made.of(
-                self.pictures, event.usage, self._first, usage_text=event.usage_text
+                self.pictures, event.usage, source, usage_text=event.usage_text
             )
+
+    def _add_svg(self, event: ParsedEvent) -> None:
+        for each in event.svg_usages:
+            self._svg_usage = events.add_usage(self._svg_usage, usage.read_svg(each))

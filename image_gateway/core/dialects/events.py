@@ -73,13 +73,14 @@ class ParsedEvent:
     pictures in the same event; ``pictures`` is the number of pictures in an ``END``.  ``status``
     and ``error`` belong to a ``FAILURE``; the ``error`` of an ``END`` without a picture has the
     upstream's words in its place.  ``usage`` is that of the pictures, ``usage_text`` that of the
-    main model.
+    main model, ``svg_usages`` those of the models that wrote an SVG, unread.
     """
 
     kind: EventKind
     picture: Mapping[str, object] = field(default_factory=dict, repr=False)
     usage: Mapping[str, object] | None = None
     usage_text: Mapping[str, object] | None = None
+    svg_usages: Sequence[object] = ()
     status: int = 0
     error: UpstreamError = field(default_factory=UpstreamError)
     pictures: int = 0
@@ -184,14 +185,19 @@ def read_conversation_event(event: Event) -> ParsedEvent:
     if kind in _OPENING:
         return ParsedEvent(EventKind.OPENING)
     if kind == "response.output_item.done":
-        pictures = _pictures([fields.get("item")])
+        items = [fields.get("item")]
+        pictures = _pictures(items)
         if pictures:
-            return ParsedEvent(EventKind.PICTURE, pictures[0])
+            svg_usages = _svg_usages(items)
+            return ParsedEvent(EventKind.PICTURE, pictures[0], svg_usages=svg_usages)
     if kind in {"response.completed", "response.incomplete"}:
         response = untrusted.mapping(fields.get("response"))
         pictures = _pictures(response.get("output"))
         first = pictures[0] if pictures else {}
-        return ParsedEvent(EventKind.END, first, *usages(response), pictures=len(pictures))
+        svg_usages = _svg_usages(response.get("output"))
+        return ParsedEvent(
+            EventKind.END, first, *usages(response), svg_usages, pictures=len(pictures)
+        )
     if kind == "response.failed":
         return failure(untrusted.mapping(fields.get("response")))
     return failure(fields) if kind == "error" else ParsedEvent(EventKind.OTHER)
@@ -204,6 +210,11 @@ def usages(response: Mapping[str, object]) -> tuple[_Counts, _Counts]:
     """The usage of the pictures and that of the main model; one says nothing of the other."""
     pictures = untrusted.mapping(response.get("tool_usage")).get("image_gen")
     return usage(pictures), usage(response.get("usage"))
+
+
+def _svg_usages(items: object) -> list[object]:
+    mappings = [untrusted.mapping(item) for item in (items if isinstance(items, list) else [])]
+    return [item["svg_usage"] for item in mappings if "svg_usage" in item]
 
 
 def is_picture(value: object) -> bool:

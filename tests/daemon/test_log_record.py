@@ -156,6 +156,18 @@ async def test_several_pictures_of_a_stream_cost_what_they_use_together(
     assert record["cost_usd"] == 2 * COST
 
 
+async def test_events_where_an_answer_was_asked_for_cost_the_same(
+    make_account: MakeDoor, upstream: ScriptedUpstream
+) -> None:
+    door = make_account("openai")
+    upstream.script = streams([completed(), completed()])
+    status, _, _ = await door.post(json.dumps({**ASKED, "n": 2}).encode())
+    assert status == 200
+    record = await door.record()
+    assert (record["size_given"], record["usage"]) == ("1024x1024", times(PICTURES, 2))
+    assert record["cost_usd"] == 2 * COST
+
+
 async def test_a_usage_holds_known_numbers_only(
     make_account: MakeDoor, upstream: ScriptedUpstream
 ) -> None:

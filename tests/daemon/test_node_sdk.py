@@ -1,6 +1,6 @@
 """The official SDK of JavaScript at the door: what it saw, what went upstream, what was recorded.
 
-Each call runs on Node in a process of its own; ``tests/daemon/node/calls.mjs`` says how.
+Each call runs on Node in a process of its own; ``tests/clients/node/calls.mjs`` says how.
 """
 
 import asyncio

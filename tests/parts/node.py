@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).parents[1] / "daemon" / "node"
+FOLDER = Path(__file__).parents[1] / "clients" / "node"
 SCRIPT_SECONDS = 60.0
 # What the SDK and Node read from their surroundings would change what a test sees.
 _FOREIGN = ("OPENAI_", "AZURE_OPENAI_", "NODE_")

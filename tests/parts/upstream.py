@@ -163,6 +163,121 @@ def drawn(partials: int = 0, size: int = 64) -> list[dict[str, Any]]:
     ]
 
 
+def codex_turn(partials: int = 0) -> list[dict[str, Any]]:
+    """The events of one picture and a word about it, as Codex sends them: the picture's item ends
+    while its status is still ``generating``, and the response ends with an empty ``output``.
+    """
+    return _turn("generating", partials, keeps_output=False)
+
+
+def openai_turn(partials: int = 0) -> list[dict[str, Any]]:
+    """The same as OpenAI and Azure send them, with the items again in the completed response."""
+    return _turn("completed", partials, keeps_output=True)
+
+
+def _turn(status: str, partials: int, *, keeps_output: bool) -> list[dict[str, Any]]:
+    item = {"id": "ig_1", "type": "image_generation_call", "status": "in_progress"}
+    looks = {
+        "background": "opaque",
+        "output_format": "png",
+        "quality": "high",
+        "size": "1024x1024",
+    }
+    made = {
+        **item,
+        **looks,
+        "status": status,
+        "action": "generate",
+        "result": picture(),
+        "revised_prompt": "a revised cat",
+    }
+    words = _words("Here is your cat.")
+    place = {"item_id": "ig_1", "output_index": 0}
+    call = "response.image_generation_call"
+    events: list[dict[str, Any]] = [
+        {"type": "response.created", "response": _response("in_progress")},
+        {"type": "response.in_progress", "response": _response("in_progress")},
+        {"type": "response.output_item.added", "output_index": 0, "item": item},
+        {"type": f"{call}.in_progress", **place},
+        {"type": f"{call}.generating", **place},
+        *(
+            {
+                "type": f"{call}.partial_image",
+                **place,
+                **looks,
+                "partial_image_b64": picture(100 + index),
+                "partial_image_index": index,
+            }
+            for index in range(partials)
+        ),
+        {"type": "response.output_item.done", "output_index": 0, "item": made},
+        *words,
+        {
+            "type": "response.completed",
+            "response": {
+                **_response("completed"),
+                "output": [made, words[-1]["item"]] if keeps_output else [],
+                "usage": {
+                    "input_tokens": 900,
+                    "input_tokens_details": {"cached_tokens": 0},
+                    "output_tokens": 90,
+                    "output_tokens_details": {"reasoning_tokens": 0},
+                    "total_tokens": 990,
+                },
+                "tool_usage": {"image_gen": images()["usage"]},
+            },
+        },
+    ]
+    return [{**event, "sequence_number": number} for number, event in enumerate(events)]
+
+
+def _words(text: str) -> list[dict[str, Any]]:
+    """The events of a message after the picture."""
+    item = {"id": "msg_1", "type": "message", "role": "assistant", "status": "in_progress"}
+    part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    place = {"item_id": "msg_1", "output_index": 1, "content_index": 0}
+    said = {"text": text, "logprobs": []}
+    done = {**item, "status": "completed", "content": [part]}
+    return [
+        {"type": "response.output_item.added", "output_index": 1, "item": {**item, "content": []}},
+        {"type": "response.content_part.added", **place, "part": {**part, "text": ""}},
+        {"type": "response.output_text.delta", **place, "delta": text, "logprobs": []},
+        {"type": "response.output_text.done", **place, **said},
+        {"type": "response.content_part.done", **place, "part": part},
+        {"type": "response.output_item.done", "output_index": 1, "item": done},
+    ]
+
+
+def _response(status: str) -> dict[str, Any]:
+    return {
+        "id": "resp_1",
+        "object": "response",
+        "created_at": 1_700_000_000,
+        "status": status,
+        "background": False,
+        "error": None,
+        "incomplete_details": None,
+        "instructions": "Paint what you are asked for.",
+        "max_output_tokens": None,
+        "metadata": {},
+        "model": "gpt-main",
+        "output": [],
+        "parallel_tool_calls": True,
+        "previous_response_id": None,
+        "reasoning": {"effort": None, "summary": None},
+        "service_tier": "default",
+        "store": False,
+        "temperature": 1.0,
+        "text": {"format": {"type": "text"}, "verbosity": "medium"},
+        "tool_choice": "auto",
+        "tools": [{"type": "image_generation"}],
+        "top_p": 1.0,
+        "truncation": "disabled",
+        "usage": None,
+        "user": None,
+    }
+
+
 Script = Callable[[Call], Awaitable[None]]
 
 

@@ -65,5 +65,4 @@ async def respond(order: Order) -> dict[str, Any]:
     }
 
 
-litellm.suppress_debug_info = True
 asyncio.run(serve({"generate": generate, "edit": edit, "respond": respond}))

@@ -26,7 +26,7 @@ from image_gateway.core.model import Grant, Key
 from image_gateway.core.records.builder import RecordBuilder, Sent
 from image_gateway.core.records.phases import Phase
 from image_gateway.core.request.catalogue import Endpoint
-from image_gateway.core.request.intent import AnyRequest
+from image_gateway.core.request.intent import AnyRequest, IntentRequest
 from image_gateway.core.routing import admission, failover
 from image_gateway.core.routing.failover import Action
 from image_gateway.core.routing.slots import Slot
@@ -179,7 +179,11 @@ class Exchange:
     async def _forward(self, key: Key, request: AnyRequest, spool: Spool) -> None:
         app = self._app
         if request.stream:
-            self._answers.stream = EventStream(self._downstream, app.settings.keepalive_seconds)
+            self._answers.stream = EventStream(
+                self._downstream,
+                app.settings.keepalive_seconds,
+                numbered=isinstance(request, IntentRequest),
+            )
         async with self._downstream.watch():
             grant = await self._grant(key)
             context = ResponseContext(
@@ -205,10 +209,6 @@ class Exchange:
         """Choose what the client gets from the attempt that decides; raises ``Refusal``."""
         step = result.step
         if step.action is Action.DELIVER:
-            self._finish = result.finish
-        elif step.action is Action.END and result.finish is not None:
-            # ``finish`` sends the upstream's own error event.
-            self._answers.record_failure(result)
             self._finish = result.finish
         elif step.action is Action.REPLACE and step.code is not None:
             raise failover.replacement(step.code, result.outcome.error.message)

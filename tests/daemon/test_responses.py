@@ -1284,9 +1284,16 @@ FAILED: dict[str, dict[str, Any]] = {
 async def test_a_failure_within_a_stream_is_passed_in_its_own_words(
     door: Door, upstream: ScriptedUpstream, failed: dict[str, Any]
 ) -> None:
+    """The error itself comes last, nested as SDKs raise it and flat as the Responses API has it."""
     upstream.script = streams([CREATED, DRAWING, failed])
     status, _, body = await ask(door, STREAM)
-    assert (status, body) == (200, b"".join(map(frame, [CREATED, DRAWING, failed])))
+    shown = [CREATED, DRAWING, *([failed] if failed["type"] == "response.failed" else [])]
+    *events, last = frames_of(body)
+    assert (status, events) == (200, shown)
+    nested = {"type": "rate_limit_error", "param": None, **_LIMIT}
+    flat = {"code": _LIMIT["code"], "message": _LIMIT["message"], "param": None}
+    number = len(shown)
+    assert last == {"type": "error", "sequence_number": number, **flat, "error": nested}
     record = await door.record()
     assert (record["status"], record["error_code"]) == (200, "rate_limit_exceeded")
     assert (record["error_source"], record["may_be_billed"]) == ("upstream", True)

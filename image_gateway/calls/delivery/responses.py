@@ -77,18 +77,18 @@ class ResponseStreamPassthrough(Delivery[IntentRequest]):
                         return failed(response, dialect, event, sent=False)
                     if response_output.is_empty(spooled.event) and not self._has_begun:
                         return ended_empty(response, dialect, event.error, sent=False)
-                    is_last = event.kind in {EventKind.FAILURE, EventKind.END}
-                    if is_last or event.kind is EventKind.OPENING:
+                    if event.kind in {EventKind.OPENING, EventKind.END}:
                         context.kept.push(closing.pop_all())
                         self._open(spooled)
-                        self._unsent.append(self._last_frame(event, spooled))
+                        self._unsent.append(self._items.end(spooled))
                     if event.kind is EventKind.OPENING:
                         continue
                     self._has_begun = True
                     context.record.enter(Phase.ARRIVING)
                     if event.kind is EventKind.FAILURE:
-                        # This kind of client reads the upstream's own events.
-                        self.finish = partial(stream.finish, *self._unsent)
+                        # The error follows as an event of ours: SDKs raise nothing for a flat one
+                        # or for a failed response, and an agent asks again.
+                        await self._send_failure(spooled)
                         return failed(response, dialect, event, sent=True)
                     if event.kind is EventKind.END:
                         self.finish = partial(stream.finish, *self._unsent)
@@ -103,19 +103,22 @@ class ResponseStreamPassthrough(Delivery[IntentRequest]):
         if opening is not None and not (self._has_begun or self._unsent):
             self._unsent.append(spooled.spool.hold(opening))
 
-    def _last_frame(self, event: ParsedEvent, spooled: SpooledEvent) -> SpooledBody | JoinedBody:
-        """An end with the items that came; a failure without secrets."""
-        if event.kind is not EventKind.FAILURE:
-            return self._items.end(spooled)
-        is_quotable = spooled.is_quotable
+    async def _send_failure(self, spooled: SpooledEvent) -> None:
+        """Send the upstream's own event, without secrets, if it is more than the error."""
+        await self._send_held_back()
+        if spooled.event.kind() == "error":
+            return
         changed = response_output.failure_frame(
-            spooled.event, self._context.scrubber, is_quotable=is_quotable
+            spooled.event, self._context.scrubber, is_quotable=spooled.is_quotable
         )
-        return spooled.frame() if changed is None else spooled.spool.hold(changed)
+        await self._stream.send(spooled.frame() if changed is None else spooled.spool.hold(changed))
 
-    async def _send(self, spooled: SpooledEvent) -> None:
+    async def _send_held_back(self) -> None:
         while self._unsent:
             await self._stream.send(self._unsent.pop(0))
+
+    async def _send(self, spooled: SpooledEvent) -> None:
+        await self._send_held_back()
         changed = response_output.item_frame(spooled.event) if spooled.is_quotable else None
         await self._stream.send(spooled.frame() if changed is None else spooled.spool.hold(changed))
 

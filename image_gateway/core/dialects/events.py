@@ -265,14 +265,20 @@ def frame(
     return (f"event: {name}\ndata: ".encode(), *data, b"\n\n")
 
 
-def error_frame(body: bytes) -> bytes:
-    """An error as an event; ``body`` is its JSON text in OpenAI's shape.
+def error_frame(body: bytes, number: int | None = None) -> bytes:
+    """An error as an event; ``body`` is its JSON text in OpenAI's shape, ``number`` its sequence
+    number in a stream of the Responses API.
 
-    The error is nested and the event has no name: openai-python takes a flat error for a normal
-    event and raises nothing (measured; README.md in this folder, "Images answers").
+    The error is nested and the event has no name: the SDKs take a flat error for a normal event and
+    raise nothing (measured; README.md in this folder, "Images answers").  The Responses API has a
+    flat one with a number, so that its clients get both: the AI SDK reads none without a number.
     """
     nested = orjson.loads(body)["error"]
-    return b"data: " + orjson.dumps({"type": "error", "error": nested}) + b"\n\n"
+    fields = {"type": "error", "error": nested}
+    if number is not None:
+        flat = {name: nested[name] for name in ("code", "message", "param")}
+        fields |= {"sequence_number": number, **flat}
+    return b"data: " + orjson.dumps(fields) + b"\n\n"
 
 
 def entry(

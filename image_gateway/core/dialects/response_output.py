@@ -103,7 +103,7 @@ def end_frame(event: Event) -> tuple[Body, Body]:
 
 
 def failure_frame(event: Event, scrubber: Scrubber, *, is_quotable: bool) -> Body | None:
-    """A failure's event as a frame without secrets; None if there is nothing to take out.
+    """A failed response's event as a frame without secrets; None if there is nothing to take out.
 
     A long string within an error, which nobody has read, is taken out whole; so is every one that
     is not ``is_quotable`` (``edge.upstream.event_reader``).
@@ -111,7 +111,7 @@ def failure_frame(event: Event, scrubber: Scrubber, *, is_quotable: bool) -> Bod
     fields = event.fields()
     response = fields.get("response")
     short: object = fields
-    if event.kind() == "error" or not is_quotable:
+    if not is_quotable:
         short = _without_long_texts(fields)
     elif isinstance(response, dict) and "error" in response:
         error = _without_long_texts(response["error"])

@@ -23,11 +23,17 @@ _HEADERS: Final = {
 
 
 class EventStream:
-    """The response to a call that asks for a stream."""
+    """The response to a call that asks for a stream.
 
-    def __init__(self, downstream: Downstream, keepalive_seconds: float) -> None:
+    ``numbered``: its events have sequence numbers, as those of the Responses API have.
+    """
+
+    def __init__(
+        self, downstream: Downstream, keepalive_seconds: float, *, numbered: bool = False
+    ) -> None:
         self._downstream = downstream
         self._keepalive_seconds = keepalive_seconds
+        self._numbered = numbered
         self._headers: dict[str, str] = {}
         self._lock = asyncio.Lock()
         self._keepalive_task: asyncio.Task[None] | None = None
@@ -84,7 +90,9 @@ class EventStream:
             if self._in_frame:
                 self._downstream.break_off()
                 return
-            await self._downstream.send(events.error_frame(body))
+            # Numbers begin at 0, with one for each frame.
+            number = self.frames if self._numbered else None
+            await self._downstream.send(events.error_frame(body, number))
             await self._downstream.finish()
 
     async def finish(self, *frames: SpooledBody | JoinedBody) -> None:

@@ -395,6 +395,16 @@ def test_an_error_in_a_stream_is_nested_and_has_no_name() -> None:
     assert _read_frame(text) == (None, {"type": "error", "error": error})
 
 
+def test_an_error_in_a_stream_of_the_responses_api_is_flat_besides_and_has_a_number() -> None:
+    text = events.error_frame(errors.error_body("broke", "api_error", None, "upstream_cut"), 7)
+    flat = {"message": "broke", "param": None, "code": "upstream_cut"}
+    error = {**flat, "type": "api_error"}
+    assert _read_frame(text) == (
+        None,
+        {"type": "error", "sequence_number": 7, **flat, "error": error},
+    )
+
+
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=30))
 def test_no_message_breaks_an_error_frame(message: str) -> None:
     text = events.error_frame(errors.error_body(message, "api_error", None, "c"))

@@ -1,6 +1,6 @@
 """Pictures by command lines: curl in its own forms, and the one that the Python SDK once had.
 
-Also the forms of other languages' libraries, written out: PHP's are curl's.
+PHP's forms are curl's, because PHP calls its library; Ruby's are written out here.
 """
 
 import asyncio
@@ -97,6 +97,47 @@ async def test_several_pictures_of_a_form_arrive_however_they_are_named(
     assert pictures_of(call) == [Path(path).read_bytes() for path in paths]
     record = await door.record()
     assert (record["status"], record["input_image_count"]) == (200, 2)
+
+
+def ruby_form(paths: Sequence[str], name: str) -> tuple[str, bytes]:
+    """Type and body of an edit as the gem multipart-post writes it: each file's part has a length
+    and a transfer encoding, and a line follows the end.
+    """
+    boundary = "-----------RubyMultipartPost-5f1c"
+    body = (
+        f'--{boundary}\r\nContent-Disposition: form-data; name="prompt"\r\n\r\na cat\r\n'.encode()
+    )
+    for path in paths:
+        data = Path(path).read_bytes()
+        lines = (
+            f"--{boundary}",
+            f'Content-Disposition: form-data; name="{name}"; filename="{Path(path).name}"',
+            f"Content-Length: {len(data)}",
+            "Content-Type: image/png",
+            "Content-Transfer-Encoding: binary",
+        )
+        body += "\r\n".join((*lines, "", "")).encode() + data + b"\r\n"
+    return f"multipart/form-data; boundary={boundary}", body + f"--{boundary}--\r\n\r\n".encode()
+
+
+@pytest.mark.parametrize("name", ["image", "image[]"])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_several_pictures_of_a_form_in_ruby_arrive(
+    doors: MakeDoor,
+    upstream: ScriptedUpstream,
+    pictures: Callable[[int], Sequence[str]],
+    kind: str,
+    name: str,
+) -> None:
+    upstream.script = answers(200, images())
+    door = doors(kind)
+    paths = pictures(2)
+    form, body = ruby_form(paths, name)
+    status, _, answer = await door.post(body, "/v1/images/edits", content_type=form)
+    assert status == 200, answer
+    [call] = upstream.calls
+    assert pictures_of(call) == [Path(path).read_bytes() for path in paths]
+    assert (await door.record())["input_image_count"] == 2
 
 
 @pytest.mark.parametrize("form", ["file", "stdin"])

@@ -10,7 +10,15 @@ import pytest
 from tests.clients.conftest import Ask
 from tests.daemon.conftest import MakeDoor
 from tests.parts import forms
-from tests.parts.upstream import Call, ScriptedUpstream, answers, images, picture
+from tests.parts.upstream import (
+    Call,
+    ScriptedUpstream,
+    answers,
+    codex_turn,
+    images,
+    picture,
+    streams,
+)
 
 CLIENTS = ("ai-sdk", "pydantic-ai", "litellm")
 GENERATIONS = {
@@ -103,6 +111,29 @@ async def test_a_client_edits_one_picture_or_several(
         "multipart",
     )
     assert record["input_image_count"] == count
+
+
+@pytest.mark.parametrize("do", ["generate", "edit"])
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_a_client_of_the_images_api_is_served_by_the_responses_route(
+    doors: MakeDoor,
+    upstream: ScriptedUpstream,
+    ask: Ask,
+    pictures: Callable[[int], Sequence[str]],
+    *,
+    client: str,
+    do: str,
+) -> None:
+    upstream.script = streams(codex_turn())
+    door = doors("codex-responses")
+    seen = await ask(client, door, do, pictures=pictures(2 if do == "edit" else 0))
+    assert seen["error"] is None, seen
+    assert (seen["pictures"], seen["usage"]) == ([picture()], USAGE)
+    [call] = upstream.calls
+    assert call.target == "/codex/responses"
+    assert call.json()["tools"][0]["action"] == do
+    record = await door.record()
+    assert (record["status"], record["response_image_count"]) == (200, 1)
 
 
 @pytest.mark.parametrize("kind", ["azure-legacy", "codex"])

@@ -45,6 +45,7 @@ def ask(programs: Programs) -> Ask:
                 "model": "gpt-5.5" if do == "respond" else "gpt-image-2",
                 "prompt": "a cat",
                 "pictures": [],
+                "then": None,
                 "stream": False,
                 "retries": None,
                 "options": {},

@@ -27,6 +27,8 @@ TURNS: Mapping[str, tuple[str, dict[str, Any], str, Callable[..., Any]]] = {
 }
 # Those whose user sees partial pictures of a stream.
 SHOWING = ("ai-sdk", "agents", "agents-js", "litellm")
+# Those that send an earlier picture again; the others send its id.
+REPEATING = ("langchain-js", "agents", "litellm")
 AZURE = {
     "ai-sdk, one base": ("ai-sdk", "/openai", {"useDeploymentBasedUrls": False}),
     "ai-sdk, v1": ("ai-sdk", "/openai/v1", {"useDeploymentBasedUrls": False}),
@@ -104,6 +106,36 @@ async def test_a_clients_pictures_are_part_of_the_turn(
     assert pictures_of(upstream.calls[0]) == [Path(path).read_bytes() for path in paths]
     record = await door.record()
     assert (record["status"], record["input_image_count"]) == (200, 2)
+
+
+@each_way
+@pytest.mark.parametrize("kind", TURNS)
+@pytest.mark.parametrize("client", PROGRAMS)
+async def test_a_second_turn_brings_the_first_picture_or_says_what_to_send(
+    doors: MakeDoor,
+    upstream: ScriptedUpstream,
+    ask: Ask,
+    client: str,
+    kind: str,
+    *,
+    stream: bool,
+) -> None:
+    """Nothing is stored at Codex: there a picture by its id would be a 404, after a turn."""
+    account, row, _, turn = TURNS[kind]
+    upstream.script = streams(turn())
+    door = doors(account, **row)
+    seen = await ask(client, door, "respond", then="Now in blue.", stream=stream)
+    if kind == "codex" and client not in REPEATING:
+        assert "send all items of the conversation in `input`" in seen["error"]["message"]
+        assert len(upstream.calls) == 1
+        assert (await door.record(status=400))["error_code"] == "unsupported_value"
+        return
+    assert seen["error"] is None, seen
+    assert seen["pictures"] == [picture()]
+    assert len(upstream.calls) == 2
+    said = list(strings(upstream.calls[1].json()["input"]))
+    assert {"a cat", "Now in blue."} <= set(said)
+    assert (picture() in said) == (client in REPEATING)
 
 
 @pytest.mark.parametrize("kind", TURNS)

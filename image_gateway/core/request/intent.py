@@ -234,7 +234,7 @@ class IntentRequest:
             if self.body.get(name) is not None:
                 return name
         for index, item in enumerate(_list(self.body.get("input"))):
-            if isinstance(item, dict) and item.get("type") == "item_reference":
+            if isinstance(item, dict) and _is_reference(item):
                 return f"input[{index}]"
         return None
 
@@ -250,6 +250,17 @@ class IntentRequest:
 
 
 AnyRequest = ImageRequest | IntentRequest
+
+
+def _is_reference(item: Mapping[str, object]) -> bool:
+    """Whether an item of the input stands for a stored one.
+
+    LangChain and Pydantic AI send an earlier picture by its id alone (measured), and the Agents SDK
+    for Node with an empty result; where nothing is stored, that is a 404 (rikkahub#1198).
+    """
+    if item.get("type") == "image_generation_call":
+        return not item.get("result")
+    return item.get("type") == "item_reference"
 
 
 def parse(

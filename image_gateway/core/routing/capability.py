@@ -195,9 +195,9 @@ INTENT_NEEDS: Final[Sequence[Need[IntentRequest]]] = (
     ),
     Need(
         Ability.STORED_RESPONSE,
-        "`previous_response_id`, `conversation`, `prompt`, an `item_reference`",
+        "`previous_response_id`, `conversation`, `prompt`, `item_reference`, a picture by its id",
         lambda request: request.stored_reference,
-        "send all items of the conversation in `input`.",
+        "send all items of the conversation in `input`, a picture with its `result`.",
     ),
 )
 """The same for calls of the Responses API."""

@@ -7,6 +7,18 @@ import { bytesOf, dataUrl, serve } from "./orders.mjs";
 
 setTracingDisabled(true);
 
+async function turn(agent, asked, stream) {
+  const result = await run(agent, asked, { stream });
+  let partials = 0;
+  if (stream) {
+    for await (const event of result) {
+      if (event.data?.event?.type === "response.image_generation_call.partial_image") partials += 1;
+    }
+    await result.completed;
+  }
+  return { result, partials };
+}
+
 async function respond(order) {
   const client = new OpenAI({
     baseURL: order.baseURL,
@@ -24,13 +36,10 @@ async function respond(order) {
     { type: "input_text", text: order.prompt },
     ...images.map((bytes) => ({ type: "input_image", image: dataUrl(bytes) })),
   ];
-  const result = await run(agent, [{ role: "user", content }], { stream: order.stream });
-  let partials = 0;
-  if (order.stream) {
-    for await (const event of result) {
-      if (event.data?.event?.type === "response.image_generation_call.partial_image") partials += 1;
-    }
-    await result.completed;
+  let { result, partials } = await turn(agent, [{ role: "user", content }], order.stream);
+  if (order.then) {
+    const asked = [...result.history, { role: "user", content: order.then }];
+    ({ result, partials } = await turn(agent, asked, order.stream));
   }
   const items = result.newItems.map(({ rawItem }) => rawItem);
   const { inputTokens, outputTokens } = result.state.usage ?? {};

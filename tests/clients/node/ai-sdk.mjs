@@ -30,6 +30,21 @@ async function draw(order) {
   };
 }
 
+async function turn(asked, stream) {
+  if (!stream) {
+    const { toolResults, totalUsage, response } = await generateText(asked);
+    return { results: toolResults, usage: totalUsage, messages: response.messages };
+  }
+  const result = streamText({ ...asked, onError: () => {} });
+  const results = [];
+  for await (const part of result.fullStream) {
+    if (part.type === "error") throw part.error;
+    if (part.type === "tool-result") results.push(part);
+  }
+  const { messages } = await result.response;
+  return { results, usage: await result.totalUsage, messages };
+}
+
 async function respond(order) {
   const made = provider(order);
   const images = await bytesOf(order);
@@ -43,19 +58,10 @@ async function respond(order) {
     tools: { image_generation: made.tools.imageGeneration(order.options) },
     ...retriesOf(order),
   };
-  const results = [];
-  let usage;
-  if (order.stream) {
-    const result = streamText({ ...asked, onError: () => {} });
-    for await (const part of result.fullStream) {
-      if (part.type === "error") throw part.error;
-      if (part.type === "tool-result") results.push(part);
-    }
-    usage = await result.totalUsage;
-  } else {
-    const result = await generateText(asked);
-    results.push(...result.toolResults);
-    usage = result.totalUsage;
+  let { results, usage, messages } = await turn(asked, order.stream);
+  if (order.then) {
+    asked.messages.push(...messages, { role: "user", content: order.then });
+    ({ results, usage } = await turn(asked, order.stream));
   }
   // Each partial picture is a result of the call, too, with nothing that tells it from the last.
   const last = new Map(results.map(({ toolCallId, output }) => [toolCallId, output.result]));

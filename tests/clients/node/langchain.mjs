@@ -5,6 +5,15 @@ import { ChatOpenAI, tools } from "@langchain/openai";
 
 import { bytesOf, dataUrl, serve } from "./orders.mjs";
 
+async function turn(model, messages, stream) {
+  if (!stream) return model.invoke(messages);
+  let message;
+  for await (const chunk of await model.stream(messages)) {
+    message = message === undefined ? chunk : message.concat(chunk);
+  }
+  return message;
+}
+
 async function respond(order) {
   const model = new ChatOpenAI({
     model: order.model,
@@ -19,13 +28,10 @@ async function respond(order) {
     ...images.map((bytes) => ({ type: "image_url", image_url: { url: dataUrl(bytes) } })),
   ];
   const messages = [new HumanMessage({ content })];
-  let message;
-  if (order.stream) {
-    for await (const chunk of await model.stream(messages)) {
-      message = message === undefined ? chunk : message.concat(chunk);
-    }
-  } else {
-    message = await model.invoke(messages);
+  let message = await turn(model, messages, order.stream);
+  if (order.then) {
+    messages.push(message, new HumanMessage(order.then));
+    message = await turn(model, messages, order.stream);
   }
   const made = message.additional_kwargs.tool_outputs ?? [];
   const { input_tokens, output_tokens } = message.usage_metadata ?? {};

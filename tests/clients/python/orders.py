@@ -1,9 +1,10 @@
 """The loop that the programs in this folder share: an order as one line of JSON on stdin, what its
 user saw as one line of JSON on stdout, until stdin ends.
 
-An order: {do, baseURL, apiKey, model, prompt, pictures, stream, retries, options}.  ``do`` names an
-operation of the program; ``pictures`` are paths of files; ``retries`` None leaves the client its
-own default.  What was seen: {pictures, partials, usage, error}, with pictures as base64.
+An order: {do, baseURL, apiKey, model, prompt, pictures, then, stream, retries, options}.  ``do``
+names an operation of the program; ``pictures`` are paths of files; ``then`` is what is asked in a
+second turn; ``retries`` None leaves the client its own default.  What was seen: {pictures,
+partials, usage, error} of the last turn, with pictures as base64.
 """
 
 import base64

@@ -18,6 +18,18 @@ def client_of(order: Order) -> AsyncOpenAI:
     return AsyncOpenAI(base_url=order["baseURL"], **chosen)
 
 
+async def turn(agent: Any, asked: list[Any], order: Order) -> tuple[Any, int]:
+    """The run, and how many partial pictures came."""
+    if not order["stream"]:
+        return await Runner.run(agent, asked), 0
+    partials = 0
+    result = Runner.run_streamed(agent, asked)
+    async for event in result.stream_events():
+        kind = getattr(getattr(event, "data", None), "type", "")
+        partials += kind == "response.image_generation_call.partial_image"
+    return result, partials
+
+
 async def respond(order: Order) -> dict[str, Any]:
     agent = Agent(
         name="painter",
@@ -32,15 +44,10 @@ async def respond(order: Order) -> dict[str, Any]:
             for data in files_of(order)
         ),
     ]
-    asked = [{"role": "user", "content": content}]
-    partials = 0
-    if order["stream"]:
-        result: Any = Runner.run_streamed(agent, asked)
-        async for event in result.stream_events():
-            kind = getattr(getattr(event, "data", None), "type", "")
-            partials += kind == "response.image_generation_call.partial_image"
-    else:
-        result = await Runner.run(agent, asked)
+    result, partials = await turn(agent, [{"role": "user", "content": content}], order)
+    if order["then"]:
+        asked = [*result.to_input_list(), {"role": "user", "content": order["then"]}]
+        result, partials = await turn(agent, asked, order)
     items: list[Any] = [getattr(item, "raw_item", None) for item in result.new_items]
     usage = result.context_wrapper.usage
     return {

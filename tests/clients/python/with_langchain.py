@@ -24,19 +24,26 @@ def model_of(order: Order) -> ChatOpenAI | AzureChatOpenAI:
     return ChatOpenAI(base_url=order["baseURL"], **chosen)
 
 
+async def turn(model: Any, messages: list[Any], order: Order) -> Any:
+    if not order["stream"]:
+        return await model.ainvoke(messages)
+    message = None
+    async for chunk in model.astream(messages):
+        message = chunk if message is None else message + chunk
+    return message
+
+
 async def respond(order: Order) -> dict[str, Any]:
     model = model_of(order).bind_tools([{"type": "image_generation", **order["options"]}])
     content = [
         {"type": "text", "text": order["prompt"]},
         *({"type": "image_url", "image_url": {"url": data_url(data)}} for data in files_of(order)),
     ]
-    messages = [HumanMessage(content=content)]
-    if order["stream"]:
-        message: Any = None
-        async for chunk in model.astream(messages):
-            message = chunk if message is None else message + chunk
-    else:
-        message = await model.ainvoke(messages)
+    messages: list[Any] = [HumanMessage(content=content)]
+    message = await turn(model, messages, order)
+    if order["then"]:
+        messages += [message, HumanMessage(content=order["then"])]
+        message = await turn(model, messages, order)
     usage = message.usage_metadata or {}
     return {
         "pictures": [

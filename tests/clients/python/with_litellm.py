@@ -39,25 +39,35 @@ async def edit(order: Order) -> dict[str, Any]:
     return drawn(await litellm.aimage_edit(**where(order), **asked))
 
 
+async def turn(asked: list[Any], order: Order) -> tuple[Any, int]:
+    """The response, and how many partial pictures came."""
+    result: Any = await litellm.aresponses(
+        input=asked,
+        tools=[{"type": "image_generation", **order["options"]}],
+        stream=order["stream"],
+        **where(order),
+    )
+    if not order["stream"]:
+        return result, 0
+    final, partials = None, 0
+    async for event in result:
+        partials += event.type == "response.image_generation_call.partial_image"
+        if event.type == "response.completed":
+            final = event.response
+    return final, partials
+
+
 async def respond(order: Order) -> dict[str, Any]:
     content = [
         {"type": "input_text", "text": order["prompt"]},
         *({"type": "input_image", "image_url": data_url(data)} for data in files_of(order)),
     ]
-    result: Any = await litellm.aresponses(
-        input=[{"role": "user", "content": content}],
-        tools=[{"type": "image_generation", **order["options"]}],
-        stream=order["stream"],
-        **where(order),
-    )
-    partials = 0
-    if order["stream"]:
-        final = None
-        async for event in result:
-            partials += event.type == "response.image_generation_call.partial_image"
-            if event.type == "response.completed":
-                final = event.response
-        result = final
+    asked: list[Any] = [{"role": "user", "content": content}]
+    result, partials = await turn(asked, order)
+    if order["then"]:
+        items = [item.model_dump(exclude_none=True) for item in result.output]
+        asked += [*items, {"role": "user", "content": order["then"]}]
+        result, partials = await turn(asked, order)
     return {
         "pictures": [item.result for item in result.output if item.type == "image_generation_call"],
         "partials": partials,

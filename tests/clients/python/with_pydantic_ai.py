@@ -34,6 +34,15 @@ async def draw(order: Order) -> dict[str, Any]:
     }
 
 
+async def turn(agent: Any, asked: Any, order: Order, history: list[Any]) -> tuple[Any, Any]:
+    """The output, and the run."""
+    if not order["stream"]:
+        result = await agent.run(asked, message_history=history)
+        return result.output, result
+    async with agent.run_stream(asked, message_history=history) as stream:
+        return await stream.get_output(), stream
+
+
 async def respond(order: Order) -> dict[str, Any]:
     agent = Agent(
         OpenAIResponsesModel(order["model"], provider=provider(order)),
@@ -44,12 +53,9 @@ async def respond(order: Order) -> dict[str, Any]:
     )
     images = [BinaryContent(data=data, media_type="image/png") for data in files_of(order)]
     asked = [order["prompt"], *images]
-    if order["stream"]:
-        async with agent.run_stream(asked) as result:
-            output = await result.get_output()
-    else:
-        result = await agent.run(asked)
-        output = result.output
+    output, result = await turn(agent, asked, order, [])
+    if order["then"]:
+        output, result = await turn(agent, [order["then"]], order, result.all_messages())
     usage = result.usage
     return {
         "pictures": [text_of(output)],

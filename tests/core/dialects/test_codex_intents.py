@@ -204,6 +204,9 @@ _STORED: list[tuple[dict[str, Any], str]] = [
     ({"conversation": "conv_1"}, "conversation"),
     ({"prompt": {"id": "pmpt_1"}}, "prompt"),
     ({"input": ["a", {"type": "item_reference", "id": "msg_1"}]}, "input[1]"),
+    ({"input": ["a", "b", {"type": "image_generation_call", "id": "ig_1"}]}, "input[2]"),
+    ({"input": [{"type": "image_generation_call", "id": "ig_1", "result": None}]}, "input[0]"),
+    ({"input": [{"type": "image_generation_call", "id": "ig_1", "result": ""}]}, "input[0]"),
 ]
 
 
@@ -217,6 +220,12 @@ def test_what_only_its_own_upstream_has_stored_is_named_with_what_to_send(
     assert (way.param, "`input`" in way.advice) == (param, True)
     one = _account(dialect="openai")
     assert choose(one, request) is openai.INTENTS
+
+
+def test_an_earlier_picture_goes_to_codex_with_its_result() -> None:
+    item = {"type": "image_generation_call", "id": "ig_1", "status": "completed", "result": "QUJD"}
+    sent = _sent({**TEXT, "tools": [TOOL], "input": [*TEXT["input"], item]})
+    assert sent["input"][-1] == item
 
 
 @pytest.mark.parametrize("address", ["https://e.example/a.png", "http://e.example/a.png"])

@@ -1,7 +1,6 @@
 """Pictures by the Images API, as other clients than the official SDKs ask for them."""
 
 import base64
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -179,5 +178,6 @@ async def test_a_clients_defaults_are_no_reason_to_refuse_it(
     seen = await ask("litellm", door, "generate", options=defaults)
     assert seen["error"] is None, seen
     assert seen["pictures"] == [picture()]
-    assert json.loads(upstream.calls[0].body)["prompt"] == "a cat"
+    [call] = upstream.calls
+    assert (call.target, call.json()["prompt"]) == (GENERATIONS[kind], "a cat")
     assert (await door.record())["status"] == 200

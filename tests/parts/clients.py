@@ -5,6 +5,7 @@ told in ``tests/clients/python/orders.py``.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
@@ -77,10 +78,12 @@ class Program:
         return json.loads(line)
 
     def _exchange(self, order: Mapping[str, Any]) -> bytes:
+        """Its line, or nothing if it has ended."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(order).encode() + b"\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(order).encode() + b"\n")
+            self._process.stdin.flush()
         return self._process.stdout.readline()
 
     def _said(self) -> str:

@@ -27,6 +27,7 @@ from image_gateway.core.routing.ranking import Condition
 from image_gateway.edge.metrics import AccountGauges, GaugeValues, Metrics
 from image_gateway.exchange import routes
 from tests.core.builders import CATALOGUE, ROUTES
+from tests.parts import purchases
 from tests.parts.pages import (
     CALLS,
     COMMANDS,
@@ -275,6 +276,10 @@ def test_every_reason_of_an_attempt_is_told() -> None:
 
 def _step(row: failover.Row) -> failover.Step:
     return row.step(failover.AttemptOutcome(failover.Stage.ANSWER, "codex"))
+
+
+def test_what_every_fault_costs_is_told() -> None:
+    assert DIALECT_FACTS.rows("What a fault costs") == purchases.rows()
 
 
 def test_every_known_error_is_told_with_whose_fault_it_is() -> None:

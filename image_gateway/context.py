@@ -12,6 +12,7 @@ from image_gateway.core.routing import ranking
 from image_gateway.core.routing.budget import Budgets
 from image_gateway.core.routing.cooldowns import CooldownTracker
 from image_gateway.core.routing.outliers import OutlierTracker
+from image_gateway.core.routing.plain_answers import PlainAnswers
 from image_gateway.core.routing.slots import SlotTable, StartClock
 from image_gateway.edge.metrics import Metrics
 from image_gateway.edge.postgres.control_plane import ControlPlane
@@ -43,6 +44,7 @@ class AppContext:
     key_slots: SlotTable = field(default_factory=SlotTable)
     cooldowns: CooldownTracker = field(default_factory=CooldownTracker)
     outliers: OutlierTracker = field(default_factory=OutlierTracker)
+    plain_answers: PlainAnswers = field(default_factory=PlainAnswers)
     budgets: Budgets = field(default_factory=Budgets)
     tracker: CallTracker = field(default_factory=CallTracker)
     """The calls in flight and those of the last hour."""

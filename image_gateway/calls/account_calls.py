@@ -29,6 +29,7 @@ from image_gateway.core.dialects import (
 from image_gateway.core.model import Account
 from image_gateway.core.records.phases import Phase
 from image_gateway.core.request.image_request import ImageRequest
+from image_gateway.core.request.intent import AnyRequest
 from image_gateway.core.routing import capability, failover, ranking
 from image_gateway.core.routing.cooldowns import Cause, Target
 from image_gateway.core.routing.failover import Action, Health
@@ -105,7 +106,7 @@ class AccountCalls:
 
     async def _serve(self, account: Account, *, reread: bool, is_last: bool) -> AttemptResult:
         """Make the attempts that the request needs at an account: one, or one for each picture."""
-        request, settings = self._job.request, self._app.settings
+        request, settings = self._request_for(account), self._app.settings
         route = capability.choose(account, request)
         if isinstance(route, capability.Gap):
             raise TypeError("the account cannot serve the request")
@@ -128,6 +129,15 @@ class AccountCalls:
         if is_for_pictures and isinstance(request, ImageRequest):
             return await self._fan_out(plan, request, is_last=is_last)
         return await self._runner.run(plan)
+
+    def _request_for(self, account: Account) -> AnyRequest:
+        """The request as this account can serve it."""
+        request = self._job.request
+        if isinstance(request, ImageRequest) and self._app.plain_answers.are_needed(
+            account, request
+        ):
+            return replace(request, stream=False)
+        return request
 
     def _choose(
         self, upstream_request: UpstreamRequest, scrubber: Scrubber, response: UpstreamResponse
@@ -166,6 +176,15 @@ class AccountCalls:
         target = Target.of(self._job.request)
         request_id = self._context.record.arrival.request_id
         self._judge(result, is_last=is_last)
+        if failover.is_cut_stream(result.outcome) and isinstance(self._job.request, ImageRequest):
+            self._app.plain_answers.learn(account, self._job.request)
+            _log.warning(
+                "account %s cut a stream without partial pictures: its calls for model %s get "
+                "plain answers from now on, request %s",
+                account.account_name,
+                self._job.request.upstream_model,
+                request_id,
+            )
         if step.action is Action.DELIVER:
             self._app.cooldowns.succeed(account.account_name, target, result.began)
         elif step.cooldown is not None and is_last:

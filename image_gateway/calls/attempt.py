@@ -14,14 +14,15 @@ from urllib.parse import urlsplit
 from image_gateway.calls.delivery import AnyDelivery, Finish, ResponseContext
 from image_gateway.context import AppContext
 from image_gateway.core import dialects, errors, headers
-from image_gateway.core.dialects import DIALECTS, UpstreamRequest, faults
+from image_gateway.core.dialects import DIALECTS, ExpectedResponse, UpstreamRequest, faults
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account, Grant
 from image_gateway.core.records.builder import Called
 from image_gateway.core.records.phases import Phase
 from image_gateway.core.records.record import AttemptRecord
+from image_gateway.core.request.image_request import ImageRequest
 from image_gateway.core.request.intent import AnyRequest
-from image_gateway.core.routing import failover
+from image_gateway.core.routing import failover, plain_answers
 from image_gateway.core.routing.cooldowns import Target
 from image_gateway.core.routing.failover import AttemptOutcome, Stage, Step
 from image_gateway.core.scrubbing import Scrubber
@@ -213,6 +214,9 @@ class AttemptRunner:
             known=faults.find(DIALECTS[account.dialect].known_errors, status, error, request),
             error=plan.scrubber.clean_error(faults.for_client(error, request)),
             fails_free=account.fails_free,
+            silent_stream=plan.request.expects is ExpectedResponse.IMAGE_EVENTS
+            and isinstance(request, ImageRequest)
+            and plain_answers.is_silent_stream(request),
             reread=plan.reread,
         )
 

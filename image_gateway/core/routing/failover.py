@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final, NamedTuple
 
+from image_gateway.core import errors
 from image_gateway.core.dialects import DIALECTS
 from image_gateway.core.dialects.faults import Fault, KnownError
 from image_gateway.core.errors import Refusal, UpstreamError
@@ -56,6 +57,7 @@ class AttemptOutcome:
     ``reread``: the account's credential was already read again during this request.  ``reason`` is
     one word for the log that says how the answer broke off.  ``ended_empty``: a success that came
     to its end and says that no picture was made; ``error`` then has the upstream's words.
+    ``silent_stream``: the upstream was asked for a stream without partial pictures.
     """
 
     stage: Stage
@@ -71,6 +73,7 @@ class AttemptOutcome:
     reread: bool = False
     reason: str | None = None
     ended_empty: bool = False
+    silent_stream: bool = False
 
     @property
     def has_error(self) -> bool:
@@ -91,7 +94,8 @@ class AttemptOutcome:
 class Step:
     """What follows: ``code`` is the gateway's error for ``REPLACE``; ``retry`` False becomes
     ``x-should-retry: false``; ``may_be_billed``: a picture may exist, so after ``NEXT`` only one
-    further account is asked.  ``reason`` is the name of the row that lets a call be sent again.
+    further account is asked.  ``reason`` is the name of the row that lets a call be sent again, or
+    that later calls follow from.
     """
 
     action: Action
@@ -109,6 +113,11 @@ REFUSED_SECONDS: Final = 300.0
 repair it; minutes, never hours."""
 OVERLOAD_SECONDS: Final = 30.0
 """An upstream that is overloaded says so at once; later the picture may have been begun."""
+
+CUT_SECONDS: Final = 50.0
+"""Azure cuts silent streams at 60 s; a 408 that comes so late is about the silence."""
+_TIMEOUT: Final = "timeout"
+"""The code of such a 408, in lower case."""
 
 LIMITED: Final = "limited"
 """The name of the row for a 429 that says nothing else (``core.routing.ranking``)."""
@@ -132,6 +141,14 @@ def _is_overload(outcome: AttemptOutcome) -> bool:
 
 def _is_late_overload(outcome: AttemptOutcome) -> bool:
     return outcome.answered in _OVERLOAD_STATUSES and outcome.seconds > OVERLOAD_SECONDS
+
+
+def is_cut_stream(outcome: AttemptOutcome) -> bool:
+    """Whether a gateway in front of the upstream cut a stream because it was silent."""
+    if not outcome.silent_stream or outcome.answered < 400:
+        return False
+    is_named = _TIMEOUT in errors.codes(outcome.error)
+    return is_named or (outcome.answered == 408 and outcome.seconds >= CUT_SECONDS)
 
 
 def _fails_free(outcome: AttemptOutcome) -> bool:
@@ -292,6 +309,12 @@ TABLE: Final[Sequence[Row]] = (
         "a 2xx of another kind, or a status that ends no exchange",
         lambda outcome: outcome.answered < 300,
         lambda _: _replaced("upstream_invalid"),
+    ),
+    Row(
+        "stream_timeout",
+        "a stream without partial pictures that was cut because it was silent",
+        is_cut_stream,
+        lambda _: Step(Action.RETURN, retry=False, may_be_billed=True, reason="stream_timeout"),
     ),
     Row(
         "unknown",

@@ -18,7 +18,7 @@ from image_gateway.cli import control, logs
 from image_gateway.cli.environment import read
 from image_gateway.cli.exits import BAD_SETTINGS, CONTROL_PLANE_UNUSABLE, FAILED, OK
 from image_gateway.cli.output import complain, escaped, say
-from image_gateway.core.routing import ranking
+from image_gateway.core.routing import offers
 from image_gateway.edge.postgres import contract
 from image_gateway.edge.postgres.cache import UnavailableError
 from image_gateway.edge.postgres.contract import ContractError, Findings
@@ -120,7 +120,7 @@ def _check(_: argparse.Namespace) -> int:
         say(f"warning: {finding}")
     model, catalogue = settings.default_model, app.load_catalogue(settings)
     sound = findings.sound_accounts
-    if sound and not any(ranking.knows(account, model, catalogue) for account in sound):
+    if sound and not any(offers.serves(account, model, catalogue) for account in sound):
         say(
             f"warning: no account serves DEFAULT_MODEL {escaped(model)}: calls that name no model "
             "get 404"

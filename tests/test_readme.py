@@ -254,10 +254,13 @@ def test_every_model_is_told_with_what_it_narrows() -> None:
                 f"`{parameter}`: {', '.join(choices)}" if choices else f"no `{parameter}`"
                 for parameter, choices in model.choices.items()
             ),
+            "" if model.shutdown is None else f"{model.shutdown}",
         ]
         for name, model in CATALOGUE.models.items()
     ]
     assert CALLS.rows("Models") == known
+    for fact in (f"as of {CATALOGUE.as_of}", f"rules of `{CATALOGUE.newest}`"):
+        assert fact in CALLS.section("Models").replace("\n", " ")
 
 
 def test_every_stage_and_action_of_an_attempt_is_told() -> None:

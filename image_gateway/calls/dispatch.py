@@ -6,6 +6,7 @@ accounts cool down, fill up or recover.  One time limit covers all waits for slo
 
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from image_gateway.calls.account_calls import AccountCalls
 from image_gateway.calls.attempt import LEAST_SECONDS, AttemptResult, UpstreamJob
@@ -45,7 +46,8 @@ class Dispatch:
 
         Raises ``Refusal`` if no upstream's answer decides, and ``ClientLeftError``.
         """
-        able = ranking.able(self._grant, self._request, self._app.catalogue)
+        today = datetime.now(UTC).date()
+        able = ranking.able(self._grant, self._request, self._app.catalogue, today)
         self._rank(able)
         admitted = self._admit()
         self._context.record.enter(Phase.ADMITTED)

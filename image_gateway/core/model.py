@@ -130,3 +130,10 @@ class Grant:
 
     key: Key
     accounts: Mapping[str, Account]
+
+    def allowed_accounts(self) -> list[Account]:
+        """The accounts that the key may use, in its own order."""
+        names = self.key.account_names
+        if names is None:
+            return [self.accounts[name] for name in sorted(self.accounts)]
+        return [self.accounts[name] for name in dict.fromkeys(names) if name in self.accounts]

@@ -12,6 +12,7 @@ from typing import Final
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}(?:\[[A-Za-z0-9_]{0,32}\]){0,2}")
 _NAMELESS: Final = "(a name that is none)"
+_MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/@+-]{0,63}")
 
 
 def mapping(value: object) -> Mapping[str, object]:
@@ -91,3 +92,12 @@ def shown_name(name: str) -> str:
     is not repeated.
     """
     return name if _NAME.fullmatch(name) else _NAMELESS
+
+
+def shown_model(name: str) -> str:
+    """A model's name, quoted for a message.
+
+    A text that does not look like a name may be content and is not repeated.
+    """
+    text = name.strip()
+    return f"`{text}`" if _MODEL.fullmatch(text) else "the model of that name"

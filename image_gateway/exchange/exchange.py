@@ -106,8 +106,11 @@ class Exchange:
             raise answers.control_plane_unavailable() from None
         admission.check_key(key)
         with self._take_key(key), self._app.spools.open() as spool:
-            request = await self._body_reader.image(endpoint, path_model, key, spool)
-            await self._forward(key, request, spool)
+            raw = await self._body_reader.parameters(endpoint, spool)
+            async with self._downstream.watch():
+                grant = await self._grant(key)
+                request = self._body_reader.image(endpoint, path_model, grant, raw)
+                await self._forward(grant, request, spool)
         await self._send_rest()
 
     async def _serve_responses(self) -> None:
@@ -131,9 +134,10 @@ class Exchange:
                         return
             admission.check_key(key)
             with self._take_key(key):
-                async with self._body_reader.opened(spool) as body:
-                    request = await self._body_reader.intent(key, body)
-                    await self._forward(key, request, body)
+                async with self._downstream.watch(), self._body_reader.opened(spool) as body:
+                    grant = await self._grant(key)
+                    request = await self._body_reader.intent(grant, body)
+                    await self._forward(grant, request, body)
         await self._send_rest()
 
     def _strips_tool(self, key: Key) -> bool:
@@ -176,7 +180,7 @@ class Exchange:
 
     # -- dispatch --------------------------------------------------------------------------------
 
-    async def _forward(self, key: Key, request: AnyRequest, spool: Spool) -> None:
+    async def _forward(self, grant: Grant, request: AnyRequest, spool: Spool) -> None:
         app = self._app
         if request.stream:
             self._answers.stream = EventStream(
@@ -184,20 +188,18 @@ class Exchange:
                 app.settings.keepalive_seconds,
                 numbered=isinstance(request, IntentRequest),
             )
-        async with self._downstream.watch():
-            grant = await self._grant(key)
-            context = ResponseContext(
-                self._downstream,
-                self._answers.stream,
-                self._record,
-                app.spools,
-                self._kept,
-                app.settings.upstream_idle_seconds,
-            )
-            deadline = time.monotonic() + app.settings.total_seconds
-            job = UpstreamJob(request, grant, self._downstream.headers, spool, deadline)
-            self._dispatch = Dispatch(app, context, job)
-            self._conclude(await self._dispatch.run())
+        context = ResponseContext(
+            self._downstream,
+            self._answers.stream,
+            self._record,
+            app.spools,
+            self._kept,
+            app.settings.upstream_idle_seconds,
+        )
+        deadline = time.monotonic() + app.settings.total_seconds
+        job = UpstreamJob(request, grant, self._downstream.headers, spool, deadline)
+        self._dispatch = Dispatch(app, context, job)
+        self._conclude(await self._dispatch.run())
 
     async def _grant(self, key: Key) -> Grant:
         try:

@@ -8,20 +8,23 @@ parsed.  Such a body may be compressed; text then goes on as it came, and an int
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
 from typing import Final
 
 from image_gateway.context import AppContext
 from image_gateway.core import errors, headers
 from image_gateway.core.codec import body_segments, compression, multipart
 from image_gateway.core.errors import Refusal
-from image_gateway.core.model import Key
+from image_gateway.core.model import Grant, Key
 from image_gateway.core.records.builder import Asked, RecordBuilder
 from image_gateway.core.records.phases import Phase
 from image_gateway.core.request import image_request, intent
 from image_gateway.core.request.catalogue import Endpoint
+from image_gateway.core.request.forms import RawParameters
 from image_gateway.core.request.image_request import ImageRequest
 from image_gateway.core.request.intent import IntentRequest, IntentSignals
-from image_gateway.core.routing import admission
+from image_gateway.core.request.model_names import ModelNames
+from image_gateway.core.routing import offers
 from image_gateway.edge.client import body_parsers
 from image_gateway.edge.client.body_parsers import (
     BodyParser,
@@ -46,24 +49,25 @@ class RequestBodyReader:
     def __repr__(self) -> str:
         return f"<RequestBodyReader {self._downstream!r}>"
 
-    async def image(
-        self, endpoint: Endpoint, path_model: str | None, key: Key, spool: Spool
-    ) -> ImageRequest:
-        """Read and parse the body of an image call."""
+    async def parameters(self, endpoint: Endpoint, spool: Spool) -> RawParameters:
+        """Read the body of an image call."""
         parser = self._body_parser(spool)
         await self._read(parser)
-        app = self._app
-        raw = parser.close(app.catalogue, takes_pictures=endpoint == "edits")
+        raw = parser.close(self._app.catalogue, takes_pictures=endpoint == "edits")
+        self._record.enter(Phase.READ)
+        return raw
+
+    def image(
+        self, endpoint: Endpoint, path_model: str | None, grant: Grant, raw: RawParameters
+    ) -> ImageRequest:
+        """Parse the body of an image call."""
+        app, names = self._app, ModelNames.of(grant)
         rules = image_request.Rules(
-            app.catalogue,
-            app.settings.default_model,
-            key.model_map,
-            app.settings.forward_parameters,
+            app.catalogue, app.settings.default_model, names, app.settings.forward_parameters
         )
         parsed = image_request.parse(endpoint, raw, rules, path_model)
         self._record.asked = Asked.of_image(parsed, app.prompt_key)
-        self._record.enter(Phase.READ)
-        admission.check_model(key, parsed.model)
+        self._check_models(grant, names, parsed.model)
         return parsed
 
     async def signals(self, spool: Spool) -> IntentSignals:
@@ -97,16 +101,20 @@ class RequestBodyReader:
             return None
         return spool.hold(body_segments.from_json(left, body_segments.of_lifted(lifted)))
 
-    async def intent(self, key: Key, spool: Spool) -> IntentRequest:
+    async def intent(self, grant: Grant, spool: Spool) -> IntentRequest:
         """Parse an image intent whose body is in the spool, without compression."""
         body, lifted = await body_parsers.reread(spool)
-        default_model = self._app.settings.default_model
-        parsed = intent.parse(body, lifted, key.model_map, default_model)
+        names, default_model = ModelNames.of(grant), self._app.settings.default_model
+        parsed = intent.parse(body, lifted, names, default_model)
         self._record.asked = Asked.of_intent(parsed, self._app.prompt_key)
-        self._record.enter(Phase.READ)
-        for model in (parsed.model, *parsed.tool_models):
-            admission.check_model(key, model)
+        self._check_models(grant, names, parsed.model, *parsed.tool_models)
         return parsed
+
+    def _check_models(self, grant: Grant, names: ModelNames, *models: str) -> None:
+        for model in models:
+            if not offers.allows(names, model):
+                today = datetime.now(UTC).date()
+                raise offers.not_allowed(model, offers.offered(grant, self._app.catalogue, today))
 
     async def _read(self, parser: BodySink) -> None:
         self._downstream.check_size()

@@ -19,6 +19,7 @@ from image_gateway.core.records import prices
 from image_gateway.core.records.prices import Prices
 from image_gateway.core.request import catalogue, forms, image_request
 from image_gateway.core.request.catalogue import Endpoint
+from image_gateway.core.request.model_names import ModelNames
 
 CATALOGUE = catalogue.parse(Path(catalogue.__file__).with_name("catalogue.toml").read_text("utf-8"))
 
@@ -114,8 +115,9 @@ def account_row(**changes: object) -> dict[str, object]:
 
 
 def rules(**changes: Any) -> image_request.Rules:
-    """The shipped catalogue, and no exceptions from it."""
-    plain = image_request.Rules(CATALOGUE, "gpt-image-2", {}, frozenset())
+    """The shipped catalogue, and no exceptions from it; ``model_map`` is the key's."""
+    names = ModelNames(key(model_map=changes.pop("model_map", {})))
+    plain = image_request.Rules(CATALOGUE, "gpt-image-2", names, frozenset())
     return replace(plain, **changes)
 
 

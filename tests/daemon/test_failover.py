@@ -48,8 +48,9 @@ def make_pair(
     gateway: Gateway, plane: Plane, first: ScriptedUpstream, second: ScriptedUpstream, **key: Any
 ) -> Pair:
     names = [f"account-{secrets.token_hex(4)}" for _ in range(2)]
-    plane.add_account(names[0], first.url)
-    plane.add_account(names[1], second.url)
+    models = {name: name for name in ("gpt-image-2", "gpt-image-1.5")}
+    plane.add_account(names[0], first.url, deployments=models)
+    plane.add_account(names[1], second.url, deployments=models)
     key_id = f"key-{secrets.token_hex(4)}"
     secret = plane.add_key(key_id=key_id, account_names=names, route_strategy="fixed", **key)
     return Pair(gateway, plane, key_id, secret, names[0], first, second, names[1])

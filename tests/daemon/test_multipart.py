@@ -156,7 +156,7 @@ async def test_every_byte_arrives_in_its_place(
 async def test_mask_and_nested_names_arrive(
     make_account: MakeDoor, upstream: ScriptedUpstream
 ) -> None:
-    door = make_account("openai", deployments={"gpt-image-2.5": "gpt-image-2.5"})
+    door = make_account("openai", deployments={"gpt-image-2.5-sunburst": "gpt-image-2.5-sunburst"})
     status, _, body = await edit(
         door,
         ("svg[model]", "fast"),
@@ -165,7 +165,7 @@ async def test_mask_and_nested_names_arrive(
         Piece("image", PNG + b"image"),
         ("output_format", "svg"),
         ("prompt", "a cat"),
-        ("model", "gpt-image-2.5"),
+        ("model", "gpt-image-2.5-sunburst"),
     )
     assert status == 200, body
     got = {piece.name: piece for piece in forms.pieces(upstream.calls[0])}

@@ -960,7 +960,10 @@ async def test_a_call_for_an_image_model_goes_to_the_main_model_with_the_tool(
 async def test_the_key_s_map_decides_what_an_intent_is_and_where_it_goes(
     make: MakeDoor, upstream: ScriptedUpstream, text_api: TextApi
 ) -> None:
-    door = make(key={"model_map": {"painter": "gpt-image-1", "gpt-5": "gpt-6"}})
+    door = make(
+        key={"model_map": {"painter": "gpt-image-1", "gpt-5": "gpt-6"}},
+        deployments={"gpt-image-1": "gpt-image-1"},
+    )
     assert (await ask(door, b'{"model":"painter","input":"a cat"}'))[0] == 200
     sent = upstream.calls[0].json()
     assert (sent["model"], sent["tools"]) == ("gpt-main", [{**TOOL, "model": "gpt-image-1"}])
@@ -1025,17 +1028,22 @@ async def test_models_that_the_key_may_use_are_served(
 
 
 @pytest.mark.parametrize("model", ["openai/gpt-image-2", "GPT-Image-2", " gpt-image-2"])
-async def test_another_spelling_of_an_image_model_is_an_intent_and_needs_the_key_s_map(
+async def test_another_spelling_of_an_image_model_is_that_model_unless_the_key_maps_it(
     make: MakeDoor, upstream: ScriptedUpstream, text_api: TextApi, model: str
 ) -> None:
     body = json.dumps({"model": model, "input": "a cat"}).encode()
     door = make()
-    await check_refused(door, await ask(door, body), 404, "model_not_found", "model")
-    assert upstream.calls == text_api.calls == []
-    mapped = make(key={"model_map": {model: "gpt-image-2"}})
-    assert (await ask(mapped, body))[0] == 200
+    assert (await ask(door, body))[0] == 200
     assert upstream.calls[0].json()["tools"] == [{**TOOL, "model": "gpt-image-2"}]
-    assert (await mapped.record())["upstream_model"] == "gpt-image-2"
+    record = await door.record()
+    assert (record["model"], record["upstream_model"]) == (model, "gpt-image-2")
+    mapped = make(
+        key={"model_map": {model: "gpt-image-1.5"}}, deployments={"gpt-image-1.5": "mine"}
+    )
+    assert (await ask(mapped, body))[0] == 200
+    assert upstream.calls[1].json()["tools"] == [{**TOOL, "model": "mine"}]
+    assert (await mapped.record())["upstream_model"] == "gpt-image-1.5"
+    assert text_api.calls == []
 
 
 async def test_an_account_without_a_main_model_serves_no_intent(

@@ -55,6 +55,10 @@ INTENTS: Final = UpstreamRoute(
     frozenset({Ability.IMAGE_ADDRESS, Ability.STORED_RESPONSE}),
 )
 
+OWN_MODELS: Final = frozenset({"gpt-image-2"})
+"""Codex ignores the field ``model``, and must not sell its one model under other names; an operator
+may say otherwise in ``deployments``."""
+
 
 def routes_of(account: Account, request: ImageRequest) -> Sequence[UpstreamRoute]:
     """A stream prefers the Responses route; for other calls ``codex_route`` decides.
@@ -137,5 +141,6 @@ DIALECT: Final = Dialect(
     unused=frozenset({"api_version"}),
     bills_pictures=False,
     known_errors=KNOWN_ERRORS,
+    own_models=OWN_MODELS,
     budget_windows=budget_windows,
 )

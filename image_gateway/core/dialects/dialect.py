@@ -87,7 +87,8 @@ class Dialect:
     ``<NAME>_SECONDS``.  ``credentials`` are the kinds that can sign a call; ``needed`` are the
     columns that an account must have, ``unused`` the columns that have no meaning for it.
     ``bills_pictures`` False: an error answer (5xx) means that nothing was billed.
-    ``known_errors`` say whose fault its own errors are (``core.dialects.faults``).
+    ``known_errors`` say whose fault its own errors are (``core.dialects.faults``).  ``own_models``
+    are what an account without ``deployments`` serves; None: what the catalogue has.
     ``budget_windows`` reads an answer's headers, at a time in seconds since 1970.  ``doubts`` lists
     settings of an account that may be mistakes, although they could work.
     """
@@ -103,6 +104,7 @@ class Dialect:
     unused: frozenset[str] = frozenset()
     bills_pictures: bool = True
     known_errors: Sequence[KnownError] = ()
+    own_models: frozenset[str] | None = None
     intent_route: UpstreamRoute | None = None
     budget_windows: Callable[[Mapping[str, str], float], Mapping[str, BudgetWindow]] = no_windows
     doubts: Callable[[Account], list[str]] = no_doubts

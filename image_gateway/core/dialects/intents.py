@@ -14,6 +14,7 @@ from image_gateway.core.dialects.upstream_request import ExpectedResponse, Upstr
 from image_gateway.core.model import Account
 from image_gateway.core.request import intent
 from image_gateway.core.request.intent import IntentRequest
+from image_gateway.core.request.model_names import is_image_model
 
 EVENTS_HEADERS: Final[Mapping[str, str]] = {
     "accept": "text/event-stream",
@@ -62,7 +63,7 @@ def _tools(request: IntentRequest, account: Account) -> list[object]:
     tools: list[object] = list(client_tools) if isinstance(client_tools, list) else []
     if request.is_for_image_model and not intent.image_tools(request.body):
         tools.append({"type": intent.TOOL})
-    default = request.upstream_model if intent.is_image_model(request.upstream_model) else None
+    default = request.upstream_model if is_image_model(request.upstream_model) else None
     for index, tool in enumerate(tools):
         if not isinstance(tool, dict) or tool.get("type") != intent.TOOL:
             continue

@@ -1,15 +1,19 @@
 """The catalogue: which parameters the Images API takes, and which values each model accepts.
 
-The data is in ``catalogue.toml``; the settings may add or replace models.  A model that is not in
-the catalogue is not refused here: an account may list it, and then no model rules apply (``rules``
-returns None).
+The data is in ``catalogue.toml``; the settings may add or replace models.  The catalogue is open at
+its end: a name of an image model that it does not list has the rules of the newest one.  Any other
+model is not refused here: an account may list it, and then no model rules apply (``rules`` returns
+None).
 """
 
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, datetime
 from typing import Final, Literal, cast
+
+from image_gateway.core.request import model_names
 
 Endpoint = Literal["generations", "edits"]
 Scalar = str | int | bool
@@ -29,6 +33,7 @@ _RESTRICTABLE: Final = frozenset(
     }
 )
 """The parameters that a model's table may restrict, beside ``sizes``."""
+_FACTS: Final = frozenset({"sizes", "shutdown"})
 _TYPES: Final = frozenset({"string", "integer", "boolean", "object"})
 
 
@@ -53,23 +58,43 @@ class Parameter:
 @dataclass(frozen=True, slots=True)
 class ModelRules:
     """Rules of one model.  ``sizes`` is None for free sizes; ``choices`` holds the allowed values
-    per parameter, () for a parameter that the model does not accept.
+    per parameter, () for a parameter that the model does not accept; ``shutdown`` is the day from
+    which OpenAI does not serve the model, None if no day is known.
     """
 
     name: str
     sizes: tuple[str, ...] | None
     choices: Mapping[str, tuple[str, ...]]
+    shutdown: date | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """All parameters and models."""
+    """All parameters and models, as they were on the day ``as_of``.
 
+    ``newest`` is the model whose rules hold for image models that ``models`` does not have.
+    """
+
+    as_of: date
+    newest: str
     parameters: Mapping[str, Parameter]
     models: Mapping[str, ModelRules]
 
     def rules(self, model: str) -> ModelRules | None:
-        """The rules of a model; a dated snapshot has the rules of its model."""
+        """The rules of a model, None for one that is neither listed nor an image model by name."""
+        listed = self._listed(model)
+        if listed is not None:
+            return listed
+        is_open = model_names.is_image_model(model) and model_names.plain(model) == model
+        return self.models[self.newest] if is_open else None
+
+    def shutdown(self, model: str) -> date | None:
+        """The day from which OpenAI does not serve a model; None if no day is known."""
+        listed = self._listed(model_names.plain(model))
+        return None if listed is None else listed.shutdown
+
+    def _listed(self, model: str) -> ModelRules | None:
+        """A dated snapshot has the rules of its model."""
         return self.models.get(model) or self.models.get(_SNAPSHOT.sub("", model))
 
 
@@ -81,7 +106,15 @@ def parse(text: str, extra: Mapping[str, object] | None = None) -> Catalogue:
         for name, table in _table(document.get("parameters"), "parameters").items()
     }
     models = parse_models(_table(document.get("models"), "models"))
-    return Catalogue(parameters, {**models, **parse_models(extra or {})})
+    newest = document.get("newest")
+    if newest not in models:
+        raise CatalogueError("newest must be one of the models")
+    return Catalogue(
+        as_of=_day(document.get("as_of"), "as_of"),
+        newest=cast("str", newest),
+        parameters=parameters,
+        models={**models, **parse_models(extra or {})},
+    )
 
 
 def parse_models(tables: Mapping[str, object]) -> dict[str, ModelRules]:
@@ -114,19 +147,20 @@ def _parameter(name: str, table: Mapping[str, object]) -> Parameter:
 
 
 def _model(name: str, table: Mapping[str, object]) -> ModelRules:
-    unknown = set(table) - _RESTRICTABLE - {"sizes"}
+    unknown = set(table) - _RESTRICTABLE - _FACTS
     if unknown:
-        allowed = ", ".join(sorted({"sizes", *_RESTRICTABLE}))
+        allowed = ", ".join(sorted(_FACTS | _RESTRICTABLE))
         raise CatalogueError(
             f"{name}.{min(unknown)} is unknown; a model's table may hold {allowed}"
         )
-    sizes = table.get("sizes", "free")
+    sizes, shutdown = table.get("sizes", "free"), table.get("shutdown")
     return ModelRules(
         name=name,
         sizes=None if sizes == "free" else _texts(sizes, f"{name}.sizes"),
         choices={
-            key: _texts(value, f"{name}.{key}") for key, value in table.items() if key != "sizes"
+            key: _texts(value, f"{name}.{key}") for key, value in table.items() if key not in _FACTS
         },
+        shutdown=None if shutdown is None else _day(shutdown, f"{name}.shutdown"),
     )
 
 
@@ -145,4 +179,10 @@ def _texts(value: object, where: str) -> tuple[str, ...]:
 def _integer(value: object, where: str) -> int | None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
         raise CatalogueError(f"{where} must be an integer")
+    return value
+
+
+def _day(value: object, where: str) -> date:
+    if not isinstance(value, date) or isinstance(value, datetime):
+        raise CatalogueError(f"{where} must be a day, such as 2026-12-01")
     return value

@@ -26,6 +26,7 @@ from image_gateway.core.request.catalogue import (
 )
 from image_gateway.core.request.forms import RawParameters
 from image_gateway.core.request.images import Image
+from image_gateway.core.request.model_names import ModelNames
 from image_gateway.core.untrusted import shown_name
 
 _LONGEST_NAME: Final = 256
@@ -59,7 +60,7 @@ class ImageRequest:
     """One call, valid by the rules of its model.
 
     ``parameters`` holds the other parameters to send upstream, in the order of the body; ``model``
-    is the client's name for ``upstream_model``; ``texts`` are the texts of the placeholders.
+    is the client's own name for ``upstream_model``; ``texts`` are the texts of the placeholders.
     ``is_form`` is true for multipart, false for JSON.
     """
 
@@ -83,9 +84,9 @@ class ImageRequest:
         return n if isinstance(n, int) else 1
 
     @property
-    def image_models(self) -> frozenset[str]:
-        """The image models, after mapping, that an account must serve."""
-        return frozenset({self.upstream_model})
+    def image_models(self) -> Mapping[str, str]:
+        """The image models that an account must serve, with the client's names for them."""
+        return {self.upstream_model: self.model}
 
     @property
     def input_images(self) -> tuple[Image, ...]:
@@ -95,11 +96,11 @@ class ImageRequest:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The rules to check a body by: the catalogue, the model map of the key, and the settings."""
+    """The rules to check a body by: the catalogue, what names mean to the key, the settings."""
 
     catalogue: Catalogue
     default_model: str
-    model_map: Mapping[str, str]
+    names: ModelNames
     forward_parameters: frozenset[str]
 
 
@@ -122,7 +123,7 @@ def parse(
         raise wrong_value("prompt", "must not be blank")
     body_model = scalars.pop("model", rules.default_model)
     model = path_model or str(body_model)
-    upstream_model = rules.model_map.get(model, model)
+    upstream_model = rules.names.upstream(model)
     stream = scalars.pop("stream", False) is True
     answer_as_url = scalars.pop("response_format", None) == "url"
     _check_combinations(scalars, raw, stream=stream, answer_as_url=answer_as_url)

@@ -22,18 +22,13 @@ from image_gateway.core.codec import body_segments, json_scanner, json_skeleton
 from image_gateway.core.codec.body_segments import Body
 from image_gateway.core.errors import Refusal, wrong_type
 from image_gateway.core.request.image_request import ImageRequest
+from image_gateway.core.request.model_names import ModelNames, is_image_model
 
 TOOL: Final = "image_generation"
-_IMAGE_MODELS: Final = "gpt-image-"
 _NAMING_TYPES: Final = frozenset({"tool", "function"})
 _LONGEST_SIGNAL: Final = 1024
 """Bytes; the rest of a longer string is ignored."""
 _ADDRESS: Final = re.compile(r"https?:", re.IGNORECASE)
-
-
-def is_image_model(model: str) -> bool:
-    """Whether this is the name of an image model, ignoring space, case and a ``vendor/`` prefix."""
-    return model.strip().lower().rpartition("/")[2].startswith(_IMAGE_MODELS)
 
 
 class IntentSignals:
@@ -170,7 +165,7 @@ class IntentRequest:
 
     model: str
     tool_models: tuple[str, ...]
-    model_map: Mapping[str, str] = field(repr=False)
+    names: ModelNames = field(repr=False)
     body: Mapping[str, object] = field(repr=False)
     texts: tuple[Body, ...] = field(default=(), repr=False)
     stream: bool = False
@@ -186,8 +181,8 @@ class IntentRequest:
         return self.mapped(self.model)
 
     def mapped(self, model: str) -> str:
-        """The model that the key maps this name to."""
-        return self.model_map.get(model, model)
+        """The model that this name means at the upstream, by the key's map."""
+        return self.names.upstream(model)
 
     @property
     def is_for_image_model(self) -> bool:
@@ -195,12 +190,12 @@ class IntentRequest:
         return is_image_model(self.model) or is_image_model(self.upstream_model)
 
     @property
-    def image_models(self) -> frozenset[str]:
-        """The image models, after mapping, that an account must serve."""
-        models = {self.mapped(model) for model in self.tool_models}
+    def image_models(self) -> Mapping[str, str]:
+        """The image models that an account must serve, with the client's names for them."""
+        models = {self.mapped(model): model for model in self.tool_models}
         if is_image_model(self.upstream_model):
-            models.add(self.upstream_model)
-        return frozenset(models)
+            models[self.upstream_model] = self.model
+        return models
 
     @property
     def prompt(self) -> str | None:
@@ -266,13 +261,13 @@ def _is_reference(item: Mapping[str, object]) -> bool:
 def parse(
     body: object,
     lifted: Sequence[json_skeleton.LiftedString],
-    model_map: Mapping[str, str],
+    names: ModelNames,
     default_model: str,
 ) -> IntentRequest:
     """An image intent from the skeleton of its body; raises ``Refusal``."""
     if not isinstance(body, dict):
         raise Refusal("invalid_body", "The body must be a JSON object.")
-    if not signals_of(body).show_intent(model_map):
+    if not signals_of(body).show_intent(names.key.model_map):
         raise Refusal(
             "invalid_body",
             "The body has a key twice, with different values. Send each key once.",
@@ -290,7 +285,7 @@ def parse(
     return IntentRequest(
         model=model,
         tool_models=tuple(filter(None, tool_models)),
-        model_map=model_map,
+        names=names,
         body=body,
         texts=body_segments.of_lifted(lifted),
         stream=stream,

@@ -1,11 +1,11 @@
 """What a key may do: the checks of a key as one table, read top to bottom.
 
-``check_key`` needs no body and runs before one is read; ``check_model`` runs once the body has
-named its model.  Limits in time and number (concurrency, start interval) are
+They need no body and run before one is read.  Which models a key may use is
+``core.routing.offers``; limits in time and number (concurrency, start interval) are
 ``core.routing.slots``.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final
 
 from image_gateway.core.errors import Refusal
@@ -48,17 +48,3 @@ def check_key(key: Key) -> None:
     for holds, code, message in _CHECKS:
         if not holds(key):
             raise Refusal(code, message)
-
-
-def check_model(key: Key, model: str) -> None:
-    """Check that the key may use the requested and the mapped model; raises ``Refusal``."""
-    if key.allowed_models is None:
-        return
-    mapped: Mapping[str, str] = key.model_map
-    if not {model, mapped.get(model, model)} <= key.allowed_models:
-        raise Refusal(
-            "model_not_allowed",
-            "This key may not use the requested model. "
-            f"It may use: {', '.join(sorted(key.allowed_models)) or 'none'}.",
-            param="model",
-        )

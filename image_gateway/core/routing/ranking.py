@@ -12,7 +12,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from typing import Final
 
@@ -20,7 +20,7 @@ from image_gateway.core.errors import ERROR_SPECS, Refusal
 from image_gateway.core.model import Account, Grant, Key
 from image_gateway.core.request.catalogue import Catalogue
 from image_gateway.core.request.intent import AnyRequest
-from image_gateway.core.routing import capability, failover
+from image_gateway.core.routing import capability, failover, offers
 from image_gateway.core.routing.budget import Budgets
 from image_gateway.core.routing.capability import Gap
 from image_gateway.core.routing.cooldowns import Cause, CooldownTracker, Target
@@ -51,24 +51,27 @@ class State:
     wall: datetime
 
 
-def able(grant: Grant, request: AnyRequest, catalogue: Catalogue) -> tuple[Account, ...]:
+def able(
+    grant: Grant, request: AnyRequest, catalogue: Catalogue, today: date
+) -> tuple[Account, ...]:
     """The accounts that could serve a request, in the key's order; never empty.
 
-    Raises ``Refusal``.
+    ``today`` decides which models a refusal may name.  Raises ``Refusal``.
     """
-    allowed = _allowed(grant)
+    allowed = grant.allowed_accounts()
     serving = [
         account
         for account in allowed
-        if all(knows(account, model, catalogue) for model in request.image_models)
+        if all(offers.serves(account, model, catalogue) for model in request.image_models)
     ]
     if allowed and not serving:
-        raise Refusal(
-            "model_not_found",
-            "No account that this key may use serves the requested model. A deployment in the path "
-            "counts as the model. Choose another model.",
-            param="model",
+        missing = (
+            name
+            for model, name in request.image_models.items()
+            if not any(offers.serves(account, model, catalogue) for account in allowed)
         )
+        names = offers.offered(grant, catalogue, today)
+        raise offers.not_found(next(missing, request.model), names)
     return _able(request, serving)
 
 
@@ -178,20 +181,6 @@ def all_busy(seconds: float) -> Refusal:
         "in flight as it may. Try again later.",
         retry_after=seconds,
     )
-
-
-def knows(account: Account, model: str, catalogue: Catalogue) -> bool:
-    """Whether an account serves a model, by its own list, or by the catalogue if it has none."""
-    if account.deployments is not None:
-        return model in account.deployments
-    return catalogue.rules(model) is not None
-
-
-def _allowed(grant: Grant) -> list[Account]:
-    names = grant.key.account_names
-    if names is None:
-        return [grant.accounts[name] for name in sorted(grant.accounts)]
-    return [grant.accounts[name] for name in dict.fromkeys(names) if name in grant.accounts]
 
 
 def _able(request: AnyRequest, accounts: Sequence[Account]) -> tuple[Account, ...]:

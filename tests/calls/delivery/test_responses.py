@@ -13,10 +13,11 @@ from image_gateway.calls.delivery.responses import AssembledResponse
 from image_gateway.core.records.builder import Arrival, RecordBuilder
 from image_gateway.core.records.phases import Timeline
 from image_gateway.core.request.intent import IntentRequest
+from image_gateway.core.request.model_names import ModelNames
 from image_gateway.edge.client.downstream import Downstream
 from image_gateway.edge.spool import Spools
 from image_gateway.edge.upstream.http_client import UpstreamResponse
-from tests.core.builders import Clock
+from tests.core.builders import Clock, key
 from tests.parts.upstream import drawn, frame, picture
 
 ROOM = 2**20
@@ -66,7 +67,7 @@ async def test_a_process_that_ends_after_a_response_has_come_delivers_it_as_comp
     with Spools(tmp_path, ROOM, ROOM) as spools, ExitStack() as kept:
         record = RecordBuilder(Arrival(datetime.now(UTC), "req_1"), Timeline(Clock()))
         context = ResponseContext(cast("Downstream", client), None, record, spools, kept, 5.0)
-        intent = IntentRequest("gpt-5", (), {}, {})
+        intent = IntentRequest("gpt-5", (), ModelNames(key()), {})
         whole = AssembledResponse(context, intent)
         outcome = await whole.deliver(
             cast("UpstreamResponse", Said(*events)), "codex", float("inf")

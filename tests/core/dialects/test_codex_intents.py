@@ -22,8 +22,9 @@ from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account
 from image_gateway.core.request import intent
 from image_gateway.core.request.intent import IntentRequest
+from image_gateway.core.request.model_names import ModelNames, is_image_model
 from image_gateway.core.routing.capability import Gap, choose
-from tests.core.builders import ACCOUNT_ID, PNG, TOKEN, account, play
+from tests.core.builders import ACCOUNT_ID, PNG, TOKEN, account, key, play
 
 CONTEXT = EncodeContext("https://chatgpt.com/backend-api/codex", "0.169.0", "never-used")
 NOBODY = Headers([])
@@ -40,7 +41,8 @@ def _parse(value: Any, model_map: dict[str, str] | None = None) -> tuple[IntentR
     text = value if isinstance(value, bytes) else json.dumps(value).encode()
     skeleton = json_skeleton.JsonSkeleton(limits=json_scanner.CONVERSATION)
     skeleton.feed(text)
-    found = intent.parse(skeleton.close(), skeleton.lifted, model_map or {}, "gpt-image-2")
+    names = ModelNames(key(model_map=model_map or {}))
+    found = intent.parse(skeleton.close(), skeleton.lifted, names, "gpt-image-2")
     return found, text
 
 
@@ -419,7 +421,7 @@ def test_whatever_the_intent_what_goes_upstream_is_one_again_in_the_upstream_s_f
     assert isinstance(sent.get("input", []), list)
     asked = value.get("model") or "gpt-image-2"
     mapped = model_map.get(asked, asked)
-    is_drawn = intent.is_image_model(asked) or intent.is_image_model(mapped)
+    is_drawn = is_image_model(asked) or is_image_model(mapped)
     named = (deployments or {}).get(mapped, mapped)
     assert sent["model"] == ("gpt-main" if is_drawn else named)
     given_tools = value.get("tools") or []
@@ -490,13 +492,15 @@ def test_the_work_grows_with_the_number_of_tools_and_not_with_its_square() -> No
     count = 500
     tools = [_Counted(type="image_generation", partial_images=at) for at in range(count)]
     request, _ = _parse({**TEXT, "tools": [TOOL]})
-    made = IntentRequest("gpt-5", (), {}, {**request.body, "tools": tools}, request.texts)
+    made = IntentRequest(
+        "gpt-5", (), ModelNames(key()), {**request.body, "tools": tools}, request.texts
+    )
     codex_intents.encode(made, _account(), NOBODY, CONTEXT)
     assert _Counted.compared <= 10 * count
 
 
 def test_an_intent_that_was_lost_on_the_way_is_never_sent() -> None:
-    made = IntentRequest("gpt-5", (), {}, {"model": "gpt-5", "input": []})
+    made = IntentRequest("gpt-5", (), ModelNames(key()), {"model": "gpt-5", "input": []})
     with pytest.raises(ValueError, match="intent"):
         codex_intents.encode(made, _account(), NOBODY, CONTEXT)
 

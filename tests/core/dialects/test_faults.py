@@ -15,7 +15,8 @@ from image_gateway.core.dialects.faults import Fault, KnownError
 from image_gateway.core.errors import UpstreamError
 from image_gateway.core.request import intent
 from image_gateway.core.request.intent import AnyRequest
-from tests.core.builders import parse, parse_form
+from image_gateway.core.request.model_names import ModelNames
+from tests.core.builders import key, parse, parse_form
 
 FOLDER: Final = Path(__file__).parent / "errors"
 PICTURE: Final = "data:image/png;base64,iVBORw0KGgo="
@@ -28,7 +29,7 @@ _FORM: Final = (
 
 def _intent(**body: object) -> AnyRequest:
     value = {"model": "gpt-9", "input": "a cat", "temperature": 1, **body}
-    return intent.parse(value, [], {}, "gpt-image-2")
+    return intent.parse(value, [], ModelNames(key()), "gpt-image-2")
 
 
 REQUESTS: Final[dict[str, AnyRequest]] = {

@@ -1,5 +1,6 @@
 """The catalogue: what the shipped data promises, and what an operator may add to it."""
 
+from datetime import date
 from typing import Any
 
 import pytest
@@ -73,28 +74,71 @@ def test_no_shipped_model_knows_the_dead_qualities() -> None:
         ("gpt-image-1-mini", "gpt-image-1-mini"),
         ("gpt-image-1.5", "gpt-image-1.5"),
         ("gpt-image-2", "gpt-image-2"),
-        ("gpt-image-2.5", "gpt-image-2.5"),
+        ("gpt-image-2.5-flare", "gpt-image-2.5-flare"),
+        ("gpt-image-2.6-sunburst", "gpt-image-2.6-sunburst"),
+        ("chatgpt-image-latest", "chatgpt-image-latest"),
         ("gpt-image-2-2026-04-21", "gpt-image-2"),
         ("gpt-image-1-mini-2025-10-06", "gpt-image-1-mini"),
-        ("gpt-image-2.5-2026-10-01", "gpt-image-2.5"),
-        ("gpt-image-2-2026", None),
-        ("gpt-image-2-2026-04-21-x", None),
-        ("gpt-image-2-preview", None),
-        ("gpt-image-20", None),
+        ("gpt-image-2.5-sunburst-2026-09-08", "gpt-image-2.5-sunburst"),
+        # What the catalogue does not list has the rules of the newest model.
+        ("gpt-image-2.5", "gpt-image-2.6-sunburst"),
+        ("gpt-image-2-2026", "gpt-image-2.6-sunburst"),
+        ("gpt-image-2-2026-04-21-x", "gpt-image-2.6-sunburst"),
+        ("gpt-image-2-preview", "gpt-image-2.6-sunburst"),
+        ("gpt-image-20", "gpt-image-2.6-sunburst"),
+        ("gpt-image-2.7-sunburst-2027-01-01", "gpt-image-2.6-sunburst"),
+        ("chatgpt-image-next", "gpt-image-2.6-sunburst"),
         ("gpt-image", None),
+        ("my-gpt-image-2", None),
+        ("openai/gpt-image-2", None),
+        ("GPT-Image-2", None),
+        ("gpt-image-2/chat", None),
         ("dall-e-3", None),
         ("-2026-04-21", None),
         ("", None),
     ],
 )
-def test_a_snapshot_has_the_rules_of_its_model_and_nothing_else_does(
+def test_a_model_has_its_own_rules_or_those_of_its_base_or_of_the_newest(
     model: str, rules: str | None
 ) -> None:
     found = CATALOGUE.rules(model)
     assert (None if found is None else found.name) == rules
 
 
+def test_the_shipped_models_are_those_of_its_day_and_a_plain_2_5_is_not_among_them() -> None:
+    assert CATALOGUE.as_of == date(2026, 11, 28)
+    assert CATALOGUE.models[CATALOGUE.newest].shutdown is None
+    assert {name: each.shutdown for name, each in CATALOGUE.models.items()} == {
+        "gpt-image-2.6-sunburst": None,
+        "gpt-image-2.6-flare": None,
+        "gpt-image-2.5-sunburst": None,
+        "gpt-image-2.5-flare": None,
+        "gpt-image-2": None,
+        "chatgpt-image-latest": date(2026, 12, 1),
+        "gpt-image-1.5": date(2026, 12, 1),
+        "gpt-image-1-mini": date(2026, 12, 1),
+        "gpt-image-1": date(2026, 10, 23),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "day"),
+    [
+        ("gpt-image-1", date(2026, 10, 23)),
+        ("OpenAI/GPT-Image-1-2025-04-23", date(2026, 10, 23)),
+        ("gpt-image-1.5-2025-12-16", date(2026, 12, 1)),
+        ("gpt-image-2", None),
+        ("gpt-image-9", None),
+        ("dall-e-3", None),
+    ],
+)
+def test_a_shutdown_holds_for_every_name_of_a_model(name: str, day: date | None) -> None:
+    assert CATALOGUE.shutdown(name) == day
+
+
 _TEXT = """
+as_of = 2026-01-02
+newest = "two"
 [parameters.size]
 type = "string"
 endpoints = ["edits"]
@@ -111,6 +155,7 @@ sizes = ["1x1"]
 quality = ["a"]
 mask = []
 [models.two]
+shutdown = 2027-01-01
 """
 
 
@@ -129,8 +174,9 @@ def test_a_catalogue_holds_what_its_text_says() -> None:
     }
     assert made.models == {
         "one": catalogue.ModelRules("one", ("1x1",), {"quality": ("a",), "mask": ()}),
-        "two": catalogue.ModelRules("two", None, {}),
+        "two": catalogue.ModelRules("two", None, {}, date(2027, 1, 1)),
     }
+    assert (made.as_of, made.newest) == (date(2026, 1, 2), "two")
 
 
 def test_an_operator_s_models_are_added_or_replace_a_shipped_one() -> None:
@@ -188,6 +234,11 @@ def test_a_new_model_s_own_snapshot_goes_before_the_rules_of_its_base() -> None:
         ("[parameters]\n[models.a]\nn=['1']", "a.n is unknown"),
         ("[models]", "parameters must be a table"),
         ("[parameters]", "models must be a table"),
+        ("[parameters]\n[models.a]\nshutdown='soon'", "a.shutdown must be a day"),
+        ("[parameters]\n[models.a]\nshutdown=2026-12-01T00:00:00Z", "a.shutdown must be a day"),
+        ("as_of=2026-01-01\n[parameters]\n[models.a]", "newest must be one of the models"),
+        ("newest='b'\n[parameters]\n[models.a]", "newest must be one of the models"),
+        ("newest='a'\n[parameters]\n[models.a]", "as_of must be a day"),
     ],
 )
 def test_data_that_breaks_its_own_rules_says_where(text: str, where: str) -> None:

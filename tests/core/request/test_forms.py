@@ -18,7 +18,7 @@ from tests.core.builders import CATALOGUE, PNG, parse, parse_form, play, read, r
 
 G: Endpoint = "generations"
 E: Endpoint = "edits"
-_NEWEST = "gpt-image-2.5"
+_NEWEST = "gpt-image-2.5-sunburst"
 _BOUNDARY = "b0undary"
 _PICTURE = base64.b64decode(PNG.partition(",")[2])
 _PICTURES = {

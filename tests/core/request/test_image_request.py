@@ -18,7 +18,7 @@ from tests.core.builders import CATALOGUE, PNG, parse, play, read, refusal_of, r
 
 G: Endpoint = "generations"
 E: Endpoint = "edits"
-_NEWEST = "gpt-image-2.5"
+_NEWEST = "gpt-image-2.5-sunburst"
 _UNKNOWN = "somebody-s-model"
 
 

@@ -15,7 +15,8 @@ from image_gateway.core.codec import json_scanner, json_skeleton
 from image_gateway.core.errors import Refusal
 from image_gateway.core.request import intent
 from image_gateway.core.request.intent import IntentRequest, IntentSignalReader
-from tests.core.builders import PNG, play, split
+from image_gateway.core.request.model_names import ModelNames
+from tests.core.builders import PNG, key, play, split
 
 TOOL = {"type": "image_generation"}
 TEXT = {"model": "gpt-5", "input": "a cat"}
@@ -473,7 +474,8 @@ def parse(
     skeleton = json_skeleton.JsonSkeleton(limits=json_scanner.CONVERSATION)
     skeleton.feed(text)
     body = skeleton.close()
-    return intent.parse(body, skeleton.lifted, model_map or {}, default), text
+    names = ModelNames(key(model_map=model_map or {}))
+    return intent.parse(body, skeleton.lifted, names, default), text
 
 
 def refusal_of(value: Any) -> Refusal:
@@ -490,12 +492,12 @@ def test_models_are_the_client_s_and_their_mapping_the_key_s() -> None:
     assert (request.model, request.upstream_model) == ("painter", "gpt-image-2")
     assert request.tool_models == ("fine",)
     assert request.is_for_image_model
-    assert request.image_models == {"gpt-image-1", "gpt-image-2"}
+    assert request.image_models == {"gpt-image-1": "fine", "gpt-image-2": "painter"}
 
 
 def test_a_text_model_is_no_image_model_that_an_account_has_to_know() -> None:
     request, _ = parse({**TEXT, "tools": [TOOL]})
-    assert (request.image_models, request.is_for_image_model) == (frozenset(), False)
+    assert (request.image_models, request.is_for_image_model) == ({}, False)
     assert (request.count, request.stream) == (1, False)
 
 

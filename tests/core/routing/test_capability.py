@@ -33,7 +33,7 @@ from tests.core.builders import CATALOGUE, PNG, ROUTES, account, account_with, p
 
 E: Endpoint = "edits"
 _FORWARD = frozenset({"seed"})
-_NEWEST = "gpt-image-2.5"
+_NEWEST = "gpt-image-2.6-sunburst"
 _ADDRESS = "https://example.com/a.png"
 _CONTEXT = EncodeContext("https://codex.example", "0.1.0", "b0undary")
 

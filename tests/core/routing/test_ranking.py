@@ -16,7 +16,7 @@ from image_gateway.core.errors import Refusal
 from image_gateway.core.model import Account, Credential, Grant, Secret
 from image_gateway.core.request.image_request import ImageRequest
 from image_gateway.core.request.images import Image
-from image_gateway.core.routing import ranking
+from image_gateway.core.routing import offers, ranking
 from image_gateway.core.routing.budget import Budgets
 from image_gateway.core.routing.cooldowns import CooldownSpec, CooldownTracker, Scope, Target
 from image_gateway.core.routing.outliers import OutlierTracker
@@ -65,7 +65,7 @@ def _order(
     session: str | None = None,
 ) -> list[str]:
     asked, moment = request or _request(), state or _state()
-    able = ranking.able(one, asked, CATALOGUE)
+    able = ranking.able(one, asked, CATALOGUE, WALL.date())
     usable = ranking.usable(able, Target.of(asked), moment)
     found = ranking.order(usable, one.key, Target.of(asked), moment, session)
     assert all(one.accounts[each.account_name] is each for each in found)
@@ -83,28 +83,48 @@ def _refusal(
 # -- the filters -----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dialect", ["codex", "azure", "openai"])
 @pytest.mark.parametrize(
     ("deployments", "model", "expected"),
     [
-        (None, "gpt-image-2", True),
-        (None, "gpt-image-2-2026-04-21", True),
-        (None, "unheard-of", False),
         ({"unheard-of": "x"}, "unheard-of", True),
         ({"unheard-of": "x"}, "gpt-image-2", False),
         ({"x": "gpt-image-2"}, "gpt-image-2", False),
         ({}, "gpt-image-2", False),
     ],
 )
-def test_an_account_knows_its_own_list_or_without_one_the_catalogue(
-    deployments: dict[str, str] | None, model: str, *, expected: bool
+def test_an_account_knows_its_own_list(
+    dialect: str, deployments: dict[str, str], model: str, *, expected: bool
 ) -> None:
-    assert ranking.knows(account(deployments=deployments), model, CATALOGUE) is expected
+    one = account(dialect=dialect, deployments=deployments)
+    assert offers.serves(one, model, CATALOGUE) is expected
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("gpt-image-2", {"codex", "azure", "openai"}),
+        ("gpt-image-2-2026-04-21", {"azure", "openai"}),
+        ("gpt-image-1.5", {"azure", "openai"}),
+        ("gpt-image-2.5-flare", {"azure", "openai"}),
+        ("gpt-image-3-that-nobody-knows", {"azure", "openai"}),
+        ("chatgpt-image-latest", {"azure", "openai"}),
+        ("gpt-5", set()),
+        ("unheard-of", set()),
+    ],
+)
+def test_without_a_list_codex_knows_its_one_model_and_the_others_every_image_model(
+    model: str, expected: set[str]
+) -> None:
+    dialects = ("codex", "azure", "openai")
+    found = {each for each in dialects if offers.serves(account(dialect=each), model, CATALOGUE)}
+    assert found == expected
 
 
 @pytest.mark.parametrize("dialect", ["codex", "azure", "openai"])
 def test_every_dialect_is_spoken(dialect: str) -> None:
     one = account(dialect=dialect, base_url="https://up.example", deployments={MODEL: "d"})
-    assert ranking.knows(one, MODEL, CATALOGUE)
+    assert offers.serves(one, MODEL, CATALOGUE)
     assert _order(grant(one)) == ["alpha"]
 
 
@@ -227,9 +247,9 @@ def test_a_cooling_account_is_left_out_until_its_cooldown_is_over() -> None:
 def test_a_cooling_model_keeps_the_account_s_other_models() -> None:
     tracker = CooldownTracker()
     tracker.trip("alpha", TARGET, CooldownSpec(20.0, Scope.MODEL), NOW)
-    one = grant(account())
+    one = grant(account(dialect="openai"))
     assert _refusal(one, state=_state(cooldowns=tracker)).code == "no_account_available"
-    other = _request(upstream_model="gpt-image-1")
+    other = _request(upstream_model="gpt-image-2.5-flare")
     assert _order(one, other, _state(cooldowns=tracker)) == ["alpha"]
 
 
@@ -520,7 +540,7 @@ def test_each_filter_only_removes_and_only_the_ranking_reorders(
     ]
     if not knowing:
         return
-    able = ranking.able(one, _request(), CATALOGUE)
+    able = ranking.able(one, _request(), CATALOGUE, WALL.date())
     assert list(able) == knowing
     working = [
         each
@@ -711,8 +731,8 @@ def test_a_session_does_not_wait_for_the_probe_of_its_own_account() -> None:
 
 
 def test_a_probed_model_keeps_the_account_s_other_models() -> None:
-    one = grant(account("a"), account("b"))
+    one = grant(account("a", dialect="openai"), account("b", dialect="openai"))
     with _probe("a", Scope.MODEL) as tracker:
         state = _state(cooldowns=tracker)
         assert _order(one, state=state) == ["b", "a"]
-        assert _order(one, _request(upstream_model="gpt-image-1"), state) == ["a", "b"]
+        assert _order(one, _request(upstream_model="gpt-image-2.5-flare"), state) == ["a", "b"]

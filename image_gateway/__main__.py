@@ -9,6 +9,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import NoReturn
 
 import uvloop
@@ -18,7 +19,10 @@ from image_gateway.cli import control, logs
 from image_gateway.cli.environment import read
 from image_gateway.cli.exits import BAD_SETTINGS, CONTROL_PLANE_UNUSABLE, FAILED, OK
 from image_gateway.cli.output import complain, escaped, say
-from image_gateway.core.routing import offers
+from image_gateway.core.model import Account
+from image_gateway.core.request.catalogue import Catalogue
+from image_gateway.core.routing import offers, retirement
+from image_gateway.core.routing.retirement import NamedByKeys
 from image_gateway.edge.postgres import contract
 from image_gateway.edge.postgres.cache import UnavailableError
 from image_gateway.edge.postgres.contract import ContractError, Findings
@@ -125,6 +129,7 @@ def _check(_: argparse.Namespace) -> int:
             f"warning: no account serves DEFAULT_MODEL {escaped(model)}: calls that name no model "
             "get 404"
         )
+    _warn_of_shutdowns(settings, catalogue, sound)
     usable = findings.accounts - len(findings.broken_accounts) - len(findings.idle_accounts)
     say(f"{'ok' if usable else 'warning'}: {usable} of {findings.accounts} accounts are usable")
     if is_pooled:
@@ -132,6 +137,23 @@ def _check(_: argparse.Namespace) -> int:
         return BAD_SETTINGS
     say("ok: DIRECT_DATABASE_URL does not lead through a transaction pooler")
     return OK
+
+
+def _warn_of_shutdowns(
+    settings: config.Settings, catalogue: Catalogue, accounts: Sequence[Account]
+) -> None:
+    """Warn of models that were or will be shut down, where an account, a key or a setting names
+    them.
+    """
+    retired = [name for name, rules in catalogue.models.items() if rules.shutdown is not None]
+    named: list[NamedByKeys] = []
+    try:
+        named = asyncio.run(contract.models_of_keys(settings.control_database_url, retired))
+    except UnavailableError as error:
+        say(f"warning: the models that keys name cannot be read: {error}")
+    today = datetime.now(UTC).date()
+    for warning in retirement.warnings(accounts, named, settings.default_model, catalogue, today):
+        say(f"warning: {escaped(warning)}")
 
 
 async def _ask_control_plane(settings: config.Settings) -> tuple[Findings, bool]:

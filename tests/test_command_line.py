@@ -135,6 +135,35 @@ def test_check_warns_where_no_account_serves_the_default_model(plane: Plane) -> 
     assert said.format("gpt-image-2") in checked("gpt-image-2")
 
 
+def test_check_warns_of_models_that_are_shut_down_where_somebody_names_them(plane: Plane) -> None:
+    """It goes by the clock, so only the day and the model are sure."""
+    plane.add_account("old", None, dialect="openai", deployments={"gpt-image-1": "gpt-image-1"})
+    plane.add_account("mapped", None, dialect="codex", deployments={"gpt-image-1": "gpt-image-2"})
+    plane.add_account("open", None, dialect="openai")
+    plane.add_account(
+        "east",
+        "https://east.openai.azure.com",
+        dialect="azure",
+        deployments={"gpt-image-1-2025-04-23": "my-own"},
+    )
+    plane.add_key(key_id="one", allowed_models=["gpt-image-2", "openai/gpt-image-1"])
+    plane.add_key(key_id="two", model_map={"house": "openai/gpt-image-1"})
+    plane.add_key(key_id="off", status="disabled", allowed_models=["gpt-image-1"])
+    plane.add_key(
+        key_id="moved", allowed_models=["gpt-image-1", "x"], model_map={"gpt-image-1": "x"}
+    )
+    done = command("check", control_database_url=plane.reader_url, default_model="gpt-image-1")
+    assert done.returncode == 0, done.stderr
+    shut = "which was shut down on 2026-10-23"
+    said = [line for line in done.stdout.splitlines() if "shut down" in line]
+    assert sorted(said) == [
+        f"warning: DEFAULT_MODEL is gpt-image-1, {shut}",
+        f"warning: account east: deployments name gpt-image-1-2025-04-23, {shut}",
+        f"warning: account old: deployments name gpt-image-1, {shut}",
+        f"warning: key one and 1 other key name openai/gpt-image-1, {shut}",
+    ]
+
+
 def test_check_finds_a_transaction_pooler_and_says_what_to_do(plane: Plane) -> None:
     plane.add_account("one", None)
     with pgbouncer(plane.url) as pooled:

@@ -6,10 +6,10 @@ LISTEN and the slots' locks.  ``image-gateway check`` and ``serve`` use both.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, cast
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -21,6 +21,7 @@ from image_gateway.core.routing import ranking
 from image_gateway.core.routing.budget import Budgets
 from image_gateway.core.routing.cooldowns import CooldownTracker
 from image_gateway.core.routing.outliers import OutlierTracker
+from image_gateway.core.routing.retirement import NamedByKeys
 from image_gateway.core.rows import RowError, ViewRow, account_from_row
 from image_gateway.edge.postgres import connections, pooler
 from image_gateway.edge.postgres.cache import LOAD_SECONDS, UnavailableError
@@ -91,6 +92,25 @@ async def check(database: Secret) -> Findings:
             doubts = DIALECTS[account.dialect].doubts(account)
             doubtful += [f"account {name}: {doubt}" for doubt in doubts]
     return Findings(len(rows), tuple(sound), tuple(broken), tuple(idle), tuple(doubtful), writable)
+
+
+async def models_of_keys(database: Secret, models: Sequence[str]) -> list[NamedByKeys]:
+    """Which of ``models``, under any of their names, active keys name.
+
+    Reads all keys.  Raises ``UnavailableError``.
+    """
+    patterns = [f"%{model}%" for model in models]
+    try:
+        async with (
+            asyncio.timeout(LOAD_SECONDS),
+            connections.connected(database, autocommit=False) as connection,
+        ):
+            rows = await _rows(connection, "models_of_keys", {"patterns": patterns})
+    except (psycopg.Error, OSError, TimeoutError) as error:
+        raise UnavailableError(first_line(error, database)) from error
+    return [
+        NamedByKeys(str(row["model"]), cast("int", row["keys"]), str(row["key_id"])) for row in rows
+    ]
 
 
 def _untouched() -> ranking.State:

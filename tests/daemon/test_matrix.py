@@ -100,11 +100,8 @@ def check_upstream(kind: str, form: str, call: Call, *, stream: bool) -> None:
     assert call.headers["accept"] == ("text/event-stream" if wants_events else "application/json")
     flag = {"stream": True} if streamed else {}
     sent = {**ASKED, **MODELS[kind], **flag}
-    if form == "form-edit" and kind in {"azure-legacy", "azure-v1", "openai"}:
-        expected = [("image[]", "image/png", ONE), ("image", "image/jpeg", JPEG)]
-        check_form(call, sent, [*expected, ("image[]", "image/png", TWO)])
-        return
-    if form == "json-edit" and kind.startswith("azure"):
+    is_form = form == "form-edit" and kind == "openai"
+    if is_form or (form != "generation" and kind.startswith("azure")):
         expected = [("image[]", "image/png", ONE), ("image[]", "image/jpeg", JPEG)]
         check_form(call, sent, [*expected, ("image[]", "image/png", TWO)])
         return

@@ -9,7 +9,7 @@ python-multipart parses; this module sets the limits and decides which parts are
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from python_multipart.exceptions import FormParserError
@@ -19,8 +19,8 @@ from image_gateway.core.codec.body_segments import Body, Segment, Span
 from image_gateway.core.errors import Refusal, wrong_value
 from image_gateway.core.untrusted import shown_name
 
-PICTURES: Final = frozenset({"image", "image[]", "mask", "mask[]", "markup", "markup[]"})
-"""Names of parts that are pictures, whatever their headers claim."""
+_PICTURE: Final = re.compile(r"(image|mask|markup)(?:\[([0-9]{0,3})\])?")
+"""Names of parts that are pictures, whatever their headers claim: PHP numbers them."""
 
 LONGEST_PROMPT_BYTES: Final = 32_000 * 4
 """The longest allowed prompt, in UTF-8."""
@@ -49,7 +49,8 @@ class PartLimits:
 class Part:
     """One part: a field with its ``text``, or a file with its ``data`` in the spool.
 
-    ``head`` is the first 32 bytes of a file, ``declared`` the MIME type in its headers.
+    ``head`` is the first 32 bytes of a file, ``declared`` the MIME type in its headers.  A file's
+    ``kind`` is ``image``, ``mask`` or ``markup``, its ``index`` the number in its name, if any.
     """
 
     name: str
@@ -57,6 +58,8 @@ class Part:
     data: Span | None = None
     head: bytes = field(default=b"", repr=False)
     declared: str = ""
+    kind: str = ""
+    index: int | None = None
 
 
 def boundary(content_type: str | None) -> bytes:
@@ -153,22 +156,29 @@ class MultipartReader:
                 f"`{shown_name(name)}` has a transfer encoding. Send it unencoded.",
                 shown_name(name),
             )
-        if b"filename" in options and name not in PICTURES and _LIKE_A_PICTURE.match(name):
+        picture = _PICTURE.fullmatch(name)
+        if b"filename" in options and picture is None and _LIKE_A_PICTURE.match(name):
             raise Refusal(
                 "unknown_parameter",
-                f"Unknown parameter `{shown_name(name)}`. Send pictures as `image` or `image[]`, "
-                "`mask` and `markup`.",
+                f"Unknown parameter `{shown_name(name)}`. Send pictures as `image`, `image[]` or "
+                "`image[0]`, `image[1]`, ..., and as `mask` and `markup`.",
                 param=shown_name(name),
             )
         declared, _ = parse_options_header(self._headers.get(b"content-type"))
-        self._part = Part(name, declared=declared.decode("latin-1"))
+        kind, index = ("", None) if picture is None else picture.groups()
+        self._part = Part(
+            name,
+            declared=declared.decode("latin-1"),
+            kind=kind,
+            index=int(index) if index else None,
+        )
         self._text.clear()
         self._start = self._file_bytes
         self._head = b""
 
     def _read_data(self, data: bytes, start: int, stop: int) -> None:
         name = self._part.name
-        if name in PICTURES:
+        if self._part.kind:
             if self._file_bytes - self._start + stop - start > self._limits.part_bytes:
                 raise Refusal(
                     "request_too_large",
@@ -194,11 +204,10 @@ class MultipartReader:
 
     def _end_part(self) -> None:
         part = self._part
-        if part.name in PICTURES:
-            span = Span(self._start, self._file_bytes)
-            part = Part(part.name, data=span, head=self._head, declared=part.declared)
+        if part.kind:
+            part = replace(part, data=Span(self._start, self._file_bytes), head=self._head)
         else:
-            part = Part(part.name, text=bytes(self._text), declared=part.declared)
+            part = replace(part, text=bytes(self._text))
         self._parts.append(part)
 
     def _end(self) -> None:

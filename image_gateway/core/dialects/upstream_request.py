@@ -1,5 +1,6 @@
 """The types and functions that all dialects share: the call to send, and its encode context."""
 
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -46,6 +47,11 @@ class EncodeContext:
     client_version: str
     boundary: str = field(repr=False)
 
+    @property
+    def call_id(self) -> str:
+        """A UUID of this call, as random as ``boundary``."""
+        return str(uuid.uuid5(uuid.NAMESPACE_OID, self.boundary))
+
 
 def join(base_url: str, path: str) -> str:
     """``base_url`` with ``path`` appended to its own path; its query is kept."""
@@ -82,9 +88,14 @@ def images_request(
         return UpstreamRequest(
             url, sent, body_segments.from_json(values | pictures(request), request.texts), expects
         )
+    # One picture is ``image``, several are ``image[]``, whatever the client called them.
+    name = "image" if len(request.images) == 1 else "image[]"
+    named = [(name, image) for image in request.images]
+    named += [("mask", request.mask)] if request.mask else []
+    named += [("markup", request.markup)] if request.markup else []
     files = [
-        multipart.FormFile(image.name, image.type, image.data)
-        for image in request.input_images
+        multipart.FormFile(name, image.type, image.data)
+        for name, image in named
         if image.data is not None and image.type is not None
     ]
     return UpstreamRequest(

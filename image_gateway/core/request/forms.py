@@ -1,8 +1,9 @@
 """Turns both formats of a request body, JSON and multipart, into the same ``RawParameters``.
 
 The differences between the formats end here: the text of a part gets the type of its parameter,
-``svg[model]`` becomes a name inside ``svg``, and ``images`` of JSON and ``image`` and ``image[]``
-of a form become pictures in the order in which they arrived.  ``core.request.image_request``
+``svg[model]`` becomes a name inside ``svg``, and ``images`` of JSON and ``image``, ``image[]`` and
+``image[0]`` of a form become pictures: in the order in which they arrived, or in that of their
+numbers if each has one.  ``core.request.image_request``
 decides what the values mean, and whether they are allowed.
 """
 
@@ -89,7 +90,7 @@ def from_json(
 
     return RawParameters(
         images=tuple(
-            images.from_json("image[]", f"images[{index}]", value, lifted)
+            images.from_json("image", f"images[{index}]", value, lifted)
             for index, value in enumerate(references)
         ),
         mask=single("mask"),
@@ -105,23 +106,26 @@ def from_parts(
     """The parameters of a multipart body.  Raises ``Refusal``."""
     values: dict[str, object] = {}
     pictures: dict[str, list[Image]] = {"image": [], "mask": [], "markup": []}
+    numbers: list[int | None] = []
     texts: list[Body] = []
     for part in parts:
         if part.text is not None:
             _put(values, part.name, _decode(part.name, part.text), catalogue)
             continue
-        name = part.name.removesuffix("[]")
+        name = part.kind
         if not takes_pictures:
             raise Refusal(
                 "unknown_parameter",
                 f"This endpoint does not accept `{name}`. Send pictures to /v1/images/edits.",
                 param=name,
             )
-        # ``image`` and ``image[]`` keep their names; ``mask`` and ``markup`` may come only once.
-        upstream_name = part.name if name == "image" else name
-        image, text = images.from_part(upstream_name, part, len(texts))
+        image, text = images.from_part(part, len(texts))
         texts.append(text)
         pictures[name].append(image)
+        if name == "image":
+            if part.index is not None and part.index in numbers:
+                raise wrong_value(part.name, "was sent twice; send it once")
+            numbers.append(part.index)
         limit = MOST_IMAGES if name == "image" else 1
         if len(pictures[name]) > limit:
             raise wrong_value(
@@ -136,12 +140,21 @@ def from_parts(
         )
     return RawParameters(
         values,
-        tuple(pictures["image"]),
+        tuple(_in_order(pictures["image"], numbers)),
         next(iter(pictures["mask"]), None),
         next(iter(pictures["markup"]), None),
         tuple(texts),
         is_form=True,
     )
+
+
+def _in_order(pictures: Sequence[Image], numbers: Sequence[int | None]) -> list[Image]:
+    order = [number for number in numbers if number is not None]
+    if len(order) < len(pictures):
+        return list(pictures)
+    return [
+        image for _, image in sorted(zip(order, pictures, strict=True), key=lambda item: item[0])
+    ]
 
 
 def _decode(name: str, text: bytes) -> str:
@@ -181,6 +194,7 @@ def _typed(name: str, text: str, catalogue: Catalogue) -> object:
     parameter = catalogue.parameters.get(name)
     if parameter is None or parameter.type == "string":
         return text
+    text = text.strip(" \t\r\n")  # what curl takes from a file ends with its line
     if parameter.type == "integer":
         if _INTEGER.fullmatch(text) is None:
             raise wrong_type(name, "an integer")

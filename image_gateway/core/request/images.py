@@ -33,11 +33,9 @@ class Image:
     """One picture.
 
     ``text`` is its JSON string or a placeholder (``json_skeleton.placeholder``); ``data`` its
-    bytes, ``type`` their MIME type and ``size`` their number, all None for an https URL.  ``name``
-    is the name of its part in a multipart body.
+    bytes, ``type`` their MIME type and ``size`` their number, all None for an https URL.
     """
 
-    name: str
     text: str = field(repr=False)
     data: Body | None = field(default=None, repr=False)
     type: str | None = None
@@ -45,11 +43,11 @@ class Image:
 
 
 def from_json(
-    name: str, param: str, value: object, lifted: Sequence[json_skeleton.LiftedString]
+    kind: str, param: str, value: object, lifted: Sequence[json_skeleton.LiftedString]
 ) -> Image:
     """A picture from a value of a JSON body: a string, or an object with ``image_url``.
 
-    ``name`` is the name of its part in a form, ``param`` its name in error messages.  Raises
+    ``kind`` is ``image``, ``mask`` or ``markup``, ``param`` its name in error messages.  Raises
     ``Refusal``.
     """
     if isinstance(value, dict):
@@ -82,12 +80,12 @@ def from_json(
         raise wrong_value(param, f"must be at most {LONGEST_IMAGE_URL} characters long")
     prefix = _DATA_URL.match(string.head)
     if prefix is not None:
-        return _from_data_url(name, param, value, string, prefix, lifted=number is not None)
+        return _from_data_url(kind, param, value, string, prefix, lifted=number is not None)
     if string.head.startswith(b"data:"):
         raise wrong_value(param, "must be a base64 data URL of a png, jpeg or webp")
     url = value if number is None else string.head.replace(b"\\/", b"/").decode("latin-1")
     if url.startswith("https://") and _is_valid_url(url):
-        return Image(name, value)
+        return Image(value)
     raise wrong_value(param, "must be a data URL (data:image/...) or a valid https URL")
 
 
@@ -99,7 +97,7 @@ def _describe(text: str) -> json_skeleton.LiftedString:
 
 
 def _from_data_url(
-    name: str,
+    kind: str,
     param: str,
     value: str,
     string: json_skeleton.LiftedString,
@@ -127,8 +125,8 @@ def _from_data_url(
             raise wrong_value(param, "must be a valid base64 data URL") from None
     # The declared type may be wrong, so the type that the bytes show takes precedence.
     mime_type = base64_text.image_type_of_base64(head) or f"image/{declared}"
-    _require_allowed(name, param, mime_type)
-    return Image(name, value, data, mime_type, size)
+    _require_allowed(kind, param, mime_type)
+    return Image(value, data, mime_type, size)
 
 
 def _is_valid_url(text: str) -> bool:
@@ -138,10 +136,10 @@ def _is_valid_url(text: str) -> bool:
         return False
 
 
-def from_part(name: str, part: multipart.Part, number: int) -> tuple[Image, Body]:
+def from_part(part: multipart.Part, number: int) -> tuple[Image, Body]:
     """A picture from a part, and the text that replaces its placeholder ``number``.
 
-    ``name`` is the name of its part in the form sent upstream.  Raises ``Refusal``.
+    Raises ``Refusal``.
     """
     if part.data is None or part.data.length == 0:
         raise wrong_value(part.name, "must not be empty; send the picture as a file")
@@ -149,15 +147,13 @@ def from_part(name: str, part: multipart.Part, number: int) -> tuple[Image, Body
     if mime_type is None:
         # Without a known signature, the part header decides if it names a picture type.
         mime_type = part.declared if part.declared in TYPES else "application/octet-stream"
-    _require_allowed(part.name, part.name, mime_type)
-    image = Image(
-        name, json_skeleton.placeholder(number), (part.data,), mime_type, part.data.length
-    )
+    _require_allowed(part.kind, part.name, mime_type)
+    image = Image(json_skeleton.placeholder(number), (part.data,), mime_type, part.data.length)
     return image, (f"data:{mime_type};base64,".encode(), Encoded(part.data))
 
 
-def _require_allowed(name: str, param: str, mime_type: str) -> None:
-    if name.startswith(("mask", "markup")):
+def _require_allowed(kind: str, param: str, mime_type: str) -> None:
+    if kind in {"mask", "markup"}:
         if mime_type != "image/png":
             raise wrong_value(param, "must be a png")
     elif mime_type not in TYPES:

@@ -387,7 +387,7 @@ def test_an_edit_as_multipart_goes_to_azure_with_its_files_as_they_lie() -> None
     call = _to_azure(request)
     assert _files(call, spool) == [
         ("image[]", "image/jpeg", _JPEG),
-        ("image", "image/png", _BYTES),
+        ("image[]", "image/png", _BYTES),
         ("mask", "image/png", _BYTES),
     ]
     assert _fields(call, spool) == {"prompt": "a cat", "n": "2", "model": "drawer"}
@@ -412,7 +412,7 @@ def test_a_part_of_ours_has_the_headers_that_python_s_mime_reader_wants() -> Non
     assert [
         (part["content-disposition"].params["name"], part.get_filename(), part.get_content_type())
         for part in files
-    ] == [("image[]", "picture-0.jpeg", "image/jpeg"), ("mask", "picture-1.png", "image/png")]
+    ] == [("image", "picture-0.jpeg", "image/jpeg"), ("mask", "picture-1.png", "image/png")]
     assert [part.get_payload(decode=True) for part in files] == [_JPEG, _BYTES]
 
 

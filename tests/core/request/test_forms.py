@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from image_gateway.core.codec import json_skeleton, multipart
+from image_gateway.core.codec.body_segments import Span
 from image_gateway.core.errors import Refusal
 from image_gateway.core.request import forms, image_request
 from image_gateway.core.request.catalogue import Endpoint
@@ -28,6 +29,17 @@ _PICTURES = {
 }
 
 _Field = tuple[str, str | bytes]
+
+PICTURE_NAMES = [
+    "image",
+    "image[]",
+    "image[1]",
+    "image[007]",
+    "mask",
+    "mask[]",
+    "mask[0]",
+    "markup",
+]
 
 
 def _body(*parts: _Field) -> bytes:
@@ -74,6 +86,9 @@ def _form(
         ("n", "0", 0),
         ("n", "-1", -1),
         ("n", "007", 7),
+        ("n", "1\n", 1),
+        ("n", " 1\r\n", 1),
+        ("stream", "false\n", False),
         ("output_compression", "100", 100),
         ("partial_images", "0", 0),
         ("stream", "true", True),
@@ -98,7 +113,7 @@ def test_a_text_becomes_the_type_of_its_parameter(name: str, text: str, value: o
 @pytest.mark.parametrize("name", ["n", "output_compression", "partial_images", "frame_count"])
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "two", "2.0", "1e1", "+2", " 2", "2 ", "2\n", "0x2", "1_0", "٢", "null", "--2"],
+    ["", " ", "two", "2.0", "1e1", "+2", "2 3", "0x2", "1_0", "٢", "null", "--2"],
 )
 def test_a_bad_number_is_an_error_and_not_0(name: str, text: str) -> None:
     assert _fault((name, text)) == ("invalid_type", name)
@@ -109,7 +124,7 @@ def test_a_number_of_any_length_is_an_answer_of_400() -> None:
     assert _fault(("n", "9" * 4000)) == ("invalid_type", "n")
 
 
-@pytest.mark.parametrize("text", ["", "1", "0", "yes", "no", "on", "t", " true", "null"])
+@pytest.mark.parametrize("text", ["", "1", "0", "yes", "no", "on", "t", "tr ue", "null"])
 def test_a_bad_boolean_is_an_error_and_not_false(text: str) -> None:
     assert _fault(("stream", text)) == ("invalid_type", "stream")
 
@@ -196,7 +211,9 @@ def test_a_name_that_nobody_knows_is_refused(name: str) -> None:
     assert refused.value.param is not None
 
 
-@pytest.mark.parametrize("name", ["mask[0]", "images", "image[0]", "image[][]", "file"])
+@pytest.mark.parametrize(
+    "name", ["mask_", "images", "images[0]", "image[x]", "image[1000]", "image[][]", "file"]
+)
 def test_a_file_of_another_name_is_not_taken_for_a_picture(name: str) -> None:
     with pytest.raises(Refusal) as refused:
         _form(("prompt", "a cat"), ("image", _PICTURE), (name, "short"))
@@ -207,16 +224,13 @@ def test_a_file_of_another_name_is_not_taken_for_a_picture(name: str) -> None:
 
 
 @given(st.lists(st.sampled_from(["image", "image[]"]), min_size=1, max_size=16), st.data())
-def test_image_and_image_with_brackets_keep_their_order_and_their_names(
-    names: list[str], data: st.DataObject
-) -> None:
+def test_pictures_without_numbers_keep_their_order(names: list[str], data: st.DataObject) -> None:
     pictures = [_PICTURES["png"] + bytes([number]) for number in range(len(names))]
     parts: list[_Field] = list(zip(names, pictures, strict=True))
     # Scalars stand anywhere, even behind the files.
     for field in (("prompt", "a cat"), ("model", _NEWEST), ("n", "2")):
         parts.insert(data.draw(st.integers(0, len(parts))), field)
     made, laid_down = _form(*parts)
-    assert [image.name for image in made.images] == names
     assert [play(image.data or (), laid_down) for image in made.images] == pictures
     assert (made.prompt, made.model, made.parameters) == ("a cat", _NEWEST, {"n": 2})
     for image, picture in zip(made.images, pictures, strict=True):
@@ -224,6 +238,40 @@ def test_image_and_image_with_brackets_keep_their_order_and_their_names(
         assert number is not None
         url = b"data:image/png;base64," + base64.b64encode(picture)
         assert play(made.texts[number], laid_down) == url
+
+
+def _starts(found: RawParameters) -> list[int]:
+    """Where each picture begins among the bytes that were laid down."""
+    spans = [segment for image in found.images for segment in image.data or ()]
+    return [span.start for span in spans if isinstance(span, Span)]
+
+
+@given(st.permutations(range(16)), st.integers(1, 16))
+def test_pictures_that_all_have_a_number_are_in_the_order_of_their_numbers(
+    order: list[int], count: int
+) -> None:
+    """PHP numbers them; the numbers may have gaps."""
+    parts: list[_Field] = [(f"image[{n * 3}]", _PICTURES["png"] + bytes([n])) for n in order]
+    given_ = _given(*parts[:count])
+    starts = _starts(given_)
+    length = len(_PICTURES["png"]) + 1
+    arrived = [order[start // length] for start in starts]
+    assert arrived == sorted(order[:count])
+
+
+@given(st.permutations(["image", "image[]", "image[1]", "image[0]"]))
+def test_pictures_of_which_some_have_no_number_are_in_the_order_of_their_arrival(
+    names: list[str],
+) -> None:
+    found = _given(*((name, _PICTURES["png"]) for name in names))
+    starts = _starts(found)
+    assert starts == sorted(starts)
+    assert len(starts) == 4
+
+
+def test_a_number_comes_once() -> None:
+    parts: list[_Field] = [("image[0]", _PICTURE), ("image[1]", _PICTURE), ("image[00]", _PICTURE)]
+    assert _fault(*parts, takes_pictures=True) == ("invalid_value", "image[00]")
 
 
 def test_a_form_has_1_to_16_images() -> None:
@@ -243,7 +291,6 @@ def test_a_mask_and_a_markup_come_once(name: str, first: str, second: str) -> No
     one = _given(image, (name + first, _PICTURE))
     found = one.mask if name == "mask" else one.markup
     assert found is not None
-    assert found.name == name
     twice = [image, (name + first, _PICTURE), (name + second, _PICTURE)]
     assert _fault(*twice, takes_pictures=True) == ("invalid_value", name)
 
@@ -267,14 +314,14 @@ def test_a_markup_begins_with_2_5_in_a_form_too() -> None:
     assert (refused.value.code, refused.value.param) == ("invalid_value", "markup")
 
 
-@pytest.mark.parametrize("name", sorted(multipart.PICTURES))
+@pytest.mark.parametrize("name", PICTURE_NAMES)
 def test_a_generation_takes_no_picture(name: str) -> None:
-    shown = name.removesuffix("[]")
+    shown = name.partition("[")[0]
     parts: list[_Field] = [("prompt", "a cat"), (name, _PICTURE)]
     assert _fault(*parts, takes_pictures=False) == ("unknown_parameter", shown)
 
 
-@pytest.mark.parametrize("name", ["image", "image[]", "mask", "mask[]", "markup", "markup[]"])
+@pytest.mark.parametrize("name", PICTURE_NAMES)
 @pytest.mark.parametrize("value", [b"", b"no picture", b"https://example.com/a.png", b"GIF89a"])
 def test_a_part_that_is_no_picture_is_refused_by_its_name(name: str, value: bytes) -> None:
     parts: list[_Field] = [("image", _PICTURE), (name, value)]
@@ -368,7 +415,7 @@ def test_a_form_and_the_json_of_the_same_call_are_the_same_request(
         assert getattr(one, name) == getattr(other, name)
     assert one.parameters == other.parameters
     for mine, theirs in zip(one.input_images, other.input_images, strict=True):
-        assert (mine.name, mine.type, mine.size) == (theirs.name, theirs.type, theirs.size)
+        assert (mine.type, mine.size) == (theirs.type, theirs.size)
         assert play(mine.data or (), text) == play(theirs.data or (), spools[0])
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -38,11 +39,11 @@ def _written(text: str, spelt: dict[str, str]) -> str:
     return "".join(spelt.get(character, character) for character in text)
 
 
-def _from_json(text: bytes, chunks: list[bytes] | None = None, name: str = "image[]") -> Image:
+def _from_json(text: bytes, chunks: list[bytes] | None = None, kind: str = "image") -> Image:
     """The picture of ``["..."]``."""
     value, lifted = read(text, chunks)
     assert isinstance(value, list)
-    return images.from_json(name, "images[0]", value[0], lifted)
+    return images.from_json(kind, "images[0]", value[0], lifted)
 
 
 def _fault(text: bytes, chunks: list[bytes] | None = None) -> tuple[str, str | None]:
@@ -202,11 +203,11 @@ def test_a_mask_that_is_a_png_by_its_bytes_is_one(name: str) -> None:
         encoded = base64.b64encode(MAGIC[kind]).decode()
         return json.dumps([f"data:image/{declared};base64,{encoded}"]).encode()
 
-    image = _from_json(text("jpeg", "image/png"), name=name)
-    assert (image.name, image.type) == (name, "image/png")
+    image = _from_json(text("jpeg", "image/png"), kind=name)
+    assert image.type == "image/png"
     for declared, kind in (("png", "image/jpeg"), ("png", "image/webp")):
         with pytest.raises(Refusal) as refused:
-            _from_json(text(declared, kind), name=name)
+            _from_json(text(declared, kind), kind=name)
         assert "png" in refused.value.message
 
 
@@ -214,7 +215,13 @@ def test_a_mask_that_is_a_png_by_its_bytes_is_one(name: str) -> None:
 
 
 def _part(name: str, data: bytes, declared: str = "") -> multipart.Part:
-    return multipart.Part(name, data=Span(7, 7 + len(data)), head=data[:32], declared=declared)
+    return multipart.Part(
+        name,
+        data=Span(7, 7 + len(data)),
+        head=data[:32],
+        declared=declared,
+        kind=name.removesuffix("[]"),
+    )
 
 
 @given(_KINDS, st.binary(max_size=60), st.sampled_from(["", "application/octet-stream", "a/b"]))
@@ -222,15 +229,13 @@ def test_a_part_is_its_data_url_of_exactly_the_announced_length(
     kind: str, tail: bytes, declared: str
 ) -> None:
     data = MAGIC[kind] + tail
-    image, text = images.from_part("image", _part("image", data, declared), 3)
+    image, text = images.from_part(_part("image", data, declared), 3)
     spool = b"before!" + data + b"after"
     url = f"data:{kind};base64,".encode() + base64.b64encode(data)
     assert play(text, spool) == url
     assert body_segments.length(text) == len(url)
     assert text[1] == Encoded(Span(7, 7 + len(data)))
-    assert image == Image(
-        "image", json_skeleton.placeholder(3), (Span(7, 7 + len(data)),), kind, len(data)
-    )
+    assert image == Image(json_skeleton.placeholder(3), (Span(7, 7 + len(data)),), kind, len(data))
     assert image.data is not None
     assert play(image.data, spool) == data
 
@@ -239,7 +244,7 @@ def test_a_part_is_its_data_url_of_exactly_the_announced_length(
 def test_both_forms_of_one_picture_are_each_other_s(kind: str, tail: bytes) -> None:
     """A part's data URL, read as JSON again, gives the part's bytes."""
     data = MAGIC[kind] + tail
-    _, text = images.from_part("image", _part("image", data), 0)
+    _, text = images.from_part(_part("image", data), 0)
     back = b'["' + play(text, b"before!" + data) + b'"]'
     image = _from_json(back)
     assert image.data is not None
@@ -249,7 +254,7 @@ def test_both_forms_of_one_picture_are_each_other_s(kind: str, tail: bytes) -> N
 
 @pytest.mark.parametrize("declared", ["image/png", "image/jpeg", "image/webp"])
 def test_a_part_that_shows_nothing_is_believed_its_type(declared: str) -> None:
-    image, text = images.from_part("image", _part("image", b"abc", declared), 0)
+    image, text = images.from_part(_part("image", b"abc", declared), 0)
     assert image.type == declared
     assert play(text, b"before!abc") == f"data:{declared};base64,YWJj".encode()
 
@@ -269,18 +274,17 @@ def test_a_part_of_another_type_is_refused_whatever_it_says(
     name: str, data: bytes, declared: str
 ) -> None:
     with pytest.raises(Refusal) as refused:
-        images.from_part(name, _part(name, data, declared), 0)
+        images.from_part(_part(name, data, declared), 0)
     assert (refused.value.code, refused.value.param) == ("invalid_value", name)
     assert "png, jpeg or webp" in refused.value.message
 
 
 @pytest.mark.parametrize("name", ["mask", "mask[]", "markup", "markup[]"])
 def test_a_mask_s_part_is_a_png(name: str) -> None:
-    sent_as = name.removesuffix("[]")
-    image, _ = images.from_part(sent_as, _part(name, MAGIC["image/png"], "image/jpeg"), 0)
-    assert (image.name, image.type) == (sent_as, "image/png")
+    image, _ = images.from_part(_part(name, MAGIC["image/png"], "image/jpeg"), 0)
+    assert image.type == "image/png"
     with pytest.raises(Refusal) as refused:
-        images.from_part(sent_as, _part(name, MAGIC["image/jpeg"], "image/png"), 0)
+        images.from_part(_part(name, MAGIC["image/jpeg"], "image/png"), 0)
     assert (refused.value.code, refused.value.param) == ("invalid_value", name)
 
 
@@ -288,11 +292,11 @@ def test_a_mask_s_part_is_a_png(name: str) -> None:
 @pytest.mark.parametrize("data", [Span(5, 5), None])
 def test_a_part_of_no_bytes_is_no_picture(name: str, data: Span | None) -> None:
     with pytest.raises(Refusal) as refused:
-        images.from_part(name, multipart.Part(name, data=data, declared="image/png"), 0)
+        images.from_part(replace(_part(name, b"x", "image/png"), data=data), 0)
     assert (refused.value.code, refused.value.param) == ("invalid_value", name)
     assert "empty" in refused.value.message
 
 
 def test_a_picture_does_not_show_itself() -> None:
-    shown: Any = repr(Image("image", "hush", (b"hush",), "image/png", 4))
+    shown: Any = repr(Image("hush", (b"hush",), "image/png", 4))
     assert "hush" not in shown

@@ -161,7 +161,7 @@ def test_an_account_named_twice_is_tried_once() -> None:
     assert _order(one) == ["a", "b"]
 
 
-_PICTURE = Image("image[]", "data:", (b"abc",), "image/png", 3)
+_PICTURE = Image("data:", (b"abc",), "image/png", 3)
 
 
 @pytest.mark.parametrize(
@@ -186,9 +186,10 @@ def test_a_wish_is_served_by_whichever_account_can() -> None:
     drawing = account("c", responses_model="gpt-5.5")
     masked = _request(endpoint="edits", images=(_PICTURE,), mask=_PICTURE)
     assert sorted(_order(grant(codex, azure, drawing), masked)) == ["b", "c"]
-    address = Image("image[]", "https://example.com/a.png")
+    address = Image("https://example.com/a.png")
     linked = _request(endpoint="edits", images=(address,))
-    assert sorted(_order(grant(codex, azure, drawing), linked)) == ["a", "c"]
+    fetching = account("d", dialect="openai")
+    assert sorted(_order(grant(codex, azure, drawing, fetching), linked)) == ["d"]
     assert sorted(_order(grant(codex, azure, drawing), _request(stream=True))) == ["a", "b", "c"]
 
 

@@ -223,6 +223,7 @@ def test_every_parameter_is_told_with_its_rules() -> None:
             f"`{name}`",
             ", ".join(each for each in ("generations", "edits") if each in parameter.endpoints),
             value_of(parameter),
+            default_of(parameter),
             needs_of(parameter),
         ]
         for name, parameter in CATALOGUE.parameters.items()
@@ -236,6 +237,12 @@ def value_of(parameter: Parameter) -> str:
     if parameter.minimum is not None:
         return f"{parameter.minimum} to {parameter.maximum}"
     return parameter.type if parameter.longest is None else f"up to {parameter.longest} characters"
+
+
+def default_of(parameter: Parameter) -> str:
+    if parameter.default is None:
+        return ""
+    return f"`{str(parameter.default).lower()}`" if parameter.default != "" else "empty"
 
 
 def needs_of(parameter: Parameter) -> str:

@@ -30,8 +30,9 @@ IMAGES: Final = UpstreamRoute(
             Ability.LARGE_IMAGE,
             Ability.MASK,
             Ability.MARKUP,
-            Ability.GIF_OR_SVG,
-            Ability.FRAMES,
+            Ability.IMAGE_ADDRESS,
+            Ability.SVG,
+            Ability.COMPLEXITY,
             Ability.PARTIAL_IMAGES,
         }
     ),
@@ -43,8 +44,9 @@ RESPONSES: Final = UpstreamRoute(
         {
             Ability.LARGE_IMAGE,
             Ability.MARKUP,
-            Ability.GIF_OR_SVG,
-            Ability.FRAMES,
+            Ability.IMAGE_ADDRESS,
+            Ability.SVG,
+            Ability.COMPLEXITY,
             Ability.OTHER_PARAMETERS,
         }
     ),

@@ -31,6 +31,10 @@ def encode(
     payload.pop("partial_images", None)  # it is 0: this route lacks PARTIAL_IMAGES
     return UpstreamRequest(
         url=join(account.base_url or context.base_url, f"/images/{request.endpoint}"),
-        headers=codex_headers.headers(account, client, context, "application/json"),
+        headers={
+            # Codex CLI has sent one for each call since 0.171.0; a client's own passes on.
+            "x-codex-image-turn-id": context.call_id,
+            **codex_headers.headers(account, client, context, "application/json"),
+        },
         body=body_segments.from_json(payload, request.texts),
     )

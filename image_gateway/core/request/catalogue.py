@@ -34,7 +34,13 @@ _RESTRICTABLE: Final = frozenset(
 )
 """The parameters that a model's table may restrict, beside ``sizes``."""
 _FACTS: Final = frozenset({"sizes", "shutdown"})
-_TYPES: Final = frozenset({"string", "integer", "boolean", "object"})
+_PYTHON: Final[Mapping[str, type]] = {
+    "string": str,
+    "integer": int,
+    "boolean": bool,
+    "object": dict,
+}
+"""The types of parameters, and how their values are parsed."""
 
 
 class CatalogueError(ValueError):
@@ -43,16 +49,26 @@ class CatalogueError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """Type and rules of one parameter; ``needs`` maps another parameter to its required values."""
+    """Type and rules of one parameter; ``needs`` maps another parameter to its required values.
+
+    ``default`` is the documented default, None if there is none.
+    """
 
     name: str
     type: Literal["string", "integer", "boolean", "object"]
     endpoints: frozenset[Endpoint]
+    default: Scalar | None = None
     choices: tuple[str, ...] | None = None
     minimum: int | None = None
     maximum: int | None = None
     longest: int | None = None
     needs: Mapping[str, tuple[Scalar, ...]] | None = None
+
+    def asks_for_nothing(self, value: object) -> bool:
+        """Whether a value is the documented default; 1 and true are not the same."""
+        return (
+            self.default is not None and self.default == value and type(value) is _PYTHON[self.type]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,15 +140,18 @@ def parse_models(tables: Mapping[str, object]) -> dict[str, ModelRules]:
 
 def _parameter(name: str, table: Mapping[str, object]) -> Parameter:
     type_ = table.get("type")
-    if type_ not in _TYPES:
-        raise CatalogueError(f"{name}.type must be one of {', '.join(sorted(_TYPES))}")
-    needs = table.get("needs")
+    if type_ not in _PYTHON:
+        raise CatalogueError(f"{name}.type must be one of {', '.join(sorted(_PYTHON))}")
+    needs, default = table.get("needs"), table.get("default")
+    if default is not None and type(default) is not _PYTHON[cast("str", type_)]:
+        raise CatalogueError(f"{name}.default must be of type {type_}")
     return Parameter(
         name=name,
         type=cast("Literal['string', 'integer', 'boolean', 'object']", type_),
         endpoints=frozenset(
             cast("tuple[Endpoint, ...]", _texts(table.get("endpoints"), f"{name}.endpoints"))
         ),
+        default=cast("Scalar | None", default),
         choices=_texts(table["choices"], f"{name}.choices") if "choices" in table else None,
         minimum=_integer(table.get("minimum"), f"{name}.minimum"),
         maximum=_integer(table.get("maximum"), f"{name}.maximum"),

@@ -6,7 +6,9 @@ a table); the refusal of a request that breaks one names the parameter.  Its inp
 (``core.codec.json_skeleton``), so nothing here ever holds a picture.
 
 JSON null means absent, everywhere.  An absent parameter stays absent: no default is added to what
-goes upstream, because the upstream may have another default.
+goes upstream, because the upstream may have another default.  A documented default that a client
+sends asks for nothing, so it is never refused: it goes on where it may stand, and is left out where
+the same parameter with another value would be refused.
 """
 
 import re
@@ -51,7 +53,6 @@ _ADVICE: Final[Mapping[str, str]] = {
     "image": _SEND_TO_EDITS,
     "images": _SEND_TO_EDITS,
     "mask": "Only edits take a mask. Send it to /v1/images/edits.",
-    "response_format": "Leave it out: edits always answer with `b64_json`.",
 }
 
 
@@ -153,7 +154,11 @@ def _check_parameters(
     checked: dict[str, object] = {}
     for name, value in values.items():
         parameter = rules.catalogue.parameters.get(name)
-        if parameter is not None and endpoint in parameter.endpoints:
+        if parameter is not None and parameter.asks_for_nothing(value):
+            # An empty text says nothing, and not every route has a place for it.
+            if endpoint not in parameter.endpoints or value == "":
+                continue
+        elif parameter is not None and endpoint in parameter.endpoints:
             _check_parameter(parameter, value)
         elif name not in rules.forward_parameters:
             advice = _ADVICE.get(name, "Leave it out.")
@@ -168,10 +173,15 @@ def _check_parameters(
                 name, f"must not hold a string longer than {json_skeleton.LIFT_BYTES} bytes"
             )
         checked[name] = value
-    for name in checked:
+    for name, value in list(checked.items()):
         parameter = rules.catalogue.parameters.get(name)
-        if parameter is not None and parameter.needs is not None:
-            _check_needs(parameter, checked)
+        if parameter is None or parameter.needs is None:
+            continue
+        broken = _broken_need(parameter, checked)
+        if broken is not None and not parameter.asks_for_nothing(value):
+            raise wrong_value(name, broken)
+        if broken is not None:
+            del checked[name]
     return checked
 
 
@@ -226,11 +236,13 @@ def _check_svg(name: str, value: object) -> None:
                 )
 
 
-def _check_needs(parameter: Parameter, values: Mapping[str, object]) -> None:
+def _broken_need(parameter: Parameter, values: Mapping[str, object]) -> str | None:
+    """The rule that the other parameters break, None if they keep all."""
     for name, accepted in (parameter.needs or {}).items():
         if values.get(name) not in accepted:
             choices = " or ".join(_as_text(value) for value in accepted)
-            raise wrong_value(parameter.name, f"can be used only with `{name}` {choices}")
+            return f"can be used only with `{name}` {choices}"
+    return None
 
 
 def _as_text(value: Scalar) -> str:
@@ -253,40 +265,61 @@ def _check_combinations(
             "A stream sends pictures as `b64_json`. Leave out `response_format` or `stream`.",
             param="response_format",
         )
+    if raw.mask is not None and output_format == "gif":
+        raise wrong_value("mask", "cannot be used with `output_format` gif")
     if raw.mask is not None and raw.markup is not None:
         raise wrong_value("markup", "cannot be used together with `mask`; send one of them")
 
 
 def _check_model(
-    model: str, scalars: Mapping[str, object], raw: RawParameters, catalogue: Catalogue
+    model: str, scalars: dict[str, object], raw: RawParameters, catalogue: Catalogue
 ) -> None:
+    """Check what the model accepts; takes out the defaults that it does not."""
     rules = catalogue.rules(model)
     if rules is None:
         return
-    present = {"mask": raw.mask is not None, "markup": raw.markup is not None}
-    for name, choices in rules.choices.items():
-        if name not in scalars and not present.get(name):
-            continue
-        if not choices:
-            raise wrong_value(name, f"is not accepted by {rules.name}; leave it out")
-        if scalars.get(name) not in choices:
-            raise wrong_value(name, f"must be one of {', '.join(choices)} for {rules.name}")
+    for name, accepted in _accepted(rules).items():
+        if name in scalars and scalars[name] not in accepted:
+            if not catalogue.parameters[name].asks_for_nothing(scalars[name]):
+                raise _not_accepted(name, accepted, rules.name)
+            del scalars[name]
+    for name, image in (("mask", raw.mask), ("markup", raw.markup)):
+        if image is not None and rules.choices.get(name) == ():
+            raise _not_accepted(name, (), rules.name)
     size = scalars.get("size")
-    if isinstance(size, str):
-        _check_size(size, rules)
+    if isinstance(size, str) and rules.sizes is None:
+        _check_size(size, _frames(scalars, catalogue))
 
 
-def _check_size(size: str, rules: ModelRules) -> None:
-    if rules.sizes is not None:
-        if size not in rules.sizes:
-            raise wrong_value("size", f"must be one of {', '.join(rules.sizes)} for {rules.name}")
-        return
-    if size in _NAMED_SIZES:
+def _accepted(rules: ModelRules) -> Mapping[str, tuple[str, ...]]:
+    """The values that a model accepts, by the parameters that it restricts."""
+    return rules.choices if rules.sizes is None else {**rules.choices, "size": rules.sizes}
+
+
+def _not_accepted(name: str, accepted: tuple[str, ...], model: str) -> Refusal:
+    if not accepted:
+        return wrong_value(name, f"is not accepted by {model}; leave it out")
+    return wrong_value(name, f"must be one of {', '.join(accepted)} for {model}")
+
+
+def _frames(scalars: Mapping[str, object], catalogue: Catalogue) -> int:
+    """The number of frames of one picture; only a gif has more than one."""
+    if scalars.get("output_format") != "gif":
+        return 1
+    frames = scalars.get("frame_count", catalogue.parameters["frame_count"].default)
+    return frames if isinstance(frames, int) else 1
+
+
+def _check_size(size: str, frames: int) -> None:
+    """Check a free size; a gif's pixels count over all of its frames."""
+    if size == "auto" or (size in _NAMED_SIZES and frames == 1):
         return
     match = _FREE_SIZE.fullmatch(size)
     if match is None:
         raise wrong_value("size", "must be auto or WIDTHxHEIGHT, such as 1536x1024")
     width, height = int(match[1]), int(match[2])
+    pixels = width * height * frames
+    all_frames = "" if frames == 1 else f" over all {frames} frames"
     for is_broken, rule in (
         (
             width % _EDGE_STEP or height % _EDGE_STEP,
@@ -301,8 +334,8 @@ def _check_size(size: str, rules: ModelRules) -> None:
             f"must have a ratio from 1:{_STEEPEST_RATIO} to {_STEEPEST_RATIO}:1",
         ),
         (
-            not _FEWEST_PIXELS <= width * height <= _MOST_PIXELS,
-            f"must have {_FEWEST_PIXELS} to {_MOST_PIXELS} pixels, and has {width * height}",
+            not _FEWEST_PIXELS <= pixels <= _MOST_PIXELS,
+            f"must have {_FEWEST_PIXELS} to {_MOST_PIXELS} pixels{all_frames}, and has {pixels}",
         ),
     ):
         if is_broken:

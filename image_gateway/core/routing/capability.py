@@ -57,6 +57,10 @@ _TOOL_PARAMETERS: Final = frozenset(
         "moderation",
         "partial_images",
         "input_fidelity",
+        "complexity",
+        "frame_count",
+        "frame_duration_ms",
+        "svg",
     }
 )
 """The fields of the Responses route's image tool, and ``n``, which becomes several calls."""
@@ -137,22 +141,21 @@ NEEDS: Final[Sequence[Need[ImageRequest]]] = (
         "leave it out.",
     ),
     Need(
-        Ability.GIF_OR_SVG,
-        "`output_format: gif` or `svg`",
-        _of_value("output_format", "gif", "svg"),
+        Ability.GIF,
+        "`output_format: gif`, with `frame_count` and `frame_duration_ms`",
+        _of_value("output_format", "gif"),
         "ask for png, jpeg or webp.",
     ),
     Need(
-        Ability.FRAMES,
-        "`complexity`, `frame_count`, `frame_duration_ms`, `svg`",
-        lambda request: next(
-            (
-                name
-                for name in ("complexity", "frame_count", "frame_duration_ms", "svg")
-                if name in request.parameters
-            ),
-            None,
-        ),
+        Ability.SVG,
+        "`output_format: svg`, with `svg`",
+        _of_value("output_format", "svg"),
+        "ask for png, jpeg or webp.",
+    ),
+    Need(
+        Ability.COMPLEXITY,
+        "`complexity`",
+        lambda request: "complexity" if "complexity" in request.parameters else None,
         "leave it out.",
     ),
     Need(

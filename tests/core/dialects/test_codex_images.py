@@ -1,6 +1,8 @@
 """Codex, the direct route: exactly what the Codex command line would send, and nothing more."""
 
 import json
+import uuid
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -30,7 +32,10 @@ OURS = {
     "version": "0.169.0",
     "content-type": "application/json",
     "accept": "application/json",
+    "x-codex-image-turn-id": CONTEXT.call_id,
 }
+FIXED = OURS.keys() - {"x-codex-image-turn-id"}
+"""A client's own id of a turn passes; nothing else of these can be replaced."""
 PASSED_ON = {
     "openai-beta",
     "x-openai-subagent",
@@ -69,7 +74,9 @@ def _sent(call: UpstreamRequest, spool: bytes = b"") -> Any:
         ({"stream": True, "partial_images": 2, "images": [PNG]}, True, "partial_images"),
         ({"stream": True, "partial_images": 0}, False, None),
         ({"stream": True}, False, None),
-        ({"output_format": "gif", "model": "gpt-image-2.5-sunburst"}, False, "output_format"),
+        ({"output_format": "gif", "model": "gpt-image-2.5-sunburst"}, False, None),
+        ({"output_format": "svg", "model": "gpt-image-2.5-sunburst"}, False, "output_format"),
+        ({"images": ["https://example.com/a.png"]}, True, "images"),
         ({"images": [PNG], "mask": PNG}, True, "mask"),
         ({"images": [PNG], "markup": PNG, "model": "gpt-image-2.5-sunburst"}, True, "markup"),
         ({"images": [PNG] * 6}, True, "images"),
@@ -284,7 +291,9 @@ def test_what_is_nobody_s_business_does_not_pass(name: str) -> None:
     st.dictionaries(
         st.one_of(
             st.text("abcdeghikoprstuvxyz-_", min_size=1, max_size=16),
-            st.sampled_from([*sorted(PASSED_ON), *OURS, "cookie", "x-codex-a", "x-stainless-os"]),
+            st.sampled_from(
+                [*sorted(PASSED_ON), *sorted(FIXED), "cookie", "x-codex-a", "x-stainless-os"]
+            ),
         ),
         st.just("hush"),
     )
@@ -293,11 +302,23 @@ def test_no_other_header_passes_and_none_of_ours_can_be_replaced(client: dict[st
     found = Headers((name.encode(), value.encode()) for name, value in client.items())
     sent = codex_images.encode(parse({}), account(), found, CONTEXT).headers
     for name, value in sent.items():
-        if name in OURS:
+        if name in FIXED:
             assert value == OURS[name]
         else:
             assert name in PASSED_ON or name.startswith("x-codex-")
     assert set(OURS) <= set(sent)
+
+
+def test_each_call_has_a_uuid_of_its_own_unless_the_client_sends_one() -> None:
+    ids = {
+        codex_images.encode(
+            parse({}), account(), Headers([]), replace(CONTEXT, boundary=token)
+        ).headers["x-codex-image-turn-id"]
+        for token in ("a", "b", "c" * 32)
+    }
+    assert len(ids) == 3
+    assert all(str(uuid.UUID(text)) == text for text in ids)
+    assert _encode({}, x_codex_image_turn_id="mine").headers["x-codex-image-turn-id"] == "mine"
 
 
 def test_a_codex_client_keeps_its_own_name() -> None:

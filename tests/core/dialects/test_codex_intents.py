@@ -420,7 +420,8 @@ def test_whatever_the_intent_what_goes_upstream_is_one_again_in_the_upstream_s_f
     assert isinstance(sent["instructions"], str)
     assert isinstance(sent.get("input", []), list)
     asked = value.get("model") or "gpt-image-2"
-    mapped = model_map.get(asked, asked)
+    names = ModelNames(key(model_map=model_map))
+    mapped = names.upstream(asked)
     is_drawn = is_image_model(asked) or is_image_model(mapped)
     named = (deployments or {}).get(mapped, mapped)
     assert sent["model"] == ("gpt-main" if is_drawn else named)
@@ -432,7 +433,7 @@ def test_whatever_the_intent_what_goes_upstream_is_one_again_in_the_upstream_s_f
         if old["type"] != "image_generation":
             assert new == old
         elif "model" in old:
-            name = model_map.get(old["model"], old["model"])
+            name = names.upstream(old["model"])
             assert new["model"] == (deployments or {}).get(name, name)
     extra = (sent.get("tools") or [])[len(given_tools) :]
     assert [tool["type"] for tool in extra] in ([], ["image_generation"])

@@ -32,7 +32,7 @@ def test_exactly_these_parameters_are_known_and_where() -> None:
         "svg": _BOTH,
         "user": _BOTH,
         "safety_identifier": _BOTH,
-        "response_format": {"generations"},
+        "response_format": _BOTH,
     }
 
 

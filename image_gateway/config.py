@@ -83,6 +83,7 @@ class Settings:
     codex_client_version: str
     text_api_url: str | None
     ambient_image_tool: Literal["refuse", "strip"]
+    cors_origins: frozenset[str]
     trusted_proxies: tuple[Network, ...]
     models: Mapping[str, object] = field(repr=False)
     prices: Mapping[str, Price] = field(repr=False)
@@ -238,6 +239,23 @@ def _items(value: object) -> list[str]:
 
 def _names(value: object) -> frozenset[str]:
     return frozenset(_items(value))
+
+
+def _origins(value: object) -> frozenset[str]:
+    origins = _names(value)
+    if origins != {"*"} and not all(map(_ORIGIN.fullmatch, origins)):
+        raise ValueError(
+            "must be * or origins as browsers send them, such as https://app.example.com: in lower "
+            "case, without a path, a slash at the end or the scheme's own port"
+        )
+    return origins
+
+
+_ORIGIN: Final = re.compile(
+    r"(?!https://.*:443\Z|http://.*:80\Z)[a-z][a-z0-9+.-]*://"
+    r"(?:[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?|\[[0-9a-f:.]+\])(?::[1-9][0-9]{0,4})?"
+)
+"""RFC 6454, 6.1; apps have schemes of their own, such as chrome-extension."""
 
 
 def _networks(value: object) -> tuple[Network, ...]:
@@ -435,6 +453,12 @@ SETTINGS: Final[Sequence[Setting]] = (
         "make images: `refuse` answers 403, `strip` takes the tool out and passes the call on to "
         "TEXT_API_URL.",
         _one_of("refuse", "strip"),
+    ),
+    Setting(
+        "CORS_ORIGINS",
+        "",
+        "Origins whose web pages may call the gateway, or *.",
+        _origins,
     ),
     Setting(
         "TRUSTED_PROXIES",

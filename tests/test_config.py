@@ -118,6 +118,7 @@ def test_one_setting_is_enough_and_the_others_have_the_promised_defaults() -> No
         codex_client_version="0.169.0",
         text_api_url=None,
         ambient_image_tool="refuse",
+        cors_origins=frozenset(),
         trusted_proxies=(ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1")),
         models={},
         prices={},
@@ -201,6 +202,14 @@ _GOOD_VALUES: list[tuple[str, str, Any]] = [
     ("FORWARD_PARAMETERS", "", frozenset()),
     ("CODEX_BASE_URL", "http://10.0.0.1:8080/v1", "http://10.0.0.1:8080/v1"),
     ("CODEX_CLIENT_VERSION", "1.2.3", "1.2.3"),
+    ("CORS_ORIGINS", "", frozenset()),
+    ("CORS_ORIGINS", "*", frozenset({"*"})),
+    (
+        "CORS_ORIGINS",
+        "https://app.example.com, http://localhost:3000,http://[::1]:8080",
+        frozenset({"https://app.example.com", "http://localhost:3000", "http://[::1]:8080"}),
+    ),
+    ("CORS_ORIGINS", "chrome-extension://abcdef", frozenset({"chrome-extension://abcdef"})),
     ("TRUSTED_PROXIES", "", ()),
     (
         "TRUSTED_PROXIES",
@@ -286,6 +295,24 @@ _BAD_VALUES: list[tuple[str, str]] = [
     ],
     *[(name, "") for name in ("DEFAULT_MODEL", "CODEX_CLIENT_VERSION", "CODEX_BASE_URL")],
     *[("CODEX_BASE_URL", text) for text in ("chatgpt.com", "ftp://h/", "https://", "https://[h/")],
+    *[
+        ("CORS_ORIGINS", text)
+        for text in (
+            "app.example.com",
+            "https://app.example.com/",
+            "https://app.example.com/x",
+            "https://App.example.com",
+            "https://app.example.com:443",
+            "http://app.example.com:80",
+            "https://*.example.com",
+            "https://user@example.com",
+            "https://a.example.com b",
+            "*, https://app.example.com",
+            "null",
+            "https://",
+            "https://a:0",
+        )
+    ],
     *[("TRUSTED_PROXIES", text) for text in ("localhost", "10.0.0.1/8", "10.0.0.0/33", "1.2.3")],
     ("MODELS", "gpt-image-2"),
     *[("PRICES", text) for text in ("5", "[]", "gpt-image-2=5", "{", "[" * 100_000, "null")],

@@ -13,6 +13,7 @@ import asyncio
 import logging
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal
 
@@ -27,14 +28,14 @@ from image_gateway.core.records.builder import RecordBuilder, Sent
 from image_gateway.core.records.phases import Phase
 from image_gateway.core.request.catalogue import Endpoint
 from image_gateway.core.request.intent import AnyRequest, IntentRequest
-from image_gateway.core.routing import admission, failover
+from image_gateway.core.routing import admission, failover, offers
 from image_gateway.core.routing.failover import Action
 from image_gateway.core.routing.slots import Slot
 from image_gateway.edge.client.downstream import ClientLeftError, Downstream, DrainedError
 from image_gateway.edge.client.event_stream import EventStream
 from image_gateway.edge.postgres.cache import UnavailableError
 from image_gateway.edge.spool import Spool, SpooledBody
-from image_gateway.exchange import answers, text_passthrough
+from image_gateway.exchange import answers, cors, model_list, text_passthrough
 from image_gateway.exchange.answers import Answers
 from image_gateway.exchange.request_body import RequestBodyReader
 
@@ -45,6 +46,20 @@ _log = logging.getLogger(__name__)
 
 Operation = Endpoint | Literal["responses"]
 """The operation that a path stands for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """A question for the models that the key may ask for: all of them, or the one named."""
+
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """A browser's question whether a page may call a path; ``methods`` are the path's."""
+
+    methods: str
 
 
 class Exchange:
@@ -64,19 +79,18 @@ class Exchange:
     def __repr__(self) -> str:
         return f"<Exchange {self._record!r} {self._downstream!r}>"
 
-    async def run(self, operation: Operation | Refusal, path_model: str | None = None) -> None:
+    async def run(
+        self,
+        operation: Operation | Models | Preflight | Refusal,
+        path_model: str | None = None,
+    ) -> None:
         """Answer the request and record it.  Raises only a cancellation from outside.
 
-        ``operation``: the operation of the path, or a refusal.
+        ``operation``: the operation of the path and method, or a refusal.
         """
         try:
             try:
-                if isinstance(operation, Refusal):
-                    raise operation
-                if operation == "responses":
-                    await self._serve_responses()
-                else:
-                    await self._serve_images(operation, path_model)
+                await self._serve(operation, path_model)
             except Refusal as refusal:
                 await self._answers.refuse(refusal)
             except DrainedError:
@@ -96,6 +110,21 @@ class Exchange:
                 self._answers.stream.quiet()
             self._kept.close()
             self._put_record()
+
+    async def _serve(
+        self, operation: Operation | Models | Preflight | Refusal, path_model: str | None
+    ) -> None:
+        match operation:
+            case Refusal():
+                raise operation
+            case Preflight():
+                await self._serve_preflight(operation)
+            case Models():
+                await self._serve_models(operation)
+            case "responses":
+                await self._serve_responses()
+            case _:
+                await self._serve_images(operation, path_model)
 
     # -- admission -------------------------------------------------------------------------------
 
@@ -144,6 +173,30 @@ class Exchange:
         """Whether a call that only lists the image tool goes on as text, without it."""
         strips = self._app.settings.ambient_image_tool == "strip"
         return strips and not admission.may_make_images(key)
+
+    async def _serve_models(self, asked: Models) -> None:
+        """Name the models that the key may ask for."""
+        app, today = self._app, datetime.now(UTC).date()
+        try:
+            key = await self._find_key()
+        except UnavailableError:
+            raise answers.control_plane_unavailable() from None
+        admission.check_active(key)
+        grant = await self._grant(key)
+        is_on, catalogue = admission.may_make_images(key), app.catalogue
+        names = offers.offered(grant, catalogue, today) if is_on else ()
+        if asked.name is None:
+            body = model_list.listing(names, catalogue)
+        elif is_on and offers.is_offered(grant, asked.name, catalogue):
+            body = model_list.single(asked.name, catalogue)
+        else:
+            raise offers.not_found(asked.name, names)
+        await self._downstream.answer(200, {"content-type": "application/json"}, body)
+
+    async def _serve_preflight(self, asked: Preflight) -> None:
+        """Answer a browser that asks before it sends a call; such a question has no key."""
+        await self._downstream.start(204, cors.preflight(self._downstream.headers, asked.methods))
+        await self._downstream.finish()
 
     async def _find_key(self) -> Key:
         """The request's API key; raises ``Refusal`` and ``UnavailableError``."""

@@ -25,7 +25,8 @@ from image_gateway.core.request.catalogue import Endpoint
 from image_gateway.edge.client.downstream import ClientLeftError, ClientLimits, Downstream
 from image_gateway.edge.client.listener import Receive, Scope, Send
 from image_gateway.exchange import answers
-from image_gateway.exchange.exchange import Exchange, Operation
+from image_gateway.exchange.cors import Cors
+from image_gateway.exchange.exchange import Exchange, Models, Operation, Preflight
 
 PREFIXES: Final = (
     "/v1/images",
@@ -35,6 +36,7 @@ PREFIXES: Final = (
     "/api/llm-gateway/v1/images",
     "/backend-api/codex/images",
     "/openai/v1/images",
+    "/openai/images",
     "/openai/deployments/{deployment}/images",
 )
 """Where ``generations`` and ``edits`` are served; exact paths only.
@@ -52,6 +54,9 @@ RESPONSES: Final = (
     "/openai/responses",
 )
 """Where image intents are served; ``/responses/compact`` belongs to the text API."""
+
+MODELS: Final = ("/v1/models", "/openai/v1/models", "/openai/models")
+"""Where the models are listed that the key may ask for; one of them by its name behind a slash."""
 
 
 class ImageApp:
@@ -73,6 +78,10 @@ class ImageApp:
             routes += [Route(f"{prefix}/{endpoint}", handler) for prefix in PREFIXES]
         self._responses = _Endpoint(self, "responses")
         routes += [Route(path, self._responses) for path in RESPONSES]
+        lists = _Models(self)
+        for path in MODELS:
+            routes += [Route(path, lists), Route(f"{path}/{{name}}", lists)]
+        self.cors = Cors(settings.cors_origins) if settings.cors_origins else None
         self._router = Router(routes, redirect_slashes=False, default=self._unknown)
 
     def __repr__(self) -> str:
@@ -80,6 +89,8 @@ class ImageApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse all but plain HTTP/1.1, then route by the path as it was sent, not decoded."""
+        if self.cors is not None:
+            send = self.cors.wrap(scope, send)
         # Hypercorn decodes ``path``; ``/v1/images/edi%74s`` is not a path here.  A target may be a
         # whole URL (RFC 9112, 3.2.2), of which only the path counts.
         target = scope["raw_path"].decode("latin-1")
@@ -97,7 +108,7 @@ class ImageApp:
         scope: Scope,
         receive: Receive,
         send: Send,
-        operation: Operation | Refusal,
+        operation: Operation | Models | Preflight | Refusal,
         path_model: str | None = None,
         endpoint: Operation | None = None,
     ) -> None:
@@ -147,14 +158,35 @@ class _Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         deployment = scope.get("path_params", {}).get("deployment")
+        operation: Operation | Preflight | Refusal = self._endpoint
+        if scope["method"] == "OPTIONS" and self._paths.cors is not None:
+            operation = Preflight("POST")
+        elif scope["method"] != "POST":
+            operation = _method_not_allowed("POST")
         await self._paths.exchange(
             scope,
             receive,
             send,
-            self._endpoint if scope["method"] == "POST" else _method_not_allowed(),
+            operation,
             None if deployment is None else unquote(deployment),
             self._endpoint,
         )
+
+
+class _Models:
+    """The models that the key may ask for."""
+
+    def __init__(self, paths: ImageApp) -> None:
+        self._paths = paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        name = scope["path_params"].get("name")
+        operation: Models | Preflight | Refusal = Models(None if name is None else unquote(name))
+        if scope["method"] == "OPTIONS" and self._paths.cors is not None:
+            operation = Preflight("GET, HEAD")
+        elif scope["method"] not in {"GET", "HEAD"}:
+            operation = _method_not_allowed("GET")
+        await self._paths.exchange(scope, receive, send, operation)
 
 
 def _request_id() -> str:
@@ -183,8 +215,10 @@ def _unknown_path(path: str) -> Refusal:
     )
 
 
-def _method_not_allowed() -> Refusal:
-    return Refusal("method_not_allowed", "Unsupported method. Use POST.", headers={"allow": "POST"})
+def _method_not_allowed(method: str) -> Refusal:
+    return Refusal(
+        "method_not_allowed", f"Unsupported method. Use {method}.", headers={"allow": method}
+    )
 
 
 def _unsupported_protocol() -> Refusal:

@@ -84,7 +84,7 @@ async def test_a_json_edit_carries_its_pictures_unchanged(
         "prompt": "brighter",
         "images": [
             {"image_url": large},
-            "https://example.com/a.png",
+            "data:image/jpeg;base64,/9j/4A==",
             "data:image/webp;base64,UklGRg==",
         ],
         "size": None,
@@ -99,14 +99,14 @@ async def test_a_json_edit_carries_its_pictures_unchanged(
         "model": "gpt-image-2",
         "images": [
             {"image_url": large},
-            {"image_url": "https://example.com/a.png"},
+            {"image_url": "data:image/jpeg;base64,/9j/4A=="},
             {"image_url": "data:image/webp;base64,UklGRg=="},
         ],
     }
     record = await door.record()
     assert record["endpoint"] == "edits"
     assert record["input_image_count"] == 3
-    assert 3_000_000 <= record["input_image_bytes"] <= 3_000_010
+    assert 3_000_000 <= record["input_image_bytes"] <= 3_000_012
 
 
 async def test_url_answers_become_data_urls(door: Door, upstream: ScriptedUpstream) -> None:

@@ -2,7 +2,6 @@
 gets, to the byte, and what the client gets of it.
 """
 
-import base64
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,10 +27,6 @@ from tests.parts.upstream import (
 
 ONE, TWO, MASK = PNG + b"one\r\n--", PNG + b"\0two", PNG + b"mask"
 JPEG = b"\xff\xd8\xff\xe0" + bytes(range(256))
-
-
-def data_url(data: bytes, kind: str = "png") -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 ENDPOINTS = {
@@ -71,9 +66,9 @@ def request(form: str, *, stream: bool) -> tuple[bytes, str]:
         return body, forms.FORM
     if form == "json-edit":
         asked["images"] = [
-            {"image_url": data_url(ONE)},
-            data_url(JPEG, "jpeg"),
-            {"image_url": data_url(TWO)},
+            {"image_url": forms.data_url(ONE)},
+            forms.data_url(JPEG, "jpeg"),
+            {"image_url": forms.data_url(TWO)},
         ]
     return json.dumps({**asked, "model": None}).encode(), "application/json"
 
@@ -106,7 +101,7 @@ def check_upstream(kind: str, form: str, call: Call, *, stream: bool) -> None:
         check_form(call, sent, [*expected, ("image[]", "image/png", TWO)])
         return
     assert call.headers["content-type"] == "application/json"
-    urls = [data_url(ONE), data_url(JPEG, "jpeg"), data_url(TWO)]
+    urls = [forms.data_url(ONE), forms.data_url(JPEG, "jpeg"), forms.data_url(TWO)]
     if form == "generation":
         urls = []
     if kind == "codex-responses":

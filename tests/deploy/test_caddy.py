@@ -48,7 +48,7 @@ TEXT_ADDRESS = "127.0.0.1:8080"
 """Where the example's text API is."""
 
 PATH = "/v1/images/generations"
-EDIT = b'{"prompt": "a cat", "images": ["https://example.com/a.png"]}'
+EDIT = b'{"prompt": "a cat", "images": ["data:image/png;base64,iVBORw0KGgoAAAAA"]}'
 TEXT = b'{"model": "gpt-5", "input": "caf\\u00e9 \\u003cb\\u003e \\u0027"}'
 INTENT = b'{"model":"gpt-5","input":"a cat","tools":[{"type":"image_generation"}]}'
 NOBODY = "a key that only the text API knows"

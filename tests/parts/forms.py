@@ -1,5 +1,6 @@
 """Multipart bodies, built by hand and read by somebody else's parser."""
 
+import base64
 import email.parser
 import email.policy
 from dataclasses import dataclass, field
@@ -49,3 +50,8 @@ def pieces(call: Call) -> list[Piece]:
         kind = part.get_content_type() if filename is not None else None
         found.append(Piece(disposition.params["name"], data, filename, kind))
     return found
+
+
+def data_url(data: bytes, kind: str = "png") -> str:
+    """A picture as JSON carries it."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

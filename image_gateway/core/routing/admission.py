@@ -48,3 +48,10 @@ def check_key(key: Key) -> None:
     for holds, code, message in _CHECKS:
         if not holds(key):
             raise Refusal(code, message)
+
+
+def check_active(key: Key) -> None:
+    """Check only that the key is active, for what makes no picture; raises ``Refusal``."""
+    holds, code, message = _CHECKS[0]
+    if not holds(key):
+        raise Refusal(code, message)

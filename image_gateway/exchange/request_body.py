@@ -135,6 +135,11 @@ class RequestBodyReader:
         settings = self._app.settings
         if headers.content_codings(self._downstream.headers):
             raise errors.encoded_body()
+        if self._downstream.has_no_body:
+            raise Refusal(
+                "invalid_body",
+                "The body is empty. Send a JSON object in it, or an edit as a form.",
+            )
         content_type = self._downstream.headers.get("content-type")
         match headers.media_type(content_type):
             case "application/json":

@@ -21,6 +21,8 @@ from typing import Any, Final, Protocol
 
 import orjson
 
+from image_gateway.core.codec.text_position import TextPosition
+
 
 @dataclass(frozen=True, slots=True)
 class ScanLimits:
@@ -62,7 +64,16 @@ _HALF_PAIR: Final = re.compile(
 
 
 class ScanError(ValueError):
-    """The text is not JSON, or exceeds a limit; the message may be sent to a client."""
+    """The text is not JSON, or exceeds a limit; the message may be sent to a client.
+
+    ``position`` is the mistake, or the start of the string with the mistake.
+    """
+
+    position: TextPosition | None = None
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return message if self.position is None else f"{message} See {self.position}."
 
 
 class ScanLimitError(ScanError):
@@ -107,6 +118,11 @@ class Scanner:
         self._key = bytearray()
         self._offset = 0
         self._tokens = 0
+        # Where the chunk begins, where in it the current token is, and, for a string that began
+        # in an earlier chunk, where that was.
+        self.position = TextPosition()
+        self._token_at: int | None = 0
+        self._string_position = self.position
 
     def __repr__(self) -> str:
         return f"<Scanner at byte {self._offset}, depth {len(self._stack)}>"
@@ -124,24 +140,38 @@ class Scanner:
         """Take the next bytes of the text."""
         position = 0
         end = len(chunk)
-        while position < end:
-            if self._in_text:
-                position = self._read_text(chunk, position)
-            elif self._in_key:
-                position = self._read_key(chunk, position)
-            else:
-                position = self._read_structure(chunk, position)
+        try:
+            while position < end:
+                if self._in_text:
+                    position = self._read_text(chunk, position)
+                elif self._in_key:
+                    position = self._read_key(chunk, position)
+                else:
+                    position = self._read_structure(chunk, position)
+        except ScanError as error:
+            error.position = self._token_position(chunk)
+            raise
+        if self._in_text or self._in_key:
+            self._string_position = self._token_position(chunk)
+            self._token_at = None
+        self.position = self.position.after(chunk)
         self._offset += end
+
+    def _token_position(self, chunk: bytes) -> TextPosition:
+        if self._token_at is None:
+            return self._string_position
+        return self.position.after(chunk[: self._token_at])
 
     def _read_structure(self, chunk: bytes, start: int) -> int:
         for token in _TOKEN.finditer(chunk, start):
             self._tokens += 1
+            self._token_at = token.start()
             if self._tokens > self._limits.tokens:
                 raise ScanLimitError(
                     f"The JSON has more than {self._limits.tokens} strings, brackets and commas. "
                     "Send fewer values."
                 )
-            position = token.start()
+            position = self._token_at
             byte = chunk[position]
             if byte == _QUOTE:
                 if self._expect_key:

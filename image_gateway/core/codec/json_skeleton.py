@@ -12,7 +12,8 @@ from typing import Final
 
 import orjson
 
-from image_gateway.core.codec import base64_text, json_scanner
+from image_gateway.core.codec import base64_text, json_scanner, text_position
+from image_gateway.core.codec.text_position import TextPosition
 
 LIFT_BYTES: Final = 4096
 """Value strings longer than this are lifted.  Long enough for any URL that a person writes."""
@@ -24,7 +25,8 @@ class LiftedString:
 
     ``head`` and ``tail`` are its first and last bytes, enough to tell a data URL from a web address
     and to see the padding.  ``characters`` is its length after unescaping, ``non_base64`` how many
-    of the characters are outside the base64 alphabet; only a strict skeleton sets both.
+    of the characters are outside the base64 alphabet, ``written`` its length as a person sees it in
+    the text; only a strict skeleton sets these.
     """
 
     start: int
@@ -33,6 +35,7 @@ class LiftedString:
     tail: bytes = b""
     characters: int = 0
     non_base64: int = 0
+    written: int = 0
 
     @property
     def length(self) -> int:
@@ -43,6 +46,28 @@ class LiftedString:
         return f"<LiftedString {self.start}..{self.stop}>"
 
 
+_CUT_OFF: Final = "unexpected end of data"
+_REASONS: Final = frozenset(
+    {
+        "UTF-8 byte order mark (BOM) is not supported",
+        "invalid escaped sequence in string",
+        "invalid literal, expected 'false'",
+        "invalid literal, expected 'null'",
+        "invalid literal, expected 'true'",
+        "no low surrogate in string",
+        "number is infinity when parsed as double",
+        "number with leading zero is not allowed",
+        "trailing comma is not allowed",
+        "unexpected character, expected ',' or ']'",
+        "unexpected character, expected ',' or '}'",
+        "unexpected character, expected ':' after key",
+        "unexpected character, expected a JSON value",
+        "unexpected character, expected a string key",
+        "unexpected content after document",
+        "unexpected control character in string",
+    }
+)
+"""Words of the parser (yyjson's) that are known to hold nothing of the text."""
 _CONTROL_FREE: Final = bytes(range(0x20, 0x100))
 _HEAD_BYTES: Final = 64
 _TAIL_BYTES: Final = 24
@@ -95,6 +120,7 @@ class JsonSkeleton:
         self._tail = b""
         self._characters = 0
         self._non_base64 = 0
+        self._written = 0
 
     def __repr__(self) -> str:
         return f"<JsonSkeleton of {len(self._out)} bytes, {len(self.lifted)} lifted>"
@@ -111,8 +137,33 @@ class JsonSkeleton:
         """
         try:
             return json_scanner.read_mended(self._out) if mend else orjson.loads(self._out)
-        except orjson.JSONDecodeError:
-            raise json_scanner.ScanError("The body is not valid JSON. Check its syntax.") from None
+        except orjson.JSONDecodeError as error:
+            raise self._syntax_error(error) from None
+
+    def _syntax_error(self, error: orjson.JSONDecodeError) -> json_scanner.ScanError:
+        """The parser's error at its place in the text, and nothing of the text."""
+        if not self._out.strip():
+            return json_scanner.ScanError("The body is empty. Send a JSON object in it.")
+        if error.msg == _CUT_OFF:
+            found = json_scanner.ScanError(
+                "The body is not valid JSON: it ends too early. Send it in full."
+            )
+            found.position = self._scanner.position
+            return found
+        reason = error.msg if error.msg in _REASONS else "check its syntax"
+        found = json_scanner.ScanError(f"The body is not valid JSON: {reason}.")
+        position = TextPosition().after(error.doc[: error.pos].encode("utf-8", "surrogatepass"))
+        found.position = position._replace(column=position.column + self._lifted_before(error))
+        return found
+
+    def _lifted_before(self, error: orjson.JSONDecodeError) -> int:
+        """How many characters of the error's line, before it, are not in the skeleton."""
+        start = error.doc.rfind("\n", 0, error.pos) + 1
+        line = error.doc[start : error.pos].encode("utf-8", "surrogatepass")
+        return sum(
+            self.lifted[int(match[1])].written - (len(match[0]) - len(b'""'))
+            for match in _PLACEHOLDERS.finditer(line)
+        )
 
     def structure(self, data: bytes) -> None:
         self._put(data)
@@ -124,7 +175,7 @@ class JsonSkeleton:
 
     def text_start(self, offset: int) -> None:
         self._start = offset
-        self._length = self._characters = self._non_base64 = 0
+        self._length = self._characters = self._non_base64 = self._written = 0
         self._tail = b""
         self._limit = self._keep_bytes if self._keep(self._scanner.path()) else LIFT_BYTES
 
@@ -146,6 +197,7 @@ class JsonSkeleton:
     def _check_lifted(self, part: bytes) -> None:
         """Checks what the parser does not see, because it goes upstream unchanged."""
         self._tail = (self._tail + part[-_TAIL_BYTES:])[-_TAIL_BYTES:]
+        self._written += text_position.characters(part)
         part = self._carry + part
         self._carry = b""
         # One pass for all checks: almost nothing of a picture remains.
@@ -184,6 +236,7 @@ class JsonSkeleton:
                     self._tail,
                     self._characters,
                     self._non_base64,
+                    self._written,
                 )
             )
             self._put(_PLACEHOLDER_TEXT + b"%d" % (len(self.lifted) - 1))

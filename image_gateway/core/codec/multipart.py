@@ -82,6 +82,7 @@ class MultipartReader:
         self._out: list[bytes] = []
         self._file_bytes = 0
         self._ended = False
+        self._is_empty = True
         self._header_name = b""
         self._header_value = b""
         self._headers: dict[bytes, bytes] = {}
@@ -113,6 +114,7 @@ class MultipartReader:
         """Take the next bytes; returns the data of files in them, to be spooled in this order."""
         if self._ended:
             return []  # an epilogue, to be ignored (RFC 2046, 5.1.1)
+        self._is_empty = self._is_empty and not chunk.strip()
         try:
             self._parser.write(chunk)
         except FormParserError:
@@ -122,6 +124,8 @@ class MultipartReader:
 
     def close(self) -> tuple[Part, ...]:
         """The parts in the order in which they arrived."""
+        if self._is_empty:
+            raise Refusal("invalid_body", "The body is empty. Send a form in it.")
         if not self._ended:
             raise _broken("It ends before its closing boundary. Send it in full.")
         return tuple(self._parts)

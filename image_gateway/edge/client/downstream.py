@@ -103,6 +103,12 @@ class Downstream:
 
     # -- reading ---------------------------------------------------------------------------------
 
+    @property
+    def has_no_body(self) -> bool:
+        """Whether the request's head says that no byte of a body follows (RFC 9112, 6.3)."""
+        is_chunked = self.headers.get("transfer-encoding") is not None
+        return not is_chunked and not content_length(self.headers)
+
     def check_size(self) -> None:
         """Refuse a body whose Content-Length is too large; raises ``Refusal`` (413)."""
         length = content_length(self.headers)

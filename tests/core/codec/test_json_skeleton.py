@@ -73,7 +73,7 @@ def test_the_longest_string_that_stays_has_4096_bytes() -> None:
     assert _skeleton([stays]) == (["x" * 4096], [])
     assert _skeleton([goes]) == (
         ["\x000"],
-        [json_skeleton.LiftedString(2, 4099, b"x" * 64, b"x" * 24, 4097)],
+        [json_skeleton.LiftedString(2, 4099, b"x" * 64, b"x" * 24, 4097, written=4097)],
     )
 
 
@@ -376,7 +376,9 @@ def test_a_picture_of_megabytes_leaves_no_trace_in_a_skeleton() -> None:
     assert repr(skeleton) == "<JsonSkeleton of 15 bytes, 1 lifted>"
     assert skeleton.close() == {"a": "\x000"}
     size = 64 * 65_536
-    assert skeleton.lifted == [json_skeleton.LiftedString(6, 6 + size, b"A" * 64, b"A" * 24, size)]
+    assert skeleton.lifted == [
+        json_skeleton.LiftedString(6, 6 + size, b"A" * 64, b"A" * 24, size, written=size)
+    ]
 
 
 def test_a_lifted_string_does_not_show_what_it_begins_with() -> None:

@@ -5,7 +5,7 @@ if an account that is switched on serves it.  What an open catalogue would serve
 and is not listed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
 from itertools import islice
 from typing import Final
@@ -36,14 +36,17 @@ def serves(account: Account, model: str, catalogue: Catalogue) -> bool:
     """
     if account.deployments is not None:
         return model in account.deployments
-    own_models = DIALECTS[account.dialect].own_models
+    return _serves_by_dialect(account.dialect, model, catalogue)
+
+
+def _serves_by_dialect(dialect: str, model: str, catalogue: Catalogue) -> bool:
+    own_models = DIALECTS[dialect].own_models
     return catalogue.rules(model) is not None if own_models is None else model in own_models
 
 
 def is_offered(grant: Grant, model: str, catalogue: Catalogue) -> bool:
     """Whether a key may ask for a model, and an account that is switched on serves it."""
-    names = ModelNames.of(grant)
-    return _is_offered(names, model, _switched_on(grant), catalogue)
+    return _are_offered(grant, [model], catalogue) == (model,)
 
 
 def offered(grant: Grant, catalogue: Catalogue, today: date) -> tuple[str, ...]:
@@ -51,21 +54,27 @@ def offered(grant: Grant, catalogue: Catalogue, today: date) -> tuple[str, ...]:
 
     Of an account without ``deployments`` the models that are shut down are left out.
     """
-    names, accounts = ModelNames.of(grant), _switched_on(grant)
     candidates = [*sorted(grant.key.model_map), *sorted(grant.key.allowed_models or ())]
-    for account in accounts:
+    for account in _switched_on(grant):
         candidates += _names_of(account, catalogue, today)
+    return _are_offered(grant, dict.fromkeys(candidates), catalogue)
+
+
+def _are_offered(grant: Grant, models: Iterable[str], catalogue: Catalogue) -> tuple[str, ...]:
+    """Those of ``models`` that are offered; takes no time for each pair of a model and an account,
+    because a plane may have thousands of both.
+    """
+    names, accounts = ModelNames.of(grant), _switched_on(grant)
+    deployed = {name for account in accounts for name in account.deployments or ()}
+    dialects = {account.dialect for account in accounts if account.deployments is None}
+
+    def is_served(model: str) -> bool:
+        return model in deployed or any(
+            _serves_by_dialect(dialect, model, catalogue) for dialect in dialects
+        )
+
     return tuple(
-        name for name in dict.fromkeys(candidates) if _is_offered(names, name, accounts, catalogue)
-    )
-
-
-def _is_offered(
-    names: ModelNames, model: str, accounts: Sequence[Account], catalogue: Catalogue
-) -> bool:
-    upstream = names.upstream(model)
-    return allows(names, model) and any(
-        serves(account, upstream, catalogue) for account in accounts
+        model for model in models if allows(names, model) and is_served(names.upstream(model))
     )
 
 

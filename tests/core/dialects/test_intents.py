@@ -10,8 +10,9 @@ from image_gateway.core.dialects import DIALECTS, EncodeContext, ExpectedRespons
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account, Credential, Secret
 from image_gateway.core.request import intent
+from image_gateway.core.request.model_names import ModelNames
 from image_gateway.core.routing.capability import Gap, choose
-from tests.core.builders import account, play
+from tests.core.builders import account, key, play
 
 TOOL = {"type": "image_generation"}
 TEXT = {"model": "gpt-5", "input": [{"role": "user", "content": "a cat"}]}
@@ -40,7 +41,7 @@ def _encode(value: dict[str, Any], one: Account) -> tuple[UpstreamRequest, dict[
     text = json.dumps(value).encode()
     skeleton = json_skeleton.JsonSkeleton(limits=json_scanner.CONVERSATION)
     skeleton.feed(text)
-    request = intent.parse(skeleton.close(), skeleton.lifted, {}, "gpt-image-2")
+    request = intent.parse(skeleton.close(), skeleton.lifted, ModelNames(key()), "gpt-image-2")
     route = choose(one, request)
     assert not isinstance(route, Gap)
     context = EncodeContext(DIALECTS[one.dialect].base_url or "", "0.1.0", "never-used")
@@ -156,7 +157,7 @@ def test_azure_without_an_image_deployment_names_none() -> None:
 
 @pytest.mark.parametrize("one", [_openai(responses_model=None), _azure(responses_model=None)])
 def test_an_account_without_a_main_model_serves_no_intents(one: Account) -> None:
-    request = intent.parse({**TEXT, "tools": [TOOL]}, [], {}, "gpt-image-2")
+    request = intent.parse({**TEXT, "tools": [TOOL]}, [], ModelNames(key()), "gpt-image-2")
     route = choose(one, request)
     assert isinstance(route, Gap)
     assert route.param == "model"

@@ -66,7 +66,15 @@ def test_case_and_space_around_an_image_model_change_nothing(model: str) -> None
 
 
 @pytest.mark.parametrize(
-    "model", ["openai/gpt-image-2", "OpenAI/GPT-Image-2", "a/b/gpt-image-2", "/gpt-image-2"]
+    "model",
+    [
+        "openai/gpt-image-2",
+        "OpenAI/GPT-Image-2",
+        "a/b/gpt-image-2",
+        "/gpt-image-2",
+        "chatgpt-image-latest",
+        "openai/ChatGPT-Image-Latest",
+    ],
 )
 def test_a_vendor_before_an_image_model_changes_nothing(model: str) -> None:
     assert is_intent({"model": model})
@@ -74,7 +82,15 @@ def test_a_vendor_before_an_image_model_changes_nothing(model: str) -> None:
 
 @pytest.mark.parametrize(
     "model",
-    ["gpt-5", "gpt-image", "gpt-imagery-2", "my-gpt-image-2", "gpt-image-2/chat", "gpt_image_2"],
+    [
+        "gpt-5",
+        "gpt-image",
+        "gpt-imagery-2",
+        "my-gpt-image-2",
+        "gpt-image-2/chat",
+        "gpt_image_2",
+        "chatgpt-4o",
+    ],
 )
 def test_a_model_that_only_resembles_an_image_model_is_text(model: str) -> None:
     assert not is_intent({"model": model})

@@ -1125,7 +1125,7 @@ async def test_a_stream_that_fails_before_its_first_event_keeps_its_status(
         ("BadRequestError", 400, "unknown_parameter", {}, {"style": "vivid"}),
         ("PermissionDeniedError", 403, "key_disabled", {"status": "disabled"}, {}),
         ("PermissionDeniedError", 403, "model_not_allowed", {"allowed_models": []}, {}),
-        ("NotFoundError", 404, "model_not_found", {}, {"model": "gpt-image-77"}),
+        ("NotFoundError", 404, "model_not_found", {}, {"model": "dall-e-3"}),
         ("RateLimitError", 429, "insufficient_quota", {"quota_limit": 0}, {}),
     ],
 )

@@ -83,10 +83,19 @@ async def test_no_secret_prompt_or_picture_is_written_anywhere(
         "http://planted-user:planted-proxy-password-55de@127.0.0.1",
         credential=credential,
     )
-    edit = json.dumps(
-        {"prompt": PROMPT, "user": USER, "images": [f"data:image/png;base64,{PICTURE}", ADDRESS]}
-    ).encode()
+    body = {"prompt": PROMPT, "user": USER, "images": [f"data:image/png;base64,{PICTURE}"]}
+    edit = json.dumps(body).encode()
     assert await send(edit) == 200
+
+    # Only OpenAI fetches a picture by its address.
+    addressed = json.dumps({**body, "images": [ADDRESS]}).encode()
+    assert await send(addressed) == 400
+    plane.add_account(
+        "fetching-account", upstream.root, dialect="openai", credential={"api_key": TOKEN}
+    )
+    plane.update("keys", {"key_id": "key-1"}, account_names=["fetching-account"])
+    assert await send(addressed) == 200
+    plane.update("keys", {"key_id": "key-1"}, account_names=["visible-account"])
 
     upstream.script = echoes
     assert await send(edit) == 400

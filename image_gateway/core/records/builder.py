@@ -24,6 +24,7 @@ from image_gateway.core.records.usage import Usage
 from image_gateway.core.request import intent
 from image_gateway.core.request.image_request import ImageRequest
 from image_gateway.core.request.intent import IntentRequest
+from image_gateway.core.request.model_names import is_image_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +251,7 @@ class RecordBuilder:
             # An edit and a conversation may hold pictures.
             only_text_in=self.arrival.endpoint == "generations",
             usage_text=made.usage_text,
-            main_model=called.main_model if intent.is_image_model(model or "") else model,
+            main_model=called.main_model if is_image_model(model or "") else model,
             svg_usage=made.svg_usage,
         )
         return prices.cost_usd(bill)

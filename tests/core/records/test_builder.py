@@ -18,6 +18,7 @@ from image_gateway.core.records.phases import Phase, Timeline
 from image_gateway.core.records.prices import Price, Prices
 from image_gateway.core.records.record import AttemptRecord
 from image_gateway.core.request import intent
+from image_gateway.core.request.model_names import ModelNames
 from image_gateway.core.routing.failover import Action, Stage
 from tests.core.builders import PNG, PRICES, Clock, key, parse, read
 
@@ -309,7 +310,7 @@ def test_a_responses_call_costs_its_pictures_and_its_main_model(
 
 def intended(**body: object) -> Asked:
     value, lifted = read(json.dumps({"input": "a cat", **body}).encode())
-    return Asked.of_intent(intent.parse(value, lifted, {}, "gpt-image-2"), b"key")
+    return Asked.of_intent(intent.parse(value, lifted, ModelNames(key()), "gpt-image-2"), b"key")
 
 
 TOOL = {"type": "image_generation", "size": "1024x1024", "quality": "low"}

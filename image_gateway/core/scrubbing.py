@@ -94,11 +94,13 @@ class Scrubber:
         return {
             name: value
             for name, value in upstream.items()
-            if not headers.may_reach_client(name) or self._is_clean(f"{name}: {value}")
+            if not headers.may_reach_client(name) or self._is_clean(name, value)
         }
 
-    def _is_clean(self, text: str) -> bool:
-        return self._clean(text, _SHORT) == text
+    def _is_clean(self, name: str, value: str) -> bool:
+        # An account may be called ``100``, and that is a limit, too.
+        shown = name if len(value) < _SHORT and value.isdigit() else f"{name}: {value}"
+        return self._clean(shown, _SHORT) == shown
 
     def _clean_key(self, key: str) -> str:
         """A key, of which only what cannot be an everyday word is taken out."""

@@ -236,6 +236,12 @@ def test_a_header_with_a_secret_is_left_out(secret: str) -> None:
     assert Scrubber.of(FULL).clean_headers(named) == {}
 
 
+def test_an_account_that_is_called_like_a_number_costs_no_header() -> None:
+    upstream = {"x-ratelimit-limit-requests": "100", "retry-after": "5", "content-length": "64"}
+    for name in ("100", "5", "64"):
+        assert Scrubber.of(replace(FULL, account_name=name)).clean_headers(upstream) == upstream
+
+
 def test_a_key_with_a_secret_is_cleaned_and_no_other_one() -> None:
     odd = replace(FULL, account_name="message")
     body = json.dumps({"error": {"message": "m", "code": "c", TOKEN: 1, "headers": {PAIR: 1}}})

@@ -178,6 +178,30 @@ async def test_an_error_event_is_the_error_that_it_says(
     assert (await door.record())["error_code"] == "moderation_blocked"
 
 
+@pytest.mark.parametrize("media_type", ["application/json", "text/plain", "odd"])
+@pytest.mark.parametrize("body", [PROMPT, STREAM], ids=["answer", "stream"])
+async def test_responses_events_are_events_whatever_they_are_called(
+    make_account: MakeDoor, upstream: ScriptedUpstream, media_type: str, body: bytes
+) -> None:
+    door = make_account("codex-responses")
+    upstream.script = answers(200, body_of(drawn(size=LARGE)), {"content-type": media_type})
+    status, _, told = await door.post(body)
+    assert (status, picture(LARGE).encode() in told) == (200, True)
+    assert (await door.record())["response_image_count"] == 1
+
+
+@pytest.mark.parametrize("answer", [{}, {"output": []}, b"", b"ok", b"["])
+async def test_json_where_responses_events_were_asked_for_is_no_answer(
+    make_account: MakeDoor, upstream: ScriptedUpstream, answer: Any
+) -> None:
+    door = make_account("codex-responses")
+    upstream.script = answers(200, answer)
+    status, headers, told = await door.post(PROMPT)
+    assert (status, headers["x-should-retry"]) == (502, "false")
+    check_error(told, "upstream_invalid")
+    assert (await door.record())["may_be_billed"]
+
+
 # -- a plain answer where events were asked for ----------------------------------------------------
 
 

@@ -26,6 +26,7 @@ from tests.parts.upstream import (
     drawn,
     frame,
     images,
+    partial,
     streams,
 )
 
@@ -373,8 +374,8 @@ async def test_no_end_of_a_call_leaves_a_file_or_a_descriptor(
         await call.send(b'{"data"')
 
     async def round_of_ends() -> None:
-        upstream.script = streams([completed()])
-        assert (await narrow_door.post(large, EDITS, content_type=forms.FORM))[0] == 502
+        upstream.script = streams([partial()])
+        assert (await narrow_door.post(large, EDITS, content_type=forms.FORM))[0] == 504
         upstream.script = cut
         await narrow_door.post(large, EDITS, content_type=forms.FORM)
         await narrow_door.post(large[:-10], EDITS, content_type=forms.FORM)

@@ -35,6 +35,9 @@ class Said:
     async def chunk(self, seconds: float) -> bytes:  # noqa: ARG002 - the answer's own
         return self._chunks.pop(0) if self._chunks else b""
 
+    def unread(self, chunk: bytes) -> None:
+        self._chunks.insert(0, chunk)
+
 
 class Client:
     """Takes an answer's bytes."""

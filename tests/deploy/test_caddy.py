@@ -588,7 +588,7 @@ HIDDEN: list[tuple[bytes, str, dict[str, str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("body", "path", "headers"), HIDDEN, ids=str)
+@pytest.mark.parametrize(("body", "path", "headers"), HIDDEN, ids=range(len(HIDDEN)))
 async def test_no_form_of_an_intent_passes_the_gateway_unseen(
     front: Front, body: bytes, path: str, headers: dict[str, str]
 ) -> None:

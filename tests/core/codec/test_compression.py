@@ -99,6 +99,7 @@ def test_a_window_that_would_take_much_memory_is_refused() -> None:
         ("deflate", zlib.compress(b"a") + zlib.compress(b"b"), True),
         ("zstd", zstd.compress(b"a"), False),
     ],
+    ids=["gzip", "gzip, padded", "two of gzip", "deflate", "two of deflate", "zstd"],
 )
 def test_bytes_behind_the_body_are_noted(encoding: str, body: bytes, *, has_rest: bool) -> None:
     decoder = compression.Decoder(encoding, MIB)

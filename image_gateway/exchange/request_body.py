@@ -114,7 +114,8 @@ class RequestBodyReader:
         for model in models:
             if not offers.allows(names, model):
                 today = datetime.now(UTC).date()
-                raise offers.not_allowed(model, offers.offered(grant, self._app.catalogue, today))
+                names_offered = offers.offered(grant, self._app.catalogue, today)
+                raise offers.not_allowed(model, names_offered, grant.key)
 
     async def _read(self, parser: BodySink) -> None:
         self._downstream.check_size()

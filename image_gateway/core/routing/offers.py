@@ -7,12 +7,11 @@ and is not listed.
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
-from itertools import islice
 from typing import Final
 
 from image_gateway.core.dialects import DIALECTS
 from image_gateway.core.errors import Refusal
-from image_gateway.core.model import Account, Grant
+from image_gateway.core.model import Account, Grant, Key
 from image_gateway.core.request.catalogue import Catalogue
 from image_gateway.core.request.model_names import ModelNames
 from image_gateway.core.untrusted import shown_model
@@ -97,11 +96,16 @@ def _names_of(account: Account, catalogue: Catalogue, today: date) -> Iterator[s
             yield name
 
 
-def not_allowed(model: str, names: Sequence[str]) -> Refusal:
-    """The key may not use a model; ``names`` are those that it may ask for."""
+def not_allowed(model: str, names: Sequence[str], key: Key) -> Refusal:
+    """The key may not use a model; ``names`` are those that it may ask for.
+
+    Where no account serves any, its ``allowed_models`` still say what was meant for it.
+    """
+    allowed = sorted(key.allowed_models or ())
+    advice = _advice(names) if names or not allowed else f"It may use {_listed(allowed)}."
     return Refusal(
         "model_not_allowed",
-        f"This key may not use {shown_model(model)}. {_advice(names)}",
+        f"This key may not use {shown_model(model)}. {advice}",
         param="model",
     )
 
@@ -118,6 +122,10 @@ def not_found(model: str, names: Sequence[str]) -> Refusal:
 def _advice(names: Sequence[str]) -> str:
     if not names:
         return "At the moment the key may ask for no model. Ask the operator of this gateway."
-    shown = ", ".join(shown_model(name) for name in islice(names, _MOST_NAMES))
+    return f"It may ask for {_listed(names)}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(map(shown_model, names[:_MOST_NAMES]))
     rest = len(names) - _MOST_NAMES
-    return f"It may ask for {shown}" + (f" and {rest} more." if rest > 0 else ".")
+    return f"{shown} and {rest} more" if rest > 0 else shown

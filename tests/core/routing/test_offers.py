@@ -1,6 +1,6 @@
 """Which models a key may ask for, and what a client learns that asks for another one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 
@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from image_gateway.core.errors import Refusal
 from image_gateway.core.model import Account
 from image_gateway.core.request.model_names import ModelNames
 from image_gateway.core.routing import offers
@@ -184,7 +185,11 @@ def test_what_is_offered_can_be_asked_for_and_every_known_name_that_can_is_offer
 # -- what a client learns --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("refuse", [offers.not_found, offers.not_allowed])
+def _not_allowed(model: str, names: Sequence[str]) -> Refusal:
+    return offers.not_allowed(model, names, key())
+
+
+@pytest.mark.parametrize("refuse", [offers.not_found, _not_allowed])
 @pytest.mark.parametrize(
     ("model", "names", "words"),
     [
@@ -205,6 +210,15 @@ def test_a_refusal_names_the_model_and_at_most_ten_others(
 
 @pytest.mark.parametrize("model", ["a cat in the rain", "x" * 65, "<b>", "a\nb", "", "`x`"])
 def test_what_is_no_name_is_not_repeated(model: str) -> None:
-    for refusal in (offers.not_found(model, [model]), offers.not_allowed(model, [model])):
+    for refusal in (offers.not_found(model, [model]), _not_allowed(model, [model])):
         assert not model or model not in refusal.message
         assert "the model of that name" in refusal.message
+
+
+def test_a_key_whose_models_no_account_serves_is_told_which_were_meant_for_it() -> None:
+    allowed = frozenset(f"m{at:02}" for at in range(12))
+    refusal = offers.not_allowed("x", [], key(allowed_models=allowed))
+    assert refusal.message.startswith("This key may not use `x`. It may use `m00`, `m01`, ")
+    assert refusal.message.endswith(", `m09` and 2 more.")
+    nothing = offers.not_allowed("x", [], key(allowed_models=frozenset()))
+    assert "may ask for no model" in nothing.message

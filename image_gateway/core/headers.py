@@ -17,6 +17,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 TO_CLIENT: Final = frozenset({"content-type", "content-length", "openai-processing-ms"})
 TO_CLIENT_PREFIXES: Final = ("x-ratelimit-",)
 RETRY: Final = frozenset({"retry-after", "retry-after-ms"})
+_WAITS: Final = (("retry-after-ms", 1000.0), ("x-ms-retry-after-ms", 1000.0), ("retry-after", 1.0))
 
 LONGEST_WAIT: Final = 7 * 24 * 3600.0
 """Seconds; Codex's longest window is a week, so a larger number is an error."""
@@ -188,9 +189,10 @@ def named_wait(
     """Seconds to wait according to an answer, None if it names no wait.
 
     ``now`` is the time in seconds since 1970, for an error with a ``resets_at``.  The most exact
-    source counts: ``retry-after-ms``, ``retry-after`` (these upstreams do not use its date form),
-    then ``resets_in_seconds`` or ``resets_at`` of the error.  If the answer is about a limit
-    (``limited``), the last source is the latest reset of a used-up ``x-ratelimit-*`` limit.
+    source counts: ``retry-after-ms``, the same with ``x-ms-``, ``retry-after`` (these upstreams do
+    not use its date form), then ``resets_in_seconds`` or ``resets_at`` of the error.  If the answer
+    is about a limit (``limited``), the last source is the latest reset of a used-up
+    ``x-ratelimit-*`` limit.
     """
     wait = _named_wait(upstream, error, now)
     if wait is None and limited:
@@ -199,7 +201,7 @@ def named_wait(
 
 
 def _named_wait(upstream: Mapping[str, str], error: UpstreamError, now: float) -> float | None:
-    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+    for name, unit in _WAITS:
         seconds = number(upstream.get(name))
         if seconds is not None:
             return seconds / unit

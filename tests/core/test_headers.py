@@ -401,6 +401,8 @@ def _wait(error: UpstreamError | None = None, **found: str) -> float | None:
         ({"retry_after": "0"}, {}, 0.0),
         ({"retry_after_ms": "1500", "retry_after": "3"}, {}, 1.5),
         ({"retry_after_ms": "soon", "retry_after": "3"}, {}, 3.0),
+        ({"x_ms_retry_after_ms": "2500", "retry_after": "3"}, {}, 2.5),
+        ({"x_ms_retry_after_ms": "2500", "retry_after_ms": "1500"}, {}, 1.5),
         ({"retry_after": "3"}, {"resets_in_seconds": 9.0}, 3.0),
         ({"retry_after": "-3"}, {"resets_in_seconds": 9.0}, 9.0),
         ({"retry_after": "Wed, 21 Oct 2026 07:28:00 GMT"}, {}, None),
@@ -433,6 +435,7 @@ _RESETS = st.one_of(st.none(), st.floats(allow_nan=False, allow_infinity=False))
             [
                 "retry-after",
                 "retry-after-ms",
+                "x-ms-retry-after-ms",
             ]
         ),
         _VALUES,

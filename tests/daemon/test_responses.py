@@ -375,6 +375,8 @@ async def test_a_body_in_chunks_arrives_whole_and_with_its_length(
         b"null",
         b'{"model":7}',
         b'{"tools":"image_generation"}',
+        b'{"model":"gpt-5","top_p":NaN,"x":[-Infinity,1e5,true,false,null]}',
+        b"it's",
         b"[" * 600,
         json.dumps({"model": "gpt-5", "input": "x" * 3_000_000}).encode(),
         b'{"model":"gpt-5","input":[' + b'{"a":[1,2]},' * 40_000 + b"0]}",
@@ -397,8 +399,24 @@ async def test_whatever_asks_for_no_picture_is_the_text_api_s_to_judge(
         INTENT.decode().encode("utf-32"),
         b'{"\xff":0,' + INTENT[1:],
         INTENT + b"}",
+        INTENT.replace(b'"', b"'"),
+        b"\xef\xbb\xbf" + INTENT.replace(b'"', b"'"),
+        b'{model:"gpt-5",tools:[{type:"image_generation"}]}',
+        b"/* */" + INTENT.replace(b'"', b"'"),
+        b'{"model":"gpt-5",/*"*/tools:[{type:"image_generation"}]}',
     ],
-    ids=["UTF-16", "UTF-16 without a mark", "UTF-32", "a name in other bytes", "a brace too many"],
+    ids=[
+        "UTF-16",
+        "UTF-16 without a mark",
+        "UTF-32",
+        "a name in other bytes",
+        "a brace too many",
+        "single quotes",
+        "single quotes behind a mark",
+        "names without quotes",
+        "a comment ahead",
+        "a comment within",
+    ],
 )
 async def test_what_cannot_be_read_here_is_shown_to_nobody_who_might_read_it(
     make: MakeDoor, upstream: ScriptedUpstream, text_api: TextApi, body: bytes
@@ -679,8 +697,10 @@ async def test_while_postgres_is_away_text_of_an_unknown_key_goes_on_and_an_inte
         plane.create()
         gateway = make_gateway(
             plane.reader_url, text_api_url=f"http://127.0.0.1:{text_port}", grant_ttl_seconds=0.2
-        ).start()
+        )
+        # Before the start, or a late notification of them could come after the last reading.
         door = open_door(gateway, plane, upstream, "codex-responses")
+        gateway.start()
         assert (await ask(door, INTENT))[0] == 200
         server.kill()
         stranger = Door(gateway, plane, "none", "sk-stranger", "none")

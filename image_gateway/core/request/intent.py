@@ -28,6 +28,11 @@ TOOL: Final = "image_generation"
 _NAMING_TYPES: Final = frozenset({"tool", "function"})
 _LONGEST_SIGNAL: Final = 1024
 """Bytes; the rest of a longer string is ignored."""
+_BEFORE_OBJECT: Final = b"\xef\xbb\xbf \t\r\n"
+_STARTS: Final = frozenset({b"{", b"/"})
+"""How an object may begin for a lenient parser: with its brace, or with a comment."""
+_STRUCTURE: Final = b'{}[]:," \t\r\n0123456789+-.eE' + b"truefalsnlNIity" + b"\xef\xbb\xbf"
+"""What an object holds outside of its strings, with the ``NaN`` and ``Infinity`` of Python."""
 _ADDRESS: Final = re.compile(r"https?:", re.IGNORECASE)
 
 
@@ -114,7 +119,9 @@ class IntentSignalReader:
     """Collects the intent signals of a body that arrives in pieces.
 
     Raises ``ScanLimitError`` for a body that exceeds a limit, and ``ScanError`` for one that is not
-    JSON; the signals before the error still count.
+    JSON; the signals before the error still count.  A lenient parser reads more than JSON (names
+    without quotes, single quotes, comments), so an object that has more is an error; whether it is
+    complete is left to the text API.
     """
 
     def __init__(self) -> None:
@@ -122,6 +129,7 @@ class IntentSignalReader:
         self._scanner = json_scanner.Scanner(self, json_scanner.TEXT)
         self._path: json_scanner.Path | None = None
         self._text = bytearray()
+        self._is_object: bool | None = None
 
     def __repr__(self) -> str:
         return f"<IntentSignalReader {self._scanner!r}>"
@@ -131,7 +139,13 @@ class IntentSignalReader:
         self._scanner.feed(chunk)
 
     def structure(self, data: bytes) -> None:
-        pass
+        if self._is_object is None and (start := data.lstrip(_BEFORE_OBJECT)[:1]):
+            self._is_object = start in _STARTS
+        if self._is_object and data.translate(None, _STRUCTURE):
+            raise json_scanner.ScanError(
+                "The body is not valid JSON: outside of its strings it has characters that JSON "
+                "does not know. Put names and texts in double quotes, and leave out comments."
+            )
 
     def key(self, data: bytes) -> None:
         pass

@@ -277,11 +277,23 @@ def _one_of(*choices: str) -> Callable[[object], str]:
 def _models(value: object) -> Mapping[str, object]:
     if not isinstance(value, Mapping):
         raise ValueError("must be tables in the TOML file: [models.NAME]")  # noqa: TRY004 - one kind
+    _check_dots(value)
     try:
         catalogue.parse_models(value)
     except catalogue.CatalogueError as error:
         raise ValueError(f"is not valid: {error}") from None
     return value
+
+
+def _check_dots(tables: Mapping[str, object]) -> None:
+    """Explain what TOML makes of a name that has a dot and no quotes."""
+    for outer, table in tables.items():
+        for inner, value in table.items() if isinstance(table, Mapping) else ():
+            if isinstance(value, Mapping):
+                raise ValueError(  # noqa: TRY004 - one kind
+                    f'is not valid: {outer}.{inner} is read as a table "{inner}" within "{outer}"; '
+                    f'put a name with a dot in quotes: "{outer}.{inner}"'
+                )
 
 
 def _prices(value: object) -> Mapping[str, Price]:
@@ -294,6 +306,7 @@ def _prices(value: object) -> Mapping[str, Price]:
         raise ValueError(  # noqa: TRY004 - one kind
             "must be tables in the TOML file, [prices.NAME], or a JSON object of such tables"
         )
+    _check_dots(tables)
     try:
         return prices.parse(tables)
     except prices.PriceError as error:
@@ -501,6 +514,8 @@ def parse(environment: Mapping[str, str], read: Read) -> Settings:
             values[setting.name.lower()] = setting.parse(value)
         except ValueError as error:
             mistakes.append(f"{PREFIX}{setting.name} {error}")
+    if values.get("text_api_url") is not None and _leads_to(values["text_api_url"], values["bind"]):
+        mistakes.append(f"{PREFIX}TEXT_API_URL leads to the gateway itself; name the text API")
     if values.get("ambient_image_tool") == "strip" and "TEXT_API_URL" not in raw:
         mistakes.append(f"{PREFIX}AMBIENT_IMAGE_TOOL strip needs {PREFIX}TEXT_API_URL")
     if mistakes:
@@ -515,6 +530,17 @@ def parse(environment: Mapping[str, str], read: Read) -> Settings:
     for name in _FOLDERS:
         values.setdefault(name.lower(), _folder(environment, name))
     return Settings(**values)
+
+
+_LOCAL: Final = frozenset({"0.0.0.0", "127.0.0.1", "::", "::1", "localhost"})  # noqa: S104 - no bind
+
+
+def _leads_to(url: str, bind: Address) -> bool:
+    """Whether a URL surely leads to an address that this process listens on: calls would circle."""
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    hosts = {parts.hostname, bind[0]}
+    return port == bind[1] and (len(hosts) == 1 or hosts <= _LOCAL)
 
 
 def parse_one(environment: Mapping[str, str], read: Read, name: str) -> Any:

@@ -152,6 +152,32 @@ def test_stripping_the_image_tool_needs_a_text_api() -> None:
     assert found.ambient_image_tool == "strip"
 
 
+@pytest.mark.parametrize(
+    ("bind", "url"),
+    [
+        ("127.0.0.1:19082", "http://127.0.0.1:19082"),
+        ("127.0.0.1:19082", "http://localhost:19082/"),
+        ("0.0.0.0:80", "http://127.0.0.1"),
+        ("gateway.example:443", "https://gateway.example"),
+    ],
+)
+def test_a_text_api_that_is_the_gateway_itself_is_a_mistake(bind: str, url: str) -> None:
+    named = {"CONTROL_DATABASE_URL": DSN, "BIND": bind}
+    [mistake] = _mistakes({**named, "TEXT_API_URL": url})
+    assert mistake.startswith("IMAGE_GATEWAY_TEXT_API_URL leads to the gateway itself")
+    assert _parse({**named, "TEXT_API_URL": "http://127.0.0.1:8080"}).text_api_url is not None
+    assert _parse({**named, "TEXT_API_URL": "http://10.0.0.9:80"}).text_api_url is not None
+
+
+@pytest.mark.parametrize(
+    ("setting", "line"), [("models", 'quality = ["low"]'), ("prices", "text_in = 1.0")]
+)
+def test_a_name_with_a_dot_and_no_quotes_is_explained(setting: str, line: str) -> None:
+    toml = f"[{setting}.gpt-5.5]\n{line}"
+    [mistake] = _mistakes({"CONTROL_DATABASE_URL": DSN}, toml=toml)
+    assert mistake.endswith('put a name with a dot in quotes: "gpt-5.5"')
+
+
 def test_a_control_database_is_required() -> None:
     [mistake] = _mistakes({})
     assert mistake.startswith("IMAGE_GATEWAY_CONTROL_DATABASE_URL is missing")

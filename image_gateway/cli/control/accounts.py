@@ -13,9 +13,10 @@ import orjson
 from image_gateway.cli import output
 from image_gateway.cli.control import arguments, row_checks
 from image_gateway.cli.control.arguments import UsageError
-from image_gateway.cli.output import cell, complain
+from image_gateway.cli.output import cell, complain, escaped
 from image_gateway.core.dialects import DIALECTS, Dialect
 from image_gateway.core.model import DEFAULT_SLOTS, Credential
+from image_gateway.core.request.model_names import is_image_model
 from image_gateway.core.rows import account_from_row
 from image_gateway.edge.postgres.standalone import Standalone, TableRow
 
@@ -163,6 +164,7 @@ def _add_account(plane: Standalone, args: argparse.Namespace) -> None:
     _check_options(dialect, args)
     if args.codex_route == "responses" and args.responses_model is None:
         raise UsageError("--codex-route responses needs --responses-model")
+    _check_main_model(args.responses_model)
     row = {
         "account_name": args.name,
         "dialect": dialect.name,
@@ -209,6 +211,7 @@ def _check_options(dialect: Dialect, args: argparse.Namespace) -> None:
 
 def _update(plane: Standalone, args: argparse.Namespace) -> None:
     changes: TableRow = {}
+    _check_main_model(args.responses_model)
     for column, text in (
         ("base_url", args.base_url),
         ("responses_model", args.responses_model),
@@ -230,6 +233,14 @@ def _update(plane: Standalone, args: argparse.Namespace) -> None:
     row = plane.change_account(args.name, change)
     _warn_of_base(row)
     _show_row(args, row)
+
+
+def _check_main_model(name: str | None) -> None:
+    if name is not None and is_image_model(name):
+        raise UsageError(
+            f"--responses-model {escaped(name)} is an image model; the main model is a text model, "
+            "such as gpt-5.5, that calls the image tool"
+        )
 
 
 def _warn_of_base(row: TableRow) -> None:

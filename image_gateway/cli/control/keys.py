@@ -224,6 +224,8 @@ def _selection(args: argparse.Namespace, column: str) -> TableRow:
     """The change that NAME... or ``--all`` makes to a column in which null means all."""
     if args.names and args.all:
         raise UsageError("give either NAME... or --all, not both")
+    if any("," in name for name in args.names):
+        raise UsageError("separate the names with spaces, not with commas")
     return {column: args.names or None} if args.names or args.all else {}
 
 

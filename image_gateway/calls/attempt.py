@@ -149,7 +149,11 @@ class AttemptRunner:
             connection = await opened.enter_async_context(
                 self._app.upstream.connection(plan.request, self._job.spool, account.proxy)
             )
-            result = await self._exchange(plan, connection, attempt, until)
+            try:
+                result = await self._exchange(plan, connection, attempt, until)
+            finally:
+                # The account's name is no secret in a record, and may be a word such as ``high``.
+                context.record.clean(Scrubber(account.secrets()).clean_text)
             # Before the connection closes: a client that leaves may cancel that.
             outcome, step = result.outcome, result.step
             attempt.stage = Stage.STREAM if outcome.usable else outcome.stage

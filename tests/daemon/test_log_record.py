@@ -191,6 +191,25 @@ async def test_a_usage_holds_known_numbers_only(
     assert "hush" not in json.dumps(record)
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["answer", "stream"])
+async def test_what_an_answer_says_of_its_picture_repeats_no_credential(
+    make_account: MakeDoor, upstream: ScriptedUpstream, *, stream: bool
+) -> None:
+    secret = "k3y-of-account-" + "9" * 12
+    door = make_account("openai", credential={"api_key": secret})
+    looks = dict.fromkeys(("size", "quality", "background"), secret)
+    if stream:
+        upstream.script = streams([{**completed(), **looks}])
+    else:
+        writer = {"model": secret, "input_tokens": 1}
+        upstream.script = answers(200, {**images(), **looks, "svg_usage": writer})
+    assert (await door.post(json.dumps({**ASKED, "stream": stream}).encode()))[0] == 200
+    record = await door.record()
+    assert secret not in json.dumps(record)
+    assert record["size_given"] == "[redacted]"
+    assert (record["size"], record["response_image_count"]) == ("1536x1024", 1)
+
+
 # -- cost ------------------------------------------------------------------------------------------
 
 SVG_COUNTS = {

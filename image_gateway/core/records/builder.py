@@ -8,8 +8,8 @@ twice: the times come from the ``Timeline``, and ``build`` only puts the parts t
 import hashlib
 import hmac
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Final, Self
 
@@ -140,6 +140,26 @@ class Made:
             },
         )
 
+    def cleaned(self, clean: Callable[[str], str]) -> "Made":
+        """The same, its texts as ``clean`` makes them."""
+
+        def word(text: str | None) -> str | None:
+            return None if text is None else clean(text)
+
+        svg_usage = self.svg_usage
+        if svg_usage is not None:
+            svg_usage = {
+                name: clean(value) if isinstance(value, str) else value
+                for name, value in svg_usage.items()
+            }
+        return replace(
+            self,
+            svg_usage=svg_usage,
+            size=word(self.size),
+            quality=word(self.quality),
+            background=word(self.background),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -189,6 +209,10 @@ class RecordBuilder:
         self.attempts.append(attempt)
         self.answering = attempt
         self.called = called
+
+    def clean(self, clean: Callable[[str], str]) -> None:
+        """Take out what must not be recorded of the words in an answer."""
+        self.made = None if self.made is None else self.made.cleaned(clean)
 
     def fail(self, code: str, source: Source) -> None:
         """Record a failure; only the first one counts, because later ones follow from it."""

@@ -31,6 +31,7 @@ WAYS: dict[str, tuple[Callable[[bytes], bytes], dict[str, str]]] = {
     "zstd unnamed": (zstd.compress, {}),
     "gzip unnamed": (gzip.compress, {}),
     "named and not done": (bytes, {"content-encoding": "gzip"}),
+    "after a byte order mark": (lambda text: b"\xef\xbb\xbf" + text, {}),
 }
 ways = pytest.mark.parametrize(("compress", "headers"), WAYS.values(), ids=WAYS)
 Compress = Callable[[bytes], bytes]

@@ -2,7 +2,8 @@
 
 Identity is asked for, but some relays compress all the same, name an encoding that they have
 already taken off, or take off its name and not the encoding.  So the first bytes decide whether a
-body is gzip or zstd; only deflate, which cannot be told by them, goes by its name.
+body is gzip or zstd; only deflate, which cannot be told by them, goes by its name.  A byte order
+mark, which some relays write before their JSON, is taken off.
 """
 
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ _MOST_BYTES: Final = 256 * 1024 * 1024
 _IDENTITY: Final = "identity"
 _MAGIC: Final = {"gzip": GZIP_MAGIC, "zstd": b"\x28\xb5\x2f\xfd"}
 """How a body begins; neither JSON nor events can begin so."""
+_MARK: Final = b"\xef\xbb\xbf"
+"""Says that a text is UTF-8; JSON must not have it (RFC 8259, 8.1)."""
 
 
 def encoding_of(value: str | None) -> str:
@@ -42,6 +45,8 @@ class ResponseBody:
         self._start = b""
         self._has_begun = self._decoder is not None
         self._pieces: Iterator[bytes] = iter(())
+        self._has_mark: bool | None = None
+        """None: the first bytes have not come yet."""
 
     def __repr__(self) -> str:
         return f"<ResponseBody {self._decoder or 'plain'}>"
@@ -51,11 +56,30 @@ class ResponseBody:
         """Whether the body came compressed; known once its first piece was read."""
         return self._decoder is not None
 
+    @property
+    def is_as_sent(self) -> bool:
+        """Whether no byte was changed or left out; known once its first piece was read."""
+        return not (self.is_opened or self._has_mark)
+
     async def next(self) -> bytes:
         """The next bytes, at least one; empty at the end.
 
         Raises what aiohttp raises, and ``CompressionError``.
         """
+        piece = await self._next()
+        if self._has_mark is None:
+            start = piece
+            while piece and len(start) < len(_MARK) and _MARK.startswith(start):
+                piece = await self._next()
+                start += piece
+            self._has_mark = start.startswith(_MARK)
+            piece = start.removeprefix(_MARK)
+            if self._has_mark and not piece:
+                piece = await self._next()
+        return piece
+
+    async def _next(self) -> bytes:
+        """The same with a byte order mark."""
         while True:
             piece = next(self._pieces, None)
             if piece is not None:

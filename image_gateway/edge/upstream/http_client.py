@@ -255,7 +255,7 @@ class UpstreamResponse:
     @property
     def length(self) -> int | None:
         """Bytes of the body by its head, None if unknown; counts once the first chunk was read."""
-        if self._body.is_opened:
+        if not self._body.is_as_sent:
             return None
         return headers.whole(self.headers.get("content-length"))
 

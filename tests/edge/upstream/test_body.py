@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import zlib
+from collections.abc import Callable
 
 import pytest
 from backports import zstd
@@ -154,3 +155,42 @@ async def test_an_error_that_is_compressed_is_read_within_its_bounds(
         response = await attempt.open(BOUND_SECONDS)
         content = await response.read(1000, BOUND_SECONDS)
     assert content == b'{"error":' + b" " * 991
+
+
+MARK = b"\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize("packed", [bytes, gzip.compress], ids=["plain", "gzip"])
+@pytest.mark.parametrize("text", [JSON, b"{", b""], ids=["long", "short", "empty"])
+async def test_a_byte_order_mark_is_taken_off(
+    edge: UpstreamClient, spool: Spool, packed: Callable[[bytes], bytes], text: bytes
+) -> None:
+    data = packed(MARK + text)
+
+    async def script(line: Line) -> None:
+        await line.request()
+        head = answer(data, None)[: -len(data)]
+        for piece in (head, data[:1], data[1:2], data[2:]):
+            await line.send(piece)
+            await asyncio.sleep(0.01)
+
+    async with (
+        Peer(script) as there,
+        edge.connection(call(there.url), spool, None) as attempt,
+    ):
+        response, content = await fetch(attempt)
+        assert content == text
+        # The head's length is not that of what is left.
+        assert response.length is None
+
+
+@pytest.mark.parametrize("data", [MARK[:2], MARK[:1], b"{}", b"", b"\xef\xbb{}"])
+async def test_what_only_begins_like_a_byte_order_mark_stays(
+    edge: UpstreamClient, spool: Spool, data: bytes
+) -> None:
+    async with (
+        peer(answer(data, None)) as there,
+        edge.connection(call(there.url), spool, None) as attempt,
+    ):
+        response, content = await fetch(attempt)
+        assert (content, response.length) == (data, len(data))

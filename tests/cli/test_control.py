@@ -299,7 +299,6 @@ def test_each_command_changes_what_it_says_and_nothing_else(control: Control, pl
         ("account add new --openai --api-key-file - --base-url HTTP://x", 64, "base_url"),
         ("account add new --openai --api-key-file - --proxy ssh://x", 64, "proxy_url"),
         ("account add new --azure --api-key-file - --deployment a=b", 64, "--base-url"),
-        ("account add new --azure --api-key-file - --base-url https://x", 64, "--deployment"),
         ("account add new --codex-auth - --api-key-file -", 64, "--api-key-file"),
         ("account add new --codex-auth - --codex-route responses", 64, "--responses-model"),
         ("account credential one --api-key-file -", 64, "--codex-auth"),
@@ -541,6 +540,12 @@ def test_azure_and_openai_accounts_take_their_key_from_a_file(
     assert (azure["dialect"], azure["api_version"]) == ("azure", "v1")
     assert azure["credential"] == {"kind": "api_key", "expires_at": None}
     assert stored(plane, "credential") == {"api_key": "hush"}
+    # Without deployments it serves every image model, by the model's own name.
+    bare = control(
+        "account add b --azure --base-url https://x.openai.azure.com --api-key-file - --json",
+        stdin="hush\n",
+    ).json
+    assert bare["deployments"] is None
     plane.execute("DELETE FROM image_control.accounts")
     openai = control(
         "account add o --openai --base-url https://x/v1 --api-key-file - --json",

@@ -20,8 +20,6 @@ from image_gateway.core.request.model_names import is_image_model
 from image_gateway.core.rows import account_from_row
 from image_gateway.edge.postgres.standalone import Standalone, TableRow
 
-_OPTIONS: Final = {"deployments": "--deployment"}
-"""Options whose name is not that of their column."""
 _NOT_V1: Final = (
     "the path of the base URL does not end in /v1, as OpenAI's does: calls go to exactly this URL, "
     "with /images/... appended"
@@ -193,7 +191,6 @@ def _check_options(dialect: Dialect, args: argparse.Namespace) -> None:
     options = {
         "api_version": args.api_version,
         "base_url": args.base_url,
-        "deployments": args.deployment,
         "responses_model": args.responses_model,
         "codex_route": args.codex_route,
     }
@@ -426,4 +423,4 @@ def _credential_text(row: TableRow) -> str:
 
 
 def _option(column: str) -> str:
-    return _OPTIONS.get(column, f"--{column.replace('_', '-')}")
+    return f"--{column.replace('_', '-')}"

@@ -123,6 +123,8 @@ def parse(
     if not prompt.strip():
         raise wrong_value("prompt", "must not be blank")
     body_model = scalars.pop("model", rules.default_model)
+    if path_model is not None:
+        _check_parameter(rules.catalogue.parameters["model"], path_model)
     model = path_model or str(body_model)
     upstream_model = rules.names.upstream(model)
     stream = scalars.pop("stream", False) is True

@@ -325,6 +325,8 @@ def test_a_model_s_name_has_256_characters_at_most() -> None:
     assert parse({"model": "m" * 256}).model == "m" * 256
     assert _fault({"model": "m" * 257}) == ("invalid_value", "model")
     assert _fault({"model": "m" * 5000}) == ("invalid_value", "model")
+    assert parse({}, path_model="m" * 256).model == "m" * 256
+    assert _fault({}, path_model="m" * 257) == ("invalid_value", "model")
 
 
 _OLD = ["gpt-image-1", "gpt-image-1-mini", "gpt-image-1.5"]

@@ -282,7 +282,8 @@ def _check_model(
         return
     for name, accepted in _accepted(rules).items():
         if name in scalars and scalars[name] not in accepted:
-            if not catalogue.parameters[name].asks_for_nothing(scalars[name]):
+            parameter = catalogue.parameters.get(name)  # None for ``mask``, where it is forwarded
+            if parameter is None or not parameter.asks_for_nothing(scalars[name]):
                 raise _not_accepted(name, accepted, rules.name)
             del scalars[name]
     for name, image in (("mask", raw.mask), ("markup", raw.markup)):

@@ -218,6 +218,11 @@ def test_forwarding_a_known_name_switches_no_rule_off() -> None:
     assert "stream" not in parse({"stream": False}, forward_parameters=forward).parameters
 
 
+def test_a_forwarded_name_that_a_model_does_not_accept_is_refused() -> None:
+    forward = frozenset({"markup"})
+    assert _fault({"markup": "x"}, forward_parameters=forward) == ("invalid_value", "markup")
+
+
 # -- the prompt ------------------------------------------------------------------------------
 
 

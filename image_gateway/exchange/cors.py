@@ -43,6 +43,8 @@ _EXPOSED: Final = ", ".join(
         ),
     )
 )
+_OWN: Final = frozenset({b"access-control-allow-origin", b"access-control-allow-credentials"})
+"""What only this module says."""
 _MAX_AGE_SECONDS: Final = "7200"
 """How long a browser need not ask again; Chromium's own limit."""
 
@@ -76,8 +78,9 @@ class Cors:
 def _with_headers(
     pairs: list[tuple[bytes, bytes]], allowed: str | None
 ) -> list[tuple[bytes, bytes]]:
-    if any(name.lower() == b"access-control-allow-origin" for name, _ in pairs):
-        return pairs  # an answer of the text API may have its own, and two would allow nothing
+    # An answer of the text API may have its own; two would allow nothing, and the preflight of its
+    # call was answered here.
+    pairs = [(name, value) for name, value in pairs if name.lower() not in _OWN]
     added = [(b"vary", b"Origin")]
     if allowed is not None:
         added.append((b"access-control-allow-origin", allowed.encode("latin-1")))

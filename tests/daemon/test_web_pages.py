@@ -9,7 +9,7 @@ import pytest
 
 from tests.daemon.conftest import Door, MakeDoor, make_door, open_door
 from tests.daemon.test_refusals import check_error
-from tests.parts.gateway import Gateway, parse
+from tests.parts.gateway import Gateway, parse, post
 from tests.parts.plane import Plane
 from tests.parts.upstream import ScriptedUpstream, answers, completed, streams
 
@@ -125,6 +125,37 @@ def check_open(gateway: Gateway, headers: dict[str, str]) -> None:
     assert headers["vary"] == "Origin"
     exposed = headers["access-control-expose-headers"].split(", ")
     assert {"x-request-id", "retry-after", "x-should-retry", "openai-processing-ms"} <= set(exposed)
+
+
+@pytest.mark.parametrize("own", ["https://other.example.com", "*", APP])
+async def test_an_answer_of_the_text_api_is_for_the_same_pages(
+    make_gateway: MakeGateway, plane: Plane, upstream: ScriptedUpstream, own: str
+) -> None:
+    """Its preflight was answered here, so its own rules would only contradict that."""
+    gateway = make_gateway(plane.reader_url, cors_origins=APP, text_api_url=upstream.root).start()
+    door = make_door(gateway, plane, upstream)
+    upstream.script = answers(
+        200,
+        {"id": "resp_1"},
+        {
+            "Access-Control-Allow-Origin": own,
+            "access-control-allow-credentials": "true",
+            "access-control-expose-headers": "x-of-text-api",
+        },
+    )
+    for origin in (APP, "https://other.example.com"):
+        raw = await gateway.raw(
+            post(door.secret, b'{"model": "gpt-5"}', "/v1/responses", {"origin": origin})
+        )
+        head = raw.partition(b"\r\n\r\n")[0].lower()
+        allowed = [line for line in head.split(b"\r\n") if b"-allow-origin:" in line]
+        own_line = f"access-control-allow-origin: {APP}".encode()
+        assert allowed == ([own_line] if origin == APP else [])
+        assert b"vary: origin" in head
+        assert b"allow-credentials" not in head
+        assert b"access-control-expose-headers: x-of-text-api" in head
+    assert gateway.stop() == 0
+    assert [record["status"] for record in gateway.records()] == [200, 200]
 
 
 async def test_another_origin_is_not_let_in(

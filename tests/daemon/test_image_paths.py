@@ -291,12 +291,23 @@ async def test_numbered_pictures_are_in_the_order_of_their_numbers(
 
 
 @pytest.mark.parametrize(
-    "name", ["image[1000]", "image[-1]", "image[a]", "image[0][0]", "images[0]"]
+    "name",
+    [
+        "image[1000]",
+        "image[-1]",
+        "image[a]",
+        "image[0][0]",
+        "images[0]",
+        "Image",
+        "file",
+        "photo[]",
+    ],
 )
 async def test_a_picture_by_another_name_is_told_what_to_call_it(
     door: Door, upstream: ScriptedUpstream, name: str
 ) -> None:
-    body = forms.body(Piece(name, PNG, "a.png"), ("prompt", "a cat"))
+    kind = None if "image" in name.lower() else "image/png"
+    body = forms.body(Piece(name, PNG, "a.png", kind), ("prompt", "a cat"))
     status, _, answer = await door.post(body, EDITS, content_type=forms.FORM)
     assert status == 400
     assert json.loads(answer)["error"]["code"] == "unknown_parameter"

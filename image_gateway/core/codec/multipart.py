@@ -33,7 +33,7 @@ _MOST_HEADERS: Final = 16
 _LONGEST_HEADER: Final = 4096
 _LONGEST_BOUNDARY: Final = 70
 """RFC 2046, 5.1.1."""
-_LIKE_A_PICTURE: Final = re.compile(r"image|mask|markup")
+_LIKE_A_PICTURE: Final = re.compile(r"image|mask|markup", re.IGNORECASE)
 _PLAIN_TRANSFERS: Final = frozenset({b"", b"binary", b"8bit", b"7bit"})
 
 
@@ -161,14 +161,15 @@ class MultipartReader:
                 shown_name(name),
             )
         picture = _PICTURE.fullmatch(name)
-        if b"filename" in options and picture is None and _LIKE_A_PICTURE.match(name):
+        declared, _ = parse_options_header(self._headers.get(b"content-type"))
+        is_like_picture = declared.startswith(b"image/") or _LIKE_A_PICTURE.match(name)
+        if b"filename" in options and picture is None and is_like_picture:
             raise Refusal(
                 "unknown_parameter",
                 f"Unknown parameter `{shown_name(name)}`. Send pictures as `image`, `image[]` or "
                 "`image[0]`, `image[1]`, ..., and as `mask` and `markup`.",
                 param=shown_name(name),
             )
-        declared, _ = parse_options_header(self._headers.get(b"content-type"))
         kind, index = ("", None) if picture is None else picture.groups()
         self._part = Part(
             name,

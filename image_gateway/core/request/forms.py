@@ -65,13 +65,13 @@ def from_json(
     if not takes_pictures:
         return RawParameters(values, texts=texts)
     references = values.pop("images", None)
+    if "image" in values:
+        raise Refusal(
+            "unknown_parameter",
+            "A JSON edit does not accept `image`. Send its pictures as `images`.",
+            param="image",
+        )
     if references is None:
-        if "image" in values:
-            raise Refusal(
-                "unknown_parameter",
-                "A JSON edit does not accept `image`. Send its pictures as `images`.",
-                param="image",
-            )
         raise Refusal(
             "missing_required_parameter",
             f"`images` is missing. Send 1 to {MOST_IMAGES} pictures in it.",

@@ -193,6 +193,14 @@ def test_what_is_no_name_is_refused_and_not_repeated(name: str) -> None:
     assert not name or name not in refusal.message
 
 
+@pytest.mark.parametrize("body", [_edit(image=PNG), {"image": PNG}, {"image": [PNG]}])
+def test_an_edit_in_json_is_told_to_send_image_as_images(body: dict[str, Any]) -> None:
+    refusal = refusal_of(body, E)
+    assert (refusal.code, refusal.param) == ("unknown_parameter", "image")
+    assert "as `images`" in refusal.message
+    assert "/v1/images/edits" not in refusal.message
+
+
 @pytest.mark.parametrize("endpoint", [G, E])
 @pytest.mark.parametrize("name", ["image[]", "mask[]", "images[0]"])
 def test_a_form_s_name_is_unknown_in_json(name: str, endpoint: Endpoint) -> None:

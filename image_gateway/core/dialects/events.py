@@ -160,11 +160,12 @@ def failure(fields: Mapping[str, object]) -> ParsedEvent:
 def read_image_event(event: Event) -> ParsedEvent:
     """Read one event of a stream that is forwarded unchanged."""
     fields, kind = event.fields(), event.kind()
-    if "error" in {kind, event.name} or isinstance(fields.get("error"), dict | str):
-        return failure(fields)
     # An event that cannot be read counts by its name: the picture has been paid for.
-    holds_picture = event.value is None or has_picture(fields)
-    if kind in _COMPLETED and holds_picture:
+    is_finished = kind in _COMPLETED and (event.value is None or has_picture(fields))
+    has_error = isinstance(fields.get("error"), dict | str) and not is_finished
+    if "error" in {kind, event.name} or has_error:
+        return failure(fields)
+    if is_finished:
         return ParsedEvent(EventKind.PICTURE, fields, usage(fields.get("usage")))
     if kind in _PARTIAL_IMAGE:
         return ParsedEvent(EventKind.PARTIAL, fields)

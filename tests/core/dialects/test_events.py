@@ -44,6 +44,16 @@ def reads(*values: object) -> list[ParsedEvent]:
     return [reader.read(event_of(value)[0]) for value in values]
 
 
+@pytest.mark.parametrize("error", ["", {}, {"code": None}, "warning: slow", None])
+@pytest.mark.parametrize("kind", ["image_generation", "image_edit"])
+def test_a_finished_picture_is_one_whatever_stands_beside_it(kind: str, error: object) -> None:
+    picture = {"type": f"{kind}.completed", "b64_json": PNG, "error": error}
+    assert happens(picture).kind is EventKind.PICTURE
+    assert happens({**picture, "b64_json": "", "error": error or {}}).kind is EventKind.FAILURE
+    partial = {**picture, "type": f"{kind}.partial_image", "error": {"message": "no"}}
+    assert happens(partial).kind is EventKind.FAILURE
+
+
 # -- an event itself -------------------------------------------------------------------------
 
 

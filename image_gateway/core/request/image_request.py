@@ -112,7 +112,12 @@ def parse(
 
     ``path_model`` is a deployment named in the path; it overrides ``model`` in the body.
     """
-    scalars = _check_parameters(endpoint, raw.values, rules)
+    if path_model is not None:
+        _check_parameter(rules.catalogue.parameters["model"], path_model)
+    named = path_model or raw.values.get("model", rules.default_model)
+    model = named if isinstance(named, str) else rules.default_model
+    upstream_model = rules.names.upstream(model)
+    scalars = _check_parameters(endpoint, raw.values, rules, rules.catalogue.rules(upstream_model))
     prompt = scalars.pop("prompt", None)
     if not isinstance(prompt, str):
         raise Refusal(
@@ -122,11 +127,7 @@ def parse(
         )
     if not prompt.strip():
         raise wrong_value("prompt", "must not be blank")
-    body_model = scalars.pop("model", rules.default_model)
-    if path_model is not None:
-        _check_parameter(rules.catalogue.parameters["model"], path_model)
-    model = path_model or str(body_model)
-    upstream_model = rules.names.upstream(model)
+    scalars.pop("model", None)
     stream = scalars.pop("stream", False) is True
     answer_as_url = scalars.pop("response_format", None) == "url"
     _check_combinations(scalars, raw, stream=stream, answer_as_url=answer_as_url)
@@ -151,8 +152,9 @@ def parse(
 
 
 def _check_parameters(
-    endpoint: Endpoint, values: Mapping[str, object], rules: Rules
+    endpoint: Endpoint, values: Mapping[str, object], rules: Rules, model_rules: ModelRules | None
 ) -> dict[str, object]:
+    """The checked values; a refused choice is told the choices of the model, if they are fewer."""
     checked: dict[str, object] = {}
     for name, value in values.items():
         parameter = rules.catalogue.parameters.get(name)
@@ -162,6 +164,8 @@ def _check_parameters(
                 continue
         elif parameter is not None and endpoint in parameter.endpoints:
             _check_parameter(parameter, value)
+            if parameter.choices is not None and value not in parameter.choices:
+                raise _not_a_choice(parameter, model_rules)
         elif name not in rules.forward_parameters:
             advice = _ADVICE.get(name, "Leave it out.")
             safe_name = shown_name(name)
@@ -206,8 +210,12 @@ def _check_parameter(parameter: Parameter, value: object) -> None:
             raise wrong_type(name, _EXPECTED["boolean"])
     else:
         _check_svg(name, value)
-    if parameter.choices is not None and value not in parameter.choices:
-        raise wrong_value(name, f"must be one of {', '.join(parameter.choices)}")
+
+
+def _not_a_choice(parameter: Parameter, model_rules: ModelRules | None) -> Refusal:
+    if model_rules is not None and parameter.name in model_rules.choices:
+        return _not_accepted(parameter.name, model_rules.choices[parameter.name], model_rules.name)
+    return wrong_value(parameter.name, f"must be one of {', '.join(parameter.choices or ())}")
 
 
 def _check_svg(name: str, value: object) -> None:

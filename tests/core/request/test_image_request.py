@@ -1037,3 +1037,20 @@ def test_an_https_address_may_be_longer_than_what_is_lifted() -> None:
     address = "https://example.com/" + "a" * 9000
     [image] = parse({"images": [address]}, E).images
     assert (image.data, image.type, image.size) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("value", "choices"),
+    [
+        ({"model": "gpt-image-2", "quality": "hd"}, "low, medium, high, auto for gpt-image-2"),
+        ({"quality": "hd"}, "low, medium, high, auto for gpt-image-2"),
+        ({"output_format": "jpg"}, "png, jpeg, webp for gpt-image-2"),
+        ({"model": "gpt-image-2.6-flare", "quality": "hd"}, "high, auto, xhigh, max"),
+    ],
+)
+def test_a_refused_choice_is_told_the_choices_of_the_model(
+    value: dict[str, Any], choices: str
+) -> None:
+    with pytest.raises(Refusal) as refused:
+        parse({"prompt": "a cat", **value})
+    assert choices in refused.value.message

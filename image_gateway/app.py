@@ -20,7 +20,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from image_gateway.config import Address, Settings, SettingsError
+from image_gateway.config import Settings, SettingsError
 from image_gateway.context import AppContext
 from image_gateway.core.records import prices
 from image_gateway.core.records.prices import Prices
@@ -42,6 +42,7 @@ from image_gateway.edge.upstream.text_api import TextApi
 from image_gateway.exchange.routes import ImageApp
 from image_gateway.ops import server as ops
 from image_gateway.ops.server import OpsApp, OpsListener
+from image_gateway.setting_values import Address
 
 _SHORTEST_PROMPT_KEY: Final = 16
 _STOP_SECONDS: Final = 30.0

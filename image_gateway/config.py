@@ -5,30 +5,42 @@ that ``IMAGE_GATEWAY_CONFIG`` names.  An unknown name is a mistake, because a mi
 not apply.  Files are read by the caller's ``read``.
 """
 
-import ipaddress
-import json
-import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
-import psycopg
-from psycopg.conninfo import conninfo_to_dict
-
 from image_gateway.core.dialects import DIALECTS, Dialect, codex
-from image_gateway.core.headers import Network, is_sendable
-from image_gateway.core.model import HTTP_SCHEMES, Secret
-from image_gateway.core.records import prices
+from image_gateway.core.headers import Network
+from image_gateway.core.model import Secret
 from image_gateway.core.records.prices import Price
-from image_gateway.core.request import catalogue
-from image_gateway.core.rows import require_url
+from image_gateway.setting_values import (
+    Address,
+    choice_of,
+    parse_address,
+    parse_base_url,
+    parse_count,
+    parse_database,
+    parse_hash_key,
+    parse_header_text,
+    parse_models,
+    parse_names,
+    parse_networks,
+    parse_origin,
+    parse_origins,
+    parse_path,
+    parse_percent,
+    parse_prices,
+    parse_seconds,
+    parse_size,
+    parse_text,
+    parse_wait,
+)
 
 PREFIX: Final = "IMAGE_GATEWAY_"
 
-Address = tuple[str, int]
 Read = Callable[[Path], str]
 
 
@@ -110,227 +122,24 @@ class Setting:
     required: bool = False
 
 
-# -- values ----------------------------------------------------------------------------------------
-
-_SIZE: Final = re.compile(r"(\d+)\s*(B|KB|MB|GB|KiB|MiB|GiB)?", re.ASCII)
-_UNITS: Final = {
-    None: 1,
-    "B": 1,
-    "KB": 1000,
-    "MB": 1000**2,
-    "GB": 1000**3,
-    "KiB": 1024,
-    "MiB": 1024**2,
-    "GiB": 1024**3,
-}
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError("must be text and not empty")
-    return value.strip()
-
-
-def _path(value: object) -> Path:
-    return Path(_text(value))
-
-
-def _database(value: object) -> Secret:
-    text = _text(value)
-    try:
-        conninfo_to_dict(text)
-    except psycopg.ProgrammingError:  # its message would quote the password
-        raise ValueError("must be a postgresql:// URL or a libpq connection string") from None
-    return Secret(text)
-
-
-def _hash_key(value: object) -> Secret:
-    text = _text(value)
-    if len(text) < 16:
-        raise ValueError("must have at least 16 characters")
-    return Secret(text)
-
-
-def _size(value: object) -> int:
-    match = _SIZE.fullmatch(str(value).strip()) if isinstance(value, int | str) else None
-    if match is None or isinstance(value, bool):
-        raise ValueError("must be a number of bytes, such as 67108864 or 64 MiB")
-    size = int(match[1]) * _UNITS[match[2]]
-    if size < 1:
-        raise ValueError("must be above zero")
-    return size
-
-
-def _seconds(value: object) -> float:
-    try:
-        seconds = float(cast("str", value))
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError("must be a number of seconds") from None
-    if isinstance(value, bool) or not 0 < seconds < float("inf"):
-        raise ValueError("must be a number of seconds above zero")
-    return seconds
-
-
-def _wait(value: object) -> float:
-    if isinstance(value, int | str) and str(value) == "0":
-        return 0.0
-    try:
-        return _seconds(value)
-    except ValueError:
-        raise ValueError("must be a number of seconds, or 0") from None
-
-
-def _count(value: object) -> int:
-    try:
-        count = int(cast("str", value))
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError("must be a whole number") from None
-    if isinstance(value, bool | float) or count < 1:
-        raise ValueError("must be a whole number above zero")
-    return count
-
-
-def _percent(value: object) -> float:
-    try:
-        percent = float(cast("str", value))
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError("must be a number from 0 to 100") from None
-    if isinstance(value, bool) or not 0 <= percent <= 100:
-        raise ValueError("must be a number from 0 to 100")
-    return percent
-
-
-def _address(value: object) -> Address:
-    host, _, port = _text(value).rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not (port.isascii() and port.isdigit()) or not 0 <= int(port) <= 65535:
-        raise ValueError("must be HOST:PORT, such as 127.0.0.1:19082")
-    return host, int(port)
-
-
-def _base_url(value: object) -> str:
-    text = _text(value)
-    require_url(text, "the URL", HTTP_SCHEMES)
-    return text
-
-
-def _origin(value: object) -> str:
-    text = _base_url(value)
-    parts = urlsplit(text)
-    if parts.path not in {"", "/"} or parts.query or parts.fragment:
-        raise ValueError("must be scheme, host and port only, such as http://127.0.0.1:8080")
-    return text
-
-
-def _header_text(value: object) -> str:
-    text = _text(value)
-    if not is_sendable(text):
-        raise ValueError("has characters that are not allowed in a header")
-    return text
-
-
-def _items(value: object) -> list[str]:
-    if isinstance(value, str):
-        return [item.strip() for item in value.split(",") if item.strip()]
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return value
-    raise ValueError("must be a list of names, separated by commas")
-
-
-def _names(value: object) -> frozenset[str]:
-    return frozenset(_items(value))
-
-
-def _origins(value: object) -> frozenset[str]:
-    origins = _names(value)
-    if origins != {"*"} and not all(map(_ORIGIN.fullmatch, origins)):
-        raise ValueError(
-            "must be * or origins as browsers send them, such as https://app.example.com: in lower "
-            "case, without a path, a slash at the end or the scheme's own port"
-        )
-    return origins
-
-
-_ORIGIN: Final = re.compile(
-    r"(?!https://.*:443\Z|http://.*:80\Z)[a-z][a-z0-9+.-]*://"
-    r"(?:[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?|\[[0-9a-f:.]+\])(?::[1-9][0-9]{0,4})?"
-)
-"""RFC 6454, 6.1; apps have schemes of their own, such as chrome-extension."""
-
-
-def _networks(value: object) -> tuple[Network, ...]:
-    try:
-        return tuple(ipaddress.ip_network(item) for item in _items(value))
-    except ValueError:
-        raise ValueError("must be networks, such as 127.0.0.0/8, ::1") from None
-
-
-def _one_of(*choices: str) -> Callable[[object], str]:
-    def parse(value: object) -> str:
-        if value not in choices:
-            raise ValueError(f"must be {' or '.join(choices)}")
-        return str(value)
-
-    return parse
-
-
-def _models(value: object) -> Mapping[str, object]:
-    if not isinstance(value, Mapping):
-        raise ValueError("must be tables in the TOML file: [models.NAME]")  # noqa: TRY004 - one kind
-    _check_dots(value)
-    try:
-        catalogue.parse_models(value)
-    except catalogue.CatalogueError as error:
-        raise ValueError(f"is not valid: {error}") from None
-    return value
-
-
-def _check_dots(tables: Mapping[str, object]) -> None:
-    """Explain what TOML makes of a name that has a dot and no quotes."""
-    for outer, table in tables.items():
-        for inner, value in table.items() if isinstance(table, Mapping) else ():
-            if isinstance(value, Mapping):
-                raise ValueError(  # noqa: TRY004 - one kind
-                    f'is not valid: {outer}.{inner} is read as a table "{inner}" within "{outer}"; '
-                    f'put a name with a dot in quotes: "{outer}.{inner}"'
-                )
-
-
-def _prices(value: object) -> Mapping[str, Price]:
-    """Tables of the TOML file, or in the environment their JSON."""
-    try:
-        tables = json.loads(value) if isinstance(value, str) else value
-    except (ValueError, RecursionError):
-        tables = None
-    if not isinstance(tables, Mapping):
-        raise ValueError(  # noqa: TRY004 - one kind
-            "must be tables in the TOML file, [prices.NAME], or a JSON object of such tables"
-        )
-    _check_dots(tables)
-    try:
-        return prices.parse(tables)
-    except prices.PriceError as error:
-        raise ValueError(f"is not valid: {error}") from None
-
-
 SETTINGS: Final[Sequence[Setting]] = (
     Setting(
         "BIND",
         "127.0.0.1:19082",
         "The address for image calls. Sockets passed by systemd take precedence.",
-        _address,
+        parse_address,
     ),
     Setting(
         "OPS_BIND",
         "127.0.0.1:19083",
         "The address of `/status`, `/metrics` and `/readyz`; each instance needs its own.",
-        _address,
+        parse_address,
     ),
     Setting(
         "CONTROL_DATABASE_URL",
         None,
         "The control plane's Postgres; the gateway only reads from it.",
-        _database,
+        parse_database,
         secret=True,
         required=True,
     ),
@@ -339,81 +148,88 @@ SETTINGS: Final[Sequence[Setting]] = (
         None,
         "The same database without a transaction pooler, for LISTEN and shared slots. Default: "
         "CONTROL_DATABASE_URL.",
-        _database,
+        parse_database,
         secret=True,
     ),
     Setting(
         "ADMIN_DATABASE_URL",
         None,
         "The standalone control plane's Postgres, with a role that may write; only for `control`.",
-        _database,
+        parse_database,
         secret=True,
     ),
     Setting(
         "LOG_DIR",
         None,
         "The folder for log records. Default: systemd's LOGS_DIRECTORY, else ./logs.",
-        _path,
+        parse_path,
     ),
     Setting(
         "STATE_DIR",
         None,
         "The folder for what outlives a restart. Default: systemd's STATE_DIRECTORY, else ./state.",
-        _path,
+        parse_path,
     ),
-    Setting("LOG_MAX_FILE_BYTES", "64 MiB", "A log file is sealed at this size.", _size),
-    Setting("LOG_MAX_FILE_SECONDS", "86400", "A log file is sealed at this age.", _seconds),
-    Setting("LOG_MAX_FILES", "30", "How many sealed log files are kept.", _count),
+    Setting("LOG_MAX_FILE_BYTES", "64 MiB", "A log file is sealed at this size.", parse_size),
+    Setting("LOG_MAX_FILE_SECONDS", "86400", "A log file is sealed at this age.", parse_seconds),
+    Setting("LOG_MAX_FILES", "30", "How many sealed log files are kept.", parse_count),
     Setting(
         "PROMPT_HASH_KEY",
         None,
         "The key that hashes prompts in the log. Default: generated once, kept in STATE_DIR.",
-        _hash_key,
+        parse_hash_key,
         secret=True,
     ),
     Setting(
         "GRANT_TTL_SECONDS",
         "5",
         "How long keys and accounts count as fresh after they were read.",
-        _seconds,
+        parse_seconds,
     ),
     Setting(
         "GRANT_MAX_STALE_SECONDS",
         "600",
         "How long keys and accounts that were read before serve calls while Postgres is down.",
-        _seconds,
+        parse_seconds,
     ),
-    Setting("START_WAIT_SECONDS", "30", "How long a start waits for Postgres.", _seconds),
-    Setting("DRAIN_SECONDS", "630", "How long a stop waits for calls in flight.", _seconds),
-    Setting("MAX_REQUEST_BYTES", "64 MiB", "The largest request body.", _size),
-    Setting("MAX_PART_BYTES", "50 MB", "The largest picture in a multipart body.", _size),
-    Setting("MAX_PARTS", "64", "The most parts that a multipart body may have.", _count),
-    Setting("MEMORY_BUDGET_BYTES", "256 MiB", "Request bytes of all calls in memory.", _size),
-    Setting("SPOOL_BUDGET_BYTES", "4 GiB", "Request bytes of all calls on disk.", _size),
-    Setting("SPOOL_DIR", "/var/tmp", "The folder for bodies over 1 MiB, in unnamed files.", _path),  # noqa: S108 - files there have no name
-    Setting("BODY_SECONDS", "120", "A request body must be complete within this time.", _seconds),
-    Setting("BODY_IDLE_SECONDS", "20", "The longest pause within a request body.", _seconds),
-    Setting("SEND_SECONDS", "60", "How long a client may block its answer.", _seconds),
+    Setting("START_WAIT_SECONDS", "30", "How long a start waits for Postgres.", parse_seconds),
+    Setting("DRAIN_SECONDS", "630", "How long a stop waits for calls in flight.", parse_seconds),
+    Setting("MAX_REQUEST_BYTES", "64 MiB", "The largest request body.", parse_size),
+    Setting("MAX_PART_BYTES", "50 MB", "The largest picture in a multipart body.", parse_size),
+    Setting("MAX_PARTS", "64", "The most parts that a multipart body may have.", parse_count),
+    Setting("MEMORY_BUDGET_BYTES", "256 MiB", "Request bytes of all calls in memory.", parse_size),
+    Setting("SPOOL_BUDGET_BYTES", "4 GiB", "Request bytes of all calls on disk.", parse_size),
+    Setting(
+        "SPOOL_DIR",
+        "/var/tmp",  # noqa: S108 - files there have no name
+        "The folder for bodies over 1 MiB, in unnamed files.",
+        parse_path,
+    ),
+    Setting(
+        "BODY_SECONDS", "120", "A request body must be complete within this time.", parse_seconds
+    ),
+    Setting("BODY_IDLE_SECONDS", "20", "The longest pause within a request body.", parse_seconds),
+    Setting("SEND_SECONDS", "60", "How long a client may block its answer.", parse_seconds),
     Setting(
         "TOTAL_SECONDS",
         "570",
         "From the complete body to the upstream's headers, or to the last picture of a stream, "
         "over all attempts. Below the SDKs' 600.",
-        _seconds,
+        parse_seconds,
     ),
-    Setting("CONNECT_SECONDS", "10", "How long a connect to an upstream may take.", _seconds),
+    Setting("CONNECT_SECONDS", "10", "How long a connect to an upstream may take.", parse_seconds),
     Setting(
         "UPSTREAM_IDLE_SECONDS",
         "60",
         "The longest pause within an upstream's answer.",
-        _seconds,
+        parse_seconds,
     ),
     *(
         Setting(
             f"{dialect.name.upper()}_SECONDS",
             f"{dialect.attempt_seconds:g}",
             f"How long one attempt at {dialect.described} may take.",
-            _seconds,
+            parse_seconds,
         )
         for dialect in DIALECTS.values()
     ),
@@ -421,43 +237,45 @@ SETTINGS: Final[Sequence[Setting]] = (
         "KEEPALIVE_SECONDS",
         "15",
         "A stream that is silent for this long gets a comment.",
-        _seconds,
+        parse_seconds,
     ),
     Setting(
         "SLOTS",
         "shared",
         "Whether all processes count the accounts' slots together (`shared`), or each process "
         "counts its own (`process`, only for a single instance).",
-        _one_of("shared", "process"),
+        choice_of("shared", "process"),
     ),
-    Setting("SLOT_WAIT_SECONDS", "30", "How long a call waits for a slot; 0: no wait.", _wait),
-    Setting("SLOT_QUEUE", "100", "How many calls may wait for a slot.", _count),
+    Setting("SLOT_WAIT_SECONDS", "30", "How long a call waits for a slot; 0: no wait.", parse_wait),
+    Setting("SLOT_QUEUE", "100", "How many calls may wait for a slot.", parse_count),
     Setting(
         "BUDGET_THRESHOLD_PERCENT",
         "95",
         "An account that has spent this share of its budget is used last.",
-        _percent,
+        parse_percent,
     ),
-    Setting("DEFAULT_MODEL", "gpt-image-2", "The model of calls that name none.", _text),
+    Setting("DEFAULT_MODEL", "gpt-image-2", "The model of calls that name none.", parse_text),
     Setting(
         "FORWARD_PARAMETERS",
         "",
         "Unknown parameters that are passed on instead of refused.",
-        _names,
+        parse_names,
     ),
     Setting(
         "CODEX_BASE_URL",
         codex.DIALECT.base_url,
         "The base URL of Codex accounts that have none of their own.",
-        _base_url,
+        parse_base_url,
     ),
-    Setting("CODEX_CLIENT_VERSION", "0.169.0", "The client version sent to Codex.", _header_text),
+    Setting(
+        "CODEX_CLIENT_VERSION", "0.169.0", "The client version sent to Codex.", parse_header_text
+    ),
     Setting(
         "TEXT_API_URL",
         None,
         "Scheme, host and port of the text API, for calls on the Responses paths that do not ask "
         "for a picture. Without it they are refused.",
-        _origin,
+        parse_origin,
     ),
     Setting(
         "AMBIENT_IMAGE_TOOL",
@@ -465,27 +283,29 @@ SETTINGS: Final[Sequence[Setting]] = (
         "A Responses call that lists the image tool and does not choose it, of a key that may not "
         "make images: `refuse` answers 403, `strip` takes the tool out and passes the call on to "
         "TEXT_API_URL.",
-        _one_of("refuse", "strip"),
+        choice_of("refuse", "strip"),
     ),
     Setting(
         "CORS_ORIGINS",
         "",
         "Origins whose web pages may call the gateway, or *.",
-        _origins,
+        parse_origins,
     ),
     Setting(
         "TRUSTED_PROXIES",
         "127.0.0.0/8, ::1",
         "Networks whose X-Forwarded-For is trusted.",
-        _networks,
+        parse_networks,
     ),
-    Setting("MODELS", None, "More models, as tables in the TOML file: [models.NAME].", _models),
+    Setting(
+        "MODELS", None, "More models, as tables in the TOML file: [models.NAME].", parse_models
+    ),
     Setting(
         "PRICES",
         None,
         "Prices of models in USD for a million tokens, over the shipped ones: tables "
         "[prices.NAME] in the TOML file, or JSON.",
-        _prices,
+        parse_prices,
     ),
 )
 """The table in systemd/README.md, in its order."""

@@ -3,14 +3,14 @@
 A Responses call goes to the text API unless it is an image intent.  It is one if it names an image
 model, has an ``image_generation`` entry in ``tools``, or has a ``tool_choice`` that selects this
 tool, even if ``tools`` is absent or malformed (``core/dialects/README.md``, "Image intents on
-/v1/responses").  ``IntentSignals`` is that rule.  It takes strings with their paths, so the same
+/v1/responses").  ``IntentSignals`` is that rule.  The case of a key does not matter, because it
+does not for every reader (Go's ``encoding/json``).  It takes strings with their paths, so the same
 rule works for a body that streams in (``IntentSignalReader``), which may be a long conversation and
 is never held, and for a body that was parsed and rewritten (``signals_of``).
 
 Only intents are parsed (``parse``), and only the fields that routing needs.
 """
 
-import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +27,9 @@ from image_gateway.core.request.model_names import ModelNames, is_image_model
 TOOL: Final = "image_generation"
 _NAMING_TYPES: Final = frozenset({"tool", "function"})
 _LONGEST_SIGNAL: Final = 1024
-"""Bytes; the rest of a longer string is ignored."""
+"""Bytes of a model's or tool's name; a longer one is refused, because only a part would be read."""
+_MOST_MODELS: Final = 16
+"""Times that a body may name its ``model``; each costs time whenever the signals are looked at."""
 _BEFORE_OBJECT: Final = b"\xef\xbb\xbf \t\r\n"
 _STARTS: Final = frozenset({b"{", b"/"})
 """How an object may begin for a lenient parser: with its brace, or with a comment."""
@@ -44,14 +46,14 @@ class IntentSignals:
         """Every top-level ``model``: if the name occurs twice, a parser may take either value."""
         self._has_tool = False
         self._chooses = False
-        self._choice_types: set[str] = set()
-        self._choice_names: set[str] = set()
+        self._names_tool = False
+        self._can_name = False
 
     def __repr__(self) -> str:
         return f"<IntentSignals of {len(self.models)} models, tool={self._has_tool}>"
 
     def note(self, path: json_scanner.Path, text: str) -> None:
-        """Record one string of the body at its path of keys and indices."""
+        """Record one string of the body at its path of folded keys and indices."""
         match path:
             case ("model",):
                 self.models.append(text)
@@ -61,9 +63,9 @@ class IntentSignals:
                 self._chooses |= text == TOOL
             case ("tool_choice", "type") | ("tool_choice", "tool" | "function", "type"):
                 self._chooses |= text == TOOL
-                self._choice_types.add(text)
+                self._can_name |= text in _NAMING_TYPES
             case ("tool_choice", "name") | ("tool_choice", "tool" | "function", "name"):
-                self._choice_names.add(text)
+                self._names_tool |= text == TOOL
 
     def show_intent(self, model_map: Mapping[str, str]) -> bool:
         """Whether this is an image intent, by the client's models or the models they map to."""
@@ -76,10 +78,9 @@ class IntentSignals:
         return self._has_tool and not self._ask_for_picture(model_map)
 
     def _ask_for_picture(self, model_map: Mapping[str, str]) -> bool:
-        names_tool = TOOL in self._choice_names and bool(self._choice_types & _NAMING_TYPES)
         return (
             self._chooses
-            or names_tool
+            or (self._names_tool and self._can_name)
             or any(
                 is_image_model(name)
                 for model in self.models
@@ -99,14 +100,15 @@ def signals_of(body: object) -> IntentSignals:
             return
         elif isinstance(value, dict):
             for name, inner in value.items():
-                walk((*path, name), inner)
+                walk((*path, name.casefold()), inner)
         elif isinstance(value, list):
             for index, inner in enumerate(value):
                 walk((*path, index), inner)
 
     if isinstance(body, dict):
-        for name in _ROOTS:
-            walk((name,), body.get(name))
+        for name, value in body.items():
+            if name.casefold() in _ROOTS:
+                walk((name.casefold(),), value)
     return signals
 
 
@@ -115,13 +117,31 @@ _DEEPEST: Final = 3
 """The longest path of a signal; below it are the schemas of tools, which may be large."""
 
 
+def _folded(path: json_scanner.Path) -> json_scanner.Path:
+    return tuple(part.casefold() if isinstance(part, str) else part for part in path)
+
+
+def _is_signal(path: json_scanner.Path) -> bool:
+    """Whether ``IntentSignals.note`` reads the string at a folded path."""
+    match path:
+        case ("model" | "tool_choice",) | ("tools", int(), "type"):
+            return True
+        case ("tool_choice", "type" | "name") | (
+            "tool_choice",
+            "tool" | "function",
+            "type" | "name",
+        ):
+            return True
+    return False
+
+
 class IntentSignalReader:
     """Collects the intent signals of a body that arrives in pieces.
 
     Raises ``ScanLimitError`` for a body that exceeds a limit, and ``ScanError`` for one that is not
-    JSON; the signals before the error still count.  A lenient parser reads more than JSON (names
-    without quotes, single quotes, comments), so an object that has more is an error; whether it is
-    complete is left to the text API.
+    JSON, or has a signal that cannot be read; the signals before the error still count.  A lenient
+    parser reads more than JSON (names without quotes, single quotes, comments), so an object that
+    has more is an error; whether it is complete is left to the text API.
     """
 
     def __init__(self) -> None:
@@ -152,18 +172,32 @@ class IntentSignalReader:
 
     def text_start(self, offset: int) -> None:  # noqa: ARG002 - part of ScanHandler
         if self._scanner.depth <= _DEEPEST:
-            path = self._scanner.path()
-            self._path = path if path and path[0] in _ROOTS else None
+            path = _folded(self._scanner.path())
+            self._path = path if _is_signal(path) else None
 
     def text(self, chunk: bytes, start: int, stop: int) -> None:
-        if self._path is not None:
-            self._text += chunk[start : min(stop, start + _LONGEST_SIGNAL - len(self._text))]
+        if self._path is None:
+            return
+        if len(self._text) + stop - start > _LONGEST_SIGNAL:
+            raise json_scanner.ScanLimitError(
+                f"The name of a model or a tool is longer than {_LONGEST_SIGNAL} bytes. Shorten it."
+            )
+        self._text += chunk[start:stop]
 
     def text_stop(self) -> None:
         if self._path is not None:
-            # A malformed string is not a signal, and must not stop the search.
-            with contextlib.suppress(orjson.JSONDecodeError):
-                self.signals.note(self._path, orjson.loads(b'"' + self._text + b'"'))
+            try:
+                text = json_scanner.read_mended(b'"' + self._text + b'"')
+            except orjson.JSONDecodeError:
+                # A lenient text API may read a picture in it.
+                raise json_scanner.ScanError(
+                    "The name of a model or a tool is not a valid string."
+                ) from None
+            self.signals.note(self._path, text)
+            if len(self.signals.models) > _MOST_MODELS:
+                raise json_scanner.ScanLimitError(
+                    f"The body names `model` more than {_MOST_MODELS} times. Name it once."
+                )
         self._path = None
         self._text.clear()
 

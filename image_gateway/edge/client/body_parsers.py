@@ -77,8 +77,9 @@ _JSON_STARTS: Final = frozenset({b"{", b"[", b" ", b"\t", b"\r", b"\n"})
 class IntentBodyParser:
     """A body on a Responses path: spooled unchanged, while its intent signals are read.
 
-    A body that cannot be read is refused: a text API may read more (UTF-16, invalid UTF-8), and
-    must not get a call that the gateway would refuse.  ``decoder`` opens a compressed body.
+    A body whose signals cannot be read is refused: a text API may read more (UTF-16, invalid
+    UTF-8), and must not get a call that the gateway would refuse.  ``decoder`` opens a compressed
+    body.
     """
 
     def __init__(self, spool: Spool, decoder: compression.Decoder | None) -> None:

@@ -435,26 +435,66 @@ def test_a_conversation_of_10_mb_costs_little_memory() -> None:
     assert peak < 512 * 1024
 
 
-def test_a_model_s_name_of_megabytes_is_not_held() -> None:
-    reader = IntentSignalReader()
-    tracemalloc.start()
-    try:
-        reader.feed(b'{"model":"gpt-image-2')
-        for _ in range(100):
-            reader.feed(b"x" * 65536)
-        reader.feed(b'","tool_choice":"image_generation"}')
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak < 512 * 1024
-    assert [len(model) for model in reader.signals.models] == [1024]
-    assert reader.signals.show_intent({})
+LONG = (
+    b'{"model":"gpt-image-2' + b"x" * 1024 + b'"}',
+    b'{"model":"gpt-image-2' + b" " * 1012 + b'\\n"}',
+    b'{"model":"' + b" " * 1024 + b'gpt-image-2"}',
+    b'{"tools":[{"type":"' + b"x" * 1025,
+    b'{"tool_choice":{"name":"' + b"x" * 1025,
+)
 
 
-@pytest.mark.parametrize("count", [1, 40, 1000])
-def test_a_sign_behind_a_text_of_any_length_is_read_whole(count: int) -> None:
+@pytest.mark.parametrize("text", LONG, ids=range(len(LONG)))
+def test_a_name_that_is_too_long_to_be_read_whole_is_refused(text: bytes) -> None:
+    with pytest.raises(json_scanner.ScanLimitError):
+        shows(text)
+
+
+@pytest.mark.parametrize("count", [1, 34])
+def test_a_sign_behind_a_name_of_any_length_is_read_whole(count: int) -> None:
     text = b'{"model":"' + b"x" * 30 * count + b'","tools":[{"type":"image_generation"}]}'
     assert shows(text)
+
+
+def test_a_long_text_beside_a_sign_is_no_name() -> None:
+    tool = b'{"description":"' + b"x" * 5000 + b'","type":"image_generation"}'
+    assert shows(b'{"tools":[' + tool + b"]}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b'{"model":"gpt-image-2\n"}', b'{"model":"\xff/gpt-image-2"}', b'{"model":"\\x"}'],
+    ids=["control character", "UTF-8", "escape"],
+)
+def test_a_name_that_cannot_be_read_is_refused(text: bytes) -> None:
+    """A lenient text API may read it."""
+    with pytest.raises(json_scanner.ScanError):
+        shows(text)
+
+
+def test_half_a_surrogate_pair_in_a_name_hides_nothing() -> None:
+    assert shows(rb'{"model":"\ud83d/gpt-image-2"}')
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"Model": "gpt-image-2"},
+        {"TOOLS": [{"Type": "image_generation"}]},
+        {"tool\u017f": [TOOL]},
+        {"Tool_Choice": {"TYPE": "image_generation"}},
+        {"tool_choice": {"type": "function", "Function": {"NAME": "image_generation"}}},
+    ],
+    ids=repr,
+)
+def test_the_case_of_a_key_hides_nothing(value: Any) -> None:
+    """Go's ``encoding/json`` reads keys without regard to it, and many relays are written in Go."""
+    assert is_intent(value)
+
+
+def test_a_body_that_names_its_model_without_end_is_refused() -> None:
+    with pytest.raises(json_scanner.ScanLimitError):
+        read([b"{" + b'"model":"a",' * 17])
 
 
 def test_readers_show_what_they_are() -> None:

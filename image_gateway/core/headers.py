@@ -100,19 +100,23 @@ def content_codings(headers: Headers) -> list[str]:
     return [name for coding in codings if (name := coding.strip()) not in {"", "identity"}]
 
 
-_CHARSET: Final = re.compile(r"charset\s*\*?\s*=\s*[\"']?([^\s\"';]*)", re.IGNORECASE)
+_CHARSET: Final = re.compile(r"charset\s*(\*[\d\s*]*)?=\s*[\"']?([^\s\"';]*)", re.IGNORECASE)
 _ASCII_SUPERSETS: Final = frozenset(
     {"utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin1", "latin-1", "windows-1252"}
 )
 
 
-def is_readable_text(content_type: str | None) -> bool:
-    """Whether the charset of a body, if one is named, writes ASCII as ASCII.
+def is_readable_text(content_types: Iterable[str]) -> bool:
+    """Whether the charsets of a body, if any are named, write ASCII as ASCII.
 
-    In others, such as UTF-7, a word can hide from code that reads UTF-8.
+    In others, such as UTF-7, a word can hide from code that reads UTF-8.  Nobody needs the extended
+    forms for a charset (``charset*=``, RFC 2231), so they count as unreadable.
     """
-    charsets = _CHARSET.findall(content_type or "")
-    return all(charset.lower() in _ASCII_SUPERSETS for charset in charsets)
+    return all(
+        not extension and charset.lower() in _ASCII_SUPERSETS
+        for content_type in content_types
+        for extension, charset in _CHARSET.findall(content_type)
+    )
 
 
 def content_length(headers: Headers) -> int | None:

@@ -72,7 +72,7 @@ class RequestBodyReader:
 
     async def signals(self, spool: Spool) -> IntentSignals:
         """Read the body on a Responses path; returns its signals."""
-        if not headers.is_readable_text(self._downstream.headers.get("content-type")):
+        if not headers.is_readable_text(self._downstream.headers.all("content-type")):
             raise Refusal("unsupported_media_type", "Send the JSON in UTF-8, without a `charset`.")
         parser = IntentBodyParser(spool, self._decoder())
         self._record.body_form = "json"

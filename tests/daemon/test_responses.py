@@ -428,7 +428,19 @@ async def test_what_cannot_be_read_here_is_shown_to_nobody_who_might_read_it(
 
 @pytest.mark.parametrize(
     "charset",
-    ["utf-7", "UTF-16", '"ibm037"', "utf-8; charset=utf-7", "", "unicode-1-1-utf-7", "hz-gb-2312"],
+    [
+        "utf-7",
+        "UTF-16",
+        '"ibm037"',
+        "utf-8; charset=utf-7",
+        "utf-8; charset*=utf-8''utf-7",
+        "utf-8; charset*0=utf-7",
+        "utf-8; charset*0*=us-ascii''utf-7",
+        "utf-8\r\ncontent-type: application/json; charset=utf-7",
+        "",
+        "unicode-1-1-utf-7",
+        "hz-gb-2312",
+    ],
 )
 async def test_a_charset_in_which_a_picture_could_hide_is_refused(
     make: MakeDoor, upstream: ScriptedUpstream, text_api: TextApi, charset: str

@@ -479,6 +479,7 @@ async def test_an_intent_in_escapes_is_served_by_the_gateway(
         b'{"model" :\n"vendor\\/gpt-image-2", "input": "a cat"}',
         rb'{"model":"\"/gpt-image-2","input":"a cat"}',
         b'{"input": "a cat", "model": "gpt-5", "model": "GPT-IMAGE-1"}',
+        b'{"Model": "gpt-image-2", "input": "a cat"}',
     ],
 )
 async def test_an_image_model_is_seen_however_it_is_written(talking: Front, body: bytes) -> None:

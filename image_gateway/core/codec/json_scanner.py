@@ -47,6 +47,10 @@ CONVERSATION: Final = ScanLimits(250, 64 * 1024, 1_000_000, 8 * 1024 * 1024)
 """A body of the Responses API: a million model tokens are about 5 MB of text.  orjson cannot write
 more than 254 levels."""
 
+INTENT: Final = replace(CONVERSATION, tokens=200_000)
+"""The same of a client that asks for a picture: its values are looked through several times, half a
+microsecond each."""
+
 TEXT: Final = replace(CONVERSATION, depth=10_000)
 """A body of the Responses API that is only scanned, and forwarded unchanged."""
 

@@ -1,5 +1,6 @@
 """A request's body on its way into the spool: what is laid down, and what a refusal leaves."""
 
+import asyncio
 import base64
 import json
 import random
@@ -13,6 +14,7 @@ from image_gateway.core.codec import body_segments
 from image_gateway.core.codec.body_segments import Span
 from image_gateway.core.codec.multipart import PartLimits
 from image_gateway.core.errors import Refusal
+from image_gateway.edge.client import body_parsers
 from image_gateway.edge.client.body_parsers import BodyParser, JsonBodyParser, MultipartBodyParser
 from image_gateway.edge.spool import Spool, SpoolFullError, Spools
 from tests.core.builders import CATALOGUE
@@ -318,3 +320,19 @@ async def test_what_an_intake_shows_of_itself_holds_nothing_of_the_body(spools: 
         await parts_intake.write(part("prompt", b"planted") + part("x", b"planted"))
         for intake in (json_intake, parts_intake):
             assert "planted" not in repr(intake)
+
+
+async def test_others_get_their_turn_while_a_body_in_memory_is_read_again(spool: Spool) -> None:
+    await spool.write(b"[" + b'"",' * 90_000 + b"0]")
+    reading = asyncio.ensure_future(body_parsers.reread(spool))
+    turns = 0
+    while not reading.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns > spool.size // (40 * 1024)
+
+
+async def test_an_intent_has_a_bounded_number_of_values(spool: Spool) -> None:
+    await spool.write(b"[" + b"0," * 200_000 + b"0]")
+    with pytest.raises(Refusal):
+        await body_parsers.reread(spool)

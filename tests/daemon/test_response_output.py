@@ -1,5 +1,6 @@
 """What a response holds at its end: the items that came, whatever the upstream's own end says."""
 
+import asyncio
 import copy
 import json
 from collections.abc import Mapping
@@ -8,7 +9,8 @@ from typing import Any
 import pytest
 
 from tests.daemon.conftest import MakeDoor, frames_of
-from tests.parts.upstream import ScriptedUpstream, drawn, picture, streams
+from tests.parts.gateway import post
+from tests.parts.upstream import ScriptedUpstream, drawn, frame, picture, streams
 
 MIB = 1024 * 1024
 TOOL: Any = {"type": "image_generation"}
@@ -72,6 +74,56 @@ async def test_a_streamed_end_holds_the_items_that_came(
     assert (record["status"], record["response_image_count"]) == (200, 1)
     assert record["response_bytes"] == len(body)
     assert len(upstream.calls) == 1
+
+
+async def test_items_stand_in_the_order_of_their_indices(
+    make_account: MakeDoor, upstream: ScriptedUpstream
+) -> None:
+    door = make_account(KINDS["codex"][0], **KINDS["codex"][1])
+    created, drawing, picture_item, said, end = as_codex_sends()
+    upstream.script = streams([created, drawing, said, picture_item, end])
+    _, _, body = await door.post(json.dumps(TURN).encode(), "/v1/responses")
+    assert json.loads(body)["output"] == whole_items()
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["answer", "stream"])
+async def test_items_without_end_are_stopped_and_the_picture_before_them_delivered(
+    make_account: MakeDoor, upstream: ScriptedUpstream, *, stream: bool
+) -> None:
+    door = make_account(KINDS["codex"][0], **KINDS["codex"][1])
+    events = as_codex_sends()
+    further = [{**SAID, "output_index": 2 + number} for number in range(1100)]
+    upstream.script = streams([*events[:4], *further, events[4]])
+    status, _, body = await door.post(
+        json.dumps({**TURN, "stream": stream}).encode(), "/v1/responses"
+    )
+    assert (status, body.count(picture().encode())) == (200, 1)
+    if stream:
+        assert frames_of(body)[-1]["error"]["code"] == "upstream_cut"
+    else:
+        assert json.loads(body)["status"] == "incomplete"
+    record = await door.record()
+    assert record["error_code"] == ("upstream_cut" if stream else None)
+    assert record["response_image_count"] == 1
+    assert record["attempts"][0]["error_code"] == "TooManyItems"
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["answer", "stream"])
+async def test_openings_without_end_cost_no_memory(
+    make_account: MakeDoor, upstream: ScriptedUpstream, *, stream: bool
+) -> None:
+    door = make_account(KINDS["codex"][0], **KINDS["codex"][1])
+    created, *events = as_codex_sends()
+    opening = {**created, "response": {**created["response"], "instructions": "x" * 900_000}}
+    frames = [*[frame(opening)] * 150, *map(frame, events)]
+    upstream.script = streams(frames)
+    before = door.gateway.memory()
+    door.gateway.forget_peak()
+    payload = json.dumps({**TURN, "stream": stream}).encode()
+    async with asyncio.timeout(60):
+        answer = await door.gateway.raw(post(door.secret, payload, "/v1/responses"))
+    assert answer.count(picture().encode()) == (2 if stream else 1)
+    assert door.gateway.memory("VmHWM") - before < 64 * MIB
 
 
 @pytest.mark.parametrize("size", [64, 3 * MIB])

@@ -12,8 +12,10 @@ from image_gateway.edge.spool import JoinedBody, SpooledBody
 from image_gateway.edge.upstream.event_reader import SpooledEvent
 from image_gateway.edge.upstream.http_client import LostError
 
-_MOST_ITEMS: Final = 10_000
-"""Each costs a kilobyte beside its bytes: an upstream that sends nothing else must be stopped."""
+_MOST_ITEMS: Final = 1000
+_MOST_BYTES: Final = 1024 * 1024 * 1024
+"""All items of a response, each of which may keep a megabyte in memory: an upstream that sends
+nothing else must be stopped.  Seven of the largest legal pictures have less."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,17 @@ class SpooledFields:
         return self.spooled.spool.hold(text)
 
 
+def _place(indexed: tuple[object, SpooledFields]) -> tuple[bool, int]:
+    index = indexed[0]
+    return (False, index) if isinstance(index, int) else (True, 0)
+
+
 class OutputItems:
-    """The items of one response, in the order in which they came."""
+    """The items of one response: by their indices, those without one in the order they came."""
 
     def __init__(self) -> None:
         self._items: dict[object, SpooledFields] = {}
+        self._size = 0
 
     def __repr__(self) -> str:
         return f"<OutputItems {len(self._items)} items>"
@@ -44,12 +52,13 @@ class OutputItems:
     def add(self, spooled: SpooledEvent) -> bool:
         """Take the item that an event brings; returns whether it is kept.
 
-        The caller keeps the event open then.  Raises ``LostError`` after too many items.
+        The caller keeps the event open then.  Raises ``LostError`` after too many items or bytes.
         """
         item = response_output.item_of(spooled.event) if spooled.is_quotable else None
         if item is None:
             return False
-        if len(self._items) == _MOST_ITEMS:
+        self._size += spooled.spool.size
+        if len(self._items) == _MOST_ITEMS or self._size > _MOST_BYTES:
             raise LostError("TooManyItems")
         index = spooled.event.fields().get("output_index")
         # An item that comes twice counts once.
@@ -85,7 +94,7 @@ class OutputItems:
     def _items_of(self, response: SpooledFields) -> list[SpooledFields]:
         """A response's own items; those that came if it lacks a picture of them, or all."""
         own = response_output.own_items(response.fields)
-        came = list(self._items.values())
+        came = [item for _, item in sorted(self._items.items(), key=_place)]
         made = sum(response_output.has_picture(item.fields) for item in came)
         if came and (not own or sum(map(response_output.has_picture, own)) < made):
             return came

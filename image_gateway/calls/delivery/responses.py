@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from typing import Final
 
 from image_gateway.calls.delivery.context import (
     Delivery,
@@ -40,6 +41,9 @@ from image_gateway.edge.upstream.event_reader import (
 from image_gateway.edge.upstream.http_client import LostError, UpstreamResponse
 from image_gateway.edge.upstream.response_event_reader import ResponseEventReader
 
+_MOST_HELD_BACK: Final = 8
+"""Opening events; there are three kinds of them."""
+
 
 class ResponseStreamPassthrough(Delivery[IntentRequest]):
     """The events, frame by frame.
@@ -62,40 +66,52 @@ class ResponseStreamPassthrough(Delivery[IntentRequest]):
         context, stream = self._context, self._stream
         stream.name_headers(headers.to_client(response.headers))
         with _reader(response, context, Keep.FRAME, until) as reader:
-            while True:
-                try:
-                    spooled = await reader.next()
-                except LostError as error:
-                    return broken_off(response, dialect, error, sent=self._has_begun)
-                if spooled is None:
-                    return lost(dialect, "EndOfStream", sent=self._has_begun)
-                event = events.read_conversation_event(spooled.event)
-                self._counts.add(event)
-                with ExitStack() as closing:
-                    closing.enter_context(spooled)
-                    if event.kind is EventKind.FAILURE and not self._has_begun:
-                        return failed(response, dialect, event, sent=False)
-                    if response_output.is_empty(spooled.event) and not self._has_begun:
-                        return ended_empty(response, dialect, event.error, sent=False)
-                    if event.kind in {EventKind.OPENING, EventKind.END}:
-                        context.kept.push(closing.pop_all())
-                        self._open(spooled)
-                        self._unsent.append(self._items.end(spooled))
-                    if event.kind is EventKind.OPENING:
-                        continue
-                    self._has_begun = True
-                    context.record.enter(Phase.ARRIVING)
-                    if event.kind is EventKind.FAILURE:
-                        # The error follows as an event of ours: SDKs raise nothing for a flat one
-                        # or for a failed response, and an agent asks again.
-                        await self._send_failure(spooled)
-                        return failed(response, dialect, event, sent=True)
-                    if event.kind is EventKind.END:
-                        self.finish = partial(stream.finish, *self._unsent)
-                        return delivered(response, dialect)
-                    if self._items.add(spooled):
-                        context.kept.push(closing.pop_all())
-                    await self._send(spooled)
+            try:
+                return await self._read(reader, response, dialect)
+            except LostError as error:
+                return broken_off(response, dialect, error, sent=self._has_begun)
+
+    async def _read(
+        self, reader: ResponseEventReader, response: UpstreamResponse, dialect: str
+    ) -> AttemptOutcome:
+        context = self._context
+        while True:
+            spooled = await reader.next()
+            if spooled is None:
+                return lost(dialect, "EndOfStream", sent=self._has_begun)
+            event = events.read_conversation_event(spooled.event)
+            self._counts.add(event)
+            with ExitStack() as closing:
+                closing.enter_context(spooled)
+                if event.kind is EventKind.FAILURE and not self._has_begun:
+                    return failed(response, dialect, event, sent=False)
+                if response_output.is_empty(spooled.event) and not self._has_begun:
+                    return ended_empty(response, dialect, event.error, sent=False)
+                if self._is_held_back(event):
+                    context.kept.push(closing.pop_all())
+                    self._unsent.append(spooled.frame())
+                    continue
+                if event.kind is EventKind.END:
+                    context.kept.push(closing.pop_all())
+                    self._open(spooled)
+                    self._unsent.append(self._items.end(spooled))
+                self._has_begun = True
+                context.record.enter(Phase.ARRIVING)
+                if event.kind is EventKind.FAILURE:
+                    # The error follows as an event of ours: SDKs raise nothing for a flat one
+                    # or for a failed response, and an agent asks again.
+                    await self._send_failure(spooled)
+                    return failed(response, dialect, event, sent=True)
+                if event.kind is EventKind.END:
+                    self.finish = partial(self._stream.finish, *self._unsent)
+                    return delivered(response, dialect)
+                if self._items.add(spooled):
+                    context.kept.push(closing.pop_all())
+                await self._send(spooled)
+
+    def _is_held_back(self, event: ParsedEvent) -> bool:
+        is_first = not self._has_begun and len(self._unsent) < _MOST_HELD_BACK
+        return event.kind is EventKind.OPENING and is_first
 
     def _open(self, spooled: SpooledEvent) -> None:
         """If a stream begins with its end, put an opening before it."""
@@ -138,7 +154,10 @@ class AssembledResponse(Delivery[IntentRequest]):
     ) -> AttemptOutcome:
         context = self._context
         with _reader(response, context, Keep.DATA, until) as reader:
-            outcome = await self._read(reader, response, dialect)
+            try:
+                outcome = await self._read(reader, response, dialect)
+            except LostError as error:
+                outcome = broken_off(response, dialect, error, sent=False)
         if self.finish is None and self.salvage() is not None:
             # The pictures have been paid for; a failure after them goes only into the record.
             return replace(delivered(response, dialect), reason=outcome.reason, error=outcome.error)
@@ -148,10 +167,7 @@ class AssembledResponse(Delivery[IntentRequest]):
         self, reader: ResponseEventReader, response: UpstreamResponse, dialect: str
     ) -> AttemptOutcome:
         while True:
-            try:
-                spooled = await reader.next()
-            except LostError as error:
-                return broken_off(response, dialect, error, sent=False)
+            spooled = await reader.next()
             if spooled is None:
                 return lost(dialect, "EndOfStream", sent=False)
             with ExitStack() as closing:
@@ -177,7 +193,11 @@ class AssembledResponse(Delivery[IntentRequest]):
         if self._items.add(spooled):
             self._first_item = self._first_item or spooled
             return True
-        if event.kind in {EventKind.OPENING, EventKind.END} and isinstance(response, dict):
+        # The first opening tells enough for a response that has no end.
+        is_wanted = event.kind is EventKind.END or (
+            event.kind is EventKind.OPENING and self._response is None
+        )
+        if is_wanted and isinstance(response, dict):
             self._response = SpooledFields(response, spooled)
             return True
         return False

@@ -32,6 +32,9 @@ WAYS: dict[str, tuple[Callable[[bytes], bytes], dict[str, str]]] = {
     "gzip unnamed": (gzip.compress, {}),
     "named and not done": (bytes, {"content-encoding": "gzip"}),
     "after a byte order mark": (lambda text: b"\xef\xbb\xbf" + text, {}),
+    "deflate named and not done": (bytes, {"content-encoding": "deflate"}),
+    "brotli named and not done": (bytes, {"content-encoding": "br"}),
+    "a byte order mark in gzip": (lambda text: gzip.compress(b"\xef\xbb\xbf" + text), {}),
 }
 ways = pytest.mark.parametrize(("compress", "headers"), WAYS.values(), ids=WAYS)
 Compress = Callable[[bytes], bytes]

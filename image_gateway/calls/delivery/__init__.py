@@ -55,7 +55,7 @@ def choose(
 ) -> MakeDelivery | None:
     """The delivery for an answer, by its head; None if the answer cannot be used."""
     media_type = headers.media_type(response.headers.get("content-type"))
-    if not (200 <= response.status < 300 and response.is_readable) or media_type in _PAGES:
+    if not 200 <= response.status < 300 or media_type in _PAGES:
         return None
     if expects in {ExpectedResponse.JSON, ExpectedResponse.IMAGE_EVENTS}:
         return partial(ByBody, expects=expects)

@@ -2,8 +2,9 @@
 
 Identity is asked for, but some relays compress all the same, name an encoding that they have
 already taken off, or take off its name and not the encoding.  So the first bytes decide whether a
-body is gzip or zstd; only deflate, which cannot be told by them, goes by its name.  A byte order
-mark, which some relays write before their JSON, is taken off.
+body is gzip or zstd; only deflate, which cannot be told by them, goes by its name, unless they are
+text.  What nobody can open, such as brotli, is no JSON and has no events, if it is what its name
+says.  A byte order mark, which some relays write before their JSON, is taken off.
 """
 
 from collections.abc import Iterator
@@ -11,13 +12,14 @@ from typing import Final
 
 import aiohttp
 
-from image_gateway.core.codec import compression
+from image_gateway.core.codec import sse
 from image_gateway.core.codec.compression import GZIP_MAGIC, Decoder
 
 _MOST_BYTES: Final = 256 * 1024 * 1024
 """Of a body that was compressed; the largest legal picture is under 150 MB in base64."""
 
 _IDENTITY: Final = "identity"
+_DEFLATE: Final = "deflate"
 _MAGIC: Final = {"gzip": GZIP_MAGIC, "zstd": b"\x28\xb5\x2f\xfd"}
 """How a body begins; neither JSON nor events can begin so."""
 _MARK: Final = b"\xef\xbb\xbf"
@@ -31,19 +33,15 @@ def encoding_of(value: str | None) -> str:
     return ",".join(applied) or _IDENTITY
 
 
-def can_read(encoding: str) -> bool:
-    """Whether a body of that content coding can be read."""
-    return encoding == _IDENTITY or encoding in compression.ENCODINGS
-
-
 class ResponseBody:
     """The body of one response, piece by piece."""
 
     def __init__(self, content: aiohttp.StreamReader, encoding: str) -> None:
         self._content = content
-        self._decoder = Decoder(encoding, _MOST_BYTES) if encoding == "deflate" else None
+        self._may_be_deflate = encoding == _DEFLATE
+        self._decoder: Decoder | None = None
         self._start = b""
-        self._has_begun = self._decoder is not None
+        self._has_begun = False
         self._pieces: Iterator[bytes] = iter(())
         self._has_mark: bool | None = None
         """None: the first bytes have not come yet."""
@@ -100,12 +98,19 @@ class ResponseBody:
 
     def _may_be_compressed(self) -> bool:
         """Whether the start is too short to tell."""
+        if self._may_be_deflate and sse.are_events(self._start) is None:
+            return True
         return any(
             magic.startswith(self._start) and magic != self._start for magic in _MAGIC.values()
         )
 
     def _begin(self) -> None:
         self._has_begun = True
+        # Deflated text begins with other bytes.
+        is_json = self._start.removeprefix(_MARK).lstrip().startswith(b"{")
+        is_text = is_json or sse.are_events(self._start)
+        if self._may_be_deflate and self._start and not is_text:
+            self._decoder = Decoder(_DEFLATE, _MOST_BYTES)
         for encoding, magic in _MAGIC.items():
             if self._start.startswith(magic):
                 self._decoder = Decoder(encoding, _MOST_BYTES)

@@ -226,7 +226,7 @@ async def _wait_closed(closed: Awaitable[None]) -> None:
 class UpstreamResponse:
     """Status and headers of a response, and its body to come.
 
-    ``encoding`` is the body's content coding by its head; a body that can be opened is (``body``).
+    A body that an upstream compressed is opened (``body``).
     """
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
@@ -234,8 +234,8 @@ class UpstreamResponse:
         self.headers: Mapping[str, str] = {
             name.lower(): value for name, value in response.headers.items()
         }
-        self.encoding = body.encoding_of(self.headers.get("content-encoding"))
-        self._body = ResponseBody(response.content, self.encoding)
+        encoding = body.encoding_of(self.headers.get("content-encoding"))
+        self._body = ResponseBody(response.content, encoding)
         self._unread = b""
         self._is_framed = bool({"content-length", "transfer-encoding"} & self.headers.keys())
 
@@ -246,11 +246,6 @@ class UpstreamResponse:
     def ends_by_close(self) -> bool:
         """Whether the body ends with the connection, so that a cut looks like an end."""
         return not (self._is_framed or self._body.is_opened)
-
-    @property
-    def is_readable(self) -> bool:
-        """Whether the body's content coding is one that can be opened."""
-        return body.can_read(self.encoding)
 
     @property
     def length(self) -> int | None:

@@ -36,6 +36,8 @@ _LONG: Final = 16
 longer one is found in any case."""
 _CODES: Final = frozenset({"code", "type"})
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_LONGEST_HEADER: Final = 1024
+"""Characters; a limit or a reset is short, and a hundred headers of 64 KiB would take seconds."""
 REDACTED: Final = "[redacted]"
 """Stands in place of what must not be seen."""
 
@@ -98,6 +100,8 @@ class Scrubber:
         }
 
     def _is_clean(self, name: str, value: str) -> bool:
+        if len(value) > _LONGEST_HEADER:
+            return False
         # An account may be called ``100``, and that is a limit, too.
         shown = name if len(value) < _SHORT and value.isdigit() else f"{name}: {value}"
         return self._clean(shown, _SHORT) == shown

@@ -48,6 +48,13 @@ def test_a_secret_is_found_however_json_writes_it() -> None:
     assert json.loads(out) == {"error": {"message": f"at {_WORD}, and {_WORD}"}}
 
 
+def test_a_header_that_is_too_long_to_be_looked_through_goes_whole() -> None:
+    headers = {"x-ratelimit-a": "7" * 1024, "x-ratelimit-b": "7 " * 513, "x-codex-c": "7" * 2000}
+    assert Scrubber(()).clean_headers(headers).keys() == {"x-codex-c"}
+    shown = {"x-ratelimit-a": "7 " * 512}
+    assert Scrubber(()).clean_headers(shown) == shown
+
+
 def test_a_secret_that_holds_another_goes_whole() -> None:
     assert _scrubbed("key 12345678-abcdefgh.", "12345678", "12345678-abcdefgh") == f"key {_WORD}."
 

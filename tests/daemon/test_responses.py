@@ -1339,6 +1339,19 @@ async def test_a_failure_within_a_stream_is_passed_in_its_own_words(
     assert (record["error_source"], record["may_be_billed"]) == ("upstream", True)
 
 
+async def test_a_failure_with_a_flood_of_values_is_told_without_them(
+    door: Door, upstream: ScriptedUpstream
+) -> None:
+    """Each would be searched for secrets, and the event loop would stand still meanwhile."""
+    failed = FAILED["failed"]
+    flood = {**failed, "response": {**failed["response"], "tools": ["a"] * 100_000}}
+    upstream.script = streams([CREATED, DRAWING, flood])
+    _, _, body = await ask(door, STREAM)
+    *events, last = frames_of(body)
+    assert events == [CREATED, DRAWING]
+    assert last["error"]["message"] == _LIMIT["message"]
+
+
 @pytest.mark.parametrize("end", ["cut", "failed"])
 async def test_a_picture_that_was_made_is_delivered_whatever_comes_after_it(
     door: Door, upstream: ScriptedUpstream, end: str

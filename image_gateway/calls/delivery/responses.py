@@ -45,6 +45,10 @@ _MOST_HELD_BACK: Final = 8
 """Opening events; there are three kinds of them."""
 
 
+_MOST_CLEANED_BYTES: Final = 256 * 1024
+"""Of an event, beside its long strings: each value in it is searched for secrets."""
+
+
 class ResponseStreamPassthrough(Delivery[IntentRequest]):
     """The events, frame by frame.
 
@@ -120,9 +124,12 @@ class ResponseStreamPassthrough(Delivery[IntentRequest]):
             self._unsent.append(spooled.spool.hold(opening))
 
     async def _send_failure(self, spooled: SpooledEvent) -> None:
-        """Send the upstream's own event, without secrets, if it is more than the error."""
+        """Send the upstream's own event, without secrets, if it is more than the error.
+
+        One with too many values is left out.
+        """
         await self._send_held_back()
-        if spooled.event.kind() == "error":
+        if spooled.event.kind() == "error" or spooled.own_bytes > _MOST_CLEANED_BYTES:
             return
         changed = response_output.failure_frame(
             spooled.event, self._context.scrubber, is_quotable=spooled.is_quotable

@@ -5,6 +5,7 @@ arrive, and only its JSON skeleton is parsed.  An event is sent on only once it 
 the client a stream that is cut within an event is cut between two.
 """
 
+import asyncio
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,6 +27,11 @@ _MOST_LINES: Final = 10_000
 _MOST_EVENTS: Final = 10_000
 """Lines of one event and events of one response: each costs some microseconds of the event loop, so
 an upstream that sends nothing else must be stopped."""
+
+_SCANNED_BYTES: Final = 32 * 1024
+_SCAN_SECONDS: Final = 0.01
+"""Data of nothing but quotes and commas takes 25 ms for so many bytes; a picture takes almost none.
+"""
 
 MOST_EVENTS_OF_TEXT: Final = 1_000_000
 """Events of a response in which a model may also think and write text: each word is an event."""
@@ -65,6 +71,11 @@ class SpooledEvent:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    @property
+    def own_bytes(self) -> int:
+        """Bytes of the event beside its long strings."""
+        return self.spool.size - sum(string.length for string in self.event.lifted)
 
     def close(self) -> None:
         """Free the bytes; safe to call twice."""
@@ -200,7 +211,7 @@ class EventReader:
             raise LostError("EventTooLarge")
         if piece.data:
             self._has_data = True
-            self._scan(piece.data)
+            await self._scan(piece.data)
         if not piece.ends:
             return None
         self._spooled = None
@@ -218,12 +229,18 @@ class EventReader:
         if time.monotonic() > self._deadline + self._idle_seconds:
             raise LostError("TimeoutError")
 
-    def _scan(self, data: bytes) -> None:
-        if self._skeleton is not None:
+    async def _scan(self, data: bytes) -> None:
+        began = time.monotonic()
+        for start in range(0, len(data), _SCANNED_BYTES):
+            if self._skeleton is None:
+                return
             try:
-                self._skeleton.feed(data)
+                self._skeleton.feed(data[start : start + _SCANNED_BYTES])
             except json_scanner.ScanError:
                 self._skeleton = None
+            if time.monotonic() - began > _SCAN_SECONDS:
+                await asyncio.sleep(0)
+                began = time.monotonic()
 
     def _event(self, name: str | None) -> Event:
         if self._skeleton is None:

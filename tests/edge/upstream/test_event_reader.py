@@ -596,6 +596,27 @@ async def test_a_large_event_lies_on_disk_and_memory_stays_small(
     assert nothing_is_held(spools)
 
 
+async def test_others_get_their_turn_while_an_event_of_many_values_is_read(
+    edge: UpstreamClient, spools: Spools, spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_reader_module, "_SCAN_SECONDS", 0)
+    data = json.dumps([0] * 19_000 + ["x" * MIB]).encode()
+    turns = 0
+
+    async def tick() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async with in_pieces(edge, spool, [b"data: " + data + b"\n\n"]) as answer:
+        ticking = asyncio.create_task(tick())
+        with reader_of(answer, spools) as reader, await anext_of(reader) as spooled:
+            assert spooled.spool.size == len(data)
+        ticking.cancel()
+    assert turns > len(data) // (32 * 1024)
+
+
 async def test_an_event_finds_room_where_none_is_left(
     edge: UpstreamClient, spool: Spool, tmp_path: Path
 ) -> None:

@@ -91,12 +91,14 @@ async def has_events(response: UpstreamResponse, first_seconds: float, idle_seco
 
     Raises ``LostError``.
     """
-    start, seconds = b"", first_seconds
+    start, deadline = b"", time.monotonic() + first_seconds
     while (decided := sse.are_events(start)) is None:
-        chunk = await response.chunk(seconds)
+        # White space is no beginning: some upstreams send it while they work, for as long as that.
+        seconds = max(deadline - time.monotonic(), 0)
+        chunk = await response.chunk(min(seconds, idle_seconds) if start.strip() else seconds)
         if not chunk:
             break
-        start, seconds = start + chunk, idle_seconds
+        start += chunk
     response.unread(start)
     if decided is None:
         media_type = headers.media_type(response.headers.get("content-type"))

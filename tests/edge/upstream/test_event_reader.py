@@ -702,3 +702,47 @@ async def test_what_they_show_of_themselves_holds_nothing_of_an_event(
         with reader_of(answer, spools) as reader, await anext_of(reader) as spooled:
             assert repr(spooled).startswith("<SpooledEvent 'kind' in <Spool ")
             assert "planted" not in repr(spooled) + repr(reader) + repr(spooled.event)
+
+
+# -- before the first event ------------------------------------------------------------------------
+
+
+async def test_white_space_may_come_until_the_deadline_whatever_its_pauses(
+    edge: UpstreamClient, spool: Spool
+) -> None:
+    async def script(line: Line) -> None:
+        for piece in (b" ", b"\n", b'{"data":[]}'):
+            await say(line, piece)
+            await asyncio.sleep(2 * SHORT_SECONDS)
+        await ends(line)
+
+    async with answering(edge, spool, script) as answer:
+        assert not await event_reader_module.has_events(answer, BOUND_SECONDS, SHORT_SECONDS)
+        assert (await answer.chunk(BOUND_SECONDS)).split() == [b'{"data":[]}']
+
+
+async def test_white_space_does_not_put_the_deadline_off(
+    edge: UpstreamClient, spool: Spool
+) -> None:
+    async def script(line: Line) -> None:
+        while True:
+            await say(line, b" ")
+            await asyncio.sleep(SHORT_SECONDS / 4)
+
+    async with answering(edge, spool, script) as answer:
+        with pytest.raises(LostError, match="TimeoutError"):
+            async with asyncio.timeout(BOUND_SECONDS):
+                await event_reader_module.has_events(answer, 4 * SHORT_SECONDS, BOUND_SECONDS)
+
+
+async def test_a_text_that_has_begun_may_not_fall_silent(
+    edge: UpstreamClient, spool: Spool
+) -> None:
+    async def script(line: Line) -> None:
+        await say(line, b"dat")
+        await asyncio.sleep(BOUND_SECONDS)
+
+    async with answering(edge, spool, script) as answer:
+        with pytest.raises(LostError, match="TimeoutError"):
+            async with asyncio.timeout(BOUND_SECONDS / 2):
+                await event_reader_module.has_events(answer, BOUND_SECONDS, SHORT_SECONDS)

@@ -76,6 +76,19 @@ async def test_a_streamed_end_holds_the_items_that_came(
     assert len(upstream.calls) == 1
 
 
+@pytest.mark.parametrize("noise", [b"data: ping\n\n", b"event: ping\ndata\ndata:\n\n"])
+async def test_what_is_no_json_does_not_reach_the_client(
+    make_account: MakeDoor, upstream: ScriptedUpstream, noise: bytes
+) -> None:
+    door = make_account(KINDS["codex"][0], **KINDS["codex"][1])
+    created, *events = as_codex_sends()
+    upstream.script = streams([noise, created, noise, *events[:-1], noise, events[-1]])
+    _, _, body = await door.post(json.dumps({**TURN, "stream": True}).encode(), "/v1/responses")
+    assert [each["type"] for each in frames_of(body)] == [
+        each["type"] for each in (created, *events)
+    ]
+
+
 async def test_items_stand_in_the_order_of_their_indices(
     make_account: MakeDoor, upstream: ScriptedUpstream
 ) -> None:

@@ -87,6 +87,8 @@ class ResponseStreamPassthrough(Delivery[IntentRequest]):
             self._counts.add(event)
             with ExitStack() as closing:
                 closing.enter_context(spooled)
+                if spooled.event.value is None and event.kind is EventKind.OTHER:
+                    continue  # not JSON: an SDK would fail on it and miss the events after it
                 if event.kind is EventKind.FAILURE and not self._has_begun:
                     return failed(response, dialect, event, sent=False)
                 if response_output.is_empty(spooled.event) and not self._has_begun:

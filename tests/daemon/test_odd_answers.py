@@ -12,7 +12,14 @@ from tests.daemon.test_faults import make_first
 from tests.daemon.test_refusals import PROMPT, check_error
 from tests.parts.gateway import Gateway
 from tests.parts.plane import Plane
-from tests.parts.upstream import ScriptedUpstream, answers, images
+from tests.parts.upstream import (
+    ScriptedUpstream,
+    answers,
+    completed,
+    frame,
+    images,
+    picture,
+)
 
 STREAM = b'{"prompt": "a cat", "stream": true}'
 BODIES = pytest.mark.parametrize("body", [PROMPT, STREAM], ids=["answer", "stream"])
@@ -135,3 +142,39 @@ async def test_a_plain_answer_for_a_stream_becomes_one(make_account: MakeDoor) -
         assert status == 200
         assert [each["type"] for each in frames_of(body)] == ["image_generation.completed"]
         assert (await door.record())["response_image_count"] == 1
+
+
+HALF = "y" * 5000 + "\\ud83d"
+"""As it stands in JSON; long enough to be lifted out of it."""
+ODD: Mapping[str, tuple[bytes, bytes]] = {
+    "half a surrogate pair": (b'"gen_0"', f'"{HALF}"'.encode()),
+    "deep": (b'"gen_0"', b"[" * 100 + b"]" * 100),
+    "many values": (b'"gen_0"', json.dumps([0] * 30_000).encode()),
+}
+FORMS: Mapping[str, dict[str, Any]] = {
+    "plain": {},
+    "stream": {"stream": True},
+    "url": {"response_format": "url"},
+}
+
+
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("events", [False, True], ids=["answer", "events"])
+async def test_odd_values_beside_a_picture_lose_it_in_no_form(
+    make_account: MakeDoor,
+    upstream: ScriptedUpstream,
+    odd: tuple[bytes, bytes],
+    form: dict[str, Any],
+    *,
+    events: bool,
+) -> None:
+    door = make_account("openai")
+    if events:
+        text = frame({**completed(), "generation_id": "gen_0"}).replace(*odd)
+        upstream.script = answers(200, text, {"content-type": "text/event-stream"})
+    else:
+        upstream.script = answers(200, json.dumps(images()).encode().replace(*odd))
+    status, _, body = await door.post(json.dumps({"prompt": "a cat", **form}).encode())
+    assert (status, body.count(picture().encode())) == (200, 1)
+    assert (await door.record())["response_image_count"] == 1

@@ -161,7 +161,7 @@ class SyntheticStream(Delivery[ImageRequest]):
         context, stream = self._context, self._context.open_stream
         stream.name_headers(headers.to_client(response.headers))
         spool = context.kept.enter_context(context.spools.open(paid=True))
-        skeleton = json_skeleton.JsonSkeleton()
+        skeleton = json_skeleton.JsonSkeleton(limits=json_scanner.ANSWER, mends=True)
         try:
             first_seconds = context.first_seconds(until)
             async for chunk in response.chunks(first_seconds, context.idle_seconds):
@@ -170,7 +170,7 @@ class SyntheticStream(Delivery[ImageRequest]):
                 await spool.write(chunk)
                 if spool.size > self._request.count * MOST_BYTES:
                     return lost(dialect, "AnswerTooLarge", sent=False)
-            answer = skeleton.close(mend=True)
+            answer = skeleton.close()
         except LostError as error:
             return broken_off(response, dialect, error, sent=False)
         except json_scanner.ScanError:

@@ -13,7 +13,7 @@ class DataUrls:
     """
 
     def __init__(self) -> None:
-        self._scanner = json_scanner.Scanner(self)
+        self._scanner = json_scanner.Scanner(self, json_scanner.ANSWER)
         self._out: list[bytes] = []
         self._after_key = False
         self._pending = b""

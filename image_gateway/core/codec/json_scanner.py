@@ -43,6 +43,10 @@ class ScanLimits:
 IMAGES: Final = ScanLimits(64, 1024, 20_000, 1024 * 1024)
 """A valid body of the Images API has a depth of 5, keys of 21 bytes, some hundreds of tokens."""
 
+ANSWER: Final = replace(IMAGES, depth=250, tokens=IMAGES.skeleton_bytes)
+"""An upstream's answer may hold more values than a client's body, and deeper ones, because it is
+paid for.  The size of its skeleton still bounds their number."""
+
 CONVERSATION: Final = ScanLimits(250, 64 * 1024, 1_000_000, 8 * 1024 * 1024)
 """A body of the Responses API: a million model tokens are about 5 MB of text.  orjson cannot write
 more than 254 levels."""

@@ -79,6 +79,7 @@ _ESCAPE: Final = re.compile(
 _PARTIAL_ESCAPE: Final = re.compile(
     rb"\\(?:u[0-9a-fA-F]{0,3}|u[dD][89abAB][0-9a-fA-F]{2}(?:\\(?:u[0-9a-fA-F]{0,3})?)?)?"
 )
+_HALVES_TOO: Final = re.compile(rb'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})')
 _PLACEHOLDER: Final = "\0"
 _PLACEHOLDER_TEXT: Final = b"\\u0000"
 # A quote after a backslash is inside a string, and a quote before a colon ends a key: neither
@@ -94,7 +95,9 @@ class JsonSkeleton:
     ``keep`` accepts stays in the skeleton up to ``keep_bytes``; use it for a text that must be
     read.  ``strict`` also refuses broken escapes and control characters in lifted strings; it costs
     half as much as forwarding the picture, and is needed for strings that the gateway copies into a
-    body that it builds.
+    body that it builds.  ``mends``: half a surrogate pair, which JavaScript writes when it splits a
+    text, is read as U+FFFD and copied as it is; for answers that have been paid for and must not be
+    lost because of it.
     """
 
     def __init__(
@@ -104,12 +107,15 @@ class JsonSkeleton:
         *,
         limits: json_scanner.ScanLimits = json_scanner.IMAGES,
         strict: bool = True,
+        mends: bool = False,
     ) -> None:
         self.lifted: list[LiftedString] = []
         self._scanner = json_scanner.Scanner(self, limits)
         self._max_bytes = limits.skeleton_bytes
         self._keep = keep
         self._strict = strict
+        self._mends = mends
+        self._escape = _HALVES_TOO if mends else _ESCAPE
         self._keep_bytes = keep_bytes
         self._out = bytearray()
         self._text = bytearray()
@@ -129,14 +135,10 @@ class JsonSkeleton:
         """Take the next bytes of the text; raises ``ScanError``."""
         self._scanner.feed(chunk)
 
-    def close(self, *, mend: bool = False) -> object:
-        """The parsed skeleton; raises ``ScanError`` if the text is not one complete JSON value.
-
-        ``mend``: half a surrogate pair, which JavaScript writes when it splits a text, is read as
-        U+FFFD; for answers that have been paid for and must not be lost because of it.
-        """
+    def close(self) -> object:
+        """The parsed skeleton; raises ``ScanError`` if the text is not one complete JSON value."""
         try:
-            return json_scanner.read_mended(self._out) if mend else orjson.loads(self._out)
+            return json_scanner.read_mended(self._out) if self._mends else orjson.loads(self._out)
         except orjson.JSONDecodeError as error:
             raise self._syntax_error(error) from None
 
@@ -205,7 +207,7 @@ class JsonSkeleton:
         if non_base64.translate(None, _CONTROL_FREE):
             raise json_scanner.ScanError("A JSON string has a control character. Escape it.")
         if b"\\" in non_base64:
-            plain = _ESCAPE.sub(b" ", part)
+            plain = self._escape.sub(b" ", part)
             broken = plain.find(b"\\")
             if broken >= 0:
                 # An escape may continue in the next chunk.

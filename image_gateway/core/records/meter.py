@@ -7,17 +7,15 @@ from image_gateway.core import untrusted
 from image_gateway.core.codec import json_scanner, json_skeleton
 from image_gateway.core.records.builder import Made
 
-_LIMITS: Final = replace(json_scanner.IMAGES, depth=1024, tokens=json_scanner.IMAGES.skeleton_bytes)
-"""An upstream's answer may hold more values than a client's body, and deeper ones, because it is
-paid for.  The size of its skeleton still bounds their number; orjson reads no more than 1024
-levels."""
+_LIMITS: Final = replace(json_scanner.ANSWER, depth=1024)
+"""Nothing is written from it, so it may be as deep as orjson reads."""
 
 
 class _AnswerSkeleton(json_skeleton.JsonSkeleton):
     """The skeleton of an Images answer; notices its first picture while it arrives."""
 
     def __init__(self) -> None:
-        super().__init__(limits=_LIMITS, strict=False)
+        super().__init__(limits=_LIMITS, strict=False, mends=True)
         self.has_picture = False
         self._in_picture = False
 
@@ -81,7 +79,7 @@ class AnswerMeter:
         is_complete = True
         if self._skeleton is not None:
             try:
-                answer = self._skeleton.close(mend=True)
+                answer = self._skeleton.close()
             except json_scanner.ScanError:
                 is_complete = False
         if not isinstance(answer, dict):

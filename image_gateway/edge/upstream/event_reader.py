@@ -122,7 +122,7 @@ class EventReader:
         idle_seconds: float,
         *,
         most_events: int = _MOST_EVENTS,
-        limits: json_scanner.ScanLimits = json_scanner.IMAGES,
+        limits: json_scanner.ScanLimits = json_scanner.ANSWER,
     ) -> None:
         self._response = response
         self._spools = spools
@@ -197,7 +197,7 @@ class EventReader:
             self._begin_event()
             self._spooled = SpooledEvent(self._spools.open(paid=True))
             self._skeleton = json_skeleton.JsonSkeleton(
-                limits=self._limits, strict=self._keep is Keep.DATA
+                limits=self._limits, strict=self._keep is Keep.DATA, mends=True
             )
             self._has_data = False
             self._data_start = 0
@@ -248,7 +248,7 @@ class EventReader:
         if self._skeleton is None:
             return Event(name)
         try:
-            value = self._skeleton.close(mend=True)
+            value = self._skeleton.close()
         except json_scanner.ScanError:
             return Event(name)
         at = self._data_start

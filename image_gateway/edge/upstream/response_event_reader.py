@@ -36,14 +36,14 @@ class ResponseEventReader(EventReader):
 
     async def _whole(self, seconds: float) -> SpooledEvent:
         self._spooled = spooled = SpooledEvent(self._spools.open(paid=True))
-        skeleton = json_skeleton.JsonSkeleton(limits=self._limits)
+        skeleton = json_skeleton.JsonSkeleton(limits=self._limits, mends=True)
         try:
             async for chunk in self._response.chunks(seconds, self._idle_seconds):
                 await spooled.spool.write(chunk)
                 if spooled.spool.size > event_reader.MOST_BYTES:
                     raise LostError("ResponseTooLarge")
                 skeleton.feed(chunk)
-            event = response_output.event_of(skeleton.close(mend=True), skeleton.lifted)
+            event = response_output.event_of(skeleton.close(), skeleton.lifted)
         except json_scanner.ScanError:
             event = None
         if event is None:

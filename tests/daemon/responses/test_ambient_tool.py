@@ -3,17 +3,15 @@
 import gzip
 import json
 import secrets
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
-from tests.daemon.conftest import Door, MakeDoor, open_door
+from tests.daemon.conftest import Door, MakeDoor
+from tests.daemon.responses.calls import TextApi
 from tests.daemon.test_refusals import check_refused
-from tests.daemon.test_responses import TextApi
-from tests.parts.gateway import Gateway, free_port
 from tests.parts.plane import Plane
-from tests.parts.upstream import ScriptedUpstream, drawn, streams
+from tests.parts.upstream import ScriptedUpstream
 
 PATH = "/v1/responses"
 TOOL = {"type": "image_generation", "quality": "high"}
@@ -31,40 +29,7 @@ REQUIRED = {"tool_choice": "required"}
 NO_IMAGES = {"image_enabled": False}
 
 
-@pytest.fixture(scope="module")
-def text_port() -> int:
-    return free_port()
-
-
-@pytest.fixture(scope="module")
-def served(
-    shared_plane: Plane, text_port: int, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Gateway]:
-    made = Gateway(
-        tmp_path_factory.mktemp("served"),
-        shared_plane.reader_url,
-        text_api_url=f"http://127.0.0.1:{text_port}",
-        ambient_image_tool="strip",
-    ).start()
-    yield made
-    code = made.stop()
-    assert code == 0, made.words()
-
-
-@pytest.fixture
-async def text_api(text_port: int) -> AsyncIterator[TextApi]:
-    async with TextApi(text_port) as made:
-        yield made
-
-
-@pytest.fixture
-def make(served: Gateway, shared_plane: Plane, upstream: ScriptedUpstream) -> MakeDoor:
-    upstream.script = streams(drawn())
-
-    def made(**options: Any) -> Door:
-        return open_door(served, shared_plane, upstream, "codex-responses", **options)
-
-    return made
+SETTINGS = {"ambient_image_tool": "strip"}
 
 
 async def ask(

@@ -3,18 +3,15 @@
 import gzip
 import json
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import pytest
 from backports import zstd
 
-from tests.daemon.conftest import Door, MakeDoor, open_door
+from tests.daemon.conftest import Door, MakeDoor
+from tests.daemon.responses.calls import TextApi
 from tests.daemon.test_refusals import check_refused
-from tests.daemon.test_responses import TextApi
-from tests.parts.gateway import Gateway, free_port
-from tests.parts.plane import Plane
-from tests.parts.upstream import ScriptedUpstream, drawn, streams
+from tests.parts.upstream import ScriptedUpstream
 
 PATH = "/v1/responses"
 TEXT = b'{"model":"gpt-5","input":"caf\xc3\xa9"}'
@@ -32,41 +29,7 @@ ENCODINGS: Mapping[str, Callable[[bytes], bytes]] = {
 encodings = pytest.mark.parametrize("encoding", ENCODINGS)
 
 
-@pytest.fixture(scope="module")
-def text_port() -> int:
-    return free_port()
-
-
-@pytest.fixture(scope="module")
-def served(
-    shared_plane: Plane, text_port: int, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Gateway]:
-    """A daemon with a text API behind it that takes bodies of 4 MiB."""
-    made = Gateway(
-        tmp_path_factory.mktemp("served"),
-        shared_plane.reader_url,
-        text_api_url=f"http://127.0.0.1:{text_port}",
-        max_request_bytes=MOST,
-    ).start()
-    yield made
-    code = made.stop()
-    assert code == 0, made.words()
-
-
-@pytest.fixture
-async def text_api(text_port: int) -> AsyncIterator[TextApi]:
-    async with TextApi(text_port) as made:
-        yield made
-
-
-@pytest.fixture
-def make(served: Gateway, shared_plane: Plane, upstream: ScriptedUpstream) -> MakeDoor:
-    upstream.script = streams(drawn())
-
-    def made(**options: Any) -> Door:
-        return open_door(served, shared_plane, upstream, "codex-responses", **options)
-
-    return made
+SETTINGS = {"max_request_bytes": MOST}
 
 
 async def ask(door: Door, body: bytes, encoding: str) -> tuple[int, dict[str, str], bytes]:

@@ -14,6 +14,7 @@ Only intents are parsed (``parse``), and only the fields that routing needs.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Final
 
 import orjson
@@ -38,6 +39,35 @@ _STRUCTURE: Final = b'{}[]:," \t\r\n0123456789+-.eE' + b"truefalsnlNIity" + b"\x
 _ADDRESS: Final = re.compile(r"https?:", re.IGNORECASE)
 
 
+class Signal(Enum):
+    """What a string of a body can be for an intent."""
+
+    MODEL = auto()
+    TOOL = auto()
+    CHOICE = auto()
+    CHOICE_TYPE = auto()
+    CHOICE_NAME = auto()
+
+    @classmethod
+    def at(cls, path: json_scanner.Path) -> "Signal | None":
+        """The signal at a path of keys and indices; None for most paths.
+
+        The case of a key does not count: some parsers read ``Model`` as ``model``.
+        """
+        match tuple(part.casefold() if isinstance(part, str) else part for part in path):
+            case ("model",):
+                return cls.MODEL
+            case ("tools", int(), "type"):
+                return cls.TOOL
+            case ("tool_choice",):
+                return cls.CHOICE
+            case ("tool_choice", "type") | ("tool_choice", "tool" | "function", "type"):
+                return cls.CHOICE_TYPE
+            case ("tool_choice", "name") | ("tool_choice", "tool" | "function", "name"):
+                return cls.CHOICE_NAME
+        return None
+
+
 class IntentSignals:
     """The signs of an image intent among the strings of a body."""
 
@@ -52,19 +82,19 @@ class IntentSignals:
     def __repr__(self) -> str:
         return f"<IntentSignals of {len(self.models)} models, tool={self._has_tool}>"
 
-    def note(self, path: json_scanner.Path, text: str) -> None:
-        """Record one string of the body at its path of folded keys and indices."""
-        match path:
-            case ("model",):
+    def note(self, signal: "Signal", text: str) -> None:
+        """Record one string of the body that is a signal."""
+        match signal:
+            case Signal.MODEL:
                 self.models.append(text)
-            case ("tools", int(), "type"):
+            case Signal.TOOL:
                 self._has_tool |= text == TOOL
-            case ("tool_choice",):
+            case Signal.CHOICE:
                 self._chooses |= text == TOOL
-            case ("tool_choice", "type") | ("tool_choice", "tool" | "function", "type"):
+            case Signal.CHOICE_TYPE:
                 self._chooses |= text == TOOL
                 self._can_name |= text in _NAMING_TYPES
-            case ("tool_choice", "name") | ("tool_choice", "tool" | "function", "name"):
+            case Signal.CHOICE_NAME:
                 self._names_tool |= text == TOOL
 
     def show_intent(self, model_map: Mapping[str, str]) -> bool:
@@ -95,12 +125,14 @@ def signals_of(body: object) -> IntentSignals:
 
     def walk(path: json_scanner.Path, value: object) -> None:
         if isinstance(value, str):
-            signals.note(path, value)
+            signal = Signal.at(path)
+            if signal is not None:
+                signals.note(signal, value)
         elif len(path) >= _DEEPEST:
             return
         elif isinstance(value, dict):
             for name, inner in value.items():
-                walk((*path, name.casefold()), inner)
+                walk((*path, name), inner)
         elif isinstance(value, list):
             for index, inner in enumerate(value):
                 walk((*path, index), inner)
@@ -108,31 +140,13 @@ def signals_of(body: object) -> IntentSignals:
     if isinstance(body, dict):
         for name, value in body.items():
             if name.casefold() in _ROOTS:
-                walk((name.casefold(),), value)
+                walk((name,), value)
     return signals
 
 
 _ROOTS: Final = frozenset({"model", "tools", "tool_choice"})
 _DEEPEST: Final = 3
 """The longest path of a signal; below it are the schemas of tools, which may be large."""
-
-
-def _folded(path: json_scanner.Path) -> json_scanner.Path:
-    return tuple(part.casefold() if isinstance(part, str) else part for part in path)
-
-
-def _is_signal(path: json_scanner.Path) -> bool:
-    """Whether ``IntentSignals.note`` reads the string at a folded path."""
-    match path:
-        case ("model" | "tool_choice",) | ("tools", int(), "type"):
-            return True
-        case ("tool_choice", "type" | "name") | (
-            "tool_choice",
-            "tool" | "function",
-            "type" | "name",
-        ):
-            return True
-    return False
 
 
 class IntentSignalReader:
@@ -147,7 +161,7 @@ class IntentSignalReader:
     def __init__(self) -> None:
         self.signals = IntentSignals()
         self._scanner = json_scanner.Scanner(self, json_scanner.TEXT)
-        self._path: json_scanner.Path | None = None
+        self._signal: Signal | None = None
         self._text = bytearray()
         self._is_object: bool | None = None
 
@@ -172,11 +186,10 @@ class IntentSignalReader:
 
     def text_start(self, offset: int) -> None:  # noqa: ARG002 - part of ScanHandler
         if self._scanner.depth <= _DEEPEST:
-            path = _folded(self._scanner.path())
-            self._path = path if _is_signal(path) else None
+            self._signal = Signal.at(self._scanner.path())
 
     def text(self, chunk: bytes, start: int, stop: int) -> None:
-        if self._path is None:
+        if self._signal is None:
             return
         if len(self._text) + stop - start > _LONGEST_SIGNAL:
             raise json_scanner.ScanLimitError(
@@ -185,7 +198,7 @@ class IntentSignalReader:
         self._text += chunk[start:stop]
 
     def text_stop(self) -> None:
-        if self._path is not None:
+        if self._signal is not None:
             try:
                 text = json_scanner.read_mended(b'"' + self._text + b'"')
             except orjson.JSONDecodeError:
@@ -193,12 +206,12 @@ class IntentSignalReader:
                 raise json_scanner.ScanError(
                     "The name of a model or a tool is not a valid string."
                 ) from None
-            self.signals.note(self._path, text)
+            self.signals.note(self._signal, text)
             if len(self.signals.models) > _MOST_MODELS:
                 raise json_scanner.ScanLimitError(
                     f"The body names `model` more than {_MOST_MODELS} times. Name it once."
                 )
-        self._path = None
+        self._signal = None
         self._text.clear()
 
 

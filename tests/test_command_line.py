@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -248,6 +250,18 @@ def test_the_demo_stays_up_until_it_is_told_to_stop_and_leaves_no_process(
                 break
         assert "curl " in said
         assert "from openai import OpenAI" in said
+        [page] = re.findall(r"http://[\d.:]+/status", said)
+        with urllib.request.urlopen(page) as answer:
+            assert answer.status == 200
+        [database] = re.findall(r"ADMIN_DATABASE_URL='(.*)'", said)
+        listed = subprocess.run(
+            [sys.executable, "-m", "image_gateway", "control", "key", "list"],
+            env={**os.environ, "IMAGE_GATEWAY_ADMIN_DATABASE_URL": database},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert "key-demo" in listed.stdout
         demo.send_signal(number)
         assert demo.wait(30) == 0
         assert "stopping everything" in demo.stdout.read()

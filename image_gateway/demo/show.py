@@ -80,12 +80,13 @@ async def _demo(*, once: bool) -> None:
         async with _sample_upstream() as upstream_url:
             _fill(database, secret, upstream_url)
             _say(f"starting the gateway on {host}:{port}")
-            async with _gateway(database, host, port) as gateway:
+            ops = f"127.0.0.1:{_free_port()}"
+            async with _gateway(database, f"{host}:{port}", ops) as gateway:
                 base_url = f"http://{host}:{port}/v1"
                 await _make_pictures(base_url, secret)
                 await _show_records()
                 if not once:
-                    _explain(base_url, secret)
+                    _explain(base_url, secret, ops, database)
                     await gateway.wait()
                     raise DemoError(f"the gateway ended; its log is {_GATEWAY_LOG}")
     _say("done: everything is stopped")
@@ -172,7 +173,7 @@ def _whole_lines(path: Path) -> list[str]:
     return path.read_text("utf-8").split("\n")[:-1] if path.exists() else []
 
 
-def _explain(base_url: str, secret: str) -> None:
+def _explain(base_url: str, secret: str, ops: str, database: str) -> None:
     print(f"""
 The gateway is up. Call it with curl:
 
@@ -185,6 +186,12 @@ or with the SDK:
   from openai import OpenAI
   client = OpenAI(base_url="{base_url}", api_key="{secret}", max_retries=0)
   image = client.images.generate(model="gpt-image-2", prompt="A cat on a bicycle")
+
+Its status page is http://{ops}/status, its log records are in {OUTPUT / "logs"}.
+To change its keys and accounts:
+
+  export {PREFIX}ADMIN_DATABASE_URL='{database}'
+  image-gateway control key list
 
 Ctrl-C ends everything.
 """)
@@ -208,6 +215,14 @@ def _require_free(host: str, port: int) -> None:
                 f"port {port} on {host} cannot be used ({error.strerror}): stop what listens "
                 f"there, or choose another one: {PREFIX}BIND=127.0.0.1:19182 scripts/demo"
             ) from None
+
+
+def _free_port() -> int:
+    """A port for the ops listener: an instance may already run on this machine."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 @asynccontextmanager
@@ -256,15 +271,12 @@ def _fill(database: str, secret: str, upstream_url: str) -> None:
 
 
 @asynccontextmanager
-async def _gateway(
-    database: str, host: str, port: int
-) -> AsyncIterator[asyncio.subprocess.Process]:
+async def _gateway(database: str, bind: str, ops: str) -> AsyncIterator[asyncio.subprocess.Process]:
     reader = database.replace("//postgres:@", "//image_gateway_reader:@", 1)
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(PREFIX)},
-        f"{PREFIX}BIND": f"{host}:{port}",
-        # Port 0: an instance may already run on this machine.
-        f"{PREFIX}OPS_BIND": "127.0.0.1:0",
+        f"{PREFIX}BIND": bind,
+        f"{PREFIX}OPS_BIND": ops,
         f"{PREFIX}CONTROL_DATABASE_URL": reader,
         f"{PREFIX}LOG_DIR": str(OUTPUT / "logs"),
         f"{PREFIX}STATE_DIR": str(OUTPUT / "state"),
@@ -281,7 +293,7 @@ async def _gateway(
             start_new_session=True,
         )
     try:
-        await _wait_until_up(process, f"http://{host}:{port}/healthz")
+        await _wait_until_up(process, f"http://{bind}/healthz")
         yield process
     finally:
         if process.returncode is None:

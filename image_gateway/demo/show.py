@@ -32,7 +32,7 @@ _EDIT: Final = "Add a small red boat"
 _SECOND_EDIT: Final = "Add two gulls"
 _STREAMED: Final = "A fox asleep under a birch"
 _MODEL: Final = "gpt-image-2"
-_AZURE_MODEL: Final = "gpt-image-1.5"
+_AZURE_MODEL: Final = "gpt-image-2.6-flare"
 _CALLS: Final = 4
 
 

@@ -291,11 +291,11 @@ def test_changed_settings_come_into_force_without_a_restart(site: Site) -> None:
     site.release("activate", release)
     assert site.serving() == ("green", release)
     assert f"{version(site.good)}  rollback goes here" in site.release("status")
-    site.machine.run("echo 'default_model = \"gpt-image-1.5\"' >> /etc/image-gateway/config.toml")
+    site.machine.run("echo 'default_model = \"gpt-image-2.6-flare\"' >> /etc/image-gateway/config.toml")
     site.release("activate", release)
     assert site.serving() == ("blue", release)
     assert site.post()[0] == 200
-    assert site.upstream.calls[-1].json()["model"] == "gpt-image-1.5"
+    assert site.upstream.calls[-1].json()["model"] == "gpt-image-2.6-flare"
     site.machine.run("sed -i '$d' /etc/image-gateway/config.toml")
     site.release("rollback")
     assert site.serving() == ("green", version(site.good))

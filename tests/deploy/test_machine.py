@@ -291,7 +291,8 @@ def test_changed_settings_come_into_force_without_a_restart(site: Site) -> None:
     site.release("activate", release)
     assert site.serving() == ("green", release)
     assert f"{version(site.good)}  rollback goes here" in site.release("status")
-    site.machine.run("echo 'default_model = \"gpt-image-2.6-flare\"' >> /etc/image-gateway/config.toml")
+    line = 'default_model = "gpt-image-2.6-flare"'
+    site.machine.run(f"echo '{line}' >> /etc/image-gateway/config.toml")
     site.release("activate", release)
     assert site.serving() == ("blue", release)
     assert site.post()[0] == 200

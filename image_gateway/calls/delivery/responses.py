@@ -1,4 +1,4 @@
-"""Answers for clients of the Responses API itself: its events unchanged, or one response.
+"""Answers for clients of the Responses API itself: its events, nearly unchanged, or one response.
 
 The upstream always streams.  The opening events of a stream (``response.created``) are held back
 until another event follows, so that another account can still replace one that fails at once.
@@ -43,8 +43,6 @@ from image_gateway.edge.upstream.response_event_reader import ResponseEventReade
 
 _MOST_HELD_BACK: Final = 8
 """Opening events; there are three kinds of them."""
-
-
 _MOST_CLEANED_BYTES: Final = 256 * 1024
 """Of an event, beside its long strings: each value in it is searched for secrets."""
 

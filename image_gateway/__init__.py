@@ -14,7 +14,7 @@ One request passes these phases, in this order::
     recorded       builder, writer        always, exactly once
 
 A call of the Responses API goes the same way where it asks for a picture, and on to the text API
-where it does not (``core.request.intent``).
+where it does not (``core.request.intent_signals``).
 
 Four ideas hold the gateway together.
 

@@ -152,7 +152,7 @@ class AttemptRunner:
             try:
                 result = await self._exchange(plan, connection, attempt, until)
             finally:
-                # The account's name is no secret in a record, and may be a word such as ``high``.
+                # The record shows the account's name anyway, which may be a word such as ``high``.
                 context.record.clean(Scrubber(account.secrets()).clean_text)
             # Before the connection closes: a client that leaves may cancel that.
             outcome, step = result.outcome, result.step

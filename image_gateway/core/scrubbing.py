@@ -132,7 +132,7 @@ def _pattern(text: str, length: int) -> re.Pattern[str]:
 
 
 def _spellings(secret: str) -> Iterable[str]:
-    """A secret as it is, and as URLs, pages and JSON within JSON write it."""
+    """A secret unchanged, and as it is written in URLs, in HTML and in nested JSON."""
     quoted = quote(secret, safe="")
     escaped = orjson.dumps(secret).decode()[1:-1]
     yield from (secret, quoted, quote(secret), quote_plus(secret), html.escape(secret), escaped)

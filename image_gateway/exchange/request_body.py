@@ -2,8 +2,9 @@
 
 The body of an image call is parsed while it arrives.  A body on a Responses path counts as text
 until it shows an image intent, and may be a long conversation: while it arrives only its signals
-are read (``core.request.intent``), and only an image intent is read again from the spool and
-parsed.  Such a body may be compressed; text then goes on as it came, and an intent goes on plain.
+are read (``core.request.intent_signals``), and only an image intent is read again from the spool
+and parsed.  Such a body may be compressed; text then goes on as it came, and an intent goes on
+plain.
 """
 
 from collections.abc import AsyncIterator, Iterator
@@ -22,7 +23,8 @@ from image_gateway.core.request import image_request, intent
 from image_gateway.core.request.catalogue import Endpoint
 from image_gateway.core.request.forms import RawParameters
 from image_gateway.core.request.image_request import ImageRequest
-from image_gateway.core.request.intent import IntentRequest, IntentSignals
+from image_gateway.core.request.intent import IntentRequest
+from image_gateway.core.request.intent_signals import IntentSignals
 from image_gateway.core.request.model_names import ModelNames
 from image_gateway.core.routing import offers
 from image_gateway.edge.client import body_parsers

@@ -96,8 +96,8 @@ class JsonSkeleton:
     read.  ``strict`` also refuses broken escapes and control characters in lifted strings; it costs
     half as much as forwarding the picture, and is needed for strings that the gateway copies into a
     body that it builds.  ``mends``: half a surrogate pair, which JavaScript writes when it splits a
-    text, is read as U+FFFD and copied as it is; for answers that have been paid for and must not be
-    lost because of it.
+    text, is read as U+FFFD and copied unchanged; for answers that have been paid for and must not
+    be lost because of it.
     """
 
     def __init__(

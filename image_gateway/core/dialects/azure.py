@@ -23,7 +23,8 @@ from image_gateway.core.dialects.upstream_request import (
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account
 from image_gateway.core.request.image_request import ImageRequest
-from image_gateway.core.request.intent import TOOL, IntentRequest
+from image_gateway.core.request.intent import IntentRequest
+from image_gateway.core.request.intent_signals import TOOL
 from image_gateway.core.request.model_names import is_image_model
 
 HOSTS: Final = re.compile(

@@ -24,7 +24,7 @@ from image_gateway.core.request.catalogue import Endpoint
 SHARED: Final = ("background", "output_format", "quality", "size")
 """The fields that an answer has once for all of its pictures."""
 _MOST_TOKENS: Final = 2**53
-"""A larger number is no count, and the sum of several could not be written as JSON."""
+"""A larger number is ignored: the sum of several could not be written as JSON."""
 _PREFIXES: Final[Mapping[Endpoint, str]] = {
     "generations": "image_generation",
     "edits": "image_edit",

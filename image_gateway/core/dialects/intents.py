@@ -14,6 +14,7 @@ from image_gateway.core.dialects.upstream_request import ExpectedResponse, Upstr
 from image_gateway.core.model import Account
 from image_gateway.core.request import intent
 from image_gateway.core.request.intent import IntentRequest
+from image_gateway.core.request.intent_signals import TOOL, signals_of
 from image_gateway.core.request.model_names import is_image_model
 
 EVENTS_HEADERS: Final[Mapping[str, str]] = {
@@ -34,7 +35,7 @@ def fields(request: IntentRequest, account: Account) -> dict[str, object]:
     if tools:
         sent["tools"] = tools
     if request.is_for_image_model and sent.get("tool_choice") is None:
-        sent["tool_choice"] = {"type": intent.TOOL}
+        sent["tool_choice"] = {"type": TOOL}
     return sent
 
 
@@ -46,7 +47,7 @@ def upstream_request(
     picture_model: str | None = None,
 ) -> UpstreamRequest:
     """The call itself."""
-    if not intent.signals_of(sent).show_intent({}):
+    if not signals_of(sent).show_intent({}):
         raise ValueError("an image intent was lost when it was rewritten")
     return UpstreamRequest(
         url=url,
@@ -62,10 +63,10 @@ def _tools(request: IntentRequest, account: Account) -> list[object]:
     client_tools = request.body.get("tools")
     tools: list[object] = list(client_tools) if isinstance(client_tools, list) else []
     if request.is_for_image_model and not intent.image_tools(request.body):
-        tools.append({"type": intent.TOOL})
+        tools.append({"type": TOOL})
     default = request.upstream_model if is_image_model(request.upstream_model) else None
     for index, tool in enumerate(tools):
-        if not isinstance(tool, dict) or tool.get("type") != intent.TOOL:
+        if not isinstance(tool, dict) or tool.get("type") != TOOL:
             continue
         requested = tool.get("model")
         model = request.mapped(requested) if isinstance(requested, str) else default

@@ -14,7 +14,7 @@ from image_gateway.core.errors import Refusal
 from image_gateway.core.request import forms
 from image_gateway.core.request.catalogue import Catalogue
 from image_gateway.core.request.forms import RawParameters
-from image_gateway.core.request.intent import IntentSignalReader
+from image_gateway.core.request.intent_signals import IntentSignalReader
 from image_gateway.edge.spool import Spool
 
 

@@ -93,7 +93,7 @@ async def has_events(response: UpstreamResponse, first_seconds: float, idle_seco
     """
     start, deadline = b"", time.monotonic() + first_seconds
     while (decided := sse.are_events(start)) is None:
-        # White space is no beginning: some upstreams send it while they work, for as long as that.
+        # White space does not count: some upstreams send it for as long as they work.
         seconds = max(deadline - time.monotonic(), 0)
         chunk = await response.chunk(min(seconds, idle_seconds) if start.strip() else seconds)
         if not chunk:

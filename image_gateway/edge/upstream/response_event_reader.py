@@ -24,7 +24,7 @@ class ResponseEventReader(EventReader):
     async def next(self) -> SpooledEvent | None:
         """The next event, None at the end of the response.
 
-        Raises ``LostError``, and its ``UnreadableError`` for a body that is no response at all.
+        Raises ``LostError``, and its ``UnreadableError`` for a body that is not a response.
         """
         if not self._is_begun:
             self._is_begun = True

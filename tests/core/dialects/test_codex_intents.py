@@ -20,7 +20,7 @@ from image_gateway.core.dialects import (
 from image_gateway.core.errors import Refusal
 from image_gateway.core.headers import Headers
 from image_gateway.core.model import Account
-from image_gateway.core.request import intent
+from image_gateway.core.request import intent, intent_signals
 from image_gateway.core.request.intent import IntentRequest
 from image_gateway.core.request.model_names import ModelNames, is_image_model
 from image_gateway.core.routing.capability import Gap, choose
@@ -411,11 +411,11 @@ def test_whatever_the_intent_what_goes_upstream_is_one_again_in_the_upstream_s_f
     deployments: dict[str, str] | None,
 ) -> None:
     value = {**value, **rest}
-    if not intent.signals_of(value).show_intent(model_map):
+    if not intent_signals.signals_of(value).show_intent(model_map):
         value["tool_choice"] = "image_generation"
     one = _account(deployments=deployments)
     sent = _sent(value, one, model_map)
-    assert intent.signals_of(sent).show_intent({})
+    assert intent_signals.signals_of(sent).show_intent({})
     assert (sent["stream"], sent["store"]) == (True, False)
     assert isinstance(sent["instructions"], str)
     assert isinstance(sent.get("input", []), list)
@@ -454,11 +454,11 @@ def test_whatever_the_intent_what_goes_upstream_is_one_again_in_the_upstream_s_f
 )
 def test_of_names_that_stand_twice_an_intent_is_made_or_the_client_refused(text: bytes) -> None:
     """What shows an intent to the one reader and none to the other is no mistake of ours."""
-    reader = intent.IntentSignalReader()
+    reader = intent_signals.IntentSignalReader()
     reader.feed(text)
     assert reader.signals.show_intent({})
     with contextlib.suppress(Refusal):
-        assert intent.signals_of(_sent(text)).show_intent({})
+        assert intent_signals.signals_of(_sent(text)).show_intent({})
 
 
 @pytest.mark.parametrize("depth", [100, 240])

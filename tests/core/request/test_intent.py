@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from image_gateway.core.codec import json_scanner, json_skeleton
 from image_gateway.core.errors import Refusal
-from image_gateway.core.request import intent
-from image_gateway.core.request.intent import IntentRequest, IntentSignalReader
+from image_gateway.core.request import intent, intent_signals
+from image_gateway.core.request.intent import IntentRequest
+from image_gateway.core.request.intent_signals import IntentSignalReader
 from image_gateway.core.request.model_names import ModelNames
 from tests.core.builders import PNG, key, play, split
 
@@ -32,7 +33,7 @@ def read(pieces: Iterable[bytes]) -> IntentSignalReader:
 def is_intent(value: Any, model_map: dict[str, str] | None = None) -> bool:
     """The verdict on a body; parsed or read as it comes, it is the same."""
     mapped = model_map or {}
-    found = intent.signals_of(value).show_intent(mapped)
+    found = intent_signals.signals_of(value).show_intent(mapped)
     assert read([json.dumps(value).encode()]).signals.show_intent(mapped) is found
     assert read([orjson.dumps(value)]).signals.show_intent(mapped) is found
     return found
@@ -273,7 +274,7 @@ def test_a_body_in_any_pieces_has_the_verdict_of_the_whole(
 ) -> None:
     text = json.dumps(value, ensure_ascii=plain, indent=data.draw(st.none() | st.just(2))).encode()
     signals = read(data.draw(split(text))).signals
-    whole = intent.signals_of(value)
+    whole = intent_signals.signals_of(value)
     assert signals.show_intent(model_map) is whole.show_intent(model_map)
     assert signals.models == whole.models
 
@@ -311,7 +312,7 @@ def test_an_intent_is_seen_however_its_texts_and_names_are_written(
     ],
 )
 def test_escapes_hide_nothing(text: bytes) -> None:
-    assert intent.signals_of(json.loads(text)).show_intent({})
+    assert intent_signals.signals_of(json.loads(text)).show_intent({})
     assert shows(text)
 
 
@@ -516,7 +517,7 @@ def test_nobody_looks_deeper_into_a_body_than_a_sign_can_stand() -> None:
     """A tool's schemas may hold a million values; each would cost the event loop its time."""
     tools = [{"type": "function", "parameters": _Sealed(type="object")}]
     choice = {"type": "function", "function": {"name": "f", "more": _Sealed(a=1)}}
-    assert not intent.signals_of({"tools": tools, "tool_choice": choice}).show_intent({})
+    assert not intent_signals.signals_of({"tools": tools, "tool_choice": choice}).show_intent({})
 
 
 # -- what it asks for ------------------------------------------------------------------------------

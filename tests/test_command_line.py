@@ -268,6 +268,21 @@ def test_the_demo_stays_up_until_it_is_told_to_stop_and_leaves_no_process(
     assert [p.pid for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == str(demo_folder)] == []
 
 
+@pytest.mark.parametrize("bind", ["nonsense", "127.0.0.1", "127.0.0.1:70000"])
+def test_the_demo_says_in_one_line_that_an_address_is_not_one(demo_folder: Path, bind: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "image_gateway", "demo", "--once"],
+        cwd=demo_folder,
+        env={**os.environ, "IMAGE_GATEWAY_BIND": bind},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "demo: IMAGE_GATEWAY_BIND must be HOST:PORT, such as 127.0.0.1:19082\n"
+
+
 def test_the_demo_says_in_one_line_that_a_port_is_taken(demo_folder: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

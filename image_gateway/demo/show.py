@@ -22,6 +22,7 @@ from psycopg.types.json import Jsonb
 
 from image_gateway.config import PREFIX
 from image_gateway.demo import postgres, sample_upstream
+from image_gateway.setting_values import parse_address
 
 OUTPUT: Final = Path("demo-output")
 _GATEWAY_LOG: Final = OUTPUT / "gateway.log"
@@ -201,8 +202,10 @@ Ctrl-C ends everything.
 
 
 def _address() -> tuple[str, int]:
-    host, _, port = os.environ.get(f"{PREFIX}BIND", "127.0.0.1:19082").rpartition(":")
-    return host, int(port)
+    try:
+        return parse_address(os.environ.get(f"{PREFIX}BIND", "127.0.0.1:19082"))
+    except ValueError as error:
+        raise DemoError(f"{PREFIX}BIND {error}") from None
 
 
 def _require_free(host: str, port: int) -> None:

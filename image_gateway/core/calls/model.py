@@ -1,0 +1,38 @@
+"""A call as others see it: what it is called, and how far it is."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class CallState(StrEnum):
+    """How far a call is, or how it ended."""
+
+    RUNNING = "running"
+    MADE = "made"
+    """It ended with a picture."""
+    FAULT = "fault"
+    """It ended with an error that is the request's own fault: any account would give it."""
+    UNKNOWN = "unknown"
+    """It was sent, and whether a picture was made is not known."""
+    NOTHING = "nothing"
+    """It ended, and certainly no picture was made: another try costs nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallIdentity:
+    """What a call is found by.
+
+    ``key_tag``, ``fingerprint`` and ``name`` are keyed hashes in hex (``core.calls.names``), so
+    that nothing of a key or of a request stands in a file.  ``name`` None: the request had no
+    Idempotency-Key.  ``has_id``: the client was given the call's id, and asks by it.
+    ``request_id`` is the request that started the call; ``created_at`` is in seconds since 1970.
+    """
+
+    call_id: str
+    request_id: str
+    key_tag: str
+    fingerprint: str
+    name: str | None
+    endpoint: str
+    created_at: float
+    has_id: bool = False

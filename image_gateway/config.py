@@ -33,6 +33,7 @@ from image_gateway.setting_values import (
     parse_path,
     parse_percent,
     parse_prices,
+    parse_public_url,
     parse_seconds,
     parse_size,
     parse_text,
@@ -95,6 +96,14 @@ class Settings:
     codex_client_version: str
     text_api_url: str | None
     ambient_image_tool: Literal["refuse", "strip"]
+    when_client_leaves: Literal["finish", "cancel"]
+    retry_guard_seconds: float
+    keep_seconds: float
+    keep_budget_bytes: int
+    keep_dir: Path
+    public_url: str | None
+    """Without a slash at its end."""
+    json_keepalive_seconds: float
     cors_origins: frozenset[str]
     trusted_proxies: tuple[Network, ...]
     models: Mapping[str, object] = field(repr=False)
@@ -286,6 +295,54 @@ SETTINGS: Final[Sequence[Setting]] = (
         choice_of("refuse", "strip"),
     ),
     Setting(
+        "WHEN_CLIENT_LEAVES",
+        "finish",
+        "What becomes of a call when its client leaves: `finish` goes on and keeps the answer for "
+        "a retry, `cancel` ends it, for accounts that bill nothing then.",
+        choice_of("finish", "cancel"),
+    ),
+    Setting(
+        "RETRY_GUARD_SECONDS",
+        "90",
+        "For how long after a call with an unknown outcome the first equal call is refused, "
+        "because a picture may exist; 0: never.",
+        parse_wait,
+    ),
+    Setting(
+        "KEEP_SECONDS",
+        "3600",
+        "How long the answer of a call is kept for retries; 0: a retry finds its call only while "
+        "it runs.",
+        parse_wait,
+    ),
+    Setting(
+        "KEEP_BUDGET_BYTES",
+        "4 GiB",
+        "Kept answers on disk. Beyond it delivered ones are removed first, then the oldest.",
+        parse_size,
+    ),
+    Setting(
+        "KEEP_DIR",
+        None,
+        "The folder for kept answers; all instances on a machine share it. Default: "
+        "STATE_DIR/calls.",
+        parse_path,
+    ),
+    Setting(
+        "PUBLIC_URL",
+        None,
+        "Where clients reach the gateway, such as https://images.example.com. With it "
+        "`response_format=url` gives addresses below it; without it, data URLs.",
+        parse_public_url,
+    ),
+    Setting(
+        "JSON_KEEPALIVE_SECONDS",
+        "0",
+        "A JSON answer that is not there after this long begins with status 200 and a space, and "
+        "gets another space each time; 0: off.",
+        parse_wait,
+    ),
+    Setting(
         "CORS_ORIGINS",
         "",
         "Origins whose web pages may call the gateway, or *.",
@@ -345,10 +402,12 @@ def parse(environment: Mapping[str, str], read: Read) -> Settings:
     values["attempt_seconds"] = {name: values.pop(f"{name}_seconds") for name in DIALECTS}
     values.setdefault("prompt_hash_key", None)
     values.setdefault("text_api_url", None)
+    values.setdefault("public_url", None)
     values.setdefault("models", {})
     values.setdefault("prices", {})
     for name in _FOLDERS:
         values.setdefault(name.lower(), _folder(environment, name))
+    values.setdefault("keep_dir", _keep_dir(values["state_dir"]))
     return Settings(**values)
 
 
@@ -381,10 +440,16 @@ def parse_one(environment: Mapping[str, str], read: Read, name: str) -> Any:
             mistakes.append(f"{PREFIX}{name} {error}")
     if mistakes:
         raise SettingsError(mistakes)
+    if result is None and name == "KEEP_DIR":
+        return _keep_dir(parse_one(environment, read, "STATE_DIR"))
     return _folder(environment, name) if result is None and name in _FOLDERS else result
 
 
 _FOLDERS: Final = {"LOG_DIR": ("LOGS_DIRECTORY", "logs"), "STATE_DIR": ("STATE_DIRECTORY", "state")}
+
+
+def _keep_dir(state_dir: Path) -> Path:
+    return state_dir / "calls"
 
 
 def _folder(environment: Mapping[str, str], name: str) -> Path:

@@ -147,6 +147,21 @@ def parse_origin(value: object) -> str:
     return text
 
 
+def parse_public_url(value: object) -> str:
+    """The address that clients know, perhaps with a path before ``/v1``; no slash at its end."""
+    text = parse_base_url(value).rstrip("/")
+    parts = urlsplit(text)
+    if not _PUBLIC_PATH.fullmatch(parts.path) or "?" in text or "#" in text:
+        raise ValueError("must be a URL without a query, such as https://images.example.com")
+    if parts.path.endswith("/v1"):
+        raise ValueError("must not end with /v1, which the gateway adds itself")
+    return text
+
+
+_PUBLIC_PATH: Final = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~-]+)*")
+"""Segments that no client and no proxy rewrites."""
+
+
 def parse_header_text(value: object) -> str:
     """A text that may stand in a header."""
     text = parse_text(value)

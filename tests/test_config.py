@@ -118,6 +118,13 @@ def test_one_setting_is_enough_and_the_others_have_the_promised_defaults() -> No
         codex_client_version="0.169.0",
         text_api_url=None,
         ambient_image_tool="refuse",
+        when_client_leaves="finish",
+        retry_guard_seconds=90.0,
+        keep_seconds=3600.0,
+        keep_budget_bytes=4 * 1024 * MIB,
+        keep_dir=Path("state/calls"),
+        public_url=None,
+        json_keepalive_seconds=0.0,
         cors_origins=frozenset(),
         trusted_proxies=(ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1")),
         models={},
@@ -228,6 +235,21 @@ _GOOD_VALUES: list[tuple[str, str, Any]] = [
     ("FORWARD_PARAMETERS", "", frozenset()),
     ("CODEX_BASE_URL", "http://10.0.0.1:8080/v1", "http://10.0.0.1:8080/v1"),
     ("CODEX_CLIENT_VERSION", "1.2.3", "1.2.3"),
+    ("WHEN_CLIENT_LEAVES", "finish", "finish"),
+    ("WHEN_CLIENT_LEAVES", "cancel", "cancel"),
+    ("RETRY_GUARD_SECONDS", "0", 0.0),
+    ("RETRY_GUARD_SECONDS", "2.5", 2.5),
+    ("KEEP_SECONDS", "0", 0.0),
+    ("KEEP_SECONDS", "86400", 86_400.0),
+    ("KEEP_BUDGET_BYTES", "10 GB", 10_000_000_000),
+    ("KEEP_DIR", "/srv/calls", Path("/srv/calls")),
+    ("PUBLIC_URL", "https://images.example.com", "https://images.example.com"),
+    ("PUBLIC_URL", " https://images.example.com/ ", "https://images.example.com"),
+    ("PUBLIC_URL", "http://10.0.0.1:8080", "http://10.0.0.1:8080"),
+    ("PUBLIC_URL", "http://[::1]:8080//", "http://[::1]:8080"),
+    ("PUBLIC_URL", "https://example.com/my-images/v2/", "https://example.com/my-images/v2"),
+    ("JSON_KEEPALIVE_SECONDS", "0", 0.0),
+    ("JSON_KEEPALIVE_SECONDS", "30", 30.0),
     ("CORS_ORIGINS", "", frozenset()),
     ("CORS_ORIGINS", "*", frozenset({"*"})),
     (
@@ -275,6 +297,7 @@ _SIZES = [
     "MAX_REQUEST_BYTES",
     "MEMORY_BUDGET_BYTES",
     "SPOOL_BUDGET_BYTES",
+    "KEEP_BUDGET_BYTES",
 ]
 _TIMES = [
     "LOG_MAX_FILE_SECONDS",
@@ -290,6 +313,8 @@ _TIMES = [
     "UPSTREAM_IDLE_SECONDS",
     "CODEX_SECONDS",
 ]
+_WAITS = ["SLOT_WAIT_SECONDS", "RETRY_GUARD_SECONDS", "KEEP_SECONDS", "JSON_KEEPALIVE_SECONDS"]
+_FOLDERS = ["LOG_DIR", "STATE_DIR", "SPOOL_DIR", "KEEP_DIR"]
 _BAD_VALUES: list[tuple[str, str]] = [
     *[
         (name, text)
@@ -310,14 +335,37 @@ _BAD_VALUES: list[tuple[str, str]] = [
         for text in ("", "postgresql://u:hush4711@[h/d", "a='hush4711")
     ],
     *[("PROMPT_HASH_KEY", text) for text in ("", "hush4711", "x" * 15, " " * 20)],
-    *[(name, text) for name in ("LOG_DIR", "STATE_DIR", "SPOOL_DIR") for text in ("", "  ")],
+    *[(name, text) for name in _FOLDERS for text in ("", "  ")],
     *[("SLOTS", text) for text in ("", "Shared", "Process", "2")],
-    *[("SLOT_WAIT_SECONDS", text) for text in ("", "-1", "long", "inf")],
+    *[(name, text) for name in _WAITS for text in ("", "-1", "long", "inf")],
+    *[("WHEN_CLIENT_LEAVES", text) for text in ("", "Finish", "leave", "true")],
     *[("SLOT_QUEUE", text) for text in ("", "0", "1.5")],
     *[("OPS_BIND", text) for text in ("", "19083", "host:")],
     *[
         ("TEXT_API_URL", text)
         for text in ("", "text", "ftp://h", "http://h/v1", "http://h?a=1", "http://u:p@h", "/v1")
+    ],
+    *[
+        ("PUBLIC_URL", text)
+        for text in (
+            "",
+            "/",
+            "images.example.com",
+            "ftp://h",
+            "https://",
+            "https://h?a=1",
+            "https://h?",
+            "https://h/#x",
+            "https://h/v1",
+            "https://h/images/v1/",
+            "https://h/a//b",
+            "https://h/../b",
+            "https://h/.",
+            "https://h/a%20b",
+            "https://h/a b",
+            "https://h:99999",
+            "https://user:hush4711@h",
+        )
     ],
     *[(name, "") for name in ("DEFAULT_MODEL", "CODEX_CLIENT_VERSION", "CODEX_BASE_URL")],
     *[("CODEX_BASE_URL", text) for text in ("chatgpt.com", "ftp://h/", "https://", "https://[h/")],
@@ -703,6 +751,20 @@ def test_folders_are_the_setting_s_else_systemd_s_else_our_own(
     assert getattr(_parse(required, environment=systemd), name) == Path("/var/lib/one")
     given_name = {**required, name.upper(): "/srv"}
     assert getattr(_parse(given_name, environment=systemd), name) == Path("/srv")
+
+
+def test_kept_answers_lie_in_the_state_s_folder_unless_they_have_one_of_their_own() -> None:
+    """The commands that read them find the same folder as the daemon."""
+    systemd = {"STATE_DIRECTORY": "/var/lib/one:/var/lib/two"}
+    for named, folder in [
+        ({}, "/var/lib/one/calls"),
+        ({"STATE_DIR": "/srv"}, "/srv/calls"),
+        ({"STATE_DIR": "/srv", "KEEP_DIR": "/kept"}, "/kept"),
+    ]:
+        found = _parse({"CONTROL_DATABASE_URL": DSN, **named}, environment=systemd)
+        assert found.keep_dir == Path(folder)
+        variables = {**systemd, **{f"{P}{name}": value for name, value in named.items()}}
+        assert config.parse_one(variables, _reader({}), "KEEP_DIR") == Path(folder)
 
 
 def test_a_secret_where_the_path_of_its_file_belongs_is_not_repeated() -> None:

@@ -30,8 +30,8 @@ class Source(StrEnum):
 class ErrorSpec:
     """Status, type and source of an error code.
 
-    ``retry`` is False if the official SDKs would repeat the call by themselves (408, 409, 429,
-    >= 500) but must not; it becomes ``x-should-retry: false``.
+    ``retry`` is False if a client must not repeat the call by itself, as the official SDKs do after
+    408, 409, 429 and >= 500; it becomes ``x-should-retry: false``.
     """
 
     status: int
@@ -66,6 +66,9 @@ ERROR_SPECS: Final[Mapping[str, ErrorSpec]] = {
     "invalid_type": ErrorSpec(400, _INVALID, Source.CLIENT),
     "invalid_value": ErrorSpec(400, _INVALID, Source.CLIENT),
     "unknown_parameter": ErrorSpec(400, _INVALID, Source.CLIENT),
+    "idempotency_key_reused": ErrorSpec(422, _INVALID, Source.CLIENT, retry=False),
+    "repeated_call": ErrorSpec(400, _INVALID, Source.CLIENT, retry=False),
+    "call_not_found": ErrorSpec(404, _INVALID, Source.CLIENT),
     "model_not_allowed": ErrorSpec(403, _PERMISSION, Source.CLIENT),
     "model_not_found": ErrorSpec(404, _INVALID, Source.CLIENT),
     "unsupported_value": ErrorSpec(400, _INVALID, Source.CLIENT),
@@ -176,6 +179,36 @@ def wrong_type(param: str, expected: str) -> Refusal:
 def wrong_value(param: str, rule: str) -> Refusal:
     """A parameter has the right type but breaks a rule, a predicate such as "must be 1"."""
     return Refusal("invalid_value", f"`{param}` {rule}.", param=param)
+
+
+def reused_name() -> Refusal:
+    """The client's own name for a call belongs to another one; nothing was sent."""
+    return Refusal(
+        "idempotency_key_reused",
+        "This `Idempotency-Key` was sent with another request before. Send that request unchanged "
+        "to get its answer, or a new key for this one.",
+    )
+
+
+def repeated_call(seconds_ago: float) -> Refusal:
+    """An equal call was sent ``seconds_ago`` and nobody knows what it made; nothing was sent."""
+    seconds = max(1, round(seconds_ago))
+    ago = "1 second" if seconds == 1 else f"{seconds} seconds"
+    return Refusal(
+        "repeated_call",
+        f"An equal call was sent {ago} ago and its outcome is unknown: its picture may exist and "
+        "be billed. To buy another picture, send this call once more, or with an `Idempotency-Key` "
+        "of its own.",
+    )
+
+
+def call_not_found() -> Refusal:
+    """No call has this id, it is kept no longer, or it is another key's: always the same words."""
+    return Refusal(
+        "call_not_found",
+        "This key has no call with this id, or the call is no longer kept. Check the id, and send "
+        "the key that started the call.",
+    )
 
 
 # -- errors of upstreams ---------------------------------------------------------------------------

@@ -34,6 +34,9 @@ PROMISED: dict[str, tuple[int, str]] = {
     "invalid_type": (400, _INVALID),
     "invalid_value": (400, _INVALID),
     "unknown_parameter": (400, _INVALID),
+    "idempotency_key_reused": (422, _INVALID),
+    "repeated_call": (400, _INVALID),
+    "call_not_found": (404, _INVALID),
     "model_not_allowed": (403, _PERMISSION),
     "model_not_found": (404, _INVALID),
     "unsupported_value": (400, _INVALID),
@@ -58,6 +61,8 @@ PROMISED: dict[str, tuple[int, str]] = {
 NEVER_AGAIN = {
     "insufficient_quota",
     "request_timeout",
+    "idempotency_key_reused",
+    "repeated_call",
     "outcome_unknown",
     "upstream_redirect",
     "upstream_invalid",
@@ -65,7 +70,7 @@ NEVER_AGAIN = {
     "upstream_refused",
     "internal_error",
 }
-"""Codes whose status the SDKs would repeat on their own, and must not."""
+"""Codes that no client may repeat on its own; the SDKs would after most of these statuses."""
 
 
 @pytest.mark.parametrize("code", sorted(PROMISED))
@@ -117,6 +122,26 @@ def test_every_refusal_has_the_four_keys(code: str, message: str, param: str | N
     assert json.loads(Refusal(code, message, param=param).body()) == {
         "error": {"message": message, "type": ERROR_SPECS[code].type, "param": param, "code": code}
     }
+
+
+@pytest.mark.parametrize(
+    ("seconds", "ago"),
+    [(0.0, "1 second ago"), (1.4, "1 second ago"), (41.7, "42 seconds ago"), (90.0, "90 seconds")],
+)
+def test_a_repeated_call_reads_when_the_first_was_sent_and_how_to_buy(
+    seconds: float, ago: str
+) -> None:
+    refusal = errors.repeated_call(seconds)
+    assert refusal.code == "repeated_call"
+    for words in (ago, "may exist", "once more", "`Idempotency-Key`"):
+        assert words in refusal.message
+
+
+def test_a_name_that_is_taken_and_a_call_that_is_not_there_say_what_to_do() -> None:
+    assert errors.reused_name().code == "idempotency_key_reused"
+    assert "a new key" in errors.reused_name().message
+    assert errors.call_not_found().code == "call_not_found"
+    assert "Check the id" in errors.call_not_found().message
 
 
 def test_a_code_that_nobody_promised_cannot_be_raised() -> None:

@@ -1,4 +1,4 @@
-"""A call as others see it: what it is called, and how far it is."""
+"""A call as others see it: what it is called, how far it is, and how a request came to it."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,6 +16,19 @@ class CallState(StrEnum):
     """It was sent, and whether a picture was made is not known."""
     NOTHING = "nothing"
     """It ended, and certainly no picture was made: another try costs nothing."""
+
+
+class CallSource(StrEnum):
+    """How a request came to its call; clients read it in ``x-call-source``."""
+
+    MADE = "made"
+    """It started the call."""
+    JOINED = "joined"
+    """The call ran already."""
+    TAKEN_OVER = "taken-over"
+    """The call had lost its client."""
+    REPLAYED = "replayed"
+    """The call had ended, and its answer was kept."""
 
 
 @dataclass(frozen=True, slots=True)

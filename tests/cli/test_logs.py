@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,14 @@ from hypothesis import strategies as st
 from image_gateway.__main__ import main
 from image_gateway.cli import log_files, output
 from image_gateway.core.records import record
-from image_gateway.core.records.record import AttemptRecord, Record
+from image_gateway.core.records.record import AttemptRecord
+from tests.cli.conftest import Ask, Fail, drawn, refused, rows, write
 from tests.daemon.conftest import Door, open_door
 from tests.parts.examples import scaled
 from tests.parts.gateway import Gateway
 from tests.parts.plane import Plane
 from tests.parts.upstream import ScriptedUpstream
 
-NOON = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
 STATS = {
     *("calls", "errors", "p50_ms", "p90_ms", "p99_ms", "request_bytes", "response_bytes"),
     *("input_tokens", "output_tokens", "text_input_tokens", "text_output_tokens", "total_tokens"),
@@ -38,93 +38,6 @@ USAGE = {
     *("text_input_tokens", "text_output_tokens", "total_tokens", "cost_usd"),
     *("may_be_billed", "without_usage"),
 }
-
-
-def drawn(number: int, **facts: Any) -> dict[str, Any]:
-    """The daemon's record of a call that made a picture, ``number`` seconds after noon."""
-    made: dict[str, Any] = {
-        "key_id": "key-1",
-        "key_name": "Ann",
-        "model": "gpt-image-2",
-        "status": 200,
-        "account_name": "account-1",
-        "attempts": (AttemptRecord("account-1", "codex", "answer", 200, None, "deliver", 12_345),),
-        "request_bytes": 1_000,
-        "response_bytes": 2_000_000,
-        "response_image_count": 1,
-        "usage": {
-            "input_tokens": 50,
-            "input_tokens_details": {"text_tokens": 50, "image_tokens": 0},
-            "output_tokens": 4_000,
-            "total_tokens": 4_050,
-        },
-        "usage_text": {"input_tokens": 900, "output_tokens": 90, "total_tokens": 990},
-        "cost_usd": 0.12025,
-        "total_ms": 12_400,
-    }
-    time = NOON + timedelta(seconds=number)
-    return Record(time, **{"request_id": f"req_{number}", **made, **facts}).as_json()
-
-
-def refused(number: int, **facts: Any) -> dict[str, Any]:
-    """The record of a call that was refused."""
-    nothing = dict.fromkeys(
-        ("account_name", "response_image_count", "usage", "usage_text", "cost_usd")
-    )
-    nothing["response_bytes"] = None
-    refusal = {"status": 429, "error_code": "key_concurrency", "total_ms": 3, "attempts": ()}
-    return drawn(number, **{**nothing, **refusal, **facts})
-
-
-def write(path: Path, *records: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(each) + "\n" for each in records), "utf-8")
-
-
-@pytest.fixture
-def logs(tmp_path: Path) -> Path:
-    """The folder above two instances, with four calls in three files."""
-    folder = tmp_path / "logs"
-    write(folder / "blue" / "requests-20261121T120100Z-0001.jsonl", drawn(0))
-    write(folder / "blue" / "requests.jsonl", drawn(100, total_ms=20_000), refused(200))
-    write(folder / "green" / "requests.jsonl", drawn(150, key_id="key-2", key_name="Bea"))
-    return folder
-
-
-Ask = Callable[..., str]
-
-
-@pytest.fixture
-def ask(capsys: pytest.CaptureFixture[str]) -> Ask:
-    """Run ``image-gateway logs WORDS`` here; gives stdout where it ends well and complains not."""
-
-    def run(*words: object) -> str:
-        code = main(["logs", *map(str, words)])
-        said = capsys.readouterr()
-        assert (code, said.err) == (0, "")
-        return said.out
-
-    return run
-
-
-Fail = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def fail(capsys: pytest.CaptureFixture[str]) -> Fail:
-    """The same where it does not end well and has no result; gives the exit code and stderr."""
-
-    def run(*words: object) -> tuple[int, str]:
-        try:
-            code = main(["logs", *map(str, words)])
-        except SystemExit as end:
-            code = int(str(end.code))
-        said = capsys.readouterr()
-        assert said.out == ""
-        return code, said.err
-
-    return run
-
 
 LOGS = (sys.executable, "-m", "image_gateway", "logs")
 
@@ -138,11 +51,6 @@ def command(*words: object, **environment: str) -> subprocess.CompletedProcess[b
         check=False,
         timeout=60,
     )
-
-
-def rows(text: str) -> dict[str, list[str]]:
-    """The lines of a text by their first word."""
-    return {line.split()[0]: line.split()[1:] for line in text.splitlines() if line}
 
 
 # -- summary ---------------------------------------------------------------------------------------
@@ -317,48 +225,6 @@ def test_a_client_that_leaves_early_shows_with_its_key(logs: Path, ask: Ask) -> 
         "key-2": 0,
         "key-3": 1,
     }
-
-
-# -- find ------------------------------------------------------------------------------------------
-
-
-def test_find_shows_a_record_with_its_attempts(logs: Path, ask: Ask) -> None:
-    """Fields without a value are left out, and no file is too old."""
-    text, attempts = ask("find", "req_0", "--dir", logs).split("\n\n")
-    shown = rows(text)
-    assert shown["time"] == ["2026-11-21T12:00:00.000Z"]
-    assert shown["response_bytes"] == ["2,000,000"]
-    assert " ".join(shown["usage"]) == (
-        "input_tokens 50, input_tokens_details (text_tokens 50, image_tokens 0), "
-        "output_tokens 4,000, total_tokens 4,050"
-    )
-    assert shown["cost_usd"] == ["0.12025"]
-    assert shown["client_left"] == ["false"]
-    assert "error_code" not in shown
-    title, heads, line = attempts.splitlines()
-    assert title == "attempts"
-    assert heads.split() == [
-        *("account_name", "dialect", "stage", "status", "error_code", "action", "upstream_ms"),
-        "reason",
-    ]
-    assert line.split() == ["account-1", "codex", "answer", "200", "-", "deliver", "12,345", "-"]
-
-
-def test_find_gives_programs_the_record_as_it_was_written(logs: Path, ask: Ask) -> None:
-    assert json.loads(ask("find", "req_150", "--json", "--dir", logs)) == drawn(
-        150, key_id="key-2", key_name="Bea"
-    )
-
-
-def test_find_begins_with_the_newest_file(logs: Path, ask: Ask) -> None:
-    """So it has nothing to complain of in those that it did not need."""
-    (logs / "blue" / "requests-20261121T120100Z-0001.jsonl").write_text("cut\n", "utf-8")
-    assert ask("find", "req_200", "--dir", logs)
-
-
-def test_a_record_that_is_in_no_file_is_a_failure(logs: Path, fail: Fail) -> None:
-    told = fail("find", "req_9", "--dir", logs)
-    assert told == (1, "image-gateway: no record of req_9 in 3 files\n")
 
 
 # -- where and when --------------------------------------------------------------------------------

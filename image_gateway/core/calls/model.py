@@ -36,8 +36,9 @@ class CallIdentity:
     """What a call is found by.
 
     ``key_tag``, ``fingerprint`` and ``name`` are keyed hashes in hex (``core.calls.names``), so
-    that nothing of a key or of a request stands in a file.  ``name`` None: the request had no
-    Idempotency-Key.  ``has_id``: the client was given the call's id, and asks by it.
+    that nothing of a key or of a request stands in a file.  ``fingerprint`` is empty if the request
+    was refused before its body was read: no request finds such a call.  ``name`` None: the request
+    had no Idempotency-Key.  ``has_id``: the client was given the call's id, and asks by it.
     ``request_id`` is the request that started the call; ``created_at`` is in seconds since 1970.
     """
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Final, Self
 
+from image_gateway.core.calls.model import CallSource
 from image_gateway.core.dialects import DIALECTS
 from image_gateway.core.errors import Source
 from image_gateway.core.model import Key
@@ -86,6 +87,15 @@ class Asked:
             prompt_chars=None if prompt is None else len(prompt),
             prompt_hmac=None if prompt is None else prompt_hmac(prompt_key, prompt),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class FoundCall:
+    """The call whose answer the request gets, and the request that started it."""
+
+    call_id: str
+    source: CallSource
+    request_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +197,8 @@ class RecordBuilder:
         self.key: Key | None = None
         self.body_form: str | None = None
         self.asked = Asked()
+        self.found_call: FoundCall | None = None
+        """None: no call was started or found."""
         self.attempts: list[AttemptRecord] = []
         self.answering: AttemptRecord | None = None
         """The attempt at the account that answers, or that the call was sent to last."""
@@ -226,10 +238,13 @@ class RecordBuilder:
     def build(self, sent: Sent, prices: Prices) -> Record:
         """The record of a request that has ended."""
         key, asked, made, failure = self.key, self.asked, self.made, self.failure
-        answering, timeline = self.answering, self.timeline
+        answering, timeline, found = self.answering, self.timeline, self.found_call
         return Record(
             **{name: getattr(self.arrival, name) for name in _ARRIVAL},
             **{name: getattr(asked, name) for name in _ASKED},
+            call_id=None if found is None else found.call_id,
+            call_source=None if found is None else found.source,
+            call_request_id=None if found is None else found.request_id,
             key_id=None if key is None else key.key_id,
             key_name=None if key is None else key.key_name,
             group_id=None if key is None else key.group_id,

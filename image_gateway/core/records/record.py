@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Final
 
+from image_gateway.core.calls.model import CallSource
+from image_gateway.core.errors import Source
 from image_gateway.core.records.usage import Usage
 from image_gateway.core.routing.failover import Action, Stage
 
@@ -41,11 +43,15 @@ class AttemptRecord:
 class Record:
     """One request's record; the fields are those of the documented JSON, in their order.
 
-    None: not known.
+    None: not known.  ``call_request_id`` is the request that started the call; the attempts, the
+    usage and the cost of the call are in that request's record alone.
     """
 
     time: datetime
     request_id: str
+    call_id: str | None = None
+    call_source: str | None = None
+    call_request_id: str | None = None
     client_address: str | None = None
     user_agent: str | None = None
     key_id: str | None = None
@@ -102,6 +108,16 @@ class Record:
         ]
         return values
 
+
+def saves_purchase(call_source: object, error_source: object) -> bool:
+    """Whether a record is that of a request that found a call where it would have bought one.
+
+    A request to which the gateway then failed to give the answer does not count.
+    """
+    return call_source in _FOUND and error_source != Source.GATEWAY
+
+
+_FOUND: Final = (CallSource.JOINED, CallSource.TAKEN_OVER, CallSource.REPLAYED)
 
 FIELDS: Final = ("schema_version", *(item.name for item in fields(Record)))
 """The record's fields, in order."""

@@ -11,9 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from image_gateway.core.calls.model import CallSource
 from image_gateway.core.errors import Source
 from image_gateway.core.records import builder
-from image_gateway.core.records.builder import Arrival, Asked, Called, Made, RecordBuilder, Sent
+from image_gateway.core.records.builder import (
+    Arrival,
+    Asked,
+    Called,
+    FoundCall,
+    Made,
+    RecordBuilder,
+    Sent,
+)
 from image_gateway.core.records.phases import Phase, Timeline
 from image_gateway.core.records.prices import Price, Prices
 from image_gateway.core.records.record import AttemptRecord
@@ -100,6 +109,21 @@ def test_what_a_request_did_not_ask_for_is_null() -> None:
     asked = Asked.of_image(parse({"stream": True}), b"key")
     assert (asked.size, asked.quality, asked.n) == (None, None, 1)
     assert (asked.stream, asked.input_image_count, asked.input_image_bytes) == (True, 0, 0)
+
+
+def test_a_request_names_its_call_and_who_started_it() -> None:
+    made = make()
+    assert {name for name, value in shown(made).items() if name.startswith("call_") and value} == (
+        set()
+    )
+    made.found_call = FoundCall("0123abcd", CallSource.TAKEN_OVER, "req-0")
+    built = json.loads(json.dumps(shown(made)))
+    assert (built["call_id"], built["call_source"], built["call_request_id"]) == (
+        "0123abcd",
+        "taken-over",
+        "req-0",
+    )
+    assert (built["request_id"], built["attempts"], built["usage"]) == ("req-1", [], None)
 
 
 def test_the_first_failure_is_the_one_that_counts() -> None:

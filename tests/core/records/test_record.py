@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from image_gateway.core.calls.model import CallSource
 from image_gateway.core.errors import Source
 from image_gateway.core.records import record
 from image_gateway.core.records.record import AttemptRecord, Record
@@ -18,6 +19,9 @@ FIELDS = (
     "schema_version",
     "time",
     "request_id",
+    "call_id",
+    "call_source",
+    "call_request_id",
     "client_address",
     "user_agent",
     "key_id",
@@ -97,6 +101,22 @@ def test_what_is_not_known_is_null() -> None:
     assert built["attempts"] == []
     assert built["client_left"] is False
     assert built["may_be_billed"] is False
+
+
+@pytest.mark.parametrize("source", [None, *CallSource])
+@pytest.mark.parametrize("failed", [None, *Source])
+def test_a_request_that_found_a_call_saves_a_purchase_unless_the_gateway_failed_it(
+    source: CallSource | None, failed: Source | None
+) -> None:
+    """Also one whose client has left again: it would have bought another picture."""
+    found = source in {CallSource.JOINED, CallSource.TAKEN_OVER, CallSource.REPLAYED}
+    assert record.saves_purchase(source, failed) == (found and failed is not Source.GATEWAY)
+
+
+@pytest.mark.parametrize("odd", ["bought", 5, [], {}, True])
+def test_what_is_no_way_to_a_call_saves_nothing(odd: object) -> None:
+    assert not record.saves_purchase(odd, None)
+    assert record.saves_purchase("joined", odd)
 
 
 def test_every_fact_arrives_under_its_own_name() -> None:

@@ -16,6 +16,7 @@ from image_gateway.cli import log_files, output
 from image_gateway.cli.exits import BAD_SETTINGS, CommandError, handled
 from image_gateway.cli.log_files import complain_of, find_files
 from image_gateway.cli.output import Progress, counted, escaped, say
+from image_gateway.core import untrusted
 from image_gateway.core.records import summary
 from image_gateway.core.records.record import AttemptRecord
 from image_gateway.core.records.summary import KeyUsage, Record, Summary, Table, Tally
@@ -71,7 +72,9 @@ def add_command(commands: "argparse._SubParsersAction[Any]") -> None:
     )
     summary_parser.set_defaults(run=handled(_summary))
     find_parser = reports.add_parser(
-        "find", parents=[source], help="show the record of one request"
+        "find",
+        parents=[source],
+        help="show the record of one request, and of the one that started its call",
     )
     find_parser.add_argument("request_id", metavar="REQUEST_ID")
     find_parser.set_defaults(run=handled(_find))
@@ -100,12 +103,15 @@ def _summary(args: argparse.Namespace) -> None:
                 **_window_json(args, counts),
                 "first": _rfc3339(result.first),
                 "last": _rfc3339(result.last),
+                "already_paid": result.already_paid,
                 "total": _tally_json(result.total),
                 "tables": {table.dimension: _table_json(table) for table in result.tables},
             }
         )
         return
     say(_headline(result))
+    if result.already_paid:
+        say(_already_paid(result.already_paid))
     for table in result.tables if result.total.calls else ():
         say("")
         say(_table_text(table, result.total))
@@ -120,6 +126,11 @@ def _headline(result: Summary) -> str:
         f"{calls}, {errors}, from {result.first:%Y-%m-%d %H:%M:%S} to "
         f"{result.last:%Y-%m-%d %H:%M:%S} UTC"
     )
+
+
+def _already_paid(count: int) -> str:
+    calls = "a call that was" if count == 1 else "calls that were"
+    return f"{counted(count, 'answer')} came from {calls} already paid for"
 
 
 def _table_text(table: Table, total: Tally) -> str:
@@ -195,13 +206,35 @@ def _find(args: argparse.Namespace) -> None:
     files = find_files(args)
     reading = Reading()
     record = _search(args.request_id, files, reading)
+    starter_id = None if record is None else _starter_id(record)
+    starter = None
+    if starter_id is not None:
+        again = Reading()
+        starter = _search(starter_id, files, again)
+        if starter is None:  # every file was read to its end, perhaps more than before
+            reading = again
     complain_of(reading)
     if record is None:
         raise CommandError(f"no record of {escaped(args.request_id)} in {counted(len(files))}")
     if args.json:
-        _say_json(record)
-    else:
-        _say_record(record)
+        _say_json(record if starter_id is None else {**record, "call_request": starter})
+        return
+    _say_record(record)
+    if starter_id is not None:
+        say("")
+        name = escaped(starter_id)
+        if starter is None:
+            say(f"its call was started by {name}, which has no record yet, or none any more")
+        else:
+            say(f"its call was started by {name}, and was paid for there:")
+            say("")
+            _say_record(starter)
+
+
+def _starter_id(record: Record) -> str | None:
+    """The request that started the call of a record; None if that is the record's own."""
+    request_id = untrusted.text(record.get("call_request_id"))
+    return None if request_id == record.get("request_id") else request_id
 
 
 def _search(request_id: str, files: Sequence[RecordFile], reading: Reading) -> Record | None:

@@ -40,6 +40,13 @@ def drawn(number: int, **facts: Any) -> dict[str, Any]:
     return Record(time, **{"request_id": f"req_{number}", **made, **facts}).as_json()
 
 
+def found(number: int, by: int, **facts: Any) -> dict[str, Any]:
+    """The record of a request that got the answer of the call that request ``by`` started."""
+    call = {"call_id": "c0ffee", "call_source": "joined", "call_request_id": f"req_{by}"}
+    nothing = dict.fromkeys(("account_name", "usage", "usage_text", "cost_usd"))
+    return drawn(number, **{**nothing, **call, "attempts": (), **facts})
+
+
 def refused(number: int, **facts: Any) -> dict[str, Any]:
     """The record of a call that was refused."""
     nothing = dict.fromkeys(

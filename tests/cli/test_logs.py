@@ -21,7 +21,7 @@ from image_gateway.__main__ import main
 from image_gateway.cli import log_files, output
 from image_gateway.core.records import record
 from image_gateway.core.records.record import AttemptRecord
-from tests.cli.conftest import Ask, Fail, drawn, refused, rows, write
+from tests.cli.conftest import Ask, Fail, drawn, found, refused, rows, write
 from tests.daemon.conftest import Door, open_door
 from tests.parts.examples import scaled
 from tests.parts.gateway import Gateway
@@ -75,7 +75,8 @@ def test_the_summary_is_over_all_files_of_both_instances(logs: Path, ask: Ask) -
 def test_the_summary_for_programs_has_its_keys_and_numbers(logs: Path, ask: Ask) -> None:
     told = json.loads(ask("summary", "--json", "--dir", logs))
     assert list(told) == [
-        *("since", "until", "files", "skipped_lines", "first", "last", "total", "tables"),
+        *("since", "until", "files", "skipped_lines", "first", "last", "already_paid"),
+        *("total", "tables"),
     ]
     assert (told["since"], told["until"]) == (None, None)
     assert (told["files"], told["skipped_lines"]) == (3, 0)
@@ -104,6 +105,21 @@ def test_the_summary_for_programs_has_its_keys_and_numbers(logs: Path, ask: Ask)
         "images": 2,
         "cost_usd": 0.2405,
     }
+
+
+def test_answers_of_calls_that_were_paid_for_have_a_line_of_their_own(logs: Path, ask: Ask) -> None:
+    before = json.loads(ask("summary", "--json", "--dir", logs))
+    write(logs / "green" / "requests-20261121T120500Z-0001.jsonl", found(160, by=0))
+    lines = ask("summary", "--dir", logs).splitlines()
+    assert lines[0].startswith("5 calls, 1 error, ")
+    assert lines[1] == "1 answer came from a call that was already paid for"
+    after = json.loads(ask("summary", "--json", "--dir", logs))
+    assert (before["already_paid"], after["already_paid"]) == (0, 1)
+    for figure in ("images", "total_tokens", "cost_usd"):
+        assert after["total"][figure] == before["total"][figure]
+    write(logs / "green" / "requests-20261121T120600Z-0001.jsonl", found(161, by=0))
+    lines = ask("summary", "--dir", logs).splitlines()
+    assert lines[1] == "2 answers came from calls that were already paid for"
 
 
 def test_the_summary_is_by_what_was_asked_for(logs: Path, ask: Ask) -> None:
@@ -199,7 +215,9 @@ def test_what_is_no_record_is_counted_on_stderr(
 
 
 def test_usage_is_told_for_each_key_and_refused_calls_are_none(logs: Path, ask: Ask) -> None:
-    lost = refused(300, key_id="key-3", error_code="outcome_unknown", may_be_billed=True)
+    attempt = AttemptRecord("account-1", "codex", "sent", action="replace")
+    lost = refused(300, key_id="key-3", error_code="outcome_unknown", attempts=[attempt])
+    lost["may_be_billed"] = True
     write(logs / "blue" / "requests-20261121T120500Z-0001.jsonl", lost, refused(301, key_id="k4"))
     told = json.loads(ask("usage", "--json", "--dir", logs))
     assert list(told) == ["since", "until", "files", "skipped_lines", "keys"]

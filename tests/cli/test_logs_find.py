@@ -3,7 +3,10 @@
 import json
 from pathlib import Path
 
-from tests.cli.conftest import Ask, Fail, drawn, rows
+import pytest
+
+from image_gateway.__main__ import main
+from tests.cli.conftest import Ask, Fail, drawn, found, rows, write
 
 
 def test_find_shows_a_record_with_its_attempts(logs: Path, ask: Ask) -> None:
@@ -38,6 +41,48 @@ def test_find_begins_with_the_newest_file(logs: Path, ask: Ask) -> None:
     """So it has nothing to complain of in those that it did not need."""
     (logs / "blue" / "requests-20261121T120100Z-0001.jsonl").write_text("cut\n", "utf-8")
     assert ask("find", "req_200", "--dir", logs)
+
+
+def test_find_follows_a_request_to_the_one_that_started_its_call(logs: Path, ask: Ask) -> None:
+    """In whatever file, older or newer, of the other instance, too."""
+    write(logs / "green" / "requests.jsonl", found(150, by=0), found(151, by=100))
+    for request_id, starter_id in (("req_150", "req_0"), ("req_151", "req_100")):
+        own, line, starter, attempts = ask("find", request_id, "--dir", logs).split("\n\n")
+        assert rows(own)["request_id"] == [request_id]
+        assert rows(own)["call_request_id"] == [starter_id]
+        assert "usage" not in rows(own)
+        assert line == f"its call was started by {starter_id}, and was paid for there:"
+        assert rows(starter)["request_id"] == [starter_id]
+        assert "usage" in rows(starter)
+        assert attempts.startswith("attempts\n")
+
+
+def test_find_gives_programs_both_records(logs: Path, ask: Ask) -> None:
+    made = drawn(150, call_id="c0ffee", call_source="made", call_request_id="req_150")
+    write(logs / "green" / "requests.jsonl", found(151, by=150), made)
+    told = json.loads(ask("find", "req_151", "--json", "--dir", logs))
+    assert told == {**found(151, by=150), "call_request": made}
+    assert json.loads(ask("find", "req_150", "--json", "--dir", logs)) == made
+
+
+def test_a_call_that_still_runs_has_no_record_to_follow(logs: Path, ask: Ask) -> None:
+    write(logs / "green" / "requests.jsonl", found(151, by=150))
+    told = ask("find", "req_151", "--dir", logs)
+    assert told.endswith(
+        "its call was started by req_150, which has no record yet, or none any more\n"
+    )
+    told = json.loads(ask("find", "req_151", "--json", "--dir", logs))
+    assert told == {**found(151, by=150), "call_request": None}
+
+
+def test_what_could_not_be_read_on_the_way_to_a_call_is_named(
+    logs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its record may have been in there."""
+    write(logs / "green" / "requests.jsonl", found(151, by=150))
+    (logs / "blue" / "requests-20261121T120100Z-0001.jsonl").write_text("cut\n", "utf-8")
+    assert main(["logs", "find", "req_151", "--dir", str(logs)]) == 0
+    assert capsys.readouterr().err == "image-gateway: skipped 1 line without a record\n"
 
 
 def test_a_record_that_is_in_no_file_is_a_failure(logs: Path, fail: Fail) -> None:

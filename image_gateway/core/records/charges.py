@@ -2,11 +2,12 @@
 
 The unit is the token: ``total_tokens`` of ``usage`` and of ``usage_text``, or the sum of the parts
 if an upstream reports only those.  A paid call whose usage is not known costs nothing, because any
-number would be wrong, and is counted separately: when a client leaves early, the usage is never
-known.  A call without attempts costs nothing.
+number would be wrong, and is counted separately: where a call is broken off because its client
+left, the usage is never known.  A record without attempts costs nothing: it was refused, or found a
+call that is charged to the request that started it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -47,10 +48,10 @@ class Uncharged(StrEnum):
 
 def of(record: Mapping[str, object]) -> Charge | Uncharged:
     """The charge of a log record; accepts any content that a file may hold."""
-    attempts = record.get("attempts")
+    attempts = attempts_of(record)
     images = untrusted.count(record.get("response_image_count"), MOST_IMAGES) or 0
     tokens = tokens_of(record)
-    if not (isinstance(attempts, list) and attempts):
+    if not attempts:
         return Uncharged.NOTHING_MADE
     if tokens is None:
         is_paid = images > 0 or record.get("may_be_billed") is True or any(map(_is_paid, attempts))
@@ -60,6 +61,12 @@ def of(record: Mapping[str, object]) -> Charge | Uncharged:
     if request_id is None or key_id is None or called_at is None:
         return Uncharged.UNREADABLE
     return Charge(request_id, key_id, tokens, images, called_at)
+
+
+def attempts_of(record: Mapping[str, object]) -> Sequence[object]:
+    """The attempts of a record; empty if the request bought nothing itself."""
+    attempts = record.get("attempts")
+    return attempts if isinstance(attempts, list) else ()
 
 
 def tokens_of(record: Mapping[str, object]) -> int | None:

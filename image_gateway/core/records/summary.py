@@ -6,6 +6,9 @@ value wide above, so a percentile is off by at most 1/128 (0.8 %); up to ten min
 900 buckets, for any number of calls.  A table holds at most ``MOST_NAMES`` names, because clients
 choose some of them; the last names in the alphabet stay, a rule that does not depend on the order
 of the records.
+
+A record without attempts is a call like any other, but tokens, pictures and cost come from records
+with attempts only: of several requests that get the answer of one call, one has bought it.
 """
 
 import contextlib
@@ -21,6 +24,7 @@ from image_gateway.core import untrusted
 from image_gateway.core.records import charges, prices
 from image_gateway.core.records.charges import Uncharged
 from image_gateway.core.records.histogram import Histogram
+from image_gateway.core.records.record import saves_purchase
 
 Dimension = Literal["key", "account", "model", "outcome"]
 DIMENSIONS: Final[Sequence[Dimension]] = ("key", "account", "model", "outcome")
@@ -92,6 +96,8 @@ class Facts:
     total_ms: int | None
     sums: Sequence[int]
     cost_usd: Decimal | None
+    is_saved: bool
+    """The request found a call that was paid for already."""
 
     @classmethod
     def of(cls, record: Record, time: datetime) -> "Facts":
@@ -112,14 +118,26 @@ class Facts:
                 untrusted.count(record.get("request_bytes")) or 0,
                 untrusted.count(record.get("response_bytes")) or 0,
                 *_tokens(record),
-                untrusted.count(record.get("response_image_count")) or 0,
+                _images(record),
             ),
-            cost_usd=prices.usd(record.get("cost_usd")),
+            cost_usd=_cost_usd(record),
+            is_saved=saves_purchase(record.get("call_source"), record.get("error_source")),
         )
+
+
+def _images(record: Record) -> int:
+    images = untrusted.count(record.get("response_image_count")) or 0
+    return images if charges.attempts_of(record) else 0
+
+
+def _cost_usd(record: Record) -> Decimal | None:
+    return prices.usd(record.get("cost_usd")) if charges.attempts_of(record) else None
 
 
 def _tokens(record: Record) -> list[int]:
     """Tokens in and out of pictures, tokens in and out of main models, and all that is charged."""
+    if not charges.attempts_of(record):
+        return [0] * 5
     parts = [
         untrusted.count(untrusted.mapping(record.get(usage)).get(name)) or 0
         for usage in ("usage", "usage_text")
@@ -231,6 +249,8 @@ class Summary:
     def __init__(self, by: Sequence[Dimension], most_names: int = MOST_NAMES) -> None:
         self.total = Tally()
         self.tables = [Table(dimension, most_names) for dimension in by]
+        self.already_paid = 0
+        """Answers that came from calls of earlier requests."""
         self.first: datetime | None = None
         self.last: datetime | None = None
 
@@ -242,6 +262,7 @@ class Summary:
         facts = Facts.of(record, time)
         self.first = min(self.first or time, time)
         self.last = max(self.last or time, time)
+        self.already_paid += facts.is_saved
         self.total.add(facts)
         for table in self.tables:
             table.add(facts)
@@ -266,11 +287,14 @@ class KeyUsage:
 def add_usage(totals: dict[str | None, KeyUsage], record: Record) -> None:
     """Add a record to its key's totals; a call that used nothing is left out.
 
-    Such a call has no pictures and no usage and was certainly not paid for, as every refused call.
-    ``without_usage`` counts the paid calls that ``charges.of`` cannot charge.
+    Such a call has no pictures and no usage and was certainly not paid for, as every refused call;
+    or an earlier request has paid for it.  ``without_usage`` counts the paid calls that
+    ``charges.of`` cannot charge.
     """
+    if not charges.attempts_of(record):
+        return
     has_usage = any(isinstance(record.get(name), Mapping) for name in ("usage", "usage_text"))
-    images = untrusted.count(record.get("response_image_count")) or 0
+    images = _images(record)
     may_be_billed = record.get("may_be_billed") is True
     without_usage = charges.of(record) is Uncharged.WITHOUT_USAGE
     if not (images or may_be_billed or without_usage or has_usage):
@@ -284,6 +308,6 @@ def add_usage(totals: dict[str | None, KeyUsage], record: Record) -> None:
     total.text_input_tokens += text_came
     total.text_output_tokens += text_went
     total.total_tokens += total_tokens
-    total.cost_usd = _added(total.cost_usd, prices.usd(record.get("cost_usd")))
+    total.cost_usd = _added(total.cost_usd, _cost_usd(record))
     total.may_be_billed += may_be_billed
     total.without_usage += without_usage

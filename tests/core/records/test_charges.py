@@ -92,6 +92,20 @@ def test_an_attempt_that_made_nothing_is_not_paid_for(action: Any) -> None:
     assert charges.of(failed) is Uncharged.NOTHING_MADE
 
 
+def test_a_call_that_was_finished_without_its_client_is_charged() -> None:
+    """Its usage is known, and its pictures are kept for a retry."""
+    left = record(status=None, error_code="client_left", client_left=True, call_source="made")
+    moment = datetime(2026, 11, 21, 20, tzinfo=UTC)
+    assert charges.of(left) == Charge("req_1", "key-1", 12, 2, moment)
+
+
+@pytest.mark.parametrize("source", ["joined", "taken-over", "replayed"])
+def test_a_request_that_found_a_call_is_not_charged(source: str) -> None:
+    """Even if its record told the pictures and the usage of the call."""
+    found = record(request_id="req_2", call_source=source, call_request_id="req_1", attempts=[])
+    assert charges.of(found) is Uncharged.NOTHING_MADE
+
+
 @pytest.mark.parametrize("attempts", [[], None, "one"])
 def test_a_refused_call_is_never_charged(attempts: Any) -> None:
     assert charges.of(record(attempts=attempts)) is Uncharged.NOTHING_MADE

@@ -64,6 +64,7 @@ def values(made: Summary) -> Any:
     return (
         made.first,
         made.last,
+        made.already_paid,
         numbers(made.total),
         [
             (
@@ -97,6 +98,8 @@ def records(draw: st.DrawFn) -> dict[str, Any]:
                 "usage": st.dictionaries(st.sampled_from(SUMS), counts) | junk,
                 "usage_text": st.dictionaries(st.sampled_from(SUMS), counts) | junk,
                 "cost_usd": st.floats(0, 10) | counts,
+                "attempts": st.just([{}]) | st.just([]) | junk,
+                "call_source": st.sampled_from(["made", "joined", "replayed"]) | junk,
             },
         )
     )
@@ -167,6 +170,31 @@ def test_sums_are_exact(given_sums: list[tuple[tuple[int, ...], int]]) -> None:
     assert made.total.sums == exact
     assert made.total.calls == len(given_sums)
     assert made.total.errors == 0
+
+
+def retry(source: str, **fields: Any) -> dict[str, Any]:
+    """A request that got the answer of the call of ``req_1``."""
+    found = {"call_source": source, "call_request_id": "req_1", "attempts": []}
+    return call(**{"request_id": "req_2", **found, "cost_usd": 0.5, **fields})
+
+
+@pytest.mark.parametrize("source", ["joined", "taken-over", "replayed"])
+def test_an_answer_that_was_paid_for_before_is_a_call_and_no_purchase(source: str) -> None:
+    """Whatever else its record says; its bytes went over the wire."""
+    first = call(call_source="made", call_request_id="req_1", cost_usd=0.5)
+    made = summed([first, retry(source), retry(source)])
+    assert (made.total.calls, made.total.errors, made.already_paid) == (3, 0, 2)
+    bought = summed([first]).total
+    for name, once, total in zip(SUMS, bought.sums, made.total.sums, strict=True):
+        assert total == once * (3 if name.endswith("_bytes") else 1), name
+    assert made.total.cost_usd == bought.cost_usd == Decimal("0.5")
+
+
+def test_an_answer_that_the_gateway_failed_to_give_was_not_paid_for_before() -> None:
+    failed = retry("joined", status=500, error_code="internal_error", error_source="gateway")
+    left = retry("joined", status=None, error_code="client_left", error_source="client")
+    made = summed([failed, left, retry("made"), call()])
+    assert made.already_paid == 1
 
 
 @given(st.lists(st.none() | st.integers(0, 10**9), max_size=30))
@@ -308,6 +336,21 @@ def test_a_refused_call_is_no_usage(count: object) -> None:
     refused = call(response_image_count=count, usage=None, attempts=[])
     failed = call(response_image_count=count, usage=None, attempts=[{"action": "return"}])
     assert used(refused, failed) == {}
+
+
+def test_a_call_is_used_once_however_many_requests_get_its_answer() -> None:
+    first = call(cost_usd=0.5)
+    again = [retry("joined"), retry("replayed", may_be_billed=True)]
+    assert used(first, *again) == used(first)
+    assert used(*again) == {}
+
+
+def test_a_call_that_was_finished_without_its_client_is_usage() -> None:
+    left = call(status=None, error_code="client_left", client_left=True, cost_usd=0.5)
+    found = used(left)["key-1"]
+    assert (found["images"], found["total_tokens"], found["cost_usd"], found["without_usage"]) == (
+        *(1, 12, Decimal("0.5"), 0),
+    )
 
 
 def test_what_may_be_billed_is_counted_though_nothing_came_of_it() -> None:

@@ -1,0 +1,19 @@
+"""Kept calls: what the processes of one machine know of each other's calls, as files in a folder.
+
+    calls/<call id>      the journal of a call (``core.calls.journal``): one name, one truth
+    answers/<call id>    the bytes of its answer, complete before the journal says that it ended
+    keys, fingerprints, names/<2 digits>/<tag>.<created>.<call id>
+                         empty files by which a call is found without reading all of them
+
+A call is there as long as its journal has its name: unlinking it forgets the call for everybody at
+once, even on a full disk.  What is left without a journal, answers and index files, is dead.  So a
+journal is made first and removed first.
+
+Who is busy with a call shows in locks on its journal (``locks``), which the kernel drops when a
+process ends, however it ends.  A journal without an end that nobody works on is a call with an
+unknown outcome.
+
+Nothing is synced to the disk: what is kept outlives a killed process, but not always a power loss.
+Nothing here is policy: which call a request finds is decided in ``core.calls``.  A failing disk
+fails no call; it goes on unkept.  Start with ``store.KeptCalls``.
+"""

@@ -1,0 +1,196 @@
+"""A kept call as the process that works on it sees it."""
+
+from collections.abc import Mapping
+from functools import partial
+from types import TracebackType
+from typing import Final, Self
+
+from image_gateway.core.calls import journal
+from image_gateway.core.calls.journal import Ending, Note
+from image_gateway.core.calls.model import CallIdentity, CallState
+from image_gateway.edge.kept import folder, locks
+from image_gateway.edge.kept.disk import Disk
+from image_gateway.edge.kept.locks import Part
+from image_gateway.edge.kept.threads import OpenFile
+from image_gateway.edge.spool import JoinedBody, SpooledBody
+
+AnswerBody = bytes | SpooledBody | JoinedBody
+
+_AT_ONCE: Final = 1024 * 1024
+"""An answer up to this size is written by one job."""
+
+
+class KeptCall:
+    """The handle of a call from its start; ``close`` it, or use ``with``.
+
+    While it is open and has not ended, other requests see a running call; one that is closed before
+    its end has an unknown outcome, as if its process had been killed.  Until ``note_left``,
+    ``note_sent``, ``note_delivered`` or ``close`` they see that its client is there.  A client that
+    neither got its answer (sent or delivered) nor is there counts as gone.
+
+    If the call is not kept (``KEEP_SECONDS=0``, a full disk), every method does nothing.
+    """
+
+    def __init__(self, disk: Disk, identity: CallIdentity, file: OpenFile | None) -> None:
+        self.identity = identity
+        self._disk = disk
+        self._file = file
+
+    def __repr__(self) -> str:
+        return f"<KeptCall {self.identity.call_id}{'' if self.is_kept else ' unkept'}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether others can find the call by this handle's doing."""
+        return self._file is not None
+
+    def close(self) -> None:
+        """Free what the handle holds; safe to call twice."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+    # -- the client --------------------------------------------------------------------------------
+
+    def note_left(self) -> None:
+        """The client went away without its answer."""
+        if self._file is not None:
+            locks.unlock(self._file.number, Part.CLIENT)
+
+    async def note_sent(self) -> None:
+        """The answer was sent and the connection ended well; the client may have it."""
+        await self._note(Note.SENT)
+
+    async def note_delivered(self) -> None:
+        """The client certainly has the whole answer."""
+        await self._note(Note.DELIVERED)
+
+    async def note_told(self) -> None:
+        """An equal request was told that it repeats this call."""
+        await self._note(Note.TOLD)
+
+    async def _note(self, note: Note) -> None:
+        file = self._file
+        if file is None:
+            return
+        frees_client = note is not Note.TOLD
+
+        def write(number: int) -> None:
+            folder.note(number, note)
+            if frees_client:
+                locks.unlock(number, Part.CLIENT)
+
+        try:
+            await file.run(write)
+        except OSError as error:
+            # Better unkept than found by a request that must not have its answer.
+            await self._give_up(error)
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    async def is_forgotten(self) -> bool:
+        """Whether somebody asked that the call be forgotten; false for a call that is not kept."""
+        return self._file is not None and await self._file.run(folder.is_gone)
+
+    async def end(
+        self,
+        state: CallState,
+        status: int,
+        headers: Mapping[str, str],
+        body: AnswerBody,
+        *,
+        seconds: float | None = None,
+    ) -> None:
+        """Keep the answer; from then on others find it.
+
+        ``seconds``: how long at most, if not as long as all.  Cancelled before the end, the call
+        has an unknown outcome once it is closed.
+        """
+        file = self._file
+        if file is None:
+            return
+        length = len(body) if isinstance(body, bytes) else body.length
+        try:
+            line = journal.ended(
+                Ending(state, self._disk.clock(), status, headers, length, seconds)
+            )
+            if length > _AT_ONCE and not isinstance(body, bytes):
+                await self._write_pieces(file, body)
+                whole = b""
+            else:
+                whole = body if isinstance(body, bytes) else await _joined(body)
+            await file.run(lambda number: self._finish(number, line, whole))
+        except (OSError, ValueError) as error:
+            await self._give_up(error)
+        else:
+            self._disk.grown(folder.taken(length) + folder.taken(len(line)))
+
+    async def _write_pieces(self, file: OpenFile, body: SpooledBody | JoinedBody) -> None:
+        if await file.run(folder.is_gone):
+            return
+        disk, call_id = self._disk, self.identity.call_id
+        number = await disk.threads.run(
+            lambda: disk.folder.create_answer(call_id),
+            undo=lambda created: disk.folder.drop_answer(call_id, created),
+        )
+        answer = OpenFile(disk.threads, number)
+        written = 0
+        try:
+            async for piece in body.play():
+                await answer.run(partial(folder.write_all, piece))
+                written += len(piece)
+            _check_length(written, body.length)
+        except BaseException:
+            # Also when cancelled: others would find a call of unknown outcome, without an answer.
+            disk.threads.start(lambda: disk.folder.remove_answer(call_id))
+            raise
+        finally:
+            answer.close()
+
+    def _finish(self, number: int, line: bytes, whole: bytes) -> None:
+        disk, call_id = self._disk, self.identity.call_id
+        if whole and not folder.is_gone(number):
+            disk.folder.write_answer(call_id, whole)
+        # In this order: who sees the end finds the whole answer, who finds nobody at work sees the
+        # end.
+        folder.append(number, line)
+        locks.unlock(number, Part.WORK)
+        if folder.is_gone(number):  # Whoever forgot the call may have come before the answer.
+            disk.folder.remove_answer(call_id)
+
+    async def abandon(self) -> None:
+        """The call never was: nothing of it is kept, and who waits for it finds nothing."""
+        file = self._file
+        if file is not None:
+            try:
+                await file.run(lambda _: self._disk.folder.remove(self.identity))
+            except OSError as error:
+                self._disk.trouble.report(error)
+            finally:
+                self.close()
+
+    async def _give_up(self, error: Exception) -> None:
+        self._disk.trouble.lose(error)
+        await self.abandon()
+
+
+async def _joined(body: SpooledBody | JoinedBody) -> bytes:
+    whole = b"".join([piece async for piece in body.play()])
+    _check_length(len(whole), body.length)
+    return whole
+
+
+def _check_length(written: int, length: int) -> None:
+    if written != length:
+        raise ValueError(f"an answer of {length} bytes was played as {written}")

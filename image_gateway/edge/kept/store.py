@@ -1,0 +1,219 @@
+"""All kept calls: a call begins here, and requests look here for the calls of their key."""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from image_gateway.core.calls.model import CallIdentity
+from image_gateway.edge.kept import entry as entries
+from image_gateway.edge.kept.call import KeptCall
+from image_gateway.edge.kept.disk import Disk, Trouble
+from image_gateway.edge.kept.entry import KeptEntry
+from image_gateway.edge.kept.folder import (
+    FINGERPRINTS,
+    KEYS,
+    NAMES,
+    KeepFolder,
+    KeepFolderError,
+)
+from image_gateway.edge.kept.sweep import Sweeper
+from image_gateway.edge.kept.threads import DiskThreads, OpenFile
+
+MOST_FOUND: Final = 64
+"""Calls that a look-up gives for one fingerprint or name, the newest ones."""
+SWEEP_SECONDS: Final = 60.0
+_SURPLUS_SECONDS: Final = 1.0
+"""Between two sweeps while answers come in over the budget."""
+
+_log = logging.getLogger(__name__)
+
+
+class KeptCalls:
+    """The calls that are kept in a folder, for one process of those that share it.
+
+    ``keep_seconds`` counts from a call's end; 0: nothing is kept and nothing found, and what the
+    folder still has is removed.  ``clock`` gives seconds since 1970.
+
+    ``async with`` raises ``KeepFolderError`` for a folder that cannot be used.  A disk that is full
+    or fails is no reason not to start.
+    """
+
+    def __init__(
+        self, path: Path, keep_seconds: float, budget_bytes: int, clock: Callable[[], float]
+    ) -> None:
+        self._folder = KeepFolder(path)
+        self._is_off = keep_seconds <= 0
+        self._budget_bytes = budget_bytes
+        self._trouble = Trouble()
+        self._threads = DiskThreads()
+        self._disk = Disk(
+            self._folder, self._threads, self._trouble, keep_seconds, clock, self._grow
+        )
+        self._sweeper = Sweeper(self._folder, keep_seconds, budget_bytes, clock)
+        self._sweep_lock = asyncio.Lock()
+        self._sweep_due = asyncio.Event()
+        self._sweeping: asyncio.Task[None] | None = None
+        self._grown = 0
+
+    def __repr__(self) -> str:
+        return f"<KeptCalls {'off' if self._is_off else self.kept_bytes} lost={self.lost}>"
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._threads.run(self._open)
+        except OSError as error:
+            if isinstance(error, KeepFolderError):
+                await self._threads.close()
+                raise
+            self._trouble.report(error)
+        self._sweeping = asyncio.create_task(self._keep_sweeping())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            await asyncio.wait([self._sweeping])
+        await self._threads.close()
+
+    def _open(self) -> None:
+        if not self._is_off or self._folder.exists:
+            self._folder.open()
+
+    # -- metrics -----------------------------------------------------------------------------------
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of the folder, of all processes as of the last sweep."""
+        return self._sweeper.kept_bytes + self._grown
+
+    @property
+    def lost(self) -> int:
+        """Calls of this process that could not be kept."""
+        return self._trouble.lost
+
+    # -- calls -------------------------------------------------------------------------------------
+
+    async def begin(self, identity: CallIdentity) -> KeptCall:
+        """A call that others can find from now on; to be closed by the caller.
+
+        If the disk cannot take it, the call is not kept.  Raises ``ValueError`` for an identity
+        whose id or tags fit no file name.
+        """
+        file = None
+        if not self._is_off:
+            try:
+                number = await self._threads.run(
+                    lambda: self._folder.create(identity),
+                    undo=lambda number: self._discard(identity, number),
+                )
+                file = OpenFile(self._threads, number)
+            except OSError as error:
+                self._trouble.lose(error)
+        return KeptCall(self._disk, identity, file)
+
+    def _discard(self, identity: CallIdentity, number: int) -> None:
+        self._folder.remove(identity)
+        os.close(number)
+
+    async def find(
+        self,
+        key_tag: str,
+        *,
+        fingerprint: str | None = None,
+        name: str | None = None,
+        call_id: str | None = None,
+    ) -> list[KeptEntry]:
+        """The calls of a key by any of these, newest first; of each the newest ``MOST_FOUND``.
+
+        ``call_id`` may be any text.  A call that has an id is not found by its fingerprint.
+        """
+
+        def ids() -> list[str]:
+            found = [] if call_id is None else [call_id]
+            if name is not None:
+                found += self._folder.ids(NAMES, name, MOST_FOUND)
+            if fingerprint is not None:
+                found += self._folder.ids(FINGERPRINTS, fingerprint, MOST_FOUND)
+            return found
+
+        return await self._entries(key_tag, ids)
+
+    async def of_key(self, key_tag: str, limit: int) -> list[KeptEntry]:
+        """The calls of a key, newest first."""
+        return await self._entries(key_tag, lambda: self._folder.ids(KEYS, key_tag, limit))
+
+    async def has_any(self, key_tag: str) -> bool:
+        """Whether a key may have calls; for a minute also True of calls that are over."""
+        if self._is_off:
+            return False
+        try:
+            return await self._threads.run(lambda: self._folder.has_any(KEYS, key_tag))
+        except OSError as error:
+            self._trouble.report(error)
+            return False
+
+    async def _entries(self, key_tag: str, ids: Callable[[], list[str]]) -> list[KeptEntry]:
+        if self._is_off:
+            return []
+        try:
+            return await self._threads.run(lambda: self._read(key_tag, ids()))
+        except OSError as error:
+            self._trouble.report(error)
+            return []
+
+    def _read(self, key_tag: str, ids: list[str]) -> list[KeptEntry]:
+        found = [entry for call_id in dict.fromkeys(ids) if (entry := self._entry(call_id))]
+        mine = [entry for entry in found if entry.identity.key_tag == key_tag]
+        return sorted(mine, key=lambda entry: entry.identity.created_at, reverse=True)
+
+    def _entry(self, call_id: str) -> KeptEntry | None:
+        file = self._folder.open_journal(call_id)
+        if file is None:
+            return None
+        try:
+            entry = entries.look(self._disk, file)
+        finally:
+            os.close(file)
+        return entry if entry is not None and entry.identity.call_id == call_id else None
+
+    # -- sweeping ----------------------------------------------------------------------------------
+
+    async def sweep(self) -> None:
+        """Remove what is over; this is also done by itself, at the start and each minute."""
+        async with self._sweep_lock:
+            grown = self._grown
+            steps = self._sweeper.steps()
+            while not await self._threads.run(lambda: next(steps, True)):
+                pass
+            self._grown -= grown
+        if self._sweeper.error is not None:
+            self._trouble.report(self._sweeper.error)
+
+    async def _keep_sweeping(self) -> None:
+        while True:
+            self._sweep_due.clear()
+            try:
+                await self.sweep()
+            except OSError as error:
+                self._trouble.report(error)
+            except Exception:  # noqa: BLE001 - one sweep must not end all of them
+                _log.exception("a sweep of the kept calls failed")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SWEEP_SECONDS):
+                    await self._sweep_due.wait()
+                    await asyncio.sleep(_SURPLUS_SECONDS)
+
+    def _grow(self, count: int) -> None:
+        self._grown += count
+        if self.kept_bytes > self._budget_bytes:
+            self._sweep_due.set()

@@ -15,7 +15,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from image_gateway.core import errors
-from image_gateway.core.records.record import Record
+from image_gateway.core.calls.model import CallSource
+from image_gateway.core.records.record import Record, saves_purchase
 from image_gateway.core.records.status import PhaseLabel
 from image_gateway.core.routing.ranking import Condition
 
@@ -39,6 +40,20 @@ class AccountGauges:
 
 
 @dataclass(frozen=True, slots=True)
+class CallGauges:
+    """The calls of this process at this moment.
+
+    ``running`` have a client, ``left`` go on without one, ``kept`` have ended and their answers are
+    kept, in ``kept_bytes`` on disk; a folder that processes share counts whole in each of them.
+    """
+
+    running: int = 0
+    left: int = 0
+    kept: int = 0
+    kept_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class GaugeValues:
     """All gauges at this moment; ``grant_age_seconds`` is None before the accounts are first read.
 
@@ -57,6 +72,7 @@ class GaugeValues:
     notify: bool
     grant_age_seconds: float | None
     log_records_lost: int
+    calls: CallGauges
 
 
 class Metrics:
@@ -98,6 +114,20 @@ class Metrics:
             registry=self._registry,
         )
 
+        self._found = Counter(
+            f"{_PREFIX}calls_found",
+            "Requests that came to a call, by whether they made, joined, took over or repeated it.",
+            ("source",),
+            registry=self._registry,
+        )
+        for source in CallSource:
+            self._found.labels(source)
+        self._saved = Counter(
+            f"{_PREFIX}purchases_saved",
+            "Requests that got the answer of a call that was already paid for.",
+            registry=self._registry,
+        )
+
     def __repr__(self) -> str:
         return "<Metrics>"
 
@@ -124,6 +154,11 @@ class Metrics:
             if attempt.upstream_ms is not None:
                 seconds = self._attempt_seconds.labels(attempt.account_name)
                 seconds.observe(attempt.upstream_ms / 1000)
+
+        if record.call_source is not None:
+            self._found.labels(record.call_source).inc()
+        if saves_purchase(record.call_source, record.error_source):
+            self._saved.inc()
 
     def text(self) -> bytes:
         """All metrics in Prometheus' text format."""
@@ -157,6 +192,12 @@ class _Gauges(Collector):
         for phase in PhaseLabel:
             phases.add_metric([phase], now.phases.get(phase, 0))
         yield phases
+        calls = _gauge("calls", "Calls with a client, without one, and kept ones.", "state")
+        calls.add_metric(["running"], now.calls.running)
+        calls.add_metric(["left"], now.calls.left)
+        calls.add_metric(["kept"], now.calls.kept)
+        yield calls
+        yield _single("calls_kept_bytes", "Bytes of kept answers on disk.", now.calls.kept_bytes)
         yield _single(
             "slots_shared",
             "1 while all processes count slots together, 0 while this one counts alone.",

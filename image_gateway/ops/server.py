@@ -19,7 +19,7 @@ from image_gateway.core.errors import Refusal
 from image_gateway.edge import metrics
 from image_gateway.edge.client.downstream import ClientLeftError, ClientLimits, Downstream
 from image_gateway.edge.client.listener import Listener, Receive, Scope, Send
-from image_gateway.edge.metrics import AccountGauges, GaugeValues
+from image_gateway.edge.metrics import AccountGauges, CallGauges, GaugeValues
 from image_gateway.ops import page, snapshot
 
 SEND_SECONDS: Final = 10.0
@@ -66,6 +66,7 @@ def read_gauges(app: AppContext) -> GaugeValues:
         notify=app.control_plane.listening,
         grant_age_seconds=age,
         log_records_lost=app.logs.lost,
+        calls=CallGauges(),
     )
 
 

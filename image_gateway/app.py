@@ -20,6 +20,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
+from image_gateway.calls.registry import Calls
 from image_gateway.config import Settings, SettingsError
 from image_gateway.context import AppContext
 from image_gateway.core.records import prices
@@ -29,6 +30,8 @@ from image_gateway.core.routing.slots import Candidate, StartClock
 from image_gateway.edge import systemd
 from image_gateway.edge.client import listener
 from image_gateway.edge.client.listener import Listener
+from image_gateway.edge.kept.folder import KeepFolderError
+from image_gateway.edge.kept.store import KeptCalls
 from image_gateway.edge.metrics import Metrics
 from image_gateway.edge.postgres import contract
 from image_gateway.edge.postgres.cache import Freshness, UnavailableError
@@ -90,7 +93,8 @@ async def serve(settings: Settings) -> None:
             await _read_accounts(app.control_plane)
             image_port: Listener | None = None
             is_up = False
-            image_app = ImageApp(app, lambda: image_port is not None and image_port.draining)
+            calls = await stack.enter_async_context(Calls(app))
+            image_app = ImageApp(app, calls, lambda: image_port is not None and image_port.draining)
             image_port = Listener(image_app, _sockets(settings), settings.send_seconds)
             ops_app = OpsApp(app, lambda: is_up and not stop.is_set())
             ops_port = OpsListener(
@@ -119,7 +123,7 @@ async def serve(settings: Settings) -> None:
                 image_port.connections,
                 settings.drain_seconds,
             )
-            await image_port.stop(settings.drain_seconds)
+            await image_port.stop(settings.drain_seconds, calls)
     _log.info("stopped")
 
 
@@ -139,6 +143,14 @@ async def _open_context(settings: Settings, stack: AsyncExitStack) -> AppContext
     )
     if not settings.spool_dir.is_dir() or not os.access(settings.spool_dir, os.W_OK):
         raise StartError(f"SPOOL_DIR {settings.spool_dir} is not a writable directory")
+    try:
+        kept = await stack.enter_async_context(
+            KeptCalls(
+                settings.keep_dir, settings.keep_seconds, settings.keep_budget_bytes, time.time
+            )
+        )
+    except KeepFolderError as error:
+        raise StartError(str(error)) from None
     plane = await stack.enter_async_context(
         ControlPlane(
             settings.control_database_url,
@@ -168,6 +180,7 @@ async def _open_context(settings: Settings, stack: AsyncExitStack) -> AppContext
         control_plane=plane,
         upstream=upstream,
         spools=spools,
+        kept=kept,
         slots=slots,
         starts=starts,
         text_api=text_api,

@@ -14,6 +14,7 @@ from image_gateway.core.routing.cooldowns import CooldownTracker
 from image_gateway.core.routing.outliers import OutlierTracker
 from image_gateway.core.routing.plain_answers import PlainAnswers
 from image_gateway.core.routing.slots import SlotTable, StartClock
+from image_gateway.edge.kept.store import KeptCalls
 from image_gateway.edge.metrics import Metrics
 from image_gateway.edge.postgres.control_plane import ControlPlane
 from image_gateway.edge.records.writer import RequestLog
@@ -33,6 +34,8 @@ class AppContext:
     control_plane: ControlPlane
     upstream: UpstreamClient
     spools: Spools
+    kept: KeptCalls
+    """The calls of this machine that others may ask for."""
     logs: RequestLog
     metrics: Metrics
     slots: SlotBroker
@@ -42,6 +45,9 @@ class AppContext:
     """Gets the calls on the Responses paths that do not ask for a picture."""
     prompt_key: bytes = field(repr=False)
     key_slots: SlotTable = field(default_factory=SlotTable)
+    """The keys' calls."""
+    key_visits: SlotTable = field(default_factory=SlotTable)
+    """The keys' requests that send their bodies, or wait for a call that another one started."""
     cooldowns: CooldownTracker = field(default_factory=CooldownTracker)
     outliers: OutlierTracker = field(default_factory=OutlierTracker)
     plain_answers: PlainAnswers = field(default_factory=PlainAnswers)

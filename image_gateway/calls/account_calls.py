@@ -15,9 +15,14 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
-from image_gateway.calls import delivery
+from image_gateway.calls import collecting
 from image_gateway.calls.attempt import AttemptPlan, AttemptResult, AttemptRunner, UpstreamJob
-from image_gateway.calls.delivery import AnyDelivery, Finish, PictureCollector, ResponseContext
+from image_gateway.calls.collecting import (
+    AnyCollector,
+    CollectContext,
+    Collected,
+    PictureCollector,
+)
 from image_gateway.calls.fan_out import FanOut
 from image_gateway.context import AppContext
 from image_gateway.core.dialects import (
@@ -45,12 +50,12 @@ _log = logging.getLogger(__name__)
 class AccountCalls:
     """The calls of one request, account by account."""
 
-    def __init__(self, app: AppContext, context: ResponseContext, job: UpstreamJob) -> None:
+    def __init__(self, app: AppContext, context: CollectContext, job: UpstreamJob) -> None:
         self._app = app
         self._context = context
         self._job = job
         self._runner = AttemptRunner(app, context, job)
-        self._delivery: AnyDelivery | None = None
+        self._collector: AnyCollector | None = None
 
     def __repr__(self) -> str:
         return f"<AccountCalls {self._runner!r}>"
@@ -58,7 +63,7 @@ class AccountCalls:
     async def ask(self, account: Account) -> AttemptResult:
         """Call an account until its answer decides or its retries are used up.
 
-        The caller holds the account's slot.  Raises ``ClientLeftError``.
+        The caller holds the account's slot.
         """
         retries, reread = account.same_account_retries, False
         while True:
@@ -83,9 +88,9 @@ class AccountCalls:
             self._context.record.enter(Phase.SENT)
             await asyncio.sleep(AGAIN_SECONDS)
 
-    def salvage(self) -> Finish | None:
-        """What can still be sent after ``ask`` was cancelled; None if nothing can."""
-        return None if self._delivery is None else self._delivery.salvage()
+    def salvage(self) -> Collected | None:
+        """What there is of an answer after ``ask`` was cancelled; None if nothing."""
+        return None if self._collector is None else self._collector.salvage()
 
     async def _renewed(self, account: Account, began: float) -> Account | None:
         """The account with a new credential; None if the control plane has no other one."""
@@ -141,23 +146,23 @@ class AccountCalls:
 
     def _choose(
         self, upstream_request: UpstreamRequest, scrubber: Scrubber, response: UpstreamResponse
-    ) -> AnyDelivery | None:
+    ) -> AnyCollector | None:
         context = replace(self._context, scrubber=scrubber)
-        make_delivery = delivery.choose(context, upstream_request.expects, response)
-        if make_delivery is None:
+        make_collector = collecting.choose(context, upstream_request.expects, response)
+        if make_collector is None:
             return None
-        self._delivery = make_delivery(context, self._job.request)
-        return self._delivery
+        self._collector = make_collector(context, self._job.request)
+        return self._collector
 
     async def _fan_out(
         self, plan: AttemptPlan, request: ImageRequest, *, is_last: bool
     ) -> AttemptResult:
         """Make one call for each picture; returns the result that decides."""
-        self._delivery = collector = PictureCollector(self._context, request)
+        self._collector = collector = PictureCollector(self._context, request)
 
-        def choose(response: UpstreamResponse) -> AnyDelivery | None:
-            make_delivery = delivery.choose(self._context, plan.request.expects, response)
-            return None if make_delivery is None else collector
+        def choose(response: UpstreamResponse) -> AnyCollector | None:
+            make_collector = collecting.choose(self._context, plan.request.expects, response)
+            return None if make_collector is None else collector
 
         fan_out = FanOut(self._app, self._runner, self._job, replace(plan, choose=choose))
         results = await fan_out.run(request.count)
@@ -165,7 +170,7 @@ class AccountCalls:
         for index, result in enumerate(results):
             if result.step.action is Action.REREAD and index != decisive:
                 self._refused(result, is_last=is_last)
-        return replace(results[decisive], finish=collector.salvage())
+        return replace(results[decisive], collected=collector.salvage())
 
     def _learn(self, result: AttemptResult, *, is_last: bool) -> None:
         """Begin or clear a cooldown of the account, and log a failure.

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import urlsplit
 
-from image_gateway.calls.delivery import AnyDelivery, Finish, ResponseContext
+from image_gateway.calls.collecting import AnyCollector, CollectContext, Collected
 from image_gateway.context import AppContext
 from image_gateway.core import dialects, errors, headers
 from image_gateway.core.dialects import DIALECTS, ExpectedResponse, UpstreamRequest, faults
@@ -65,8 +65,8 @@ class UpstreamJob:
 class AttemptResult:
     """How an attempt ended.
 
-    ``headers`` and ``body`` are those of a failed answer; ``finish`` sends the rest of a successful
-    one.  ``began`` is a time of the monotonic clock.
+    ``headers`` and ``body`` are those of a failed answer; ``collected`` ends a successful one.
+    ``began`` is a time of the monotonic clock.
     """
 
     account: Account
@@ -76,7 +76,7 @@ class AttemptResult:
     scrubber: Scrubber
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     body: bytes = field(default=b"", repr=False)
-    finish: Finish | None = field(default=None, repr=False)
+    collected: Collected | None = field(default=None, repr=False)
 
     @property
     def step(self) -> Step:
@@ -90,8 +90,8 @@ class AttemptResult:
         return result
 
 
-ChooseDelivery = Callable[[UpstreamResponse], AnyDelivery | None]
-"""Chooses the delivery of an answer by its head; None for an answer that cannot be used."""
+ChooseCollector = Callable[[UpstreamResponse], AnyCollector | None]
+"""Chooses the collector of an answer by its head; None for an answer that cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class AttemptPlan:
     account: Account
     scrubber: Scrubber
     request: UpstreamRequest
-    choose: ChooseDelivery
+    choose: ChooseCollector
     ended: Callable[[AttemptResult], None]
     reread: bool
 
@@ -113,7 +113,7 @@ class AttemptPlan:
 class AttemptRunner:
     """Runs the attempts of one request."""
 
-    def __init__(self, app: AppContext, context: ResponseContext, job: UpstreamJob) -> None:
+    def __init__(self, app: AppContext, context: CollectContext, job: UpstreamJob) -> None:
         self._app = app
         self._context = context
         self._job = job
@@ -122,17 +122,16 @@ class AttemptRunner:
         return f"<AttemptRunner {len(self._context.record.attempts)} attempts>"
 
     async def run(self, plan: AttemptPlan) -> AttemptResult:
-        """Make an attempt; the caller holds the account's slot.  Raises ``ClientLeftError``."""
+        """Make an attempt; the caller holds the account's slot."""
         account, context = plan.account, self._context
+        await context.announce()
         attempt = AttemptRecord(account.account_name, account.dialect, stage=Stage.CONNECT)
         # Some relays take their key in the path.
         scrubber = Scrubber([account.signed_by().token.reveal()])
         path = scrubber.clean_text(urlsplit(plan.request.url).path)
         called = Called(path, plan.request.picture_model, account.responses_model)
         context.record.attempt(attempt, called)
-        if context.stream is not None:
-            context.stream.name_headers({})
-            context.stream.keep_alive()
+        context.answer.send()
         began = time.monotonic()
         seconds = self._app.settings.attempt_seconds[account.dialect]
         until = min(began + seconds, self._job.deadline)
@@ -154,7 +153,7 @@ class AttemptRunner:
             finally:
                 # The record shows the account's name anyway, which may be a word such as ``high``.
                 context.record.clean(Scrubber(account.secrets()).clean_text)
-            # Before the connection closes: a client that leaves may cancel that.
+            # Before the connection closes: the end of a drain may cancel that.
             outcome, step = result.outcome, result.step
             attempt.stage = Stage.STREAM if outcome.usable else outcome.stage
             attempt.action, attempt.reason = step.action, step.reason
@@ -170,7 +169,7 @@ class AttemptRunner:
         attempt: AttemptRecord,
         until: float,
     ) -> AttemptResult:
-        """Send the request and deliver as much of the answer as comes."""
+        """Send the request and collect as much of the answer as comes."""
         account, began = plan.account, time.monotonic()
         dialect = account.dialect
 
@@ -194,17 +193,17 @@ class AttemptRunner:
             # Of several calls at once the first that is answered counts.
             self._context.record.enter(Phase.ANSWERED)
         self._app.budgets.learn(account, response.headers, time.monotonic(), time.time())
-        delivery = plan.choose(response)
-        if delivery is None:
+        collector = plan.choose(response)
+        if collector is None:
             outcome, body = await self._read_failure(account, response)
             outcome = replace(outcome, seconds=answered - began)
             return replace(ended(outcome), headers=response.headers, body=body)
         try:
-            outcome = await delivery.deliver(response, dialect, until)
+            outcome = await collector.collect(response, dialect, until)
         finally:
-            attempt.stage = Stage.STREAM if self._context.has_begun else Stage.ANSWER
+            attempt.stage = Stage.STREAM if self._context.answer.frames else Stage.ANSWER
         outcome = replace(outcome, seconds=time.monotonic() - began)
-        return replace(ended(outcome), finish=delivery.finish)
+        return replace(ended(outcome), collected=collector.collected)
 
     def _judged(self, outcome: AttemptOutcome, plan: AttemptPlan) -> AttemptOutcome:
         """An outcome with whose fault it is.
@@ -227,7 +226,7 @@ class AttemptRunner:
     async def _read_failure(
         self, account: Account, response: UpstreamResponse
     ) -> tuple[AttemptOutcome, bytes]:
-        """The outcome of an answer that cannot be delivered, and its body."""
+        """The outcome of an answer that cannot be collected, and its body."""
         status, dialect = response.status, account.dialect
         if 200 <= status < 300:
             return AttemptOutcome(Stage.ANSWER, dialect, status), b""

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from image_gateway.calls.account_calls import AccountCalls
 from image_gateway.calls.attempt import LEAST_SECONDS, AttemptResult, UpstreamJob
-from image_gateway.calls.delivery import Finish, ResponseContext
+from image_gateway.calls.collecting import CollectContext, Collected
 from image_gateway.context import AppContext
 from image_gateway.core import headers
 from image_gateway.core.errors import Refusal
@@ -26,7 +26,7 @@ from image_gateway.edge.slots.broker import BusyError, EarlyError, Lease
 class Dispatch:
     """One request's search for an account that serves it."""
 
-    def __init__(self, app: AppContext, context: ResponseContext, job: UpstreamJob) -> None:
+    def __init__(self, app: AppContext, context: CollectContext, job: UpstreamJob) -> None:
         self._app = app
         self._context = context
         self._request = job.request
@@ -44,7 +44,7 @@ class Dispatch:
     async def run(self) -> AttemptResult:
         """The result that decides what the client gets.
 
-        Raises ``Refusal`` if no upstream's answer decides, and ``ClientLeftError``.
+        Raises ``Refusal`` if no upstream's answer decides.
         """
         today = datetime.now(UTC).date()
         able = ranking.able(self._grant, self._request, self._app.catalogue, today)
@@ -57,8 +57,8 @@ class Dispatch:
             if not self._context.record.attempts:
                 self._app.starts.withdraw(self._grant.key.key_id, admitted)
 
-    def salvage(self) -> Finish | None:
-        """What can still be sent after ``run`` was cancelled; None if nothing can."""
+    def salvage(self) -> Collected | None:
+        """What there is of an answer after ``run`` was cancelled; None if nothing."""
         return self._calls.salvage()
 
     def _admit(self) -> float:

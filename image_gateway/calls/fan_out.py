@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from image_gateway.calls.attempt import AttemptPlan, AttemptResult, AttemptRunner, UpstreamJob
-from image_gateway.calls.delivery import AnyDelivery
+from image_gateway.calls.collecting import AnyCollector
 from image_gateway.context import AppContext
 from image_gateway.core.routing.failover import Action
 from image_gateway.edge.slots.broker import BusyError, Lease
@@ -28,7 +28,7 @@ class FanOut:
         self._job = job
         self._accepted = asyncio.Event()
         self._plan = replace(plan, choose=self._choose)
-        self._choose_delivery = plan.choose
+        self._choose_collector = plan.choose
         self._results: list[AttemptResult] = []
         self._wanted = 0
 
@@ -36,10 +36,7 @@ class FanOut:
         return f"<FanOut {len(self._results)} ended, {self._wanted} wanted>"
 
     async def run(self, count: int) -> list[AttemptResult]:
-        """The results, at least one, in the order in which the calls ended.
-
-        Raises ``ClientLeftError``.
-        """
+        """The results, at least one, in the order in which the calls ended."""
         self._wanted = count
         with ExitStack() as taken:
             try:
@@ -53,7 +50,7 @@ class FanOut:
                             break
                         group.create_task(self._work(taken.enter_context(lease)))
             except BaseExceptionGroup as group_error:
-                # All have the same cause: the client left, or a bug.
+                # All have the same cause: a bug.
                 raise group_error.exceptions[0] from None
         return self._results
 
@@ -76,8 +73,8 @@ class FanOut:
         if lease is not None:
             lease.release()
 
-    def _choose(self, response: UpstreamResponse) -> AnyDelivery | None:
-        delivery = self._choose_delivery(response)
-        if delivery is not None:
+    def _choose(self, response: UpstreamResponse) -> AnyCollector | None:
+        collector = self._choose_collector(response)
+        if collector is not None:
             self._accepted.set()
-        return delivery
+        return collector

@@ -30,6 +30,9 @@ _MOST_HEADERS: Final = 64
 _EXPOSED: Final = ", ".join(
     (
         "x-request-id",
+        "x-call-id",
+        "x-call-source",
+        "idempotent-replayed",
         "retry-after",
         "retry-after-ms",
         "x-should-retry",

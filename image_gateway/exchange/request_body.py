@@ -7,8 +7,8 @@ and parsed.  Such a body may be compressed; text then goes on as it came, and an
 plain.
 """
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import Final
 
@@ -84,16 +84,15 @@ class RequestBodyReader:
         self._record.asked = Asked(model=models[-1] if models else None)
         return parser.signals
 
-    @asynccontextmanager
-    async def opened(self, spool: Spool) -> AsyncIterator[Spool]:
-        """The spooled body without its compression."""
+    async def opened(self, spool: Spool, resources: ExitStack) -> Spool:
+        """The spooled body without its compression; ``resources`` closes it."""
         decoder = self._decoder()
         if decoder is None:
-            yield spool
-            return
-        with self._app.spools.open() as opened, _space_left():
+            return spool
+        opened = resources.enter_context(self._app.spools.open())
+        with _space_left():
             await body_parsers.write_opened(spool, decoder, opened)
-            yield opened
+        return opened
 
     async def without_tool(self, key: Key, spool: Spool) -> SpooledBody | None:
         """The spooled body without the image tool that it lists; None if it asks for a picture."""

@@ -16,6 +16,8 @@ from urllib.parse import unquote, urlsplit
 
 from starlette.routing import Route, Router
 
+from image_gateway.calls import conclusion
+from image_gateway.calls.registry import Calls
 from image_gateway.context import AppContext
 from image_gateway.core import headers
 from image_gateway.core.errors import Refusal
@@ -24,7 +26,6 @@ from image_gateway.core.records.phases import Timeline
 from image_gateway.core.request.catalogue import Endpoint
 from image_gateway.edge.client.downstream import ClientLeftError, ClientLimits, Downstream
 from image_gateway.edge.client.listener import Receive, Scope, Send
-from image_gateway.exchange import answers
 from image_gateway.exchange.cors import Cors
 from image_gateway.exchange.exchange import Exchange, Models, Operation, Preflight
 
@@ -62,8 +63,9 @@ MODELS: Final = ("/v1/models", "/openai/v1/models", "/openai/models")
 class ImageApp:
     """The ASGI application of the image port."""
 
-    def __init__(self, app: AppContext, is_draining: Callable[[], bool]) -> None:
+    def __init__(self, app: AppContext, calls: Calls, is_draining: Callable[[], bool]) -> None:
         self._app = app
+        self._calls = calls
         self._is_draining = is_draining
         settings = app.settings
         self._limits = ClientLimits(
@@ -127,8 +129,8 @@ class ImageApp:
         )
         record = RecordBuilder(arrival, Timeline(time.monotonic))
         if self._is_draining():
-            operation = answers.draining()
-        await Exchange(self._app, downstream, record).run(operation, path_model)
+            operation = conclusion.draining()
+        await Exchange(self._app, self._calls, downstream, record).run(operation, path_model)
 
     async def _unknown(self, scope: Scope, receive: Receive, send: Send) -> None:
         if _meant_path(scope["path"]) in RESPONSES:

@@ -1,18 +1,33 @@
-"""Clients that leave, at every point: the call ends, its slot comes back, the record says so."""
+"""Clients that leave, at every point: what was bought is not lost, nothing stays behind.
+
+By default a call goes on without its client (``WHEN_CLIENT_LEAVES=finish``).  Where the settings
+say ``cancel`` it ends at once, and its slot comes back.
+"""
 
 import asyncio
 import json
 import socket
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.daemon.conftest import Door, make_door
+from tests.daemon.conftest import Door, make_door, open_door
 from tests.daemon.test_refusals import PROMPT
 from tests.parts.eventually import eventually
-from tests.parts.gateway import POOLED, post, rest_of
+from tests.parts.gateway import POOLED, Gateway, post, rest_of
 from tests.parts.plane import Plane
-from tests.parts.upstream import Call, ScriptedUpstream, draws, images
+from tests.parts.upstream import (
+    Call,
+    Script,
+    ScriptedUpstream,
+    drawn,
+    draws,
+    frame,
+    images,
+    partial,
+    streams,
+)
 
 PROMISED_SECONDS = 2.0
 """After the client left, its slot is free within this time."""
@@ -36,68 +51,232 @@ class Watched:
         self.ended.set()
 
 
+OTHER = b'{"prompt": "a dog"}'
+"""A call that is no retry of ``PROMPT``."""
+
+
 async def slot_is_free(door: Door, upstream: ScriptedUpstream) -> None:
     """The account's one slot takes a call again, within the promised time."""
     upstream.script = draws
 
     async def is_served() -> bool:
-        return (await door.post(PROMPT))[0] == 200
+        return (await door.post(OTHER))[0] == 200
 
     await eventually(is_served, PROMISED_SECONDS)
 
 
-@pytest.fixture
-def narrow(door: Door, shared_plane: Plane) -> Door:
+def narrow_door(gateway: Gateway, plane: Plane, upstream: ScriptedUpstream) -> Door:
     """A door with one slot."""
-    shared_plane.update("accounts", {"account_name": door.account}, image_max_concurrency=1)
+    door = make_door(gateway, plane, upstream)
+    plane.update("accounts", {"account_name": door.account}, image_max_concurrency=1)
     return door
 
 
+@pytest.fixture
+def narrow(gateway: Gateway, shared_plane: Plane, upstream: ScriptedUpstream) -> Door:
+    """A door whose calls go on without their clients."""
+    return narrow_door(gateway, shared_plane, upstream)
+
+
+@pytest.fixture(scope="module")
+def cancelling(shared_plane: Plane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A daemon that cancels the calls of clients that leave."""
+    folder = tmp_path_factory.mktemp("cancelling")
+    made = Gateway(folder, shared_plane.reader_url, when_client_leaves="cancel").start()
+    yield made
+    code = made.stop()
+    assert code == 0, made.words()
+
+
+@pytest.fixture
+def strict(cancelling: Gateway, shared_plane: Plane, upstream: ScriptedUpstream) -> Door:
+    """A door whose calls end with their clients."""
+    return narrow_door(cancelling, shared_plane, upstream)
+
+
+# -- a call goes on --------------------------------------------------------------------------------
+
+
+class Held:
+    """A script that waits for the test's word, and then answers."""
+
+    def __init__(self, script: Script) -> None:
+        self.begun = asyncio.Event()
+        self.go = asyncio.Event()
+        self._script = script
+
+    async def __call__(self, call: Call) -> None:
+        self.begun.set()
+        await self.go.wait()
+        await self._script(call)
+
+
+async def test_a_call_goes_on_without_its_client_and_its_usage_is_recorded(
+    narrow: Door, upstream: ScriptedUpstream
+) -> None:
+    upstream.script = script = Held(draws)
+    _, writer = await narrow.gateway.connect()
+    writer.write(post(narrow.secret, PROMPT))
+    await asyncio.wait_for(script.begun.wait(), 10)
+    writer.close()
+    # Its slot is held for as long as the upstream works: that is the truth.
+    assert (await narrow.post(OTHER))[0] == 429
+    assert upstream.open_connections == 1
+    script.go.set()
+    record = await narrow.record(client_left=True)
+    assert (record["status"], record["error_code"]) == (None, "client_left")
+    assert record["response_image_count"] == 1
+    assert record["usage"]["total_tokens"] == images()["usage"]["total_tokens"]
+    assert record["may_be_billed"]
+    assert [attempt["action"] for attempt in record["attempts"]] == ["deliver"]
+    await slot_is_free(narrow, upstream)
+
+
+async def test_the_same_call_again_gets_the_picture_that_its_first_client_left(
+    narrow: Door, upstream: ScriptedUpstream
+) -> None:
+    """As AI SDK and curl call again: without a word that it is a retry."""
+    upstream.script = script = Held(draws)
+    _, writer = await narrow.gateway.connect()
+    writer.write(post(narrow.secret, PROMPT))
+    await asyncio.wait_for(script.begun.wait(), 10)
+    writer.close()
+
+    again = asyncio.create_task(narrow.post(PROMPT))
+    await asyncio.wait([again], timeout=0.2)
+    script.go.set()
+    status, headers, body = await again
+    assert (status, headers["x-call-source"]) == (200, "taken-over")
+    assert json.loads(body)["data"] == images()["data"]
+    assert len(upstream.calls) == 1
+    first, second = [await narrow.record(call_source=source) for source in ("made", "taken-over")]
+    assert first["call_id"] == second["call_id"] == headers["x-call-id"]
+    assert second["call_request_id"] == first["request_id"]
+    assert (second["attempts"], second["usage"]) == ([], None)
+
+
+async def test_a_call_that_waits_for_a_slot_ends_with_its_client(
+    narrow: Door, plane: Plane, make_gateway: Any, upstream: ScriptedUpstream
+) -> None:
+    """Nothing was bought, so nothing is lost; and nobody waits behind one who is gone."""
+    gateway = make_gateway(plane.reader_url, slot_wait_seconds=60).start()
+    door = narrow_door(gateway, plane, upstream)
+    upstream.script = script = Held(draws)
+    first = asyncio.create_task(door.post(PROMPT))
+    await asyncio.wait_for(script.begun.wait(), 10)
+    _, writer = await gateway.connect()
+    writer.write(post(door.secret, OTHER))
+
+    async def waits() -> bool:
+        status = json.loads((await gateway.ops("/status.json"))[2])
+        return bool(status["waiting"]["calls"] == 1)
+
+    await eventually(waits)
+    writer.close()
+    record = await door.record(client_left=True)
+    assert (record["attempts"], record["may_be_billed"]) == ([], False)
+    script.go.set()
+    assert (await first)[0] == 200
+    assert len(upstream.calls) == 1
+    assert gateway.stop() == 0
+
+
+# -- where the settings say cancel -----------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
-    ("script", "answered"),
+    "script",
     [
-        (Watched(), False),
-        (Watched(head=True), False),
-        (Watched(head=True, body=b'{"data": [{"b64_json": "A'), True),
+        Watched(),
+        Watched(head=True),
+        Watched(head=True, body=b'{"data": [{"b64_json": "A'),
     ],
     ids=["waiting for the answer", "before its first byte", "within its body"],
 )
 async def test_a_client_that_leaves_cancels_its_call_and_frees_the_slot(
-    narrow: Door, upstream: ScriptedUpstream, script: Watched, *, answered: bool
+    strict: Door, upstream: ScriptedUpstream, script: Watched
 ) -> None:
     script.begun, script.ended = asyncio.Event(), asyncio.Event()
     upstream.script = script
-    reader, writer = await narrow.gateway.connect()
-    writer.write(post(narrow.secret, PROMPT))
+    _, writer = await strict.gateway.connect()
+    writer.write(post(strict.secret, PROMPT))
     await asyncio.wait_for(script.begun.wait(), 10)
-    if answered:
-        await asyncio.wait_for(reader.readuntil(b"["), 10)
-    assert (await narrow.post(PROMPT))[0] == 429
+    assert (await strict.post(OTHER))[0] == 429
     writer.close()
     await asyncio.wait_for(script.ended.wait(), PROMISED_SECONDS)
-    await slot_is_free(narrow, upstream)
-    record = await narrow.record(client_left=True)
-    assert record["status"] == (200 if answered else None)
+    await slot_is_free(strict, upstream)
+    record = await strict.record(client_left=True)
+    assert record["status"] is None
     assert (record["error_code"], record["error_source"]) == ("client_left", "client")
     assert record["may_be_billed"]
     assert len(record["attempts"]) == 1
     assert len(upstream.calls) == 2
 
 
+async def test_a_client_that_leaves_a_stream_cancels_its_call(
+    cancelling: Gateway, shared_plane: Plane, upstream: ScriptedUpstream
+) -> None:
+    strict = open_door(cancelling, shared_plane, upstream, "openai")
+    gone = asyncio.Event()
+
+    async def script(call: Call) -> None:
+        await call.head(200, {"content-type": "text/event-stream"})
+        await call.send(frame(partial(0)))
+        await call.gone()
+        gone.set()
+
+    upstream.script = script
+    reader, writer = await strict.gateway.connect()
+    asked = {"prompt": "a cat", "stream": True, "partial_images": 1}
+    writer.write(post(strict.secret, json.dumps(asked).encode()))
+    await asyncio.wait_for(reader.readuntil(b"partial_image"), 10)
+    writer.transport.abort()
+    await asyncio.wait_for(gone.wait(), 20)
+    record = await strict.record()
+    assert record["client_left"]
+    assert record["may_be_billed"]
+    assert record["attempts"][0]["stage"] == "stream"
+
+
+async def test_a_client_that_leaves_cancels_every_call_of_its_request(
+    cancelling: Gateway, shared_plane: Plane, upstream: ScriptedUpstream
+) -> None:
+    door = open_door(
+        cancelling, shared_plane, upstream, "codex-responses", image_max_concurrency=3
+    )
+
+    async def script(call: Call) -> None:
+        await call.head(200, {"content-type": "text/event-stream"})
+        await call.send(frame(drawn()[0]))
+        await call.gone()
+
+    upstream.script = script
+    _, writer = await door.gateway.connect()
+    writer.write(post(door.secret, b'{"prompt": "a cat", "n": 3}'))
+    await eventually(lambda: len(upstream.calls) == 3)
+    writer.transport.abort()
+    record = await door.record()
+    assert record["client_left"]
+    assert len(record["attempts"]) == 3
+    await eventually(lambda: upstream.open_connections == 0)
+    upstream.script = streams(drawn())
+    assert (await door.post(b'{"prompt": "a dog", "n": 3}'))[0] == 200
+
+
 async def test_a_client_that_leaves_while_a_large_body_goes_upstream_frees_the_slot(
-    narrow: Door, shared_plane: Plane, upstream: ScriptedUpstream
+    strict: Door, shared_plane: Plane, upstream: ScriptedUpstream
 ) -> None:
     """The upstream reads nothing, so the bytes hang in the gateway's send buffer."""
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
         deaf.listen()
-        where = {"account_name": narrow.account}
+        where = {"account_name": strict.account}
         shared_plane.update("accounts", where, base_url=f"http://127.0.0.1:{deaf.getsockname()[1]}")
         body = json.dumps(
             {"prompt": "a", "images": ["data:image/png;base64," + "A" * 19_000_000]}
         ).encode()
-        _, writer = await narrow.gateway.connect()
-        writer.write(post(narrow.secret, body, "/v1/images/edits"))
+        _, writer = await strict.gateway.connect()
+        writer.write(post(strict.secret, body, "/v1/images/edits"))
         await writer.drain()
         loop = asyncio.get_running_loop()
         deaf.setblocking(False)
@@ -105,11 +284,14 @@ async def test_a_client_that_leaves_while_a_large_body_goes_upstream_frees_the_s
         with accepted:
             assert await asyncio.wait_for(loop.sock_recv(accepted, 1), 20) == b"P"
             writer.close()
-            record = await narrow.record(client_left=True)
+            record = await strict.record(client_left=True)
             assert record["attempts"][0]["stage"] == "sent"
             assert record["may_be_billed"]
             shared_plane.update("accounts", where, base_url=upstream.url)
-            await slot_is_free(narrow, upstream)
+            await slot_is_free(strict, upstream)
+
+
+# -- either way ------------------------------------------------------------------------------------
 
 
 async def test_a_client_that_leaves_within_its_body_is_recorded_and_costs_nothing(
@@ -126,19 +308,19 @@ async def test_a_client_that_leaves_within_its_body_is_recorded_and_costs_nothin
 
 
 async def test_bytes_behind_the_request_end_the_connection(
-    narrow: Door, upstream: ScriptedUpstream
+    strict: Door, upstream: ScriptedUpstream
 ) -> None:
     """They would hide that the client left, so a pipelining client is dropped at once."""
     upstream.script = script = Watched()
-    reader, writer = await narrow.gateway.connect()
-    writer.write(post(narrow.secret, PROMPT))
+    reader, writer = await strict.gateway.connect()
+    writer.write(post(strict.secret, PROMPT))
     await asyncio.wait_for(script.begun.wait(), 10)
-    writer.write(post(narrow.secret, PROMPT))
+    writer.write(post(strict.secret, PROMPT))
     await asyncio.wait_for(script.ended.wait(), PROMISED_SECONDS)
     assert await rest_of(reader) == b""
     writer.close()
-    await slot_is_free(narrow, upstream)
-    assert (await narrow.record(client_left=True))["may_be_billed"]
+    await slot_is_free(strict, upstream)
+    assert (await strict.record(client_left=True))["may_be_billed"]
 
 
 async def test_a_client_that_does_not_read_is_dropped(
@@ -167,26 +349,26 @@ async def test_a_client_that_does_not_read_is_dropped(
 
 
 async def test_nothing_is_left_open_by_clients_that_leave(
-    narrow: Door, upstream: ScriptedUpstream
+    strict: Door, upstream: ScriptedUpstream
 ) -> None:
-    assert (await narrow.post(PROMPT))[0] == 200
-    before = narrow.gateway.descriptors()
+    assert (await strict.post(PROMPT))[0] == 200
+    before = strict.gateway.descriptors()
     for head in (False, True):
         for _ in range(20):
             upstream.script = script = Watched(head=head, body=b"{")
-            _, writer = await narrow.gateway.connect()
-            writer.write(post(narrow.secret, PROMPT))
+            _, writer = await strict.gateway.connect()
+            writer.write(post(strict.secret, PROMPT))
             await asyncio.wait_for(script.begun.wait(), 10)
             writer.close()
             await asyncio.wait_for(script.ended.wait(), 10)
-            await slot_is_free(narrow, upstream)
-    await eventually(lambda: narrow.gateway.descriptors() <= before + POOLED)
+            await slot_is_free(strict, upstream)
+    await eventually(lambda: strict.gateway.descriptors() <= before + POOLED)
     assert (
         len(
             [
                 r
-                for r in narrow.gateway.records()
-                if r["key_id"] == narrow.key_id and r["client_left"]
+                for r in strict.gateway.records()
+                if r["key_id"] == strict.key_id and r["client_left"]
             ]
         )
         == 40

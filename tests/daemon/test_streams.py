@@ -650,29 +650,6 @@ async def test_a_picture_only_in_the_last_event_is_found(
     assert (status, json.loads(body)["data"][0]["b64_json"]) == (200, picture())
 
 
-async def test_a_client_that_leaves_a_stream_ends_the_call_upstream(
-    make_account: MakeDoor, upstream: ScriptedUpstream
-) -> None:
-    door, gone = make_account("openai"), asyncio.Event()
-
-    async def script(call: Call) -> None:
-        await call.head(200, {"content-type": "text/event-stream"})
-        await call.send(frame(partial(0)))
-        await call.gone()
-        gone.set()
-
-    upstream.script = script
-    reader, writer = await door.gateway.connect()
-    writer.write(post(door.secret, PARTIALS))
-    await read_until(reader, b"partial_image")
-    writer.transport.abort()
-    await asyncio.wait_for(gone.wait(), 20)
-    record = await door.record()
-    assert record["client_left"]
-    assert record["may_be_billed"]
-    assert record["attempts"][0]["stage"] == "stream"
-
-
 # -- several pictures from an account that draws one at a time -------------------------------------
 
 
@@ -867,29 +844,6 @@ async def test_a_first_call_that_is_refused_is_the_only_one(
     door = make_account("codex-responses")
     status, _, _ = await door.post(n_pictures(4))
     assert (status, len(upstream.calls)) == (429, 1)
-
-
-async def test_a_client_that_leaves_ends_every_call(
-    make_account: MakeDoor, upstream: ScriptedUpstream
-) -> None:
-    door = make_account("codex-responses", image_max_concurrency=3)
-
-    async def script(call: Call) -> None:
-        await call.head(200, {"content-type": "text/event-stream"})
-        await call.send(frame(response("created")))
-        await call.gone()
-
-    upstream.script = script
-    _, writer = await door.gateway.connect()
-    writer.write(post(door.secret, n_pictures(3)))
-    await eventually(lambda: len(upstream.calls) == 3)
-    writer.transport.abort()
-    record = await door.record()
-    assert record["client_left"]
-    assert len(record["attempts"]) == 3
-    assert upstream.open_connections == 0
-    upstream.script = streams(drawn())
-    assert (await door.post(n_pictures(3)))[0] == 200
 
 
 def test_the_folder_of_spools_is_empty_after_all_this(quick: Gateway) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from image_gateway import app, config
+from image_gateway.calls.registry import Calls
 from image_gateway.context import AppContext
 from image_gateway.edge.client.listener import ClientConnection
 from image_gateway.edge.metrics import Metrics
@@ -52,7 +53,7 @@ async def test_a_request_that_comes_after_the_grace_is_told_to_come_again(tmp_pa
             "client": ("127.0.0.1", 1),
             "state": {"connection": cast("ClientConnection", nobody)},
         }
-        await routes.ImageApp(context, lambda: True)(scope, receive, send)
+        await routes.ImageApp(context, Calls(context), lambda: True)(scope, receive, send)
     start, body = sent[0], b"".join(message.get("body", b"") for message in sent[1:])
     headers = dict(start["headers"])
     assert start["status"] == 503

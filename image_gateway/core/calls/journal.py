@@ -47,7 +47,8 @@ class Ending:
 
     ``at`` is in seconds since 1970.  ``status`` is None if nobody made an answer: the process that
     worked on the call died.  ``length`` is the answer's size in bytes.  ``seconds``: how long the
-    call is kept, if that is shorter than calls are usually kept.
+    call is kept, if that is shorter than calls are usually kept.  ``error_code`` and
+    ``error_source`` are those of the log record; None if the answer is what was asked for.
     """
 
     state: CallState
@@ -56,6 +57,8 @@ class Ending:
     headers: Mapping[str, str] = field(default_factory=dict)
     length: int = 0
     seconds: float | None = None
+    error_code: str | None = None
+    error_source: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,8 @@ def ended(ending: Ending) -> bytes:
             "headers": dict(ending.headers),
             "length": ending.length,
             "seconds": ending.seconds,
+            "error_code": ending.error_code,
+            "error_source": ending.error_source,
         }
     )
 
@@ -190,6 +195,8 @@ def _ending(fields: Mapping[str, object]) -> Ending | None:
         headers,
         length,
         untrusted.number(seconds),
+        untrusted.text(fields.get("error_code")),
+        untrusted.text(fields.get("error_source")),
     )
 
 

@@ -185,6 +185,8 @@ def read_conversation_event(event: Event) -> ParsedEvent:
     fields, kind = event.fields(), event.kind()
     if kind in _OPENING:
         return ParsedEvent(EventKind.OPENING)
+    if kind == "response.image_generation_call.partial_image":
+        return ParsedEvent(EventKind.PARTIAL)
     if kind == "response.output_item.done":
         items = [fields.get("item")]
         pictures = _pictures(items)

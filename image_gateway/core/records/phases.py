@@ -20,6 +20,8 @@ class Phase(StrEnum):
     """The body is parsed; the accounts are looked up."""
     ADMITTED = "admitted"
     """Some account can serve it, and the key may start a call."""
+    JOINED = "joined"
+    """It waits for a call that another request started."""
     WAITING = "waiting"
     """It waits for a slot of an account."""
     SENT = "sent"

@@ -52,6 +52,8 @@ class PhaseLabel(StrEnum):
     AUTH = "auth"
     """Key and accounts are looked up."""
     BODY = "body"
+    JOINED = "joined"
+    """It waits for a call that another request started."""
     WAITING = "waiting"
     """Only for a slot."""
     UPSTREAM = "upstream"
@@ -66,6 +68,7 @@ LABELS: Final[Mapping[Phase | None, PhaseLabel]] = {
     Phase.AUTHENTICATED: PhaseLabel.BODY,
     Phase.READ: PhaseLabel.AUTH,
     Phase.ADMITTED: PhaseLabel.AUTH,
+    Phase.JOINED: PhaseLabel.JOINED,
     Phase.WAITING: PhaseLabel.WAITING,
     Phase.SENT: PhaseLabel.UPSTREAM,
     Phase.ANSWERED: PhaseLabel.STREAM,

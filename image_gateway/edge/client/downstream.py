@@ -84,6 +84,8 @@ class Downstream:
         self.response_bytes = 0
         self.status: int | None = None
         """The status of the response, None before it starts."""
+        self.own_headers: Mapping[str, str] = {}
+        """Headers of every response to this request, whatever it is."""
         self._receive = receive
         self._send = send
         self._limits = limits
@@ -150,13 +152,13 @@ class Downstream:
             f"The request body is larger than {limit} bytes. Send a smaller one.",
         )
 
-    def watch(self) -> "ClientWatch":
-        """A block that raises ``ClientLeftError`` as soon as the client disconnects, and
-        ``DrainedError`` when the process must stop.
+    def watch(self, *, drains: bool = True) -> "ClientWatch":
+        """A block that raises ``ClientLeftError`` as soon as the client disconnects, and, if it
+        ``drains``, ``DrainedError`` when the process must stop.
 
         Enter it after the body is read, and finish the response outside of it.
         """
-        return ClientWatch(self._receive, self._connection)
+        return ClientWatch(self._receive, self._connection, drains=drains)
 
     # -- answering -------------------------------------------------------------------------------
 
@@ -175,9 +177,10 @@ class Downstream:
         await self.finish()
 
     async def start(self, status: int, headers: Mapping[str, str]) -> None:
-        """Send status and headers, with request id and date."""
+        """Send status and headers, with request id, date and ``own_headers``."""
         pairs = [
-            (name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()
+            (name.encode("latin-1"), value.encode("latin-1"))
+            for name, value in {**headers, **self.own_headers}.items()
         ]
         pairs.append((b"x-request-id", self._request_id.encode()))
         pairs.append((b"date", formatdate(usegmt=True).encode()))
@@ -298,9 +301,10 @@ class ClientWatch:
     It works as ``asyncio.timeout`` does, also in how it knows its own cancellation from another's.
     """
 
-    def __init__(self, receive: Receive, connection: ClientConnection) -> None:
+    def __init__(self, receive: Receive, connection: ClientConnection, *, drains: bool) -> None:
         self._receive = receive
         self._connection = connection
+        self._drains = drains
         self._ending: type[ClientLeftError | DrainedError] | None = None
         self._cancelling = 0
         self._task: asyncio.Task[object] | None = None
@@ -338,7 +342,8 @@ class ClientWatch:
 
     def _end(self, reason: EndReason) -> None:
         if reason is EndReason.DRAINED:
-            self._cancel(DrainedError)
+            if self._drains:
+                self._cancel(DrainedError)
         else:
             self._connection.abort()
             self._cancel(ClientLeftError)

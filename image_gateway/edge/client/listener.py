@@ -19,7 +19,7 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import h11
 from hypercorn.asyncio.tcp_server import TCPServer
@@ -51,6 +51,20 @@ _ABORT_SECONDS: Final = 5.0
 _NO_LINGER: Final = struct.pack("ii", 1, 0)
 
 _log = logging.getLogger(__name__)
+
+
+class Drained(Protocol):
+    """What may outlive its connections, and a stop waits for."""
+
+    @property
+    def running(self) -> int:
+        """How many still run."""
+
+    async def idle(self) -> None:
+        """Wait until none runs."""
+
+    def drain(self) -> None:
+        """End all of them."""
 
 
 class EndReason(Enum):
@@ -227,8 +241,11 @@ class Listener:
         if self._open:
             await asyncio.wait(self._open, timeout=_ABORT_SECONDS)
 
-    async def stop(self, drain_seconds: float) -> None:
-        """Accept no more, finish open connections, give up after ``drain_seconds``."""
+    async def stop(self, drain_seconds: float, calls: Drained | None = None) -> None:
+        """Accept no more, finish open connections and ``calls``, give up after ``drain_seconds``.
+
+        At the deadline the calls are ended before the connections, which so get their answers.
+        """
         for server in self._servers:
             server.close()
         self._servers.clear()
@@ -241,21 +258,33 @@ class Listener:
         self.draining = True
         for _, context in list(self._open.values()):
             await context.terminated.set()
-        if self._open:
-            await asyncio.wait(self._open, timeout=drain_seconds)
-        if self._open:
+        if not await self._drained(drain_seconds, calls):
             _log.error(
-                "%d calls in flight are ended at the drain deadline; raise DRAIN_SECONDS if calls "
-                "take longer",
+                "%d connections and %d calls are ended at the drain deadline; raise DRAIN_SECONDS "
+                "if calls take longer",
                 len(self._open),
+                0 if calls is None else calls.running,
             )
+            if calls is not None:
+                calls.drain()
             for connection, _ in list(self._open.values()):
                 connection.end(EndReason.DRAINED)
-            await asyncio.wait(self._open, timeout=_LAST_RESPONSE_SECONDS)
+            await self._drained(_LAST_RESPONSE_SECONDS, calls)
             for connection, _ in list(self._open.values()):
                 connection.abort()
         if self._open:
             await asyncio.wait(self._open, timeout=_ABORT_SECONDS)
+
+    async def _drained(self, seconds: float, calls: Drained | None) -> bool:
+        """Wait until all connections and calls have ended; whether they have, within the time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                if self._open:
+                    await asyncio.wait(self._open)
+                if calls is not None:
+                    await calls.idle()
+                return True
+        return False
 
     async def _accept_queued(self, listening: socket.socket) -> None:
         """Accept what connected before the stop and waits in the kernel's queue."""

@@ -111,10 +111,12 @@ class KeptCall:
         body: AnswerBody,
         *,
         seconds: float | None = None,
+        failure: tuple[str, str] | None = None,
     ) -> None:
         """Keep the answer; from then on others find it.
 
-        ``seconds``: how long at most, if not as long as all.  Cancelled before the end, the call
+        ``seconds``: how long at most, if not as long as all.  ``failure``: the error code and the
+        source for the records of those who get the answer.  Cancelled before the end, the call
         has an unknown outcome once it is closed.
         """
         file = self._file
@@ -122,9 +124,9 @@ class KeptCall:
             return
         length = len(body) if isinstance(body, bytes) else body.length
         try:
-            line = journal.ended(
-                Ending(state, self._disk.clock(), status, headers, length, seconds)
-            )
+            now = self._disk.clock()
+            code, source = (None, None) if failure is None else failure
+            line = journal.ended(Ending(state, now, status, headers, length, seconds, code, source))
             if length > _AT_ONCE and not isinstance(body, bytes):
                 await self._write_pieces(file, body)
                 whole = b""

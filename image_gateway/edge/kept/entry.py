@@ -27,7 +27,8 @@ class KeptEntry:
     """What a look-up found, at one moment; other requests may change it meanwhile.
 
     ``ended_at`` is in seconds since 1970, None while the call runs.  ``status`` is None while it
-    runs, and where its process died; ``length`` is the size of its answer in bytes.
+    runs, and where its process died; ``length`` is the size of its answer in bytes, ``error_code``
+    and ``error_source`` are those of its record.
     ``has_clients``: its client is there, or others wait for it or are being sent its answer.
     ``was_left``: its own client is gone, and nobody has got the answer.  ``was_sent``: the answer
     was sent to somebody, whether or not it arrived.  ``is_claimed``: a request has taken it over.
@@ -39,6 +40,8 @@ class KeptEntry:
     status: int | None
     headers: Mapping[str, str]
     length: int
+    error_code: str | None
+    error_source: str | None
     has_clients: bool
     was_left: bool
     was_sent: bool
@@ -180,6 +183,8 @@ def look(disk: Disk, file: int) -> KeptEntry | None:
         None if ending is None else ending.status,
         {} if ending is None else ending.headers,
         0 if ending is None else ending.length,
+        None if ending is None else ending.error_code,
+        None if ending is None else ending.error_source,
         has_clients=seen.has_client or seen.is_used,
         was_left=not (seen.has_client or was_served),
         was_sent=was_served,

@@ -72,6 +72,7 @@ def ended(board: CallTracker, wall: datetime = NOON, **facts: Any) -> None:
         (Phase.READ, PhaseLabel.AUTH),
         (Phase.ADMITTED, PhaseLabel.AUTH),
         (Phase.WAITING, PhaseLabel.WAITING),
+        (Phase.JOINED, PhaseLabel.JOINED),
         (Phase.SENT, PhaseLabel.UPSTREAM),
         (Phase.ANSWERED, PhaseLabel.STREAM),
         (Phase.ARRIVING, PhaseLabel.STREAM),

@@ -1,20 +1,19 @@
 """A whole response of the Responses API, concluded in moments that no socket brings for certain."""
 
 import json
-from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from image_gateway.calls.delivery import ResponseContext
-from image_gateway.calls.delivery.responses import AssembledResponse
+from image_gateway.calls.answer import Answer
+from image_gateway.calls.collecting import CollectContext
+from image_gateway.calls.collecting.responses import AssembledResponse
 from image_gateway.core.records.builder import Arrival, RecordBuilder
 from image_gateway.core.records.phases import Timeline
 from image_gateway.core.request.intent import IntentRequest
 from image_gateway.core.request.model_names import ModelNames
-from image_gateway.edge.client.downstream import Downstream
 from image_gateway.edge.spool import Spools
 from image_gateway.edge.upstream.http_client import UpstreamResponse
 from tests.core.builders import Clock, key
@@ -39,48 +38,34 @@ class Said:
         self._chunks.insert(0, chunk)
 
 
-class Client:
-    """Takes an answer's bytes."""
-
-    def __init__(self) -> None:
-        self.body = b""
-
-    async def start(self, status: int, headers: dict[str, str]) -> None:  # noqa: ARG002
-        assert status == 200
-
-    async def send(self, chunk: bytes) -> None:
-        self.body += chunk
-
-    async def finish(self) -> None:
-        pass
-
-
 @pytest.mark.parametrize("holds_output", [False, True], ids=["items before", "items at the end"])
 async def test_a_process_that_ends_after_a_response_has_come_delivers_it_as_complete(
     tmp_path: Path, *, holds_output: bool
 ) -> None:
     """The drain deadline may fall between the last event and the end of its connection."""
-    client = Client()
     *before, item, completed = drawn()
     completed["response"]["status"] = "completed"
     events = [*before, item, completed]
     if holds_output:
         completed["response"]["output"] = [item["item"]]
         events = [*before, completed]
-    with Spools(tmp_path, ROOM, ROOM) as spools, ExitStack() as kept:
+    with Spools(tmp_path, ROOM, ROOM) as spools:
         record = RecordBuilder(Arrival(datetime.now(UTC), "req_1"), Timeline(Clock()))
-        context = ResponseContext(cast("Downstream", client), None, record, spools, kept, 5.0)
+        answer = Answer(spools)
+        context = CollectContext(answer, False, record, spools, 5.0)
         intent = IntentRequest("gpt-5", (), ModelNames(key()), {})
         whole = AssembledResponse(context, intent)
-        outcome = await whole.deliver(
+        outcome = await whole.collect(
             cast("UpstreamResponse", Said(*events)), "codex", float("inf")
         )
         assert outcome.usable
         assert record.made is not None
         assert record.made.pictures == 1
-        finish = whole.salvage()
-        assert finish is not None
-        await finish()
-    answer = json.loads(client.body)
-    assert answer["status"] == "completed"
-    assert [each["result"] for each in answer["output"]] == [picture()]
+        collected = whole.salvage()
+        assert collected is not None
+        assert collected.body is not None
+        body = json.loads(b"".join([chunk async for chunk in collected.body.play()]))
+        answer.give_up()
+        assert spools.memory.used == spools.disk.used == 0
+    assert body["status"] == "completed"
+    assert [each["result"] for each in body["output"]] == [picture()]

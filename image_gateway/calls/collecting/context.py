@@ -1,13 +1,13 @@
-"""What every delivery works with, and the outcomes of an answer."""
+"""What every collector works with, and the outcomes of an answer."""
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Generic, TypeVar
 
+from image_gateway.calls.answer import Answer, AnyBody
 from image_gateway.core import dialects, errors
 from image_gateway.core.dialects import faults
 from image_gateway.core.dialects.events import ParsedEvent
@@ -17,44 +17,38 @@ from image_gateway.core.request.image_request import ImageRequest
 from image_gateway.core.request.intent import IntentRequest
 from image_gateway.core.routing.failover import AttemptOutcome, Stage
 from image_gateway.core.scrubbing import Scrubber
-from image_gateway.edge.client.downstream import Downstream
-from image_gateway.edge.client.event_stream import EventStream
-from image_gateway.edge.spool import JoinedBody, Spools
+from image_gateway.edge.spool import Spools
 from image_gateway.edge.upstream.http_client import LostError, UnreadableError, UpstreamResponse
 
-Finish = Callable[[], Awaitable[None]]
-"""Sends the last bytes of an answer."""
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What ends a successful answer: the whole body, or the last frames of a stream.
+
+    ``fields`` are headers of the upstream's response that go to the client.
+    """
+
+    body: AnyBody | None = None
+    frames: Sequence[AnyBody] = ()
+    fields: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class ResponseContext:
-    """The client's side of one request; ``stream`` is None unless the client asked for a stream.
+class CollectContext:
+    """Where the answer of a call goes.
 
-    ``kept`` closes what must outlive an attempt; ``idle_seconds`` is the longest silence within an
-    answer that has begun.  ``scrubber`` is that of the account that answers.
+    ``streams``: the client asked for a stream.  ``announce`` is called before an upstream is asked.
+    ``idle_seconds`` is the longest silence within an
+    upstream's answer that has begun.  ``scrubber`` is that of the account that answers.
     """
 
-    downstream: Downstream
-    stream: EventStream | None
+    answer: Answer
+    streams: bool
+    announce: Callable[[], Awaitable[None]]
     record: RecordBuilder
     spools: Spools
-    kept: ExitStack
     idle_seconds: float
     scrubber: Scrubber = field(default_factory=partial(Scrubber, ()))
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether the client has some of an upstream's answer; comments do not count."""
-        if self.stream is not None:
-            return self.stream.frames > 0
-        return self.downstream.status is not None
-
-    @property
-    def open_stream(self) -> EventStream:
-        """The stream of a client that asked for one."""
-        if self.stream is None:
-            raise TypeError("the client did not ask for a stream")
-        return self.stream
 
     def first_seconds(self, until: float) -> float:
         """How long the first byte of a body may take after the head has arrived.
@@ -63,40 +57,31 @@ class ResponseContext:
         """
         return max(until - time.monotonic(), self.idle_seconds)
 
-    async def send_json(self, body: JoinedBody) -> None:
-        """A whole JSON answer whose parts lie in spools."""
-        fields = {"content-type": "application/json", "content-length": str(body.length)}
-        await self.downstream.start(200, fields)
-        async for chunk in body.play():
-            await self.downstream.send(chunk)
-        await self.downstream.finish()
-
 
 _Request = TypeVar("_Request", ImageRequest, IntentRequest)
 
 
-class Delivery(ABC, Generic[_Request]):
-    """Delivers one upstream answer to the client."""
+class Collector(ABC, Generic[_Request]):
+    """Collects one upstream answer."""
 
-    def __init__(self, context: ResponseContext, request: _Request) -> None:
+    def __init__(self, context: CollectContext, request: _Request) -> None:
         self._context = context
         self._request: _Request = request
-        self.finish: Finish | None = None
-        """Sends the rest of the answer; called when the account's slot, connection and spool are
-        given back.  None if nothing can be delivered."""
+        self.collected: Collected | None = None
+        """The end of the answer; the clients get it when the account's slot and connection are
+        given back.  None if nothing was collected."""
 
     @abstractmethod
-    async def deliver(
+    async def collect(
         self, response: UpstreamResponse, dialect: str, until: float
     ) -> AttemptOutcome:
-        """Deliver an answer whose head has the right type; returns the outcome.
+        """Collect an answer whose head has the right type; returns the outcome.
 
-        ``until``, on the monotonic clock, is the deadline for the first bytes.  Raises
-        ``ClientLeftError``.
+        ``until``, on the monotonic clock, is the deadline for the first bytes.
         """
 
-    def salvage(self) -> Finish | None:
-        """What can still be sent after ``deliver`` was cancelled; None if nothing can."""
+    def salvage(self) -> Collected | None:
+        """What there is of the answer after ``collect`` was cancelled; None if nothing."""
         return None
 
 
@@ -104,7 +89,7 @@ class Delivery(ABC, Generic[_Request]):
 
 
 def delivered(response: UpstreamResponse, dialect: str) -> AttemptOutcome:
-    """The whole answer has arrived, or is on its way to the client."""
+    """The whole answer has arrived."""
     return AttemptOutcome(Stage.ANSWER, dialect, response.status, usable=True)
 
 
@@ -143,7 +128,7 @@ def without_picture(
 
 
 def lost(dialect: str, reason: str, *, sent: bool) -> AttemptOutcome:
-    """The answer broke off; ``sent``: the client has received some of it."""
+    """The answer broke off; ``sent``: its picture has begun, or the client has some of it."""
     return AttemptOutcome(Stage.STREAM if sent else Stage.SENT, dialect, reason=reason)
 
 

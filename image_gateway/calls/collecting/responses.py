@@ -8,13 +8,12 @@ Events of any size lie in spools of their own (``edge.upstream.event_reader``).
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from typing import Final
 
-from image_gateway.calls.delivery.context import (
-    Delivery,
-    Finish,
-    ResponseContext,
+from image_gateway.calls.collecting.context import (
+    CollectContext,
+    Collected,
+    Collector,
     broken_off,
     delivered,
     ended_empty,
@@ -22,7 +21,7 @@ from image_gateway.calls.delivery.context import (
     invalid,
     lost,
 )
-from image_gateway.calls.delivery.output import OutputItems, SpooledFields
+from image_gateway.calls.collecting.output import OutputItems, SpooledFields
 from image_gateway.core import headers
 from image_gateway.core.codec import json_scanner
 from image_gateway.core.dialects import events, response_output
@@ -47,26 +46,26 @@ _MOST_CLEANED_BYTES: Final = 256 * 1024
 """Of an event, beside its long strings: each value in it is searched for secrets."""
 
 
-class ResponseStreamPassthrough(Delivery[IntentRequest]):
+class ResponseEvents(Collector[IntentRequest]):
     """The events, frame by frame.
 
     They stay as they are but for items with a picture and for the end
     (``core.dialects.response_output``).
     """
 
-    def __init__(self, context: ResponseContext, request: IntentRequest) -> None:
+    def __init__(self, context: CollectContext, request: IntentRequest) -> None:
         super().__init__(context, request)
-        self._stream = context.open_stream
+        self._answer = context.answer
         self._counts = _ResponseCounts(context)
         self._items = OutputItems()
         self._unsent: list[SpooledBody | JoinedBody] = []
         self._has_begun = False
 
-    async def deliver(
+    async def collect(
         self, response: UpstreamResponse, dialect: str, until: float
     ) -> AttemptOutcome:
-        context, stream = self._context, self._stream
-        stream.name_headers(headers.to_client(response.headers))
+        context = self._context
+        context.answer.fields = headers.to_client(response.headers)
         with _reader(response, context, Keep.FRAME, until) as reader:
             try:
                 return await self._read(reader, response, dialect)
@@ -92,11 +91,11 @@ class ResponseStreamPassthrough(Delivery[IntentRequest]):
                 if response_output.is_empty(spooled.event) and not self._has_begun:
                     return ended_empty(response, dialect, event.error, sent=False)
                 if self._is_held_back(event):
-                    context.kept.push(closing.pop_all())
+                    context.answer.kept.push(closing.pop_all())
                     self._unsent.append(spooled.frame())
                     continue
                 if event.kind is EventKind.END:
-                    context.kept.push(closing.pop_all())
+                    context.answer.kept.push(closing.pop_all())
                     self._open(spooled)
                     self._unsent.append(self._items.end(spooled))
                 self._has_begun = True
@@ -107,11 +106,11 @@ class ResponseStreamPassthrough(Delivery[IntentRequest]):
                     await self._send_failure(spooled)
                     return failed(response, dialect, event, sent=True)
                 if event.kind is EventKind.END:
-                    self.finish = partial(self._stream.finish, *self._unsent)
+                    self.collected = Collected(frames=tuple(self._unsent))
                     return delivered(response, dialect)
                 if self._items.add(spooled):
-                    context.kept.push(closing.pop_all())
-                await self._send(spooled)
+                    context.answer.kept.push(closing.pop_all())
+                await self._send(spooled, closing, is_partial=event.kind is EventKind.PARTIAL)
 
     def _is_held_back(self, event: ParsedEvent) -> bool:
         is_first = not self._has_begun and len(self._unsent) < _MOST_HELD_BACK
@@ -134,29 +133,30 @@ class ResponseStreamPassthrough(Delivery[IntentRequest]):
         changed = response_output.failure_frame(
             spooled.event, self._context.scrubber, is_quotable=spooled.is_quotable
         )
-        await self._stream.send(spooled.frame() if changed is None else spooled.spool.hold(changed))
+        await self._answer.add(spooled.frame() if changed is None else spooled.spool.hold(changed))
 
     async def _send_held_back(self) -> None:
         while self._unsent:
-            await self._stream.send(self._unsent.pop(0))
+            await self._answer.add(self._unsent.pop(0))
 
-    async def _send(self, spooled: SpooledEvent) -> None:
+    async def _send(self, spooled: SpooledEvent, closing: ExitStack, *, is_partial: bool) -> None:
         await self._send_held_back()
         changed = response_output.item_frame(spooled.event) if spooled.is_quotable else None
-        await self._stream.send(spooled.frame() if changed is None else spooled.spool.hold(changed))
+        frame = spooled.frame() if changed is None else spooled.spool.hold(changed)
+        await self._answer.add(frame, closing.pop_all(), is_partial=is_partial)
 
 
-class AssembledResponse(Delivery[IntentRequest]):
+class AssembledResponse(Collector[IntentRequest]):
     """One response, assembled from its events."""
 
-    def __init__(self, context: ResponseContext, request: IntentRequest) -> None:
+    def __init__(self, context: CollectContext, request: IntentRequest) -> None:
         super().__init__(context, request)
         self._counts = _ResponseCounts(context)
         self._items = OutputItems()
         self._response: SpooledFields | None = None
         self._first_item: SpooledEvent | None = None
 
-    async def deliver(
+    async def collect(
         self, response: UpstreamResponse, dialect: str, until: float
     ) -> AttemptOutcome:
         context = self._context
@@ -165,7 +165,7 @@ class AssembledResponse(Delivery[IntentRequest]):
                 outcome = await self._read(reader, response, dialect)
             except LostError as error:
                 outcome = broken_off(response, dialect, error, sent=False)
-        if self.finish is None and self.salvage() is not None:
+        if self.collected is None and self.salvage() is not None:
             # The pictures have been paid for; a failure after them goes only into the record.
             return replace(delivered(response, dialect), reason=outcome.reason, error=outcome.error)
         return outcome
@@ -187,11 +187,11 @@ class AssembledResponse(Delivery[IntentRequest]):
                     return ended_empty(response, dialect, event.error, sent=False)
                 self._context.record.enter(Phase.ARRIVING)
                 if self._keep(event, spooled):
-                    self._context.kept.push(closing.pop_all())
+                    self._context.answer.kept.push(closing.pop_all())
             if event.kind is EventKind.END:
                 if self._response is None:
                     return invalid(response, dialect)
-                self.finish = self._send_response
+                self.collected = self._whole()
                 return delivered(response, dialect)
 
     def _keep(self, event: ParsedEvent, spooled: SpooledEvent) -> bool:
@@ -209,10 +209,10 @@ class AssembledResponse(Delivery[IntentRequest]):
             return True
         return False
 
-    def salvage(self) -> Finish | None:
-        """What can be sent if no end comes: an incomplete response, if it holds a picture."""
-        if self.finish is not None or not self._counts.pictures:
-            return self.finish
+    def salvage(self) -> Collected | None:
+        """What there is if no end comes: an incomplete response, if it holds a picture."""
+        if self.collected is not None or not self._counts.pictures:
+            return self.collected
         broken = {"status": "incomplete", "incomplete_details": {"reason": "upstream_cut"}}
         if self._response is not None:
             fields = {**self._response.fields, **broken, "output": []}
@@ -220,16 +220,16 @@ class AssembledResponse(Delivery[IntentRequest]):
         else:
             assert self._first_item is not None  # it brought the picture
             self._response = SpooledFields(broken, self._first_item)
-        self.finish = self._send_response
-        return self.finish
+        self.collected = self._whole()
+        return self.collected
 
-    async def _send_response(self) -> None:
+    def _whole(self) -> Collected:
         assert self._response is not None
-        await self._context.send_json(self._items.whole(self._response))
+        return Collected(self._items.whole(self._response))
 
 
 def _reader(
-    response: UpstreamResponse, context: ResponseContext, keep: Keep, until: float
+    response: UpstreamResponse, context: CollectContext, keep: Keep, until: float
 ) -> ResponseEventReader:
     return ResponseEventReader(
         response,
@@ -246,7 +246,7 @@ def _reader(
 class _ResponseCounts:
     """Counts the pictures of a response, for the record."""
 
-    def __init__(self, context: ResponseContext) -> None:
+    def __init__(self, context: CollectContext) -> None:
         self._record = context.record
         self._first: Mapping[str, object] = {}
         self._svg_usage: usage.Usage | None = None

@@ -1,22 +1,20 @@
 """Pictures out of events: of the Responses API, or where an Images answer was asked for.
 
 On the Responses route one call makes one picture.
-``PictureCollector.deliver`` may run several times, in parallel or in turn; frames of all calls go
-out one at a time.  A finished picture is delivered even if its call, another call or the process
-ends before the request is done.
+``PictureCollector.collect`` may run several times, in parallel or in turn.  A finished picture is
+delivered even if its call, another call or the process ends before the request is done.
 """
 
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Final
 
-from image_gateway.calls.delivery.context import (
-    Delivery,
-    Finish,
-    ResponseContext,
+from image_gateway.calls.collecting.context import (
+    CollectContext,
+    Collected,
+    Collector,
     broken_off,
     delivered,
     ended_empty,
@@ -53,12 +51,12 @@ class _Picture:
         return self.spooled.spool.hold(body)
 
 
-class PictureCollector(Delivery[ImageRequest]):
+class PictureCollector(Collector[ImageRequest]):
     """Collects the pictures of all calls for one request, on the Responses route."""
 
     makes_reader: type[ResponseReader] = ResponseReader
 
-    def __init__(self, context: ResponseContext, request: ImageRequest) -> None:
+    def __init__(self, context: CollectContext, request: ImageRequest) -> None:
         super().__init__(context, request)
         self._pictures: list[_Picture] = []
         self._usage: Mapping[str, object] | None = None
@@ -70,7 +68,7 @@ class PictureCollector(Delivery[ImageRequest]):
     def __repr__(self) -> str:
         return f"<PictureCollector {len(self._pictures)} of {self._request.count}>"
 
-    async def deliver(
+    async def collect(
         self, response: UpstreamResponse, dialect: str, until: float
     ) -> AttemptOutcome:
         """Collect the pictures of one call."""
@@ -91,16 +89,15 @@ class PictureCollector(Delivery[ImageRequest]):
         # A failure after a picture goes only into the record.
         return replace(delivered(response, dialect), reason=outcome.reason, error=outcome.error)
 
-    def salvage(self) -> Finish | None:
-        """What can be sent once all calls have ended or were cancelled: the pictures so far."""
+    def salvage(self) -> Collected | None:
+        """What there is once all calls have ended or were cancelled: the pictures so far."""
         if not self._pictures:
             return None
-        stream = self._context.stream
-        if stream is not None:
-            self.finish = partial(stream.finish, *self._unsent)
+        if self._context.streams:
+            self.collected = Collected(frames=tuple(self._unsent))
         else:
-            self.finish = self._send_answer
-        return self.finish
+            self.collected = Collected(self._whole())
+        return self.collected
 
     def _keep(self, made: list[_Picture], usage: Mapping[str, object] | None) -> None:
         record = self._context.record
@@ -127,23 +124,25 @@ class PictureCollector(Delivery[ImageRequest]):
 
     async def _send_finished(self) -> None:
         """In a stream, send every finished picture except those that end it."""
-        stream = self._context.stream
-        while stream is not None and self._unsent and len(self._pictures) < self._request.count:
-            await stream.send(self._unsent.pop(0))
+        context = self._context
+        while context.streams and self._unsent and len(self._pictures) < self._request.count:
+            await context.answer.add(self._unsent.pop(0))
 
-    async def send_partial(self, picture: Mapping[str, object], spooled: SpooledEvent) -> bool:
+    async def send_partial(
+        self, picture: Mapping[str, object], spooled: SpooledEvent, closing: ExitStack
+    ) -> bool:
         """Send a partial picture if the client asked for them; returns whether it was sent."""
         context = self._context
-        if context.stream is None or not self._request.parameters.get("partial_images"):
+        if not context.streams or not self._request.parameters.get("partial_images"):
             return False
         context.record.enter(Phase.ARRIVING)
         fields = {"created_at": int(time.time()), **picture}
         body = events.frame(self._request.endpoint, "partial_image", fields, spooled.event.lifted)
-        await context.stream.send(spooled.spool.hold(body))
+        await context.answer.add(spooled.spool.hold(body), closing.pop_all(), is_partial=True)
         return True
 
-    async def _send_answer(self) -> None:
-        """Send the complete Images answer; each entry lies in a spool of its own."""
+    def _whole(self) -> JoinedBody:
+        """The complete Images answer; each entry lies in a spool of its own."""
         before, after = events.answer_ends(self._pictures[0].fields, self._usage, int(time.time()))
         parts: list[SpooledBody] = []
         for picture in self._pictures:
@@ -154,7 +153,7 @@ class PictureCollector(Delivery[ImageRequest]):
             )
             parts.append(picture.hold((b"," if parts else before, *entry)))
         parts[-1] = replace(parts[-1], body=(*parts[-1].body, after))
-        await self._context.send_json(JoinedBody(parts))
+        return JoinedBody(parts)
 
 
 class EventPictures(PictureCollector):
@@ -162,14 +161,14 @@ class EventPictures(PictureCollector):
 
     makes_reader = PictureReader
 
-    def __init__(self, context: ResponseContext, request: ImageRequest) -> None:
+    def __init__(self, context: CollectContext, request: ImageRequest) -> None:
         super().__init__(context, request)
         self._wanted = request.count
 
-    async def deliver(
+    async def collect(
         self, response: UpstreamResponse, dialect: str, until: float
     ) -> AttemptOutcome:
-        outcome = await super().deliver(response, dialect, until)
+        outcome = await super().collect(response, dialect, until)
         self.salvage()
         return outcome
 
@@ -180,12 +179,12 @@ class _Call:
     def __init__(
         self,
         collector: PictureCollector,
-        context: ResponseContext,
+        context: CollectContext,
         reader: ResponseReader,
         wanted: int,
     ) -> None:
         self._collector = collector
-        self._kept = context.kept
+        self._kept = context.answer.kept
         self._reader = reader
         self._wanted = wanted
         self._sent = False
@@ -197,18 +196,25 @@ class _Call:
         self, reader: EventReader, response: UpstreamResponse, dialect: str
     ) -> AttemptOutcome:
         """Read until the call ends; ``made`` holds its pictures, whatever the outcome."""
+        try:
+            return await self._read(reader, response, dialect)
+        except LostError as error:
+            return broken_off(response, dialect, error, sent=self._sent)
+
+    async def _read(
+        self, reader: EventReader, response: UpstreamResponse, dialect: str
+    ) -> AttemptOutcome:
         while len(self.made) < self._wanted + MOST_FURTHER:
-            try:
-                spooled = await reader.next()
-            except LostError as error:
-                return broken_off(response, dialect, error, sent=self._sent)
+            spooled = await reader.next()
             if spooled is None:
                 return self._ended(response, dialect)
             with ExitStack() as closing:
                 closing.enter_context(spooled)
                 event = self._reader.read(spooled.event)
                 if event.kind is EventKind.PARTIAL:
-                    self._sent |= await self._collector.send_partial(event.picture, spooled)
+                    self._sent |= await self._collector.send_partial(
+                        event.picture, spooled, closing
+                    )
                 elif event.picture:
                     self._kept.push(closing.pop_all())
                     self.made += [

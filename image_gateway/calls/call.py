@@ -1,0 +1,274 @@
+"""One purchase: a task of its own, which outlives the request that started it.
+
+A call holds its key's place and its account's slot while the upstream works, and no longer: its
+answer waits for the clients, however slow they are or whether they come back.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from enum import Enum, auto
+from typing import Literal, Self
+
+from image_gateway.calls import conclusion
+from image_gateway.calls.answer import Answer, Ending
+from image_gateway.calls.attempt import UpstreamJob
+from image_gateway.calls.collecting import CollectContext, Collected
+from image_gateway.calls.dispatch import Dispatch
+from image_gateway.context import AppContext
+from image_gateway.core.calls import finding
+from image_gateway.core.calls.finding import CallView
+from image_gateway.core.calls.model import CallIdentity, CallState
+from image_gateway.core.errors import Refusal
+from image_gateway.core.records.builder import RecordBuilder
+from image_gateway.core.routing import failover
+from image_gateway.edge.client.event_stream import EVENTS_TYPE
+from image_gateway.edge.kept.call import KeptCall
+from image_gateway.edge.kept.entry import KeptAnswer
+from image_gateway.edge.spool import JoinedBody
+from image_gateway.edge.upstream.http_client import LostError
+
+_log = logging.getLogger(__name__)
+
+
+class _Stop(Enum):
+    """Why a call is ended before its upstream has answered."""
+
+    DRAINED = auto()
+    """The process stops, and its time is over."""
+    LEFT = auto()
+    """No client is left, and nothing was sent, or the settings say so."""
+
+
+class Call:
+    """A purchase, from its first attempt to its answer.
+
+    ``record`` is that of the request that starts it: the call's attempts, usage and cost stand
+    there.  ``resources`` are given back when the upstream is done: the request's body, the key's
+    place.
+    """
+
+    def __init__(
+        self,
+        app: AppContext,
+        identity: CallIdentity,
+        job: UpstreamJob,
+        record: RecordBuilder,
+        resources: ExitStack,
+        *,
+        streams: bool,
+    ) -> None:
+        self.identity = identity
+        self.answer = Answer(app.spools)
+        self.record = record
+        self.clients = 0
+        """Requests that wait for its answer or get it."""
+        self._is_warned_of = False
+        self._has_left = False
+        self._is_delivered = False
+        self._ended_at: float | None = None
+        self._resources = resources
+        self._cancels = app.settings.when_client_leaves == "cancel"
+        self._begin_keeping = app.kept.begin
+        self._kept: KeptCall | None = None
+        context = CollectContext(
+            self.answer,
+            streams,
+            self._announce,
+            record,
+            app.spools,
+            app.settings.upstream_idle_seconds,
+        )
+        self._dispatch = Dispatch(app, context, job)
+        self._stop: _Stop | None = None
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._task: asyncio.Task[None] | None = None
+        self._changed: Callable[[Call], None] = _ignore
+
+    def __repr__(self) -> str:
+        state = "running" if self.answer.ending is None else self.answer.ending.state.value
+        return f"<Call {self.identity.call_id} {state}, {self.clients} clients>"
+
+    @property
+    def ending(self) -> Ending | None:
+        """How it ended; None while it runs."""
+        return self.answer.ending
+
+    # -- its life --------------------------------------------------------------------------------
+
+    def start(self, changed: Callable[["Call"], None]) -> None:
+        """Let it run; ``changed`` is called when it has ended, and when a client is gone."""
+        self._changed = changed
+        self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(lambda _: changed(self))
+
+    def when_ended(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` once the answer is whole."""
+        self._over.add_done_callback(lambda _: callback())
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it has ended, is kept, and nobody reads its answer here any more."""
+        return self._task is not None and self._task.done() and not self.clients
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether those who come later find it on the disk."""
+        return self._kept is not None and self._kept.is_kept
+
+    async def _announce(self) -> None:
+        """Before an upstream is asked: from now on the call can be found, whatever happens here."""
+        if self._kept is None:
+            self._kept = await self._begin_keeping(self.identity)
+            if self._has_left:
+                self._kept.note_left()
+
+    async def _keep(self, ending: Ending) -> None:
+        """Keep the answer for those who come later."""
+        kept = self._kept
+        if kept is None:
+            return
+        failure = ending.failure
+        if ending.state is CallState.NOTHING:
+            await kept.end(ending.state, ending.status, {}, b"", seconds=finding.NOTHING_SECONDS)
+        elif ending.body is None or isinstance(ending.body, KeptAnswer):
+            fields = {**ending.fields, "content-type": EVENTS_TYPE}
+            await kept.end(ending.state, ending.status, fields, JoinedBody(self.answer.parts()))
+        else:
+            await kept.end(
+                ending.state,
+                ending.status,
+                ending.fields,
+                ending.body,
+                failure=None if failure is None else (failure.code, failure.source),
+            )
+
+    def close(self) -> None:
+        """Free the answer: nobody here gets it any more."""
+        self.answer.give_up()
+        if self._kept is not None:
+            self._kept.close()
+
+    async def _run(self) -> None:
+        try:
+            ending = await self._end(await self._outcome())
+        except Exception:  # noqa: BLE001 - the last resort of a call
+            ending = self._bug()
+        self._ended_at = time.time()
+        self.answer.end(ending)
+        self._over.set_result(None)
+        await self._keep(ending)
+
+    async def _outcome(self) -> Ending | Collected:
+        """The end of the call, when all that it held is given back."""
+        try:
+            with self._resources:
+                result = await self._dispatch.run()
+        except Refusal as refusal:
+            return conclusion.of_refusal(refusal, self.record)
+        except asyncio.CancelledError:
+            return self._stopped()
+        return conclusion.of_result(result, self.record)
+
+    async def _end(self, outcome: Ending | Collected) -> Ending:
+        """Add the last frames; no client gets them before the slot is given back."""
+        if not isinstance(outcome, Collected):
+            return outcome
+        try:
+            for frame in outcome.frames:
+                await self.answer.add(frame)
+        except LostError:
+            return conclusion.of_refusal(failover.replacement("upstream_cut"), self.record)
+        if not self.answer.fields:
+            self.answer.fields = outcome.fields
+        return conclusion.of_collected(outcome)
+
+    def _stopped(self) -> Ending | Collected:
+        """The end of a call that was cancelled.
+
+        Pictures that exist are delivered; the outcome of a sent call stays unknown; a call that was
+        not sent may be sent again.
+        """
+        self.record.break_off()
+        collected = self._dispatch.salvage()
+        if collected is not None:
+            return collected
+        if not self.record.may_be_billed:
+            return conclusion.of_refusal(conclusion.draining(), self.record)
+        unknown = conclusion.of_refusal(failover.replacement("outcome_unknown"), self.record)
+        # Who sets ``cancel`` has accounts that bill nothing for what is cancelled.
+        return replace(unknown, state=CallState.NOTHING) if self._stop is _Stop.LEFT else unknown
+
+    def _bug(self) -> Ending:
+        """The ending after an exception, while it is being handled; logs the traceback."""
+        self.record.break_off()
+        request_id = self.record.arrival.request_id
+        _log.exception("request %s failed because of a bug in the gateway", request_id)
+        return conclusion.of_refusal(conclusion.internal_error(request_id), self.record)
+
+    def drain(self) -> None:
+        """End it at the drain deadline."""
+        self._cancel(_Stop.DRAINED)
+
+    def _cancel(self, stop: _Stop) -> None:
+        if self._stop is None and self._task is not None and self.ending is None:
+            self._stop = stop
+            self._task.cancel()
+
+    # -- its clients -----------------------------------------------------------------------------
+
+    def view(self) -> CallView:
+        """The call as a request that looks for one sees it."""
+        ending = self.ending
+        return CallView(
+            self.identity,
+            CallState.RUNNING if ending is None else ending.state,
+            ended_at=self._ended_at,
+            is_kept=ending is not None,
+            clients=self.clients,
+            # Nobody joins a call that is being cancelled.
+            was_left=self._has_left and self._stop is None,
+            was_delivered=self._is_delivered,
+            told_repeated=self._is_warned_of,
+        )
+
+    def __enter__(self) -> Self:
+        """A client waits for the answer."""
+        self.clients += 1
+        self.answer.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> Literal[False]:
+        self.answer.__exit__()
+        self.clients -= 1
+        is_alone = self._has_left and not self.clients
+        if is_alone and (self._cancels or self.answer.sent_at is None):
+            self._cancel(_Stop.LEFT)
+        self._changed(self)
+        return False
+
+    async def warn(self) -> None:
+        """A request is refused because this call may have made a picture."""
+        self._is_warned_of = True
+        if self._kept is not None:
+            await self._kept.note_told()
+
+    def leave(self) -> None:
+        """A client left before it had the whole answer."""
+        self._has_left = not self._is_delivered
+        if self._kept is not None and self._has_left:
+            self._kept.note_left()
+
+    async def serve(self, *, is_certain: bool) -> None:
+        """A client was sent the whole answer; ``is_certain``: and has received it."""
+        self._has_left = False
+        self._is_delivered |= is_certain
+        if self._kept is not None:
+            await (self._kept.note_delivered() if is_certain else self._kept.note_sent())
+
+
+def _ignore(_: Call) -> None:
+    """Nobody needs to know yet."""

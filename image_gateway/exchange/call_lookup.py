@@ -1,0 +1,133 @@
+"""How a request comes to its call: it finds one that runs or has ended, or starts one.
+
+A key's quota and its concurrency count for calls, not for requests: a key with one place can fetch
+its own picture while the call that makes it holds that place.  So they are checked only for a call
+that starts.  What a key's requests may do besides is bounded by ``MOST_FURTHER``.
+"""
+
+import time
+from contextlib import ExitStack
+from typing import Final
+
+from image_gateway.calls.attempt import UpstreamJob
+from image_gateway.calls.registry import Calls
+from image_gateway.calls.search import FoundHere, FoundKept, Search
+from image_gateway.context import AppContext
+from image_gateway.core import errors
+from image_gateway.core.calls import finding, fingerprint, names
+from image_gateway.core.calls.finding import Asking
+from image_gateway.core.calls.model import CallSource
+from image_gateway.core.errors import Refusal
+from image_gateway.core.model import Grant, Key
+from image_gateway.core.records.builder import RecordBuilder
+from image_gateway.core.request.intent import AnyRequest
+from image_gateway.core.routing import admission
+from image_gateway.core.routing.slots import Slot
+from image_gateway.edge.client.downstream import Downstream
+from image_gateway.edge.spool import Spool
+
+MOST_FURTHER: Final = 8
+"""Requests of a key beyond its concurrency that send their bodies, or wait for another's call."""
+_KEY_RETRY_SECONDS: Final = 1.0
+
+
+class CallLookup:
+    """One request's way to its call.  Every method raises ``Refusal``."""
+
+    def __init__(
+        self, app: AppContext, calls: Calls, downstream: Downstream, record: RecordBuilder
+    ) -> None:
+        self._app = app
+        self._calls = calls
+        self._downstream = downstream
+        self._record = record
+        self._secrets = names.CallSecrets.of(app.prompt_key)
+        self._name: str | None = None
+        self._visit: Slot | None = None
+
+    def __repr__(self) -> str:
+        return f"<CallLookup {self._record!r}>"
+
+    async def visit(self, key: Key) -> Slot:
+        """Check what can be checked before a body is read; returns the request's place."""
+        self._name = names.idempotency_key(self._downstream.headers)
+        try:
+            admission.check_quota(key)
+        except Refusal:
+            # It may come for a picture that is paid for.
+            key_tag = names.key_tag(self._secrets, key.key_id)
+            if not self._calls.has_any(key_tag) and not await self._app.kept.has_any(key_tag):
+                raise
+        limit = key.max_concurrency
+        most = None if limit is None else limit + MOST_FURTHER
+        self._visit = self._app.key_visits.take(key.key_id, most)
+        if self._visit is None:
+            raise _too_many(key)
+        return self._visit
+
+    async def find(self, key: Key, request: AnyRequest) -> Asking | FoundHere | FoundKept:
+        """The call that the request finds; else what it asks for, to ``start`` it.
+
+        The caller must act on it before it awaits anything else.
+        """
+        asking = self._asking(key, request)
+        match found := await Search(self._app, self._calls, asking).run():
+            case None:
+                return asking
+            case finding.RefuseName():
+                raise errors.reused_name()
+            case finding.RefuseRepeated():
+                raise errors.repeated_call(time.time() - found.created_at)
+            case FoundHere() | FoundKept():
+                return found
+
+    def start(
+        self,
+        asking: Asking,
+        grant: Grant,
+        request: AnyRequest,
+        body: Spool,
+        resources: ExitStack,
+    ) -> FoundHere:
+        """Start a call, which takes ``resources`` over."""
+        key = grant.key
+        try:
+            admission.check_quota(key)
+            slot = self._app.key_slots.take(key.key_id, key.max_concurrency)
+            if slot is None:
+                raise _too_many(key)
+        except Refusal:
+            self._calls.refuse(asking, self._record)
+            raise
+        resources.enter_context(slot)
+        self.leave()
+        deadline = time.monotonic() + self._app.settings.total_seconds
+        job = UpstreamJob(request, grant, self._downstream.headers, body, deadline)
+        call = self._calls.start(
+            asking, job, self._record, resources.pop_all(), streams=request.stream
+        )
+        return FoundHere(call, CallSource.MADE)
+
+    def leave(self) -> None:
+        """The request waits for nothing more, so that its place is free."""
+        if self._visit is not None:
+            self._visit.release()
+
+    def _asking(self, key: Key, request: AnyRequest) -> Asking:
+        secrets, name, key_id = self._secrets, self._name, key.key_id
+        return Asking(
+            names.key_tag(secrets, key_id),
+            fingerprint.of(secrets, key_id, request, self._app.catalogue),
+            None if name is None else names.name_tag(secrets, key_id, name),
+            names.is_sure_retry(self._downstream.headers),
+        )
+
+
+def _too_many(key: Key) -> Refusal:
+    calls = "call" if key.max_concurrency == 1 else "calls"
+    return Refusal(
+        "key_concurrency",
+        f"Concurrency limit reached: {key.max_concurrency} {calls} in flight for this key. "
+        "Wait for one to end.",
+        retry_after=_KEY_RETRY_SECONDS,
+    )

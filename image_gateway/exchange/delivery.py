@@ -1,0 +1,92 @@
+"""Delivers the answer of a call to one client.
+
+The client reads at its own pace: neither the account's slot nor the upstream's connection waits for
+it.  A stream is sent frame by frame while the call runs, everything else once it is whole.
+"""
+
+import time
+
+from image_gateway.calls.answer import Answer, AnswerReader, Ending
+from image_gateway.core.records.builder import RecordBuilder
+from image_gateway.core.records.phases import Phase
+from image_gateway.edge.client.downstream import Downstream
+from image_gateway.edge.client.event_stream import EventStream
+
+
+class Delivery:
+    """One client's side of an answer; every method raises ``ClientLeftError``.
+
+    ``stream`` None: the client did not ask for a stream.
+    """
+
+    def __init__(
+        self,
+        downstream: Downstream,
+        record: RecordBuilder,
+        stream: EventStream | None,
+        keepalive_seconds: float,
+    ) -> None:
+        self._downstream = downstream
+        self._record = record
+        self._stream = stream
+        self._keepalive_seconds = keepalive_seconds
+
+    def __repr__(self) -> str:
+        return f"<Delivery to {self._downstream!r}>"
+
+    async def follow(self, answer: Answer, reader: AnswerReader) -> Ending:
+        """Wait for the end of an answer, and send the frames of a stream as they come."""
+        last_sent = 0.0
+        while answer.ending is None:
+            frames = None if self._stream is None else reader.next()
+            if self._stream is None:
+                await answer.changed()
+            elif frames is not None:
+                await self._stream.send(frames, answer.fields)
+                last_sent = time.monotonic()
+            elif answer.sent_at is None:
+                await answer.changed()
+            else:
+                silent_since = max(last_sent, answer.sent_at)
+                seconds = silent_since + self._keepalive_seconds - time.monotonic()
+                if not await answer.changed(max(seconds, 0)):
+                    await self._stream.comment(answer.fields)
+                    last_sent = time.monotonic()
+        return answer.ending
+
+    async def finish(self, answer: Answer, reader: AnswerReader, ending: Ending) -> None:
+        """Send the rest of an answer that has ended."""
+        self._enter(ending)
+        if self._stream is not None:
+            while (frames := reader.next()) is not None:
+                await self._stream.send(frames, answer.fields)
+            if ending.failure is None:
+                await self._stream.finish(answer.fields)
+                return
+            if self._stream.committed:
+                assert isinstance(ending.body, bytes)
+                await self._stream.fail(ending.body, answer.frames)
+                return
+        await self._send_whole(ending)
+
+    async def replay(self, ending: Ending) -> None:
+        """Send an answer that is kept; that of a stream is whole, too."""
+        self._enter(ending)
+        await self._send_whole(ending)
+
+    def _enter(self, ending: Ending) -> None:
+        self._record.enter(Phase.DELIVERED)
+        if ending.failure is not None:
+            self._record.fail(ending.failure.code, ending.failure.source)
+
+    async def _send_whole(self, ending: Ending) -> None:
+        body = ending.body
+        if isinstance(body, bytes):
+            await self._downstream.answer(ending.status, ending.fields, body)
+            return
+        assert body is not None  # only a stream has none
+        fields = {**ending.fields, "content-length": str(body.length)}
+        await self._downstream.start(ending.status, fields)
+        async for chunk in body.play():
+            await self._downstream.send(chunk)
+        await self._downstream.finish()

@@ -16,6 +16,7 @@ from image_gateway.core.calls.addresses import Address
 from image_gateway.exchange import routes
 from tests.deploy.test_caddy import TextApi, example, site
 from tests.parts.caddy import Caddy
+from tests.parts.eventually import eventually
 from tests.parts.gateway import free_port, parse
 from tests.parts.upstream import answers
 
@@ -176,3 +177,42 @@ async def test_without_the_gateway_a_poll_is_told_to_come_again(ways: Ways) -> N
         status, body = await ways.ask("GET", target)
         assert status == 502
         assert b"image_gateway_unreachable" in body
+
+
+# -- logs ------------------------------------------------------------------------------------------
+
+
+async def test_no_log_holds_the_address_of_a_picture_or_a_key(begin: Begin) -> None:
+    """Neither the access log nor the errors, with or without a gateway, at any level."""
+    targets = [
+        f"/v1/images/files/{FILE}",
+        f"/v1/images/files/{FILE}?download=1",
+        f"/v1/images/files/{TOKEN}",
+        f"/V1/Images/Files/{FILE}",
+        f"//v1//images//files/{FILE}",
+        f"http://api.example.com/v1/images/files/{FILE}",
+    ]
+    secrets = {"authorization": "Bearer hush-1", "api_key": "hush-2"}
+    async with begin(debug=True) as ways:
+        for target in targets:
+            assert (await ways.ask("GET", target, **secrets))[0] == 200
+        await ways.machines[0].__aexit__(None, None, None)
+        for target in targets:
+            assert (await ways.ask("GET", target, **secrets))[0] == 502
+        await ways.ask("GET", "/v1/models")
+
+        def words() -> str:
+            return ways.proxy.words()
+
+        await eventually(lambda: '"/v1/models"' in words(), log=words)
+        accessed = [line for line in words().splitlines() if "handled request" in line]
+        assert len(accessed) == 2 * len(targets) + 1
+        assert words().count("files/REDACTED") >= 2 * len(accessed) - 2
+        assert "files/REDACTED?download=1" in words()
+        for secret in (TOKEN, TOKEN[:20], TOKEN[-20:], "hush"):
+            assert secret not in words()
+
+
+async def test_the_files_of_others_are_logged_by_their_names(ways: Ways) -> None:
+    await ways.ask("GET", "/v1/files/file-0123")
+    await eventually(lambda: '"/v1/files/file-0123"' in ways.proxy.words())

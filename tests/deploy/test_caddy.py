@@ -274,7 +274,7 @@ def test_every_way_to_the_gateway_is_the_same_and_leaves_it_time(tmp_path: Path)
     assert len(ways) == len(routes.PREFIXES) + 2 + len(routes.RESPONSES)
     [way] = {json.dumps(each, sort_keys=True): each for each in ways}.values()
     assert way["upstreams"] == [{"dial": dict(_defaults())["BIND"]}]
-    assert "load_balancing" not in way
+    assert set(way["load_balancing"]) == {"selection_policy"}  # and no retries
     assert "flush_interval" not in way
     transport = way["transport"]
     assert transport["keep_alive"] == {"enabled": False}

@@ -216,3 +216,70 @@ async def test_no_log_holds_the_address_of_a_picture_or_a_key(begin: Begin) -> N
 async def test_the_files_of_others_are_logged_by_their_names(ways: Ways) -> None:
     await ways.ask("GET", "/v1/files/file-0123")
     await eventually(lambda: '"/v1/files/file-0123"' in ways.proxy.words())
+
+
+# -- several machines ------------------------------------------------------------------------------
+
+
+KEYS = [f"sk-{number}" for number in range(24)]
+
+
+async def homes(ways: Ways, headers: Callable[[str], dict[str, str]]) -> dict[str, int]:
+    """The machine that each key's requests go to, always the same one."""
+    found: dict[str, int] = {}
+    for key in KEYS:
+        for method, target in [
+            ("POST", "/v1/images/generations"),
+            ("GET", "/v1/images/calls/call_1"),
+            ("GET", "/v1/responses/resp_ig_1"),
+        ]:
+            assert (await ways.ask(method, target, **headers(key)))[0] == 200
+            [at] = [at for at, machine in enumerate(ways.machines) if machine.calls]
+            call = ways.machines[at].calls.pop()
+            assert "image-gateway-key" not in call.headers
+            assert found.setdefault(key, at) == at
+    return found
+
+
+async def test_all_requests_of_a_key_go_to_one_machine_and_the_keys_spread(begin: Begin) -> None:
+    """However the client sends its key."""
+    async with begin(machines=2) as ways:
+        for headers in (
+            bearer,
+            lambda key: {"api_key": key},
+            lambda key: {**bearer(key), "image_gateway_key": "one for all"},
+        ):
+            assert set((await homes(ways, headers)).values()) == {0, 1}
+
+
+async def test_a_request_without_a_key_reaches_some_machine(begin: Begin) -> None:
+    """An address of a picture has none: each machine that makes them needs its own PUBLIC_URL."""
+    async with begin(machines=2) as ways:
+        for _ in range(20):
+            assert (await ways.ask("GET", f"/v1/images/files/{FILE}"))[0] == 200
+        assert sum(len(machine.calls) for machine in ways.machines) == 20
+
+
+async def test_a_machine_that_is_taken_out_moves_its_own_keys_alone(
+    begin: Begin, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    async with begin(machines=3) as ways:
+        before = await homes(ways, bearer)
+        addresses_left = [f"127.0.0.1:{machine.port}" for machine in ways.machines[:2]]
+        ways.proxy.stop()
+        fewer = Caddy(
+            tmp_path_factory.mktemp("fewer"),
+            example(ways.text_api.port),
+            IMAGE_GATEWAY_ADDRESS=" ".join(addresses_left),
+        )
+        ways.proxy = await asyncio.to_thread(fewer.start)
+        try:
+            after = await homes(ways, bearer)
+        finally:
+            fewer.stop()
+        moved = {key for key in KEYS if before[key] != after[key]}
+        assert moved == {key for key in KEYS if before[key] == 2}
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {key}"}

@@ -43,6 +43,17 @@ def test_every_directive_of_the_units_has_its_reason() -> None:
         assert used <= told, path.name
 
 
+def test_both_instances_keep_answers_in_one_folder_that_they_may_write_to() -> None:
+    text = PROJECT.joinpath("systemd", "image-gateway@.service").read_text("utf-8")
+    [folder] = re.findall(r"^Environment=IMAGE_GATEWAY_KEEP_DIR=%S/(.*)$", text, re.MULTILINE)
+    assert "%" not in folder
+    [state] = re.findall(r"^StateDirectory=(.*)$", text, re.MULTILINE)
+    # The first one is STATE_DIR, which each instance has for itself.
+    own, shared = state.split()
+    assert "%i" in own
+    assert shared == folder
+
+
 def test_the_stop_takes_longer_than_the_drain_and_the_start_than_its_wait() -> None:
     text = PROJECT.joinpath("systemd", "image-gateway@.service").read_text("utf-8")
     defaults = {setting.name: setting.default for setting in config.SETTINGS}

@@ -4,8 +4,8 @@ A call writes its answer here and never waits for a client; each request that ge
 it at its own pace.  An answer that is no stream has nothing to read until it is whole.  A stream
 has whole frames, which can be read as soon as they are added.
 
-Small frames are joined in one spool, because a text has thousands of them; larger ones stay in the
-spools of their events.
+Small frames are joined in one spool, because a text has thousands of them, and a spool of its own
+would keep each in memory; larger ones stay in the spools of their events.
 """
 
 import asyncio
@@ -19,12 +19,11 @@ from image_gateway.core.calls.model import CallState
 from image_gateway.core.codec.body_segments import Span
 from image_gateway.core.records.builder import Failure
 from image_gateway.edge.kept.entry import KeptAnswer
-from image_gateway.edge.spool import JoinedBody, SpooledBody, Spools
+from image_gateway.edge.spool import MEMORY_BYTES, JoinedBody, SpooledBody, Spools
 from image_gateway.edge.upstream.http_client import LostError
 
 AnyBody = SpooledBody | JoinedBody
 
-_SMALL_BYTES: Final = 64 * 1024
 _MOST_BYTES: Final = 2 * 1024 * 1024 * 1024
 """Of all frames of a stream; an upstream that sends no end must be stopped."""
 
@@ -46,11 +45,11 @@ class Ending:
 
 @dataclass(slots=True)
 class _Piece:
-    """One large frame, or small ones that follow each other in one spool."""
+    """One frame, or small ones that follow each other in one spool; ``is_open``: more may."""
 
     body: AnyBody
     is_partial: bool
-    is_small: bool
+    is_open: bool
 
 
 class Answer:
@@ -101,26 +100,25 @@ class Answer:
             raise LostError("AnswerTooLarge")
         with closing or ExitStack() as opened:
             async with self._adding:
-                if length <= _SMALL_BYTES and not is_partial:
-                    await self._add_small(frame)
+                if length <= MEMORY_BYTES:
+                    await self._add_small(frame, is_partial=is_partial)
                 else:
-                    self._pieces.append(_Piece(frame, is_partial, is_small=False))
+                    self._pieces.append(_Piece(frame, is_partial, is_open=False))
                     self.kept.push(opened.pop_all())
                 self.frames += 1
         self._wake()
 
-    async def _add_small(self, frame: AnyBody) -> None:
+    async def _add_small(self, frame: AnyBody, *, is_partial: bool) -> None:
         start = self._small.size
         async for chunk in frame.play():
             await self._small.write(chunk)
         last = self._pieces[-1] if self._pieces else None
-        if last is None or not last.is_small:
-            last = _Piece(self._small.hold((Span(start, start),)), is_partial=False, is_small=True)
-            self._pieces.append(last)
-        assert isinstance(last.body, SpooledBody)
-        begun = last.body.body[0]
-        assert isinstance(begun, Span)
-        last.body = self._small.hold((Span(begun.start, self._small.size),))
+        if last is not None and last.is_open and not is_partial:
+            start = _span_of(last.body).start
+            last.body = self._small.hold((Span(start, self._small.size),))
+        else:
+            body = self._small.hold((Span(start, self._small.size),))
+            self._pieces.append(_Piece(body, is_partial, is_open=not is_partial))
 
     def end(self, ending: Ending) -> None:
         """The call has ended."""
@@ -197,14 +195,14 @@ class AnswerReader:
         """The frames behind those that were read, at least one; None if there are none yet."""
         while self._at < len(self._pieces):
             piece, length = self._pieces[self._at], self._pieces[self._at].body.length
-            is_open = piece.is_small and self._at == len(self._pieces) - 1
+            is_last = self._at == len(self._pieces) - 1
             if piece.is_partial and self._at < self._skipped:
                 self._at += 1
             elif self._offset < length:
                 body = _rest(piece.body, self._offset)
                 self._offset = length
                 return body
-            elif is_open:
+            elif is_last and piece.is_open:
                 return None
             else:
                 self._at, self._offset = self._at + 1, 0
@@ -216,6 +214,13 @@ def _rest(body: AnyBody, offset: int) -> AnyBody:
     if not offset:
         return body
     assert isinstance(body, SpooledBody)
+    span = _span_of(body)
+    return body.spool.hold((Span(span.start + offset, span.stop),))
+
+
+def _span_of(body: AnyBody) -> Span:
+    """The span of small frames in their spool."""
+    assert isinstance(body, SpooledBody)
     span = body.body[0]
     assert isinstance(span, Span)
-    return body.spool.hold((Span(span.start + offset, span.stop),))
+    return span

@@ -241,9 +241,7 @@ async def test_a_client_that_leaves_a_stream_cancels_its_call(
 async def test_a_client_that_leaves_cancels_every_call_of_its_request(
     cancelling: Gateway, shared_plane: Plane, upstream: ScriptedUpstream
 ) -> None:
-    door = open_door(
-        cancelling, shared_plane, upstream, "codex-responses", image_max_concurrency=3
-    )
+    door = open_door(cancelling, shared_plane, upstream, "codex-responses", image_max_concurrency=3)
 
     async def script(call: Call) -> None:
         await call.head(200, {"content-type": "text/event-stream"})

@@ -54,7 +54,7 @@ async def test_a_slot_is_held_to_the_end_and_given_back(
     assert len(upstream.calls) == 3
 
 
-async def test_a_client_that_leaves_gives_its_slot_back(
+async def test_a_call_that_its_client_left_gives_its_slot_back_when_it_has_ended(
     make: MakeDoor, upstream: ScriptedUpstream
 ) -> None:
     door = make(image_max_concurrency=1)
@@ -64,11 +64,12 @@ async def test_a_client_that_leaves_gives_its_slot_back(
         writer.write(post(door.secret, body, PATH))
         await asyncio.wait_for(held.arrived.acquire(), 10)
         writer.close()
+        held.let_go.set()
         record = await door.record(stream=body is STREAM)
         assert (record["client_left"], record["may_be_billed"]) == (True, True)
-        held.let_go.set()
+        assert record["usage"] is not None
     upstream.script = streams(drawn())
-    assert (await ask(door, INTENT))[0] == 200
+    assert (await ask(door, json.dumps({"model": "gpt-image-2", "input": "b"}).encode()))[0] == 200
 
 
 async def test_calls_of_a_session_go_to_one_account(

@@ -5,12 +5,28 @@ it.  A stream is sent frame by frame while the call runs, everything else once i
 """
 
 import time
+from dataclasses import dataclass
+from typing import Final
 
 from image_gateway.calls.answer import Answer, AnswerReader, Ending
 from image_gateway.core.records.builder import RecordBuilder
 from image_gateway.core.records.phases import Phase
 from image_gateway.edge.client.downstream import Downstream
 from image_gateway.edge.client.event_stream import EventStream
+
+_JSON: Final = {"content-type": "application/json"}
+
+
+@dataclass(frozen=True, slots=True)
+class KeepAlive:
+    """After how many seconds of silence a client is sent something that says nothing.
+
+    ``stream_seconds`` is for a comment in a stream, ``json_seconds`` for a space before the JSON of
+    another answer; 0: never.
+    """
+
+    stream_seconds: float
+    json_seconds: float
 
 
 class Delivery:
@@ -24,12 +40,14 @@ class Delivery:
         downstream: Downstream,
         record: RecordBuilder,
         stream: EventStream | None,
-        keepalive_seconds: float,
+        keep_alive: KeepAlive,
     ) -> None:
         self._downstream = downstream
         self._record = record
         self._stream = stream
-        self._keepalive_seconds = keepalive_seconds
+        self._silence_seconds = (
+            keep_alive.json_seconds if stream is None else keep_alive.stream_seconds
+        )
 
     def __repr__(self) -> str:
         return f"<Delivery to {self._downstream!r}>"
@@ -39,20 +57,27 @@ class Delivery:
         last_sent = 0.0
         while answer.ending is None:
             frames = None if self._stream is None else reader.next()
-            if self._stream is None:
-                await answer.changed()
-            elif frames is not None:
+            if self._stream is not None and frames is not None:
                 await self._stream.send(frames, answer.fields)
                 last_sent = time.monotonic()
-            elif answer.sent_at is None:
+            elif answer.sent_at is None or not self._silence_seconds:
                 await answer.changed()
             else:
                 silent_since = max(last_sent, answer.sent_at)
-                seconds = silent_since + self._keepalive_seconds - time.monotonic()
+                seconds = silent_since + self._silence_seconds - time.monotonic()
                 if not await answer.changed(max(seconds, 0)):
-                    await self._stream.comment(answer.fields)
+                    await self._break_silence(answer)
                     last_sent = time.monotonic()
         return answer.ending
+
+    async def _break_silence(self, answer: Answer) -> None:
+        """Send what says nothing; the first time it commits a 200, whatever comes."""
+        if self._stream is not None:
+            await self._stream.comment(answer.fields)
+            return
+        if self._downstream.status is None:
+            await self._downstream.start(200, _JSON)
+        await self._downstream.send(b" ")
 
     async def finish(self, answer: Answer, reader: AnswerReader, ending: Ending) -> None:
         """Send the rest of an answer that has ended."""
@@ -81,12 +106,25 @@ class Delivery:
 
     async def _send_whole(self, ending: Ending) -> None:
         body = ending.body
+        if self._downstream.status is not None:
+            await self._send_behind_spaces(ending)
+            return
         if isinstance(body, bytes):
             await self._downstream.answer(ending.status, ending.fields, body)
             return
         assert body is not None  # only a stream has none
         fields = {**ending.fields, "content-length": str(body.length)}
         await self._downstream.start(ending.status, fields)
+        async for chunk in body.play():
+            await self._downstream.send(chunk)
+        await self._downstream.finish()
+
+    async def _send_behind_spaces(self, ending: Ending) -> None:
+        """Send JSON whose 200 is out; an error is cut off, so that the client asks again for it."""
+        body = ending.body
+        if ending.failure is not None or body is None or isinstance(body, bytes):
+            self._downstream.break_off()
+            return
         async for chunk in body.play():
             await self._downstream.send(chunk)
         await self._downstream.finish()

@@ -35,7 +35,7 @@ from image_gateway.edge.postgres.cache import UnavailableError
 from image_gateway.edge.spool import SpooledBody
 from image_gateway.exchange import answers, cors, model_list, text_passthrough
 from image_gateway.exchange.call_lookup import CallLookup
-from image_gateway.exchange.delivery import Delivery
+from image_gateway.exchange.delivery import Delivery, KeepAlive
 from image_gateway.exchange.request_body import RequestBodyReader
 
 _log = logging.getLogger(__name__)
@@ -250,8 +250,9 @@ class Exchange:
         if request.stream:
             is_numbered = isinstance(request, IntentRequest)
             stream = EventStream(self._downstream, numbered=is_numbered)
-        seconds = self._app.settings.keepalive_seconds
-        delivery = Delivery(self._downstream, self._record, stream, seconds)
+        settings = self._app.settings
+        keep_alive = KeepAlive(settings.keepalive_seconds, settings.json_keepalive_seconds)
+        delivery = Delivery(self._downstream, self._record, stream, keep_alive)
         match found:
             case FoundHere():
                 await self._follow(found.call, delivery, is_late=source is not CallSource.MADE)

@@ -27,7 +27,7 @@ from image_gateway.edge.client.downstream import ClientLeftError, ClientLimits, 
 from image_gateway.edge.client.event_stream import EventStream
 from image_gateway.edge.client.listener import Listener, Receive, Scope, Send, bind
 from image_gateway.edge.spool import Spools
-from image_gateway.exchange.delivery import Delivery
+from image_gateway.exchange.delivery import Delivery, KeepAlive
 from tests.edge.peer import running
 from tests.parts.eventually import BOUND_SECONDS
 
@@ -97,6 +97,7 @@ class Stage:
     script: Script
     spools: Spools
     keepalive_seconds: float = NEVER_SECONDS
+    json_seconds: float = 0.0
     send_seconds: float = BOUND_SECONDS
     streams: bool = True
     is_late: bool = False
@@ -118,7 +119,8 @@ class Stage:
         if self.before is not None:
             await self.before(answer, self.spools)
         stream = EventStream(downstream) if self.streams else None
-        delivery = Delivery(downstream, self.record, stream, self.keepalive_seconds)
+        keep_alive = KeepAlive(self.keepalive_seconds, self.json_seconds)
+        delivery = Delivery(downstream, self.record, stream, keep_alive)
         reader = answer.reader(is_late=self.is_late)
         try:
             with answer:
@@ -253,6 +255,47 @@ async def test_an_answer_that_is_no_stream_waits_until_it_is_whole(spools: Spool
     assert got.headers["content-length"] == "12"
     assert got.headers["x-own"] == "1"
     assert spools.memory.used == spools.disk.used == 0
+
+
+async def test_spaces_stand_before_json_that_takes_long(spools: Spools) -> None:
+    """For clients that can neither poll nor stream, behind a proxy that cuts silent calls."""
+    go = asyncio.Event()
+
+    async def script(answer: Answer, spools: Spools) -> None:
+        answer.send()
+        await go.wait()
+        spool = answer.kept.enter_context(spools.open(paid=True))
+        await spool.write(b'{"data": []}')
+        answer.end(Ending(CallState.MADE, 200, {}, spool.whole()))
+
+    stage = Stage(script, spools, streams=False, json_seconds=SHORT_SECONDS)
+    async with client_of(stage) as client:
+        got = await client.read(lambda got: len(got.body) >= 2)
+        assert (got.status, got.headers["content-type"]) == (200, "application/json")
+        assert got.body.strip() == b""
+        go.set()
+        got = await client.read()
+    assert got.whole
+    assert orjson.loads(got.body) == {"data": []}
+
+
+async def test_an_error_behind_spaces_breaks_the_answer_off(spools: Spools) -> None:
+    """The client asks again, and then gets the error with its own status."""
+    go = asyncio.Event()
+
+    async def script(answer: Answer, _: Spools) -> None:
+        answer.send()
+        await go.wait()
+        answer.end(failed())
+
+    stage = Stage(script, spools, streams=False, json_seconds=SHORT_SECONDS)
+    async with client_of(stage) as client:
+        await client.read(lambda got: bool(got.body))
+        go.set()
+        got = await client.read()
+    assert not got.whole
+    assert got.body.strip() == b""
+    assert stage.record.failure == Failure("upstream_cut", Source.UPSTREAM)
 
 
 # -- comments --------------------------------------------------------------------------------------

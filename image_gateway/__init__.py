@@ -5,18 +5,20 @@ One request passes these phases, in this order::
     received       routes, exchange       its path leads somewhere; its key is looked up
     authenticated  request_body           its body comes in, checked on its way into the spool
     read           image_request, intent  what it asks for is a value; the accounts are looked up
+    (joined)       search, registry       it is a retry: it waits for the call that it finds
     admitted       capability, ranking    some account can do all of it, and the key may start
     waiting        broker                 for a slot of the best account that has one   <--+
     sent           encoder, http_client   an upstream has it                               |
     answered       attempt                its head is here  -- failover: next account -----+
-    arriving       delivery               its body, or its events, come in
-    delivered      downstream             the client gets the last bytes
+    arriving       collecting             its body, or its events, come in
+    delivered      delivery               the client gets the answer, at its own pace
     recorded       builder, writer        always, exactly once
 
-A call of the Responses API goes the same way where it asks for a picture, and on to the text API
-where it does not (``core.request.intent_signals``).
+From ``admitted`` to ``arriving`` a request is a call: a purchase, which goes on when its client has
+left.  A call of the Responses API goes the same way where it asks for a picture, and on to the text
+API where it does not (``core.request.intent_signals``).
 
-Four ideas hold the gateway together.
+Five ideas hold the gateway together.
 
 *Core decides, edge acts, exchange and calls are where they meet.*  ``core`` is pure: no clock, no
 randomness, no environment, no logging, no asyncio.  ``edge`` does IO and has no policy.
@@ -28,13 +30,17 @@ certain that no picture can exist: before the connection stood, or after an answ
 ``core.routing.failover`` is that rule as one table; everything it does not name is returned to the
 client with ``x-should-retry: false``.
 
+*A call outlives its connection.*  What was paid for is kept, and a request that comes back gets it:
+``core.calls.finding`` says which call a request finds, as one table.
+
 *Bodies are not values.*  A request of 60 MB or an answer of 100 MB is never held, parsed or copied
 whole.  ``core.codec.json_scanner`` lifts long strings out of JSON while the bytes go by;
 ``core.codec.body_segments`` says what to send as literal bytes and spans of the spool;
 ``edge.spool`` plays it.
 
-*Every request ends in one record.*  Slots are given back and the record is built synchronously, in
-``finally``, whatever happened: a refusal, a client that left, a bug in the gateway.
+*Every request ends in one record.*  Slots are given back synchronously and the record is built
+whatever happened: a refusal, a client that left, a bug in the gateway.  The record of a request
+that started a call waits for the call's end, because the usage stands there.
 """
 
 from importlib.metadata import version

@@ -1,9 +1,11 @@
-"""Calls to accounts for one request: account after account, until one answer decides.
+"""Calls: purchases, from their first attempt to the answer that their clients get.
 
-``dispatch`` ranks the accounts and waits for a slot, ``account_calls`` asks one of them as often as
-the policy says, ``attempt`` makes one call and returns how it ended, ``fan_out`` makes several
-calls where one call makes one picture, and ``delivery`` turns the answer into what the client asked
-for.  This folder owns every await between a parsed request and its pictures.  It does not know the
-client's paths, and ``core.routing.failover`` decides what follows from an outcome.  Start with
-``dispatch.Dispatch.run``.
+``call`` is one purchase, a task of its own that outlives the request that started it; ``registry``
+knows those of this process, and ``search`` finds the one that a request gets.  ``dispatch`` ranks
+the accounts and waits for a slot, ``account_calls`` asks one of them as often as the policy says,
+``attempt`` makes one attempt and returns how it ended, ``fan_out`` makes several where one makes
+one picture.  ``collecting`` puts what an upstream answers into an ``answer``, which clients read,
+and ``conclusion`` says how the call ended.  This folder does not know the client's connection;
+``core.routing.failover`` decides what follows from an outcome and ``core.calls.finding`` which call
+a request finds.  Start with ``call.Call``.
 """

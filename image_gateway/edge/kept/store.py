@@ -66,10 +66,13 @@ class KeptCalls:
     async def __aenter__(self) -> Self:
         try:
             await self._threads.run(self._open)
-        except OSError as error:
-            if isinstance(error, KeepFolderError):
+        except KeepFolderError as error:
+            if not self._is_off:
                 await self._threads.close()
                 raise
+            _log.warning("%s. Nothing is kept, but what was kept there is not removed", error)
+            return self
+        except OSError as error:
             self._trouble.report(error)
         self._sweeping = asyncio.create_task(self._keep_sweeping())
         return self
@@ -193,19 +196,21 @@ class KeptCalls:
         async with self._sweep_lock:
             grown = self._grown
             steps = self._sweeper.steps()
-            while not await self._threads.run(lambda: next(steps, True)):
-                pass
-            self._grown -= grown
-        if self._sweeper.error is not None:
-            self._trouble.report(self._sweeper.error)
+            try:
+                while not await self._threads.run(lambda: next(steps, True)):
+                    pass
+            except OSError as error:
+                self._trouble.report(error)
+            else:
+                self._grown -= grown
+                if self._sweeper.error is not None:
+                    self._trouble.report(self._sweeper.error)
 
     async def _keep_sweeping(self) -> None:
         while True:
             self._sweep_due.clear()
             try:
                 await self.sweep()
-            except OSError as error:
-                self._trouble.report(error)
             except Exception:  # noqa: BLE001 - one sweep must not end all of them
                 _log.exception("a sweep of the kept calls failed")
             with contextlib.suppress(TimeoutError):

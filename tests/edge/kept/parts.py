@@ -54,6 +54,17 @@ def answer(size: int, start: int = 0) -> bytes:
     return b"".join(word.to_bytes(4, "big") for word in words)[start % 4 : start % 4 + size]
 
 
+@contextlib.asynccontextmanager
+async def opened(
+    folder: Path, clock: Clock, *, seconds: float = 3600, budget: int = 1 << 30
+) -> AsyncIterator[KeptCalls]:
+    """A store that has done its first sweep, after which none comes by itself for a minute."""
+    async with KeptCalls(folder, seconds, budget, clock) as store:
+        for _ in range(2):  # Its own first one comes in between.
+            await store.sweep()
+        yield store
+
+
 async def keep(
     store: KeptCalls,
     call: CallIdentity,

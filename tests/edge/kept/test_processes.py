@@ -8,6 +8,7 @@ import json
 import sys
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ async def test_a_process_killed_at_any_moment_leaves_nothing_that_is_half(keep_d
                 await blue.start("churn", first, 100, 200_000)
                 # Each time it is killed somewhere else in its work.
                 started = identity(first + first // 50)
-                await eventually(lambda call=started: is_found(green, call))
+                await eventually(partial(is_found, green, started))
                 await blue.kill()
         entries = await green.of_key(KEY, 1000)
         assert len(entries) >= 5

@@ -115,7 +115,12 @@ def _facts(status: Status) -> Html:
         hour.outcomes[RequestOutcome.GATEWAY_ERROR] + hour.outcomes[RequestOutcome.UPSTREAM_ERROR]
     )
     facts = (
-        ("In flight", status.in_flight.total, f"{_bytes(status.bytes_in_flight)} held"),
+        (
+            "In flight",
+            status.in_flight.total,
+            f"{_bytes(status.bytes_in_flight)} held"
+            + (f", {status.calls.left} without a client" if status.calls.left else ""),
+        ),
         (
             "Waiting for a slot",
             waiting.calls,
@@ -128,6 +133,12 @@ def _facts(status: Status) -> Html:
             + (f", {text_calls} text calls passed on" if text_calls else ""),
         ),
         ("Failed", failed, "by gateway or upstream"),
+        (
+            "Purchases saved",
+            status.calls.purchases_saved,
+            "retries that got what was paid for",
+        ),
+        ("Kept", status.calls.kept, f"{_bytes(status.calls.kept_bytes)} of answers on disk"),
         ("Median time", NOTHING if p50 is None else _span(p50), "of served image calls"),
         (
             "Slots",
@@ -402,4 +413,6 @@ def _span(seconds: float) -> str:
 def _bytes(count: int) -> str:
     if count < 1024:
         return f"{count} B"
-    return f"{count / 1024:.0f} KiB" if count < 1024**2 else f"{count / 1024**2:.0f} MiB"
+    if count < 10 * 1024**3:
+        return f"{count / 1024:.0f} KiB" if count < 1024**2 else f"{count / 1024**2:.0f} MiB"
+    return f"{count / 1024**3:.0f} GiB"

@@ -45,7 +45,7 @@ class _Answer:
 def read_gauges(app: AppContext) -> GaugeValues:
     """The gauges at this moment, from known facts only; does no IO."""
     accounts, age = app.control_plane.known_accounts()
-    state = app.now()
+    state, calls = app.now(), snapshot.calls(app)
     return GaugeValues(
         version=__version__,
         since=app.since.timestamp(),
@@ -66,7 +66,7 @@ def read_gauges(app: AppContext) -> GaugeValues:
         notify=app.control_plane.listening,
         grant_age_seconds=age,
         log_records_lost=app.logs.lost,
-        calls=CallGauges(),
+        calls=CallGauges(calls.running, calls.left, calls.kept, calls.kept_bytes),
     )
 
 

@@ -8,6 +8,7 @@ from image_gateway.context import AppContext
 from image_gateway.core.model import Account
 from image_gateway.core.records.status import (
     AccountView,
+    CallsView,
     CooldownView,
     Readiness,
     Status,
@@ -30,11 +31,20 @@ async def take(app: AppContext, *, accepting: bool) -> Status:
         accounts=_accounts(app, accounts),
         waiting=WaitingView(waiting, tracker.longest_wait() if waiting else None),
         in_flight=tracker.in_flight(),
+        calls=calls(app),
         bytes_in_flight=app.spools.memory.used + app.spools.disk.used,
         log_records_lost=app.logs.lost,
         last_hour=tracker.last_hour(wall),
         last_errors=tracker.errors(),
         last_client_errors=tracker.client_errors(),
+    )
+
+
+def calls(app: AppContext) -> CallsView:
+    """The calls that outlive their connections, at this moment."""
+    running, left = app.tracker.calls()
+    return CallsView(
+        running, left, app.kept.kept_calls, app.kept.kept_bytes, app.tracker.purchases_saved
     )
 
 

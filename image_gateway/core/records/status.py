@@ -18,11 +18,12 @@ from enum import StrEnum
 from itertools import islice
 from typing import Final
 
+from image_gateway.core.calls.model import CallSource
 from image_gateway.core.errors import Source
 from image_gateway.core.records.builder import RecordBuilder
 from image_gateway.core.records.histogram import Histogram
 from image_gateway.core.records.phases import Phase
-from image_gateway.core.records.record import AttemptRecord, Record
+from image_gateway.core.records.record import AttemptRecord, Record, saves_purchase
 from image_gateway.core.routing.ranking import Condition
 
 MOST_LISTED: Final = 200
@@ -144,6 +145,8 @@ class CallTracker:
         # In order of arrival.
         self._calls: dict[InFlightCall, None] = {}
         self._minutes = [_MinuteCounts(-1) for _ in range(_MINUTES)]
+        self.purchases_saved = 0
+        """Requests that got the answer of a call that was paid for, since the process began."""
         self._errors: deque[ErrorView] = deque(maxlen=MOST_ERRORS)
         self._client_errors: deque[ErrorView] = deque(maxlen=MOST_ERRORS)
 
@@ -160,6 +163,7 @@ class CallTracker:
         """Count a call whose record is built; it is no longer in flight."""
         del self._calls[call]
         result = outcome(record)
+        self.purchases_saved += saves_purchase(record.call_source, record.error_source)
         minute = self._minute(_minute_number(wall))
         minute.outcomes[result] += 1
         if result is RequestOutcome.OK:
@@ -194,6 +198,16 @@ class CallTracker:
         """The calls in flight, oldest first."""
         oldest = islice(self._calls, MOST_LISTED)
         return InFlightView(len(self._calls), tuple(_view(call) for call in oldest))
+
+    def calls(self) -> tuple[int, int]:
+        """How many calls run with a client and how many go on without one."""
+        sources = [
+            call.builder.client_left
+            for call in self._calls
+            if call.builder.found_call is not None
+            and call.builder.found_call.source is CallSource.MADE
+        ]
+        return sources.count(False), sources.count(True)
 
     def longest_wait(self) -> float | None:
         """The longest time in seconds that a call waits for a slot; None if none waits."""
@@ -389,6 +403,22 @@ class WaitingView:
 
 
 @dataclass(frozen=True, slots=True)
+class CallsView:
+    """The calls that outlive their connections.
+
+    ``running`` have a client, ``left`` go on without one; ``kept`` have ended, and their answers
+    are ``kept_bytes`` on disk, of all processes on this machine.  ``purchases_saved`` counts
+    requests of this process that got the answer of a call that was paid for.
+    """
+
+    running: int
+    left: int
+    kept: int
+    kept_bytes: int
+    purchases_saved: int
+
+
+@dataclass(frozen=True, slots=True)
 class Readiness:
     """``reasons``: why it is not ready.
 
@@ -416,6 +446,7 @@ class Status:
     accounts: tuple[AccountView, ...]
     waiting: WaitingView
     in_flight: InFlightView
+    calls: CallsView
     bytes_in_flight: int
     log_records_lost: int
     last_hour: LastHour

@@ -100,6 +100,11 @@ class KeptCalls:
         return self._sweeper.kept_bytes + self._grown
 
     @property
+    def kept_calls(self) -> int:
+        """Ended calls in the folder, of all processes as of the last sweep."""
+        return self._sweeper.kept_calls
+
+    @property
     def lost(self) -> int:
         """Calls of this process that could not be kept."""
         return self._trouble.lost

@@ -55,6 +55,8 @@ class Sweeper:
     ) -> None:
         self.kept_bytes = 0
         """Bytes in the folder after the last sweep."""
+        self.kept_calls = 0
+        """Ended calls in the folder after the last sweep."""
         self.error: OSError | None = None
         """An error of the last sweep, which did what else it could."""
         self._folder = folder
@@ -92,7 +94,7 @@ class Sweeper:
             yield from self._each(self._folder.buckets(), self._folder.clean)
         self._sweeps += 1
         self._before = {}
-        self.kept_bytes = self._total
+        self.kept_bytes, self.kept_calls = self._total, len(self._ended)
 
     def _each(self, items: Iterable[_T], job: Callable[[_T], None]) -> Iterator[None]:
         for number, item in enumerate(items, 1):

@@ -1,8 +1,12 @@
 """Bodies that wait: in memory up to 1 MiB, beyond that in unnamed files.
 
 A file never has a name (``O_TMPFILE``), so the kernel frees it however the process ends.  Disk work
-runs on threads of its own; a body is written in pieces of 1 MiB and read in pieces of 192 KiB.
-Bytes are charged to two budgets, memory and disk, as they arrive.
+runs on threads of its own.  Memory is held as the chunks that came: nothing is joined or copied on
+its way to the disk.  A body is written in pieces of 1 MiB, or smaller ones while many answers
+arrive at once, and read in pieces of 192 KiB; a plain span of a file can go to a socket without
+being read (``FileSpan``).  Bytes are charged to two budgets, memory and disk, as they arrive.
+
+One task writes; any number read meanwhile what was written so far.
 
 A request's body is refused once a budget is used up.  An upstream's response is always accepted, in
 memory if the disk fails: it has been paid for.
@@ -13,8 +17,10 @@ import base64
 import errno
 import os
 import tempfile
+from bisect import bisect_right
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -25,10 +31,23 @@ from image_gateway.core.codec.base64_text import Base64Decoder
 from image_gateway.core.codec.body_segments import Body, Decoded, Encoded, Span
 
 MEMORY_BYTES: Final = 1024 * 1024
-"""A body up to this size never touches the disk."""
+"""A request's body up to this size never touches the disk."""
+
+CROWDED_BYTES: Final = 32 * 1024 * 1024
+"""While all spools together hold more memory than this, an answer holds ``_CROWDED_PIECE``: 200
+that arrive together would hold a MiB each."""
+
+_CROWDED_PIECE: Final = 128 * 1024
+
+_SMALL_BYTES: Final = 16 * 1024
+"""Chunks are joined up to this size, so that a body that comes byte by byte is no long list."""
 
 _READ_BYTES: Final = 192 * 1024
 """A multiple of three, so that the base64 of the pieces joins to the base64 of the body."""
+_LEAST_FILE_SPAN: Final = 64 * 1024
+"""What is smaller is cheaper to read and send together with what stands beside it."""
+_MOST_VECTORS: Final = 1024
+"""``IOV_MAX`` of Linux."""
 _THREADS: Final = 4
 
 _T = TypeVar("_T")
@@ -82,21 +101,31 @@ class Spools:
     ) -> None:
         self.threads.shutdown()
 
-    def open(self, *, paid: bool = False) -> "Spool":
-        """An empty spool; close it by ``with``.  ``paid``: it ignores the budgets' limits."""
-        return Spool(self, paid=paid)
+    def open(self, *, paid: bool = False, folder: Path | None = None) -> "Spool":
+        """An empty spool; close it by ``with``.
+
+        ``paid``: it ignores the budgets' limits.  ``folder``: where its file lies if not with the
+        others.
+        """
+        return Spool(self, folder or self.folder, paid=paid)
 
 
 class Spool:
     """One body, written once from front to back, played any number of times."""
 
-    def __init__(self, spools: Spools, *, paid: bool = False) -> None:
+    def __init__(self, spools: Spools, folder: Path, *, paid: bool = False) -> None:
         self._spools = spools
+        self._folder = folder
         self._paid = paid
         self._disk_failed = False
-        self._memory = bytearray()
+        self._chunks: list[bytes] = []
+        """What comes after the file's part, and where in the body each chunk starts."""
+        self._starts: list[int] = []
+        self._size = 0
         self._file: int | None = None
         self._on_disk = 0
+        self._writing: asyncio.Future[int] | None = None
+        self._charged_to_disk = 0
         self._jobs: set[asyncio.Future[Any]] = set()
         self._closed = False
 
@@ -118,36 +147,80 @@ class Spool:
     @property
     def size(self) -> int:
         """Bytes written."""
-        return self._on_disk + len(self._memory)
+        return self._size
 
     async def write(self, chunk: bytes) -> None:
         """Append; raises ``SpoolFullError``, but not in a spool that is ``paid``."""
         self._spools.memory.take(len(chunk), must=self._paid)
-        self._memory += chunk
-        if len(self._memory) > MEMORY_BYTES and not self._disk_failed:
-            await self._flush()
+        is_small = self._chunks and len(self._chunks[-1]) + len(chunk) <= _SMALL_BYTES
+        # A thread may be at work with the chunks of a writer that was cancelled.
+        if is_small and self._writing is None:
+            self._chunks[-1] += chunk
+        elif chunk:
+            self._chunks.append(chunk)
+            self._starts.append(self._size)
+        self._size += len(chunk)
+        if self._size - self._on_disk > self._most_in_memory():
+            if self._paid and self._disk_failed:
+                return
+            try:
+                await self._flush()
+            except OSError as error:
+                if not self._paid:
+                    raise SpoolFullError from error
+
+    def _most_in_memory(self) -> int:
+        is_crowded = self._paid and self._spools.memory.used > CROWDED_BYTES
+        return min(_CROWDED_PIECE, MEMORY_BYTES) if is_crowded else MEMORY_BYTES
+
+    async def to_file(self) -> int:
+        """Give all that was written a file, whatever its size; its descriptor.
+
+        The spool owns the descriptor: it is valid while the spool is open.  ``name_file`` gives
+        such a file a name.  Raises ``SpoolFullError`` if the disk takes no more; nothing is lost
+        then.
+        """
+        try:
+            while self._file is None or self._on_disk < self._size:
+                await self._flush()
+        except OSError as error:
+            raise SpoolFullError from error
+        return self._file
 
     async def _flush(self) -> None:
-        piece = bytes(self._memory)
-        self._spools.disk.take(len(piece), must=self._paid)
-        offset, self._on_disk = self._on_disk, self._on_disk + len(piece)
-        self._memory.clear()
-        try:
-            if self._file is None:
-                await self._run(lambda: _unnamed_file(self._spools.folder), self._keep_file)
-            file = self._file
-            if file is not None:
-                await self._run(lambda: _write_all(file, piece, offset))
-        except OSError as error:
-            if not self._paid:
-                raise SpoolFullError from error
+        """Move what memory holds to the file; raises ``SpoolFullError`` and ``OSError``."""
+        if self._closed:
+            raise ValueError("the spool is closed")
+        if self._writing is not None:
+            # Another reader's, or that of a writer that was cancelled.
+            await asyncio.wait([self._writing])
+            return
+        if self._disk_failed:
+            raise OSError(errno.EIO, "the disk has failed before")
+        chunks, count = tuple(self._chunks), self._size - self._on_disk
+        self._spools.disk.take(count, must=self._paid)
+        self._charged_to_disk += count
+        file, folder, offset = self._file, self._folder, self._on_disk
+        self._writing = self._start(
+            lambda: _write_out(file, folder, chunks, offset),
+            lambda job: self._end_writing(job, len(chunks), count),
+        )
+        await asyncio.shield(self._writing)
+
+    def _end_writing(self, job: "asyncio.Future[int]", chunks: int, count: int) -> None:
+        # As a callback, because the writer may have been cancelled meanwhile.
+        self._writing = None
+        if job.cancelled() or job.exception() is not None:
             self._disk_failed = True
-            self._on_disk = offset
-            self._spools.disk.give_back(len(piece))
-            self._spools.memory.take(len(piece), must=True)
-            self._memory[:0] = piece
-        finally:
-            self._spools.memory.give_back(len(piece))
+            if not self._closed:
+                self._spools.disk.give_back(count)
+                self._charged_to_disk -= count
+            return
+        self._file = job.result()
+        if not self._closed:
+            self._spools.memory.give_back(count)
+            self._on_disk += count
+            del self._chunks[:chunks], self._starts[:chunks]
 
     def whole(self) -> "SpooledBody":
         """All that was written, as a body."""
@@ -156,6 +229,27 @@ class Spool:
     def hold(self, segments: Body) -> "SpooledBody":
         """A body whose spans are in this spool, together with the spool."""
         return SpooledBody(self, segments)
+
+    async def outgoing(self, segments: Body) -> AsyncIterator["bytes | FileSpan"]:
+        """As ``play``, but a large plain span that lies in the file comes as its place there.
+
+        What is still in memory of a body that has a file is written to it first: a client that
+        reads slowly then holds no memory.
+        """
+        for segment in segments:
+            is_large = isinstance(segment, Span) and segment.length >= _LEAST_FILE_SPAN
+            if not isinstance(segment, Span) or not is_large or self._file is None:
+                async for piece in self.play((segment,)):
+                    yield piece
+                continue
+            if segment.stop > self._on_disk:
+                with suppress(SpoolFullError):
+                    await self.to_file()
+            middle = min(max(segment.start, self._on_disk), segment.stop)
+            if middle > segment.start:
+                yield FileSpan(self, segment.start, middle)
+            async for piece in self._pieces(Span(middle, segment.stop)):
+                yield piece
 
     async def play(self, segments: Body) -> AsyncIterator[bytes]:
         """The bytes of a body whose spans are in this spool."""
@@ -186,30 +280,46 @@ class Spool:
             position = stop
 
     async def _read(self, start: int, stop: int) -> bytes:
-        pieces: list[bytes] = []
+        # Memory first: while a thread reads, what is there may move to the file.
+        pieces = self._from_memory(start, stop)
         if start < self._on_disk and self._file is not None:
             file, count = self._file, min(stop, self._on_disk) - start
-            pieces.append(await self._run(lambda: os.pread(file, count, start)))
-        if stop > self._on_disk:
-            first = max(start - self._on_disk, 0)
-            pieces.append(bytes(self._memory[first : stop - self._on_disk]))
+            pieces.insert(0, await self._run(lambda: os.pread(file, count, start)))
         return b"".join(pieces)
 
-    def _keep_file(self, opened: "asyncio.Future[int]") -> None:
-        if not opened.cancelled() and opened.exception() is None:
-            self._file = opened.result()
+    def _from_memory(self, start: int, stop: int) -> list[bytes]:
+        pieces: list[bytes] = []
+        start = max(start, self._on_disk)
+        index = bisect_right(self._starts, start) - 1
+        while start < stop:
+            first = start - self._starts[index]
+            piece = self._chunks[index][first : first + stop - start]
+            pieces.append(piece)
+            start += len(piece)
+            index += 1
+        return pieces
 
-    async def _run(
+    async def send_file(self, descriptor: int, start: int, stop: int) -> int:
+        """As ``FileSpan.send``."""
+        file = self._file
+        if file is None:
+            raise RuntimeError("the spool has no file")
+        return await self._run(lambda: os.sendfile(descriptor, file, start, stop - start))
+
+    async def _run(self, job: Callable[[], _T]) -> _T:
+        # A caller that is cancelled leaves the thread at work.  The descriptor must not be closed
+        # meanwhile, or the kernel gives it to another file: ``_close_file`` waits for all jobs.
+        return await asyncio.shield(self._start(job))
+
+    def _start(
         self, job: Callable[[], _T], done: Callable[[asyncio.Future[_T]], None] | None = None
-    ) -> _T:
+    ) -> "asyncio.Future[_T]":
         future = asyncio.get_running_loop().run_in_executor(self._spools.threads, job)
         self._jobs.add(future)
         if done is not None:
             future.add_done_callback(done)
         future.add_done_callback(self._end_job)
-        # A caller that is cancelled leaves the thread at work.  The descriptor must not be closed
-        # meanwhile, or the kernel gives it to another file: ``_close_file`` waits for all jobs.
-        return await asyncio.shield(future)
+        return future
 
     def _end_job(self, job: "asyncio.Future[Any]") -> None:
         self._jobs.discard(job)
@@ -219,10 +329,10 @@ class Spool:
 
     def close(self) -> None:
         """Free memory, disk and descriptor; safe to call twice and while threads work."""
-        self._spools.memory.give_back(len(self._memory))
-        self._spools.disk.give_back(self._on_disk)
-        self._memory = bytearray()
-        self._on_disk = 0
+        self._spools.memory.give_back(self._size - self._on_disk)
+        self._spools.disk.give_back(self._charged_to_disk)
+        self._chunks, self._starts = [], []
+        self._size = self._on_disk = self._charged_to_disk = 0
         self._closed = True
         self._close_file()
 
@@ -230,6 +340,29 @@ class Spool:
         if self._closed and not self._jobs and self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+@dataclass(frozen=True, slots=True)
+class FileSpan:
+    """Bytes ``start`` to ``stop`` of a spool, all of them in its file."""
+
+    spool: Spool
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def play(self) -> AsyncIterator[bytes]:
+        """The bytes."""
+        return self.spool.play((Span(self.start, self.stop),))
+
+    async def send(self, descriptor: int, start: int) -> int:
+        """Send from ``start`` on to a socket that does not block; returns how many it took.
+
+        Raises ``BlockingIOError`` while the socket takes none, and its other errors.
+        """
+        return await self.spool.send_file(descriptor, start, self.stop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +380,10 @@ class SpooledBody:
     def play(self) -> AsyncIterator[bytes]:
         """The bytes; may be called again while the spool is open."""
         return self.spool.play(self.body)
+
+    def outgoing(self) -> AsyncIterator[bytes | FileSpan]:
+        """The bytes, or where they lie; see ``Spool.outgoing``."""
+        return self.spool.outgoing(self.body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +403,12 @@ class JoinedBody:
             async for piece in part.play():
                 yield piece
 
+    async def outgoing(self) -> AsyncIterator[bytes | FileSpan]:
+        """The bytes, or where they lie; see ``Spool.outgoing``."""
+        for part in self.parts:
+            async for piece in part.outgoing():
+                yield piece
+
 
 def _unnamed_file(folder: Path) -> int:
     try:
@@ -280,8 +423,39 @@ def _unnamed_file(folder: Path) -> int:
     return file
 
 
-def _write_all(file: int, piece: bytes, offset: int) -> None:
-    remaining = memoryview(piece)
-    while remaining:
-        count = os.pwrite(file, remaining, offset)
-        remaining, offset = remaining[count:], offset + count
+def name_file(file: int, path: Path) -> None:
+    """Give an unnamed file a name in its file system; blocks.
+
+    Raises ``OSError``, ``FileNotFoundError`` also where the file system knows no ``O_TMPFILE``.
+    """
+    # ``os.link`` follows a symbolic link only if it is given a folder (Python 3.11 to 3.13); the
+    # folder itself does not matter, as the path is absolute.
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.link(f"/proc/self/fd/{file}", path, src_dir_fd=folder, follow_symlinks=True)
+    finally:
+        os.close(folder)
+
+
+def _write_out(file: int | None, folder: Path, chunks: Sequence[bytes], offset: int) -> int:
+    """Write the chunks, to a new file if there is none; the file."""
+    descriptor = _unnamed_file(folder) if file is None else file
+    try:
+        _write_all(descriptor, chunks, offset)
+    except BaseException:
+        if file is None:
+            os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _write_all(file: int, chunks: Sequence[bytes], offset: int) -> None:
+    for first in range(0, len(chunks), _MOST_VECTORS):
+        group: list[bytes | memoryview] = list(chunks[first : first + _MOST_VECTORS])
+        while group:
+            count = os.pwritev(file, group, offset)
+            offset += count
+            while group and count >= len(group[0]):
+                count -= len(group.pop(0))
+            if group:
+                group[0] = memoryview(group[0])[count:]

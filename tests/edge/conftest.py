@@ -22,6 +22,7 @@ from image_gateway.edge.slots.advisory_locks import lock_key
 from image_gateway.edge.spool import Spool, Spools
 from image_gateway.edge.upstream.http_client import UpstreamClient
 from tests.edge.peer import anonymous
+from tests.edge.spooling import SlowDisk
 from tests.parts.eventually import BOUND_SECONDS, eventually
 from tests.parts.plane import Plane
 
@@ -116,6 +117,14 @@ async def hasty_edge() -> AsyncIterator[UpstreamClient]:
 def spools(tmp_path: Path) -> Iterator[Spools]:
     with Spools(tmp_path, ROOM, ROOM) as made:
         yield made
+
+
+@pytest.fixture
+def slow_disk(spools: Spools) -> SlowDisk:
+    spools.threads.shutdown()
+    made = SlowDisk()
+    spools.threads = made
+    return made
 
 
 @pytest.fixture

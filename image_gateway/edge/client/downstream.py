@@ -30,6 +30,7 @@ from image_gateway.edge.client.listener import (
     Scope,
     Send,
 )
+from image_gateway.edge.spool import FileSpan, JoinedBody, SpooledBody
 
 HOLD_SECONDS: Final = 30.0
 """How long an early response waits for the end of the body; ``body_seconds`` if that is less."""
@@ -196,6 +197,38 @@ class Downstream:
         """Send some of the response's body; returns when the client can take more."""
         self.response_bytes += len(chunk)
         await self._put({"type": "http.response.body", "body": chunk, "more_body": True})
+
+    async def send_body(self, body: SpooledBody | JoinedBody) -> None:
+        """Send a body of the spool, or the next part of a response's body.
+
+        What lies in a file goes from there to the socket.  Each step waits for the client for
+        ``send_seconds`` at most; raises ``ClientLeftError``.
+        """
+        async for part in body.outgoing():
+            if isinstance(part, bytes):
+                await self.send(part)
+            elif self._body_done:
+                await self._send_file(part)
+            else:
+                async for piece in part.play():
+                    await self.send(piece)
+
+    async def _send_file(self, span: FileSpan) -> None:
+        if self._left:
+            raise ClientLeftError
+        seconds = self._limits.send_seconds
+        try:
+            async with asyncio.timeout(seconds) as bound, self._connection.sending_file(span) as to:
+                start = span.start
+                while start < span.stop:
+                    count = await to.send(span, start)
+                    start += count
+                    self.response_bytes += count
+                    bound.reschedule(asyncio.get_running_loop().time() + seconds)
+        except (TimeoutError, ConnectionError):
+            self._left = True
+            self._connection.abort()
+            raise ClientLeftError from None
 
     async def finish(self) -> None:
         """Send the end of the response."""

@@ -42,8 +42,7 @@ class EventStream:
     async def send(self, frames: SpooledBody | JoinedBody, fields: Mapping[str, str]) -> None:
         """Send whole frames; ``fields`` are headers for a response that has not begun."""
         await self._commit(fields)
-        async for piece in frames.play():
-            await self._downstream.send(piece)
+        await self._downstream.send_body(frames)
 
     async def comment(self, fields: Mapping[str, str]) -> None:
         """Send a comment, which keeps intermediaries from closing a silent connection."""

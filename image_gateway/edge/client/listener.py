@@ -17,9 +17,9 @@ import contextlib
 import logging
 import socket
 import struct
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from enum import Enum
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import h11
 from hypercorn.asyncio.tcp_server import TCPServer
@@ -29,6 +29,8 @@ from hypercorn.protocol import ProtocolWrapper
 from hypercorn.protocol.h11 import H11Protocol
 
 from image_gateway.core.errors import Refusal
+from image_gateway.edge.client.file_sending import FileSending
+from image_gateway.edge.spool import FileSpan
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -77,8 +79,11 @@ class EndReason(Enum):
 class ClientConnection:
     """One client's connection: what an exchange may do with it."""
 
-    def __init__(self, transport: asyncio.WriteTransport) -> None:
-        self._transport = transport
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        self._transport = writer.transport
+        self._http: H11Protocol | None = None
+        self._file_sending: FileSending | None = None
         self._on_end: Callable[[EndReason], None] | None = None
         self._end: EndReason | None = None
 
@@ -88,13 +93,54 @@ class ClientConnection:
     def abort(self) -> None:
         """Close it at once and drop unsent bytes; the client sees an end."""
         self._transport.abort()
+        if self._file_sending is not None:
+            self._file_sending.wake()
 
     def reset(self) -> None:
         """Close it so that the client sees an error (RST, by an SO_LINGER of zero)."""
         client = self._transport.get_extra_info("socket")
         if client is not None:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-        self._transport.abort()
+        self.abort()
+
+    def attach(self, http: H11Protocol) -> None:
+        """For the listener: what frames this connection's responses."""
+        self._http = http
+
+    @contextlib.asynccontextmanager
+    async def sending_file(self, span: FileSpan) -> AsyncIterator[FileSending]:
+        """A block that sends ``span`` as the next part of the response's body, all of it.
+
+        Entering waits until what was sent before is written.  Raises ``OSError`` if the client is
+        gone.
+        """
+        if self._transport.is_closing():
+            raise ConnectionAbortedError
+        # Hypercorn would copy the bytes; h11 frames them and only wants to know how many they are.
+        assert self._http is not None  # a response has begun
+        http = cast("h11.Connection", self._http.connection)
+        data = h11.Data(data=cast("bytes", span))  # documented: anything with a length
+        parts: list[bytes | FileSpan] = [*(http.send_with_data_passthrough(data) or ())]
+        index = parts.index(span)
+        self._writer.writelines(cast("list[bytes]", parts[:index]))
+        await self._flush()
+        with FileSending(self._transport) as sending:
+            self._file_sending = sending
+            try:
+                yield sending
+            finally:
+                self._file_sending = None
+        if not self._transport.is_closing():
+            self._writer.writelines(cast("list[bytes]", parts[index + 1 :]))
+
+    async def _flush(self) -> None:
+        """Wait until the write buffer is empty."""
+        self._transport.set_write_buffer_limits(high=0)
+        try:
+            await self._writer.drain()
+        finally:
+            if not self._transport.is_closing():
+                self._transport.set_write_buffer_limits()
 
     def when_ending(self, callback: Callable[[EndReason], None] | None) -> None:
         """Call ``callback`` when the exchange must end, at once if it must already; None: never."""
@@ -173,7 +219,7 @@ class _Server(TCPServer):
 
     @protocol.setter
     def protocol(self, wrapper: ProtocolWrapper) -> None:
-        wrapper.protocol = _PlainHttp(
+        protocol = _PlainHttp(
             wrapper.app,
             wrapper.config,
             wrapper.context,
@@ -184,6 +230,9 @@ class _Server(TCPServer):
             wrapper.server,
             wrapper.send,
         )
+        wrapper.protocol = protocol
+        connection: ClientConnection = self.state["connection"]
+        connection.attach(protocol)
         self._protocol = wrapper
 
     async def _close(self) -> None:
@@ -301,7 +350,7 @@ class Listener:
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Register a connection as soon as it is accepted: a stop must not miss it."""
-        connection = ClientConnection(writer.transport)
+        connection = ClientConnection(writer)
         context = _Context(connection)
         task = asyncio.create_task(self._serve(reader, writer, connection, context))
         self._open[task] = connection, context

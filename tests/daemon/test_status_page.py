@@ -20,6 +20,7 @@ from image_gateway.core.records.phases import Timeline
 from image_gateway.core.records.record import AttemptRecord, Record
 from image_gateway.core.records.status import (
     AccountView,
+    CallsView,
     CallTracker,
     CooldownView,
     Readiness,
@@ -320,6 +321,7 @@ def shown(board: CallTracker, now: datetime, told: Readiness, *accounts: Account
             accounts,
             WaitingView(1, 2.0),
             board.in_flight(),
+            CallsView(1, 2, 3, 4, 5),
             0,
             0,
             board.last_hour(now),

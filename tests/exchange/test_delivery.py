@@ -4,16 +4,14 @@ The call is played by the test; the client is a real one on a socket.
 """
 
 import asyncio
-import socket
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import h11
 import orjson
 import pytest
 
@@ -23,21 +21,14 @@ from image_gateway.core.errors import Source
 from image_gateway.core.records.builder import Arrival, Failure, RecordBuilder
 from image_gateway.core.records.phases import Timeline
 from image_gateway.edge.client import listener as listener_module
-from image_gateway.edge.client.downstream import ClientLeftError, ClientLimits, Downstream
+from image_gateway.edge.client.downstream import ClientLeftError, Downstream
 from image_gateway.edge.client.event_stream import EventStream
-from image_gateway.edge.client.listener import Listener, Receive, Scope, Send, bind
 from image_gateway.edge.spool import Spools
 from image_gateway.exchange.delivery import Delivery, KeepAlive
+from tests.edge.client.stage import LARGE, MIB, NEVER_SECONDS, SHORT_SECONDS, Stage, client_of
 from tests.edge.peer import running
-from tests.parts.eventually import BOUND_SECONDS
-
-MIB = 1024 * 1024
-LARGE = 24 * MIB
-"""More than the kernel's buffers of both ends take."""
 
 COMMENT = b": keep-alive\n\n"
-SHORT_SECONDS = 0.05
-NEVER_SECONDS = 1000.0
 ERROR = b'{"error":{"message":"no","type":"server_error","param":null,"code":"upstream_cut"}}'
 
 Script = Callable[[Answer, Spools], Coroutine[Any, Any, None]]
@@ -45,65 +36,17 @@ Script = Callable[[Answer, Spools], Coroutine[Any, Any, None]]
 
 
 @dataclass
-class Got:
-    """What a client got: an answer, and whether it came to its end."""
-
-    status: int = 0
-    headers: dict[str, str] = field(default_factory=dict)
-    body: bytes = b""
-    whole: bool = False
-
-
-class Client:
-    """The other end of the connection, read by hand."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._http = h11.Connection(h11.CLIENT)
-        self._http.send(h11.Request(method="GET", target="/", headers=[("host", "gateway")]))
-        self._http.send(h11.EndOfMessage())
-        self.got = Got()
-
-    async def read(self, done: Callable[[Got], bool] = lambda got: got.whole) -> Got:
-        """Read on until that is so, or the answer is broken off."""
-        while not done(self.got):
-            event = self._http.next_event()
-            if event is h11.NEED_DATA:
-                try:
-                    self._http.receive_data(await self._reader.read(65536))
-                    event = self._http.next_event()
-                except (h11.RemoteProtocolError, ConnectionError):
-                    break
-            if isinstance(event, h11.Response):
-                self.got.status = event.status_code
-                self.got.headers = {name.decode(): value.decode() for name, value in event.headers}
-            elif isinstance(event, h11.Data):
-                self.got.body += bytes(event.data)
-            elif isinstance(event, h11.EndOfMessage):
-                self.got.whole = True
-            elif isinstance(event, h11.ConnectionClosed):
-                break
-        return self.got
-
-    def leave(self) -> None:
-        self._writer.transport.abort()
-
-
-@dataclass
-class Stage:
-    """A listener that delivers the answer of one call, which ``script`` makes."""
+class Play:
+    """Delivers the answer of one call, which ``script`` makes, to a client on a socket."""
 
     script: Script
     spools: Spools
     keepalive_seconds: float = NEVER_SECONDS
     json_seconds: float = 0.0
-    send_seconds: float = BOUND_SECONDS
     streams: bool = True
     is_late: bool = False
     before: Script | None = None
     """What the call did before this client came."""
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
     error: BaseException | None = None
     record: RecordBuilder = field(
         default_factory=lambda: RecordBuilder(
@@ -111,10 +54,7 @@ class Stage:
         )
     )
 
-    async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
-        limits = ClientLimits(MIB, BOUND_SECONDS, BOUND_SECONDS, self.send_seconds)
-        downstream = Downstream(scope, receive, send, limits, "req_1")
-        await downstream.read_body(Nowhere())
+    async def __call__(self, downstream: Downstream) -> None:
         answer = Answer(self.spools)
         if self.before is not None:
             await self.before(answer, self.spools)
@@ -133,33 +73,6 @@ class Stage:
             self.error = error
         finally:
             answer.give_up()
-            self.ended.set()
-
-
-class Nowhere:
-    async def write(self, chunk: bytes) -> None:
-        """Let it go."""
-
-
-@asynccontextmanager
-async def client_of(stage: Stage, version: bytes = b"1.1") -> AsyncIterator[Client]:
-    """A client that has just asked; its buffers are small."""
-    listener = Listener(stage.app, [bound := bind(("127.0.0.1", 0))], stage.send_seconds)
-    port = bound.getsockname()[1]
-    await listener.start()
-    raw = socket.socket()
-    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-    raw.setblocking(False)
-    await asyncio.get_running_loop().sock_connect(raw, ("127.0.0.1", port))
-    reader, writer = await asyncio.open_connection(sock=raw, limit=65536)
-    try:
-        writer.write(b"GET / HTTP/%s\r\nhost: gateway\r\n\r\n" % version)
-        async with asyncio.timeout(BOUND_SECONDS):
-            yield Client(reader, writer)
-            await stage.ended.wait()
-    finally:
-        writer.transport.abort()
-        await listener.stop(0)
 
 
 @pytest.fixture
@@ -207,12 +120,12 @@ async def test_an_error_before_anything_was_sent_has_its_own_status(spools: Spoo
         answer.send()
         answer.end(failed(429))
 
-    stage = Stage(script, spools)
-    async with client_of(stage) as client:
+    play = Play(script, spools)
+    async with client_of(Stage(play)) as client:
         got = await client.read()
     assert (got.status, got.body, got.whole) == (429, ERROR, True)
     assert got.headers["content-type"] == "application/json"
-    assert stage.record.failure == Failure("upstream_cut", Source.UPSTREAM)
+    assert play.record.failure == Failure("upstream_cut", Source.UPSTREAM)
 
 
 async def test_nothing_is_said_before_an_upstream_was_asked(spools: Spools) -> None:
@@ -224,7 +137,7 @@ async def test_nothing_is_said_before_an_upstream_was_asked(spools: Spools) -> N
         answer.send()
         answer.end(failed(503))
 
-    async with client_of(Stage(script, spools, SHORT_SECONDS)) as client:
+    async with client_of(Stage(Play(script, spools, SHORT_SECONDS))) as client:
         reading = asyncio.ensure_future(client.read())
         done, _ = await asyncio.wait([reading], timeout=4 * SHORT_SECONDS)
         assert not done
@@ -244,7 +157,7 @@ async def test_an_answer_that_is_no_stream_waits_until_it_is_whole(spools: Spool
         fields = {"content-type": "application/json", "x-own": "1"}
         answer.end(Ending(CallState.MADE, 200, fields, spool.whole()))
 
-    async with client_of(Stage(script, spools, SHORT_SECONDS, streams=False)) as client:
+    async with client_of(Stage(Play(script, spools, SHORT_SECONDS, streams=False))) as client:
         reading = asyncio.ensure_future(client.read(lambda got: bool(got.status)))
         done, _ = await asyncio.wait([reading], timeout=4 * SHORT_SECONDS)
         assert not done
@@ -268,8 +181,8 @@ async def test_spaces_stand_before_json_that_takes_long(spools: Spools) -> None:
         await spool.write(b'{"data": []}')
         answer.end(Ending(CallState.MADE, 200, {}, spool.whole()))
 
-    stage = Stage(script, spools, streams=False, json_seconds=SHORT_SECONDS)
-    async with client_of(stage) as client:
+    play = Play(script, spools, streams=False, json_seconds=SHORT_SECONDS)
+    async with client_of(Stage(play)) as client:
         got = await client.read(lambda got: len(got.body) >= 2)
         assert (got.status, got.headers["content-type"]) == (200, "application/json")
         assert got.body.strip() == b""
@@ -288,14 +201,14 @@ async def test_an_error_behind_spaces_breaks_the_answer_off(spools: Spools) -> N
         await go.wait()
         answer.end(failed())
 
-    stage = Stage(script, spools, streams=False, json_seconds=SHORT_SECONDS)
-    async with client_of(stage) as client:
+    play = Play(script, spools, streams=False, json_seconds=SHORT_SECONDS)
+    async with client_of(Stage(play)) as client:
         await client.read(lambda got: bool(got.body))
         go.set()
         got = await client.read()
     assert not got.whole
     assert got.body.strip() == b""
-    assert stage.record.failure == Failure("upstream_cut", Source.UPSTREAM)
+    assert play.record.failure == Failure("upstream_cut", Source.UPSTREAM)
 
 
 # -- comments --------------------------------------------------------------------------------------
@@ -309,7 +222,7 @@ async def test_a_comment_after_silence_commits_a_200(spools: Spools) -> None:
         await go.wait()
         answer.end(MADE)
 
-    async with client_of(Stage(script, spools, SHORT_SECONDS)) as client:
+    async with client_of(Stage(Play(script, spools, SHORT_SECONDS))) as client:
         got = await client.read(lambda got: got.body.startswith(COMMENT))
         assert got.status == 200
         assert got.headers["content-type"] == "text/event-stream; charset=utf-8"
@@ -333,7 +246,7 @@ async def test_each_silence_has_its_comment_however_often_an_upstream_is_asked(
             await asyncio.sleep(SHORT_SECONDS / 5)
         answer.end(MADE)
 
-    async with client_of(Stage(script, spools, 4 * SHORT_SECONDS)) as client:
+    async with client_of(Stage(Play(script, spools, 4 * SHORT_SECONDS))) as client:
         clock = asyncio.get_running_loop().time
         began = clock()
         got = await client.read(lambda got: got.body.count(COMMENT) >= 3)
@@ -352,7 +265,7 @@ async def test_frames_put_the_next_comment_off(spools: Spools) -> None:
             await add(answer, spools, frame(number))
         answer.end(MADE)
 
-    async with client_of(Stage(script, spools, 15 * SHORT_SECONDS)) as client:
+    async with client_of(Stage(Play(script, spools, 15 * SHORT_SECONDS))) as client:
         got = await client.read()
     assert got.body == b"".join(frame(number) for number in range(10))
 
@@ -367,7 +280,7 @@ async def test_a_comment_stands_between_frames(spools: Spools) -> None:
         await add(answer, spools, frame(2))
         answer.end(MADE)
 
-    async with client_of(Stage(script, spools, SHORT_SECONDS)) as client:
+    async with client_of(Stage(Play(script, spools, SHORT_SECONDS))) as client:
         await client.read(lambda got: COMMENT in got.body)
         commented.set()
         got = await client.read()
@@ -388,7 +301,7 @@ async def test_no_comment_stands_within_a_frame(spools: Spools) -> None:
         await add(answer, spools, frame(2))
         answer.end(MADE)
 
-    async with client_of(Stage(script, spools, SHORT_SECONDS)) as client:
+    async with client_of(Stage(Play(script, spools, SHORT_SECONDS))) as client:
         await client.read(lambda got: b"event: e" in got.body)
         for share in (0.1, 0.3, 0.6):
             await asyncio.sleep(3 * SHORT_SECONDS)
@@ -412,7 +325,7 @@ async def test_the_first_frame_commits_a_200_with_the_upstreams_headers(spools: 
         await add(answer, spools, frame(1))
         answer.end(MADE)
 
-    async with client_of(Stage(script, spools)) as client:
+    async with client_of(Stage(Play(script, spools))) as client:
         got = await client.read()
     assert (got.status, got.body, got.whole) == (200, frame(1), True)
     assert got.headers["openai-version"] == "2020"
@@ -429,7 +342,7 @@ async def test_a_frame_reaches_the_client_at_once(spools: Spools) -> None:
         await seen.wait()
         answer.end(MADE)
 
-    async with client_of(Stage(script, spools)) as client:
+    async with client_of(Stage(Play(script, spools))) as client:
         await client.read(lambda got: got.body == frame(1))
         seen.set()
         assert (await client.read()).whole
@@ -445,7 +358,7 @@ async def test_frames_come_in_their_order_whatever_their_size(spools: Spools, si
             await add(answer, spools, text)
         answer.end(MADE)
 
-    async with client_of(Stage(script, spools)) as client:
+    async with client_of(Stage(Play(script, spools))) as client:
         got = await client.read()
     assert frames_of(got.body) == texts
     assert got.whole
@@ -462,7 +375,7 @@ async def test_a_call_does_not_wait_for_a_client_that_reads_slowly(spools: Spool
         answer.end(MADE)
         over.set()
 
-    async with client_of(Stage(script, spools)) as client:
+    async with client_of(Stage(Play(script, spools))) as client:
         await over.wait()
         assert len(client.got.body) == 0
         got = await client.read()
@@ -480,8 +393,8 @@ async def test_a_client_that_comes_late_gets_no_partial_picture_of_before(spools
         await add(answer, spools, frame(4))
         answer.end(MADE)
 
-    stage = Stage(script, spools, before=before, is_late=True)
-    async with client_of(stage) as client:
+    play = Play(script, spools, before=before, is_late=True)
+    async with client_of(Stage(play)) as client:
         got = await client.read()
     assert frames_of(got.body) == [frame(2), frame(3), frame(4)]
 
@@ -492,11 +405,12 @@ async def test_a_client_that_takes_nothing_has_left(spools: Spools) -> None:
         await add(answer, spools, frame(1, LARGE))
         answer.end(MADE)
 
-    stage = Stage(script, spools, send_seconds=0.3)
+    play = Play(script, spools)
+    stage = Stage(play, send_seconds=0.3)
     async with client_of(stage) as client:
         await client.read(lambda got: b"event: e" in got.body)
         await stage.ended.wait()
-    assert isinstance(stage.error, ClientLeftError)
+    assert isinstance(play.error, ClientLeftError)
     assert spools.memory.used == spools.disk.used == 0
 
 
@@ -515,8 +429,8 @@ async def test_an_error_after_the_200_is_the_last_event(spools: Spools, begin: s
         await go.wait()
         answer.end(failed())
 
-    stage = Stage(script, spools, SHORT_SECONDS)
-    async with client_of(stage) as client:
+    play = Play(script, spools, SHORT_SECONDS)
+    async with client_of(Stage(play)) as client:
         await client.read(lambda got: COMMENT in got.body)
         go.set()
         got = await client.read()
@@ -528,4 +442,4 @@ async def test_an_error_after_the_200_is_the_last_event(spools: Spools, begin: s
     assert value == {"type": "error", "error": orjson.loads(ERROR)["error"]}
     others = {part for part in frames_of(got.body)[:-1] if part != COMMENT}
     assert others == ({frame(1)} if begin == "frame" else set())
-    assert stage.record.failure == Failure("upstream_cut", Source.UPSTREAM)
+    assert play.record.failure == Failure("upstream_cut", Source.UPSTREAM)

@@ -36,6 +36,7 @@ async def test_a_request_that_comes_after_the_grace_is_told_to_come_again(tmp_pa
             control_plane=nobody,
             upstream=nobody,
             spools=nobody,
+            kept=nobody,
             slots=nobody,
             starts=nobody,
             text_api=nobody,

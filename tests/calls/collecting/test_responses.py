@@ -38,6 +38,10 @@ class Said:
         self._chunks.insert(0, chunk)
 
 
+async def announced() -> None:
+    """Nobody looks for this call."""
+
+
 @pytest.mark.parametrize("holds_output", [False, True], ids=["items before", "items at the end"])
 async def test_a_process_that_ends_after_a_response_has_come_delivers_it_as_complete(
     tmp_path: Path, *, holds_output: bool
@@ -52,7 +56,7 @@ async def test_a_process_that_ends_after_a_response_has_come_delivers_it_as_comp
     with Spools(tmp_path, ROOM, ROOM) as spools:
         record = RecordBuilder(Arrival(datetime.now(UTC), "req_1"), Timeline(Clock()))
         answer = Answer(spools)
-        context = CollectContext(answer, False, record, spools, 5.0)
+        context = CollectContext(answer, False, announced, record, spools, 5.0)
         intent = IntentRequest("gpt-5", (), ModelNames(key()), {})
         whole = AssembledResponse(context, intent)
         outcome = await whole.collect(

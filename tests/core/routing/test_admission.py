@@ -21,7 +21,8 @@ _FAULTS: list[tuple[dict[str, Any], str]] = [
 
 def _code(one: Key) -> str | None:
     try:
-        admission.check_key(one)
+        admission.check_switches(one)
+        admission.check_quota(one)
     except Refusal as refusal:
         return refusal.code
     return None

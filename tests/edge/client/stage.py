@@ -10,7 +10,6 @@ import h11
 
 from image_gateway.core.codec.body_segments import Span
 from image_gateway.edge.client.downstream import ClientLimits, Downstream
-from image_gateway.edge.client.event_stream import EventStream
 from image_gateway.edge.client.listener import Listener, Receive, Scope, Send, bind
 from image_gateway.edge.spool import Spool, SpooledBody, Spools
 from tests.parts.eventually import BOUND_SECONDS
@@ -22,7 +21,7 @@ LARGE = 24 * MIB
 SHORT_SECONDS = 0.05
 NEVER_SECONDS = 1000.0
 
-Script = Callable[[Downstream, EventStream], Awaitable[None]]
+Script = Callable[[Downstream], Awaitable[None]]
 
 
 @dataclass
@@ -78,28 +77,23 @@ class Client:
 
 @dataclass
 class Stage:
-    """A listener whose every call runs ``script`` with a stream of its own."""
+    """A listener whose every call runs ``script``."""
 
     script: Script
     port: int = 0
-    keepalive_seconds: float = NEVER_SECONDS
     send_seconds: float = BOUND_SECONDS
     reads: bool = True
     """Whether the request is read before ``script`` runs."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
-    streams: list[EventStream] = field(default_factory=list)
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
         limits = ClientLimits(MIB, BOUND_SECONDS, BOUND_SECONDS, self.send_seconds)
         downstream = Downstream(scope, receive, send, limits, "req_1")
         if self.reads:
             await downstream.read_body(Nowhere())
-        stream = EventStream(downstream, self.keepalive_seconds)
-        self.streams.append(stream)
         try:
-            await self.script(downstream, stream)
+            await self.script(downstream)
         finally:
-            stream.quiet()
             self.ended.set()
 
 

@@ -13,7 +13,6 @@ import pytest
 
 from image_gateway.core.codec.body_segments import Body, Encoded, Span
 from image_gateway.edge.client.downstream import ClientLeftError, Downstream
-from image_gateway.edge.client.event_stream import EventStream
 from image_gateway.edge.spool import JoinedBody, SpooledBody, Spools
 from tests.edge.client.stage import LARGE, MIB, Client, Stage, client_of, kept
 from tests.parts.eventually import eventually
@@ -50,13 +49,6 @@ class FileCalls:
 @pytest.fixture
 def file_calls(monkeypatch: pytest.MonkeyPatch) -> FileCalls:
     return FileCalls(monkeypatch)
-
-
-def script_of(sending: Sending) -> Callable[[Downstream, EventStream], Awaitable[None]]:
-    async def script(downstream: Downstream, stream: EventStream) -> None:
-        await sending(downstream)
-
-    return script
 
 
 async def answer(
@@ -124,7 +116,7 @@ async def test_a_body_arrives_to_the_byte(
         await answer(downstream, spool.hold(segments), framed=framed)
 
     with spool:
-        async with client_of(Stage(script_of(sending)), version) as client:
+        async with client_of(Stage(sending), version) as client:
             got = await client.read()
     assert got.whole
     assert got.body == expected
@@ -139,7 +131,7 @@ async def test_a_small_body_arrives_without_a_file(spools: Spools, file_calls: F
         await answer(downstream, body)
 
     with spool:
-        async with client_of(Stage(script_of(sending))) as client:
+        async with client_of(Stage(sending)) as client:
             got = await client.read()
     assert (got.whole, got.body) == (True, CONTENT[:MIB])
     assert file_calls.sent == 0
@@ -156,7 +148,7 @@ async def test_parts_in_several_spools_arrive_in_their_order(
         await answer(downstream, body)
 
     with first, second:
-        async with client_of(Stage(script_of(sending))) as client:
+        async with client_of(Stage(sending)) as client:
             got = await client.read()
     assert got.whole
     assert got.body == b"<" + CONTENT + b"|" + CONTENT[::-1] + b">"
@@ -170,7 +162,7 @@ async def test_two_clients_read_one_body_at_once(spools: Spools) -> None:
         await answer(downstream, body)
 
     async def ask() -> bytes:
-        async with client_of(Stage(script_of(sending))) as client:
+        async with client_of(Stage(sending)) as client:
             return (await client.read()).body
 
     with spool:
@@ -188,7 +180,7 @@ async def test_a_client_that_pauses_gets_it_all(spools: Spools) -> None:
         await answer(downstream, body)
 
     with spool:
-        async with client_of(Stage(script_of(sending))) as client:
+        async with client_of(Stage(sending)) as client:
             await until_blocked(client, blocked)
             assert spools.memory.used == 0, "a client that waits holds no memory"
             got = await client.read()
@@ -222,7 +214,7 @@ async def test_a_client_that_takes_nothing_has_left(spools: Spools) -> None:
             await answer(downstream, body)
 
     with spool:
-        async with client_of(Stage(script_of(sending), send_seconds=0.2)) as client:
+        async with client_of(Stage(sending, send_seconds=0.2)) as client:
             await client.read(lambda got: bool(got.body))
         assert 0 < seen[0].response_bytes < LARGE
         await eventually(lambda: sockets() == before)
@@ -239,7 +231,7 @@ async def test_a_client_that_leaves_is_noticed_while_it_is_waited_for(spools: Sp
             await answer(downstream, body)
 
     with spool:
-        async with client_of(Stage(script_of(sending))) as client:
+        async with client_of(Stage(sending)) as client:
             await until_blocked(client, seen)
             client.leave()
         await eventually(lambda: sockets() == before)
@@ -257,7 +249,7 @@ async def test_an_aborted_connection_ends_the_sending(spools: Spools) -> None:
             await answer(downstream, body)
 
     with spool:
-        async with client_of(Stage(script_of(sending))) as client:
+        async with client_of(Stage(sending)) as client:
             await until_blocked(client, seen)
             seen[0]._connection.abort()
             assert not (await client.read()).whole
@@ -280,7 +272,7 @@ async def test_a_body_that_is_given_up_half_way_breaks_the_answer_off(
         downstream.break_off()
 
     with spool:
-        async with client_of(Stage(script_of(sending))) as client:
+        async with client_of(Stage(sending)) as client:
             await until_blocked(client, seen)
             tasks[0].cancel()
             got = await client.read()
@@ -305,7 +297,7 @@ async def test_a_disk_that_fails_while_it_is_read_breaks_the_answer_off(
             await answer(downstream, body)
 
     with spool:
-        async with client_of(Stage(script_of(sending))) as client:
+        async with client_of(Stage(sending)) as client:
             got = await client.read()
     assert (got.status, got.whole, got.body) == (200, False, b"")
 
@@ -318,6 +310,6 @@ async def test_a_body_can_be_sent_before_the_request_was_read(spools: Spools) ->
         await answer(downstream, body)
 
     with spool:
-        async with client_of(Stage(script_of(sending), reads=False)) as client:
+        async with client_of(Stage(sending, reads=False)) as client:
             got = await client.read()
     assert (got.whole, got.body) == (True, CONTENT)

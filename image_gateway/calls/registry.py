@@ -29,6 +29,8 @@ class Calls:
 
     def __init__(self, app: AppContext) -> None:
         self._app = app
+        self.secrets = names.CallSecrets.of(app.prompt_key)
+        """What the tags of calls are made with."""
         self._calls: dict[str, Call] = {}
         self._remembered: OrderedDict[str, CallView] = OrderedDict()
         """Calls that ended without an answer to give again."""

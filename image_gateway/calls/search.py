@@ -87,18 +87,23 @@ class Search:
         """The call that the request gets; None: it may start one, before it awaits anything."""
         asking = self._asking
         while True:
-            entries = {
-                entry.identity.call_id: entry
-                for entry in await self._kept.find(
-                    asking.key_tag, fingerprint=asking.fingerprint, name=asking.name
-                )
-            }
+            entries = {entry.identity.call_id: entry for entry in await self._entries()}
             own = self._calls.views(asking)
             others = entries.keys() - {view.identity.call_id for view in own}
             views = [*own, *(_view(entries[call_id]) for call_id in others)]
             decision = finding.find(asking, views, time.time(), self._guard_seconds)
             with contextlib.suppress(_ChangedError):
                 return await self._settle(decision, entries)
+
+    async def _entries(self) -> list[KeptEntry]:
+        """The calls on the disk that might concern the request."""
+        asking = self._asking
+        if asking.name is not None:
+            return await self._kept.find(asking.key_tag, name=asking.name)
+        # Only a sure retry gets an answer that was sent before.
+        return await self._kept.find(
+            asking.key_tag, fingerprint=asking.fingerprint, with_sent=asking.is_sure_retry
+        )
 
     async def _settle(self, decision: Decision, entries: dict[str, KeptEntry]) -> Found | None:
         """What follows from a decision."""

@@ -41,7 +41,6 @@ class CallLookup:
         self._calls = calls
         self._downstream = downstream
         self._record = record
-        self._secrets = names.CallSecrets.of(app.prompt_key)
         self._name: str | None = None
         self._visit: Slot | None = None
 
@@ -55,7 +54,7 @@ class CallLookup:
             admission.check_quota(key)
         except Refusal:
             # It may come for a picture that is paid for.
-            key_tag = names.key_tag(self._secrets, key.key_id)
+            key_tag = names.key_tag(self._calls.secrets, key.key_id)
             if not self._calls.has_any(key_tag) and not await self._app.kept.has_any(key_tag):
                 raise
         limit = key.max_concurrency
@@ -114,7 +113,7 @@ class CallLookup:
             self._visit.release()
 
     def _asking(self, key: Key, request: AnyRequest) -> Asking:
-        secrets, name, key_id = self._secrets, self._name, key.key_id
+        secrets, name, key_id = self._calls.secrets, self._name, key.key_id
         return Asking(
             names.key_tag(secrets, key_id),
             fingerprint.of(secrets, key_id, request, self._app.catalogue),

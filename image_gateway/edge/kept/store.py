@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -27,6 +27,7 @@ from image_gateway.edge.kept.threads import DiskThreads, OpenFile
 MOST_FOUND: Final = 64
 """Calls that a look-up gives for one fingerprint or name, the newest ones."""
 SWEEP_SECONDS: Final = 60.0
+_MOST_SENT: Final = 10_000
 _SURPLUS_SECONDS: Final = 1.0
 """Between two sweeps while answers come in over the budget."""
 
@@ -59,6 +60,7 @@ class KeptCalls:
         self._sweep_due = asyncio.Event()
         self._sweeping: asyncio.Task[None] | None = None
         self._grown = 0
+        self._sent: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<KeptCalls {'off' if self._is_off else self.kept_bytes} lost={self.lost}>"
@@ -140,10 +142,13 @@ class KeptCalls:
         fingerprint: str | None = None,
         name: str | None = None,
         call_id: str | None = None,
+        with_sent: bool = True,
     ) -> list[KeptEntry]:
         """The calls of a key by any of these, newest first; of each the newest ``MOST_FOUND``.
 
         ``call_id`` may be any text.  A call that has an id is not found by its fingerprint.
+        ``with_sent`` False: calls whose answer was sent may be left out, which costs less where one
+        request comes again and again.
         """
 
         def ids() -> list[str]:
@@ -152,7 +157,7 @@ class KeptCalls:
                 found += self._folder.ids(NAMES, name, MOST_FOUND)
             if fingerprint is not None:
                 found += self._folder.ids(FINGERPRINTS, fingerprint, MOST_FOUND)
-            return found
+            return found if with_sent else [one for one in found if one not in self._sent]
 
         return await self._entries(key_tag, ids)
 
@@ -182,7 +187,14 @@ class KeptCalls:
     def _read(self, key_tag: str, ids: list[str]) -> list[KeptEntry]:
         found = [entry for call_id in dict.fromkeys(ids) if (entry := self._entry(call_id))]
         mine = [entry for entry in found if entry.identity.key_tag == key_tag]
+        self._remember_sent(entry.identity.call_id for entry in mine if entry.was_sent)
         return sorted(mine, key=lambda entry: entry.identity.created_at, reverse=True)
+
+    def _remember_sent(self, ids: Iterable[str]) -> None:
+        """What was sent once stays so, and need not be read again to know it."""
+        if len(self._sent) > _MOST_SENT:
+            self._sent.clear()
+        self._sent.update(ids)
 
     def _entry(self, call_id: str) -> KeptEntry | None:
         file = self._folder.open_journal(call_id)

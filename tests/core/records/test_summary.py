@@ -98,8 +98,8 @@ def records(draw: st.DrawFn) -> dict[str, Any]:
                 "usage": st.dictionaries(st.sampled_from(SUMS), counts) | junk,
                 "usage_text": st.dictionaries(st.sampled_from(SUMS), counts) | junk,
                 "cost_usd": st.floats(0, 10) | counts,
-                "attempts": st.just([{}]) | st.just([]) | junk,
-                "call_source": st.sampled_from(["made", "joined", "replayed"]) | junk,
+                "attempts": st.sampled_from([[{}], [], None, "odd"]),
+                "call_source": st.sampled_from(["made", "joined", "replayed", None, 5]),
             },
         )
     )

@@ -13,6 +13,7 @@ import pytest
 
 from image_gateway.core.calls import addresses
 from image_gateway.core.calls.addresses import Address
+from image_gateway.core.calls.names import CallSecrets
 from image_gateway.exchange import routes
 from tests.deploy.test_caddy import TextApi, example, site
 from tests.parts.caddy import Caddy
@@ -22,8 +23,8 @@ from tests.parts.upstream import answers
 
 pytestmark = pytest.mark.slow
 
-KEY = addresses.derive_key(b"a key for hashing prompts")
-FILE = addresses.make(KEY, Address("0123456789abcdef" * 2, 0, 2**31), "png")
+SECRETS = CallSecrets.of(b"a key for hashing prompts")
+FILE = addresses.make(SECRETS, Address("call_" + "0123456789abcdef" * 2, 0, 2**31), "png")
 TOKEN = FILE.removesuffix(".png")
 IMPORTS = ("import image-gateway.caddy", "import image-intents.caddy")
 

@@ -15,10 +15,10 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-PATH: Final = "/v1/images/files/"
+from image_gateway.core.calls import names
+from image_gateway.core.calls.names import CallSecrets
 
-_LABEL: Final = b"image-gateway: addresses of pictures"
-"""It sets this key apart from others that are derived from the same one."""
+PATH: Final = "/v1/images/files/"
 
 _INDEX_BYTES: Final = 2
 _END_BYTES: Final = 5
@@ -28,7 +28,6 @@ _BYTES: Final = _CALL_BYTES + _INDEX_BYTES + _END_BYTES + _TAG_BYTES
 # A multiple of three: base64 has no spare bits then, so no second text stands for the same bytes.
 assert _BYTES % 3 == 0
 
-_CALL_ID: Final = re.compile(r"[0-9a-f]{32}")
 _EXTENSION: Final = re.compile(r"[a-z0-9]{1,5}")
 _NAME: Final = re.compile(rf"([A-Za-z0-9_-]{{{_BYTES // 3 * 4}}})\.({_EXTENSION.pattern})")
 
@@ -37,8 +36,8 @@ _NAME: Final = re.compile(rf"([A-Za-z0-9_-]{{{_BYTES // 3 * 4}}})\.({_EXTENSION.
 class Address:
     """One picture of a call.
 
-    ``call_id`` is 32 hex digits in lower case, ``index`` counts from 0, ``end`` is in seconds since
-    1970: the address is read before it, and not at it.
+    ``call_id`` comes from ``names.new_call_id``, ``index`` counts from 0, ``end`` is in seconds
+    since 1970: the address is read before it, and not at it.
     """
 
     call_id: str
@@ -46,47 +45,42 @@ class Address:
     end: int
 
 
-def derive_key(prompt_key: bytes) -> bytes:
-    """The key for ``make`` and ``read``, from the one that hashes prompts."""
-    return hmac.digest(prompt_key, _LABEL, hashlib.sha256)
-
-
-def make(key: bytes, address: Address, extension: str) -> str:
+def make(secrets: CallSecrets, address: Address, extension: str) -> str:
     """The last segment of the path: the token and the extension, up to 58 characters.
 
-    Raises ``ValueError`` for an id that is not 32 hex digits, for an extension that is not up to
-    five lower-case letters and digits, and ``OverflowError`` for an index over 65535 or an end
+    Raises ``ValueError`` for an id that is not a call's, for an extension that is not up to five
+    lower-case letters and digits, and ``OverflowError`` for an index over 65535 or an end
     that is negative or over 2**40.
     """
-    if not _CALL_ID.fullmatch(address.call_id):
-        raise ValueError("the id of a call has 32 hex digits")
+    if not names.is_call_id(address.call_id):
+        raise ValueError("a call has another kind of id")
     if not _EXTENSION.fullmatch(extension):
         raise ValueError("an extension has up to five lower-case letters and digits")
     content = (
-        bytes.fromhex(address.call_id)
+        bytes.fromhex(address.call_id.removeprefix("call_"))
         + address.index.to_bytes(_INDEX_BYTES)
         + address.end.to_bytes(_END_BYTES)
     )
-    token = base64.urlsafe_b64encode(content + _tag(key, content, extension))
+    token = base64.urlsafe_b64encode(content + _tag(secrets, content, extension))
     return f"{token.decode('ascii')}.{extension}"
 
 
-def read(key: bytes, name: str, now: float) -> Address | None:
+def read(secrets: CallSecrets, name: str, now: float) -> Address | None:
     """The picture that a last segment of a path stands for; None for any other text.
 
-    None also if it was made under another key, was changed in any way, or has ended at ``now``, in
-    seconds since 1970: who asks does not learn which.
+    None also if it was made under other secrets, was changed in any way, or has ended at ``now``,
+    in seconds since 1970: who asks does not learn which.
     """
     match = _NAME.fullmatch(name)
     if match is None:
         return None
     data = base64.urlsafe_b64decode(match[1])
     content, tag = data[:-_TAG_BYTES], data[-_TAG_BYTES:]
-    if not hmac.compare_digest(tag, _tag(key, content, match[2])):
+    if not hmac.compare_digest(tag, _tag(secrets, content, match[2])):
         return None
     index_at, end_at = _CALL_BYTES, _CALL_BYTES + _INDEX_BYTES
     address = Address(
-        content[:index_at].hex(),
+        names.new_call_id(content[:index_at]),
         int.from_bytes(content[index_at:end_at]),
         int.from_bytes(content[end_at:]),
     )
@@ -98,6 +92,7 @@ def url(public_url: str, name: str) -> str:
     return f"{public_url}{PATH}{name}"
 
 
-def _tag(key: bytes, content: bytes, extension: str) -> bytes:
+def _tag(secrets: CallSecrets, content: bytes, extension: str) -> bytes:
     # The content's length is fixed, so that no extension can pass for a part of it.
-    return hmac.digest(key, content + extension.encode("ascii"), hashlib.sha256)[:_TAG_BYTES]
+    message = content + extension.encode("ascii")
+    return hmac.digest(secrets.addresses, message, hashlib.sha256)[:_TAG_BYTES]

@@ -2,16 +2,21 @@
 
 import json
 import time
+from asyncio import StreamWriter
 from pathlib import Path
 from typing import Any, cast
 
 from image_gateway import app, config
 from image_gateway.calls.registry import Calls
 from image_gateway.context import AppContext
-from image_gateway.edge.client.listener import ClientConnection
+from image_gateway.edge.client.connection import ClientConnection
 from image_gateway.edge.metrics import Metrics
 from image_gateway.edge.records.writer import RequestLog, Rotation
 from image_gateway.exchange import routes
+
+
+class NoWriter:
+    transport = None
 
 
 async def test_a_request_that_comes_after_the_grace_is_told_to_come_again(tmp_path: Path) -> None:
@@ -52,7 +57,7 @@ async def test_a_request_that_comes_after_the_grace_is_told_to_come_again(tmp_pa
             "raw_path": b"/v1/images/edits",
             "headers": [],
             "client": ("127.0.0.1", 1),
-            "state": {"connection": cast("ClientConnection", nobody)},
+            "state": {"connection": ClientConnection(cast("StreamWriter", NoWriter()))},
         }
         await routes.ImageApp(context, Calls(context), lambda: True)(scope, receive, send)
     start, body = sent[0], b"".join(message.get("body", b"") for message in sent[1:])

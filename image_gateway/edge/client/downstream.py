@@ -22,14 +22,8 @@ from typing import Final, Protocol, Self
 
 from image_gateway.core.errors import Refusal
 from image_gateway.core.headers import Headers, content_length
-from image_gateway.edge.client.listener import (
-    ClientConnection,
-    EndReason,
-    Message,
-    Receive,
-    Scope,
-    Send,
-)
+from image_gateway.edge.client.connection import ClientConnection, EndReason
+from image_gateway.edge.client.listener import Message, Receive, Scope, Send
 from image_gateway.edge.spool import FileSpan, JoinedBody, SpooledBody
 
 HOLD_SECONDS: Final = 30.0
@@ -233,7 +227,16 @@ class Downstream:
     async def finish(self) -> None:
         """Send the end of the response."""
         if self._body_done or await self._linger():
-            await self._put({"type": "http.response.body", "body": b"", "more_body": False})
+            with self._connection.staying_open():
+                await self._put({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def delivered(self) -> bool:
+        """Whether the client has received the response, after ``finish``.
+
+        Waits until the client closes the connection, for ``send_seconds`` at most; the client has
+        the response already and waits for nothing.  See ``ClientConnection.delivered``.
+        """
+        return await self._connection.delivered(self._limits.send_seconds)
 
     def break_off(self) -> None:
         """End the response without its last chunk, so that the client sees that it is cut off.

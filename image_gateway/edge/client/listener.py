@@ -16,10 +16,8 @@ import asyncio
 import contextlib
 import logging
 import socket
-import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
-from enum import Enum
-from typing import Any, Final, Protocol, cast
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from typing import Any, Final, Protocol
 
 import h11
 from hypercorn.asyncio.tcp_server import TCPServer
@@ -29,8 +27,7 @@ from hypercorn.protocol import ProtocolWrapper
 from hypercorn.protocol.h11 import H11Protocol
 
 from image_gateway.core.errors import Refusal
-from image_gateway.edge.client.file_sending import FileSending
-from image_gateway.edge.spool import FileSpan
+from image_gateway.edge.client.connection import ClientConnection, EndReason
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -50,7 +47,6 @@ _LONGEST_HEAD: Final = 32 * 1024
 _LAST_RESPONSE_SECONDS: Final = 3.0
 """How long an exchange may take, after the drain deadline, to send its client an error."""
 _ABORT_SECONDS: Final = 5.0
-_NO_LINGER: Final = struct.pack("ii", 1, 0)
 
 _log = logging.getLogger(__name__)
 
@@ -67,92 +63,6 @@ class Drained(Protocol):
 
     def drain(self) -> None:
         """End all of them."""
-
-
-class EndReason(Enum):
-    """Why the listener ends a connection's exchange."""
-
-    HIDDEN = "bytes follow the request, so that a disconnect would not be seen"
-    DRAINED = "the drain deadline has passed"
-
-
-class ClientConnection:
-    """One client's connection: what an exchange may do with it."""
-
-    def __init__(self, writer: asyncio.StreamWriter) -> None:
-        self._writer = writer
-        self._transport = writer.transport
-        self._http: H11Protocol | None = None
-        self._file_sending: FileSending | None = None
-        self._on_end: Callable[[EndReason], None] | None = None
-        self._end: EndReason | None = None
-
-    def __repr__(self) -> str:
-        return f"<ClientConnection{f' ending: {self._end.name}' if self._end else ''}>"
-
-    def abort(self) -> None:
-        """Close it at once and drop unsent bytes; the client sees an end."""
-        self._transport.abort()
-        if self._file_sending is not None:
-            self._file_sending.wake()
-
-    def reset(self) -> None:
-        """Close it so that the client sees an error (RST, by an SO_LINGER of zero)."""
-        client = self._transport.get_extra_info("socket")
-        if client is not None:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-        self.abort()
-
-    def attach(self, http: H11Protocol) -> None:
-        """For the listener: what frames this connection's responses."""
-        self._http = http
-
-    @contextlib.asynccontextmanager
-    async def sending_file(self, span: FileSpan) -> AsyncIterator[FileSending]:
-        """A block that sends ``span`` as the next part of the response's body, all of it.
-
-        Entering waits until what was sent before is written.  Raises ``OSError`` if the client is
-        gone.
-        """
-        if self._transport.is_closing():
-            raise ConnectionAbortedError
-        # Hypercorn would copy the bytes; h11 frames them and only wants to know how many they are.
-        assert self._http is not None  # a response has begun
-        http = cast("h11.Connection", self._http.connection)
-        data = h11.Data(data=cast("bytes", span))  # documented: anything with a length
-        parts: list[bytes | FileSpan] = [*(http.send_with_data_passthrough(data) or ())]
-        index = parts.index(span)
-        self._writer.writelines(cast("list[bytes]", parts[:index]))
-        await self._flush()
-        with FileSending(self._transport) as sending:
-            self._file_sending = sending
-            try:
-                yield sending
-            finally:
-                self._file_sending = None
-        if not self._transport.is_closing():
-            self._writer.writelines(cast("list[bytes]", parts[index + 1 :]))
-
-    async def _flush(self) -> None:
-        """Wait until the write buffer is empty."""
-        self._transport.set_write_buffer_limits(high=0)
-        try:
-            await self._writer.drain()
-        finally:
-            if not self._transport.is_closing():
-                self._transport.set_write_buffer_limits()
-
-    def when_ending(self, callback: Callable[[EndReason], None] | None) -> None:
-        """Call ``callback`` when the exchange must end, at once if it must already; None: never."""
-        self._on_end = callback
-        if self._end is not None and callback is not None:
-            callback(self._end)
-
-    def end(self, reason: EndReason) -> None:
-        """For the listener: end the exchange, if there is one."""
-        self._end = reason
-        if self._on_end is not None:
-            self._on_end(reason)
 
 
 class _CanRead(EventWrapper):
@@ -231,15 +141,31 @@ class _Server(TCPServer):
             wrapper.send,
         )
         wrapper.protocol = protocol
-        connection: ClientConnection = self.state["connection"]
-        connection.attach(protocol)
+        self._connection.attach(protocol)
         self._protocol = wrapper
 
-    async def _close(self) -> None:
-        """As Hypercorn's, but an aborted connection is not closed in an orderly way as well.
+    @property
+    def _connection(self) -> ClientConnection:
+        connection: ClientConnection = self.state["connection"]
+        return connection
 
-        uvloop would send a FIN, which an HTTP/1.0 client takes as the end of its response.
+    async def _read_data(self) -> None:
+        try:
+            await super()._read_data()
+        finally:
+            self._connection.end_input()
+
+    async def _close(self) -> None:
+        """As Hypercorn's, with two exceptions.
+
+        After a whole response only the side that writes is closed, so that the client's end can be
+        seen.  An aborted connection is not closed in an orderly way as well: uvloop would send a
+        FIN, which an HTTP/1.0 client takes as the end of its response.
         """
+        if self._connection.stays_open:
+            with contextlib.suppress(ConnectionError):
+                await self._connection.end_output()
+            return
         if not self.writer.transport.is_closing():
             await super()._close()
             return
@@ -371,6 +297,7 @@ class Listener:
             try:
                 await self._app(scope, receive, send)
             finally:
+                connection.close()
                 # The buffers are sent after this, and a client that does not read could keep the
                 # connection open for ever.
                 deadline = loop.call_later(self._send_seconds, connection.abort)

@@ -1,10 +1,12 @@
 """A listener whose calls a test scripts, and a client that reads the answer by hand."""
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import h11
 
@@ -80,11 +82,23 @@ class Stage:
     """A listener whose every call runs ``script``."""
 
     script: Script
-    port: int = 0
     send_seconds: float = BOUND_SECONDS
     reads: bool = True
     """Whether the request is read before ``script`` runs."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    listener: Listener | None = None
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[int]:
+        """A block in which the listener accepts; its port."""
+        self.listener = Listener(self.app, [bound := bind(("127.0.0.1", 0))], self.send_seconds)
+        port: int = bound.getsockname()[1]
+        await self.listener.start()
+        try:
+            yield port
+        finally:
+            if not self.listener.draining:
+                await self.listener.stop(0)
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
         limits = ClientLimits(MIB, BOUND_SECONDS, BOUND_SECONDS, self.send_seconds)
@@ -105,22 +119,19 @@ class Nowhere:
 @asynccontextmanager
 async def client_of(stage: Stage, version: bytes = b"1.1") -> AsyncIterator[Client]:
     """A client that has just asked; its buffers are small."""
-    listener = Listener(stage.app, [bound := bind(("127.0.0.1", 0))], stage.send_seconds)
-    port = bound.getsockname()[1]
-    await listener.start()
-    raw = socket.socket()
-    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-    raw.setblocking(False)
-    await asyncio.get_running_loop().sock_connect(raw, ("127.0.0.1", port))
-    reader, writer = await asyncio.open_connection(sock=raw, limit=65536)
-    try:
-        writer.write(b"GET / HTTP/%s\r\nhost: gateway\r\n\r\n" % version)
-        async with asyncio.timeout(BOUND_SECONDS):
-            yield Client(reader, writer)
-            await stage.ended.wait()
-    finally:
-        writer.transport.abort()
-        await listener.stop(0)
+    async with stage.serving() as port:
+        raw = socket.socket()
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        raw.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(raw, ("127.0.0.1", port))
+        reader, writer = await asyncio.open_connection(sock=raw, limit=65536)
+        try:
+            writer.write(b"GET / HTTP/%s\r\nhost: gateway\r\n\r\n" % version)
+            async with asyncio.timeout(BOUND_SECONDS):
+                yield Client(reader, writer)
+                await stage.ended.wait()
+        finally:
+            writer.transport.abort()
 
 
 async def kept(spools: Spools, text: bytes) -> tuple[Spool, SpooledBody]:
@@ -128,3 +139,12 @@ async def kept(spools: Spools, text: bytes) -> tuple[Spool, SpooledBody]:
     for start in range(0, len(text), MIB):
         await spool.write(text[start : start + MIB])
     return spool, spool.hold((Span(0, len(text)),))
+
+
+def sockets() -> list[str]:
+    """The sockets that this process has open."""
+    found = []
+    for item in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.append(str(item.readlink()))
+    return sorted(name for name in found if name.startswith("socket:"))

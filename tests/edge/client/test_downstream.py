@@ -3,10 +3,8 @@ the client takes them."""
 
 import asyncio
 import base64
-import contextlib
 import os
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,21 +12,12 @@ import pytest
 from image_gateway.core.codec.body_segments import Body, Encoded, Span
 from image_gateway.edge.client.downstream import ClientLeftError, Downstream
 from image_gateway.edge.spool import JoinedBody, SpooledBody, Spools
-from tests.edge.client.stage import LARGE, MIB, Client, Stage, client_of, kept
+from tests.edge.client.stage import LARGE, MIB, Client, Stage, client_of, kept, sockets
 from tests.parts.eventually import eventually
 
 CONTENT = os.urandom(3 * MIB)
 
 Sending = Callable[[Downstream], Awaitable[None]]
-
-
-def sockets() -> list[str]:
-    """The sockets that this process has open."""
-    found = []
-    for item in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            found.append(str(item.readlink()))
-    return sorted(name for name in found if name.startswith("socket:"))
 
 
 class FileCalls:
@@ -248,10 +237,12 @@ async def test_an_aborted_connection_ends_the_sending(spools: Spools) -> None:
         with pytest.raises(ClientLeftError):
             await answer(downstream, body)
 
+    stage = Stage(sending)
     with spool:
-        async with client_of(Stage(sending)) as client:
+        async with client_of(stage) as client:
             await until_blocked(client, seen)
             seen[0]._connection.abort()
+            await stage.ended.wait()  # without a byte read
             assert not (await client.read()).whole
         await eventually(lambda: sockets() == before)
 

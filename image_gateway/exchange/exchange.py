@@ -71,6 +71,7 @@ class Exchange:
         self._body_reader = RequestBodyReader(app, downstream, record)
         self._lookup = CallLookup(app, calls, downstream, record)
         self._found: FoundHere | FoundKept | None = None
+        self._has_ended = False
         self._in_flight = app.tracker.begin(record)
 
     def __repr__(self) -> str:
@@ -104,12 +105,7 @@ class Exchange:
             self._end_left()
             raise
         finally:
-            match self._found:
-                case FoundHere(call=call, source=CallSource.MADE):
-                    # What the call used is known when it has ended, with its client or without.
-                    call.when_ended(self._put_record)
-                case _:
-                    self._put_record()
+            self._end()
 
     async def _serve(
         self, operation: Operation | Models | Preflight | Refusal, path_model: str | None
@@ -270,17 +266,34 @@ class Exchange:
                     ending = await delivery.follow(call.answer, reader)
                 self._lookup.leave()
                 await delivery.finish(call.answer, reader, ending)
+                self._end()
+                has_received = await self._has_received()
             except BaseException:
                 call.leave()
                 raise
-            await call.serve(is_certain=False)
+            if has_received is False:
+                call.leave()
+            else:
+                await call.serve(is_certain=has_received is True)
 
     async def _replay(self, found: FoundKept, delivery: Delivery) -> None:
         """Deliver an answer that is kept."""
         self._lookup.leave()
         with found.opened:
             await delivery.replay(conclusion.of_kept(found.entry, found.answer))
-            await found.entry.note_sent()
+            self._end()
+            has_received = await self._has_received()
+            if has_received is None:
+                await found.entry.note_sent()
+            elif has_received:
+                await found.entry.note_delivered()
+
+    async def _has_received(self) -> bool | None:
+        """Whether the client has received its answer; None behind a proxy, which hides it."""
+        peer = self._downstream.peer
+        if peer is None or headers.is_trusted(peer, self._app.settings.trusted_proxies):
+            return None
+        return await self._downstream.delivered()
 
     # -- other endings ---------------------------------------------------------------------------
 
@@ -299,6 +312,18 @@ class Exchange:
             )
         else:
             await self._refuse(conclusion.draining())
+
+    def _end(self) -> None:
+        """The request is over: record it; a second call does nothing."""
+        if self._has_ended:
+            return
+        self._has_ended = True
+        match self._found:
+            case FoundHere(call=call, source=CallSource.MADE):
+                # What the call used is known when it has ended, with its client or without.
+                call.when_ended(self._put_record)
+            case _:
+                self._put_record()
 
     def _end_left(self) -> None:
         self._record.client_left = True

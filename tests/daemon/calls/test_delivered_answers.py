@@ -1,0 +1,97 @@
+"""A client without a proxy that did not get its whole answer finds it again: that can be known."""
+
+import asyncio
+import json
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.daemon.calls.parts import CAT
+from tests.daemon.conftest import Door, make_door
+from tests.parts.eventually import eventually
+from tests.parts.gateway import Gateway, post
+from tests.parts.plane import Plane
+from tests.parts.upstream import Call, ScriptedUpstream, images, picture
+
+LARGE = json.dumps(images(data=[{"b64_json": picture(12_000_000)}])).encode()
+
+
+async def draws_large(call: Call) -> None:
+    await call.answer(200, LARGE)
+
+
+@pytest.fixture(scope="module")
+def direct(shared_plane: Plane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A daemon whose clients come without a proxy."""
+    folder = tmp_path_factory.mktemp("direct")
+    made = Gateway(folder, shared_plane.reader_url, trusted_proxies="192.0.2.0/24").start()
+    yield made
+    code = made.stop()
+    assert code == 0, made.words()
+
+
+@pytest.fixture
+def door(direct: Gateway, shared_plane: Plane, upstream: ScriptedUpstream) -> Door:
+    return make_door(direct, shared_plane, upstream)
+
+
+async def test_a_client_that_read_it_all_has_it(door: Door, upstream: ScriptedUpstream) -> None:
+    upstream.script = draws_large
+    for _ in range(2):
+        status, headers, body = await door.post(CAT)
+        assert (status, headers["x-call-source"], body) == (200, "made", LARGE)
+    assert len(upstream.calls) == 2
+
+
+async def test_a_client_that_was_killed_half_way_finds_its_answer_again(
+    door: Door, upstream: ScriptedUpstream
+) -> None:
+    upstream.script = draws_large
+    with socket.create_connection(("127.0.0.1", door.gateway.port)) as client:
+        client.sendall(post(door.secret, CAT))
+        got = await asyncio.to_thread(client.recv, 65536)
+        assert got.startswith(b"HTTP/1.1 200")
+
+    async def is_taken_over() -> bool:
+        _, headers, body = await door.post(CAT)
+        assert body == LARGE
+        return headers["x-call-source"] == "taken-over"
+
+    assert await is_taken_over()
+    assert len(upstream.calls) == 1
+
+
+async def test_a_process_that_is_killed_while_it_reads_finds_its_answer_again(
+    door: Door, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    """Its kernel has taken most of it, which is not to have it."""
+    upstream.script = draws_large
+    command = [
+        "curl",
+        "-s",
+        "--limit-rate",
+        "100k",
+        "-o",
+        str(tmp_path / "answer"),
+        "-H",
+        f"authorization: Bearer {door.secret}",
+        "-H",
+        "content-type: application/json",
+        "-d",
+        CAT.decode(),
+        f"{door.gateway.base_url}/images/generations",
+    ]
+    curl = subprocess.Popen(command)
+    try:
+        await eventually(lambda: len(upstream.calls) == 1)
+        await eventually(lambda: (tmp_path / "answer").exists())
+    finally:
+        curl.send_signal(signal.SIGKILL)
+        curl.wait()
+    _, headers, body = await door.post(CAT)
+    assert (headers["x-call-source"], body) == ("taken-over", LARGE)
+    assert len(upstream.calls) == 1

@@ -88,7 +88,7 @@ async def test_a_process_that_is_killed_while_it_reads_finds_its_answer_again(
     curl = subprocess.Popen(command)
     try:
         await eventually(lambda: len(upstream.calls) == 1)
-        await eventually(lambda: (tmp_path / "answer").exists())
+        await eventually((tmp_path / "answer").exists)
     finally:
         curl.send_signal(signal.SIGKILL)
         curl.wait()

@@ -15,8 +15,9 @@ Who is found by what:
   nobody: its request was refused before its body was read.
 
 Where several calls fit, an answer that any number of requests may have is the newest one's.  What
-only one request may have (an abandoned answer, a try after "nothing was made", a warning) is the
-oldest one's, which is the first that time takes away: so each retry that comes in time finds one.
+only one request may have (a lost answer, a try after "nothing was made", a warning) is that
+of the call which ended first, because time takes it away first: so each retry that comes in time
+finds one.
 
 The table knows only the calls that it is shown: to forget a call is to free its name.  It never
 changes a call.  The caller does, before it lets another request ask: ``Start.uses_up``, a claim for
@@ -68,16 +69,14 @@ class CallView:
         return self.is_kept and self.state in _ANSWERED
 
     @property
-    def is_abandoned(self) -> bool:
+    def is_lost(self) -> bool:
         """Whether its client is certainly gone without the answer, and nobody else has it."""
-        is_there = self.is_running or (self.is_kept and self.state in _CERTAIN)
         is_free = self.clients == 0 and not self.is_claimed
+        is_there = self.is_running or self.has_answer
         return is_there and is_free and self.was_left and not self.was_delivered
 
 
-_CERTAIN: Final = frozenset({CallState.MADE, CallState.FAULT})
-"""Ends after which the answer says all there is to say."""
-_ANSWERED: Final = _CERTAIN | {CallState.UNKNOWN}
+_ANSWERED: Final = frozenset({CallState.MADE, CallState.FAULT, CallState.UNKNOWN})
 """Ends after which another call might be a second purchase, or would get the same error."""
 
 
@@ -147,6 +146,15 @@ class RefuseRepeated:
 Decision = Start | Join | Replay | TakeOver | RefuseName | RefuseRepeated
 
 
+def _order(call: CallView) -> tuple[float, str]:
+    """The order in which calls began; ids decide between equal times."""
+    return call.identity.created_at, call.identity.call_id
+
+
+def _newest(calls: Iterable[CallView]) -> CallView | None:
+    return max(calls, key=_order, default=None)
+
+
 @dataclass(frozen=True, slots=True)
 class _Known:
     """The calls that concern a request.
@@ -165,6 +173,14 @@ class _Known:
         """
         return 0.0 if call.ended_at is None else max(0.0, self.now - call.ended_at)
 
+    def first_to_go(self, calls: Iterable[CallView]) -> CallView | None:
+        """The call that time takes away first: the first to have ended, last one that runs."""
+        return min(
+            calls,
+            key=lambda call: (call.is_running, -self.age(call), _order(call)),
+            default=None,
+        )
+
 
 def _is_named(asking: Asking) -> bool:
     return asking.name is not None
@@ -176,19 +192,6 @@ def _is_sure(asking: Asking) -> bool:
 
 def _is_any(_: Asking) -> bool:
     return True
-
-
-def _order(call: CallView) -> tuple[float, str]:
-    """The order in which calls began; ids decide between equal times."""
-    return call.identity.created_at, call.identity.call_id
-
-
-def _newest(calls: Iterable[CallView]) -> CallView | None:
-    return max(calls, key=_order, default=None)
-
-
-def _oldest(calls: Iterable[CallView]) -> CallView | None:
-    return min(calls, key=_order, default=None)
 
 
 def _unequal(known: _Known) -> CallView | None:
@@ -204,7 +207,7 @@ def _answered(known: _Known) -> CallView | None:
 
 
 def _made_nothing(known: _Known) -> CallView | None:
-    return _oldest(
+    return known.first_to_go(
         call
         for call in known.equal
         if call.state is CallState.NOTHING
@@ -214,20 +217,20 @@ def _made_nothing(known: _Known) -> CallView | None:
 
 
 def _running_or_answered(known: _Known) -> CallView | None:
-    """An abandoned one first: equal calls that were all lost and all retried get an answer each."""
-    return _abandoned(known) or _newest(
+    """A lost one first: equal calls that were all lost and all retried get an answer each."""
+    return known.first_to_go(call for call in known.equal if call.is_lost) or _newest(
         call for call in known.equal if call.is_running or call.has_answer
     )
 
 
 def _abandoned(known: _Known) -> CallView | None:
-    """One that has ended is there at once, and may be removed for want of room."""
-    abandoned = [call for call in known.equal if call.is_abandoned]
-    return _oldest(call for call in abandoned if not call.is_running) or _oldest(abandoned)
+    return known.first_to_go(
+        call for call in known.equal if call.is_lost and call.state is not CallState.UNKNOWN
+    )
 
 
 def _unknown(known: _Known) -> CallView | None:
-    return _oldest(
+    return known.first_to_go(
         call
         for call in known.equal
         if call.state is CallState.UNKNOWN

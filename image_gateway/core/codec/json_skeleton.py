@@ -5,6 +5,7 @@ placeholder cannot be forged, and becomes the string again when a body is built 
 value (``body_segments.from_json``), so no picture is ever held in memory.
 """
 
+import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +27,8 @@ class LiftedString:
     ``head`` and ``tail`` are its first and last bytes, enough to tell a data URL from a web address
     and to see the padding.  ``characters`` is its length after unescaping, ``non_base64`` how many
     of the characters are outside the base64 alphabet, ``written`` its length as a person sees it in
-    the text; only a strict skeleton sets these.
+    the text; only a strict skeleton sets these.  ``digest`` is the SHA-256 of the bytes, empty if
+    the skeleton takes none.
     """
 
     start: int
@@ -36,6 +38,7 @@ class LiftedString:
     characters: int = 0
     non_base64: int = 0
     written: int = 0
+    digest: bytes = b""
 
     @property
     def length(self) -> int:
@@ -97,7 +100,7 @@ class JsonSkeleton:
     half as much as forwarding the picture, and is needed for strings that the gateway copies into a
     body that it builds.  ``mends``: half a surrogate pair, which JavaScript writes when it splits a
     text, is read as U+FFFD and copied unchanged; for answers that have been paid for and must not
-    be lost because of it.
+    be lost because of it.  ``digests``: each lifted string gets its SHA-256 while it is read.
     """
 
     def __init__(
@@ -108,6 +111,7 @@ class JsonSkeleton:
         limits: json_scanner.ScanLimits = json_scanner.IMAGES,
         strict: bool = True,
         mends: bool = False,
+        digests: bool = False,
     ) -> None:
         self.lifted: list[LiftedString] = []
         self._scanner = json_scanner.Scanner(self, limits)
@@ -116,6 +120,8 @@ class JsonSkeleton:
         self._strict = strict
         self._mends = mends
         self._escape = _HALVES_TOO if mends else _ESCAPE
+        self._digests = digests
+        self._hash = hashlib.sha256()
         self._keep_bytes = keep_bytes
         self._out = bytearray()
         self._text = bytearray()
@@ -191,10 +197,14 @@ class JsonSkeleton:
             # From here on the string is lifted; only its first bytes stay held.
             if self._strict:
                 self._check_lifted(bytes(self._text))
+            if self._digests:
+                self._hash = hashlib.sha256(self._text)
             self._text += chunk[start : min(stop, start + _HEAD_BYTES)]
             del self._text[_HEAD_BYTES:]
         if self._strict:
             self._check_lifted(chunk[start:stop])
+        if self._digests:
+            self._hash.update(memoryview(chunk)[start:stop])
 
     def _check_lifted(self, part: bytes) -> None:
         """Checks what the parser does not see, because it goes upstream unchanged."""
@@ -239,6 +249,7 @@ class JsonSkeleton:
                     self._characters,
                     self._non_base64,
                     self._written,
+                    self._hash.digest() if self._digests else b"",
                 )
             )
             self._put(_PLACEHOLDER_TEXT + b"%d" % (len(self.lifted) - 1))

@@ -7,6 +7,7 @@ writes its own part headers around those spans: the gateway chooses name, file n
 python-multipart parses; this module sets the limits and decides which parts are allowed.
 """
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -49,8 +50,9 @@ class PartLimits:
 class Part:
     """One part: a field with its ``text``, or a file with its ``data`` in the spool.
 
-    ``head`` is the first 32 bytes of a file, ``declared`` the MIME type in its headers.  A file's
-    ``kind`` is ``image``, ``mask`` or ``markup``, its ``index`` the number in its name, if any.
+    ``head`` is the first 32 bytes of a file, ``digest`` the SHA-256 of all, ``declared`` the MIME
+    type in its headers.  A file's ``kind`` is ``image``, ``mask`` or ``markup``, its ``index`` the
+    number in its name, if any.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Part:
     declared: str = ""
     kind: str = ""
     index: int | None = None
+    digest: bytes = b""
 
 
 def boundary(content_type: str | None) -> bytes:
@@ -91,6 +94,7 @@ class MultipartReader:
         self._text_bytes = 0
         self._start = 0
         self._head = b""
+        self._hash = hashlib.sha256()
         self._parser = MultipartParser(
             boundary,
             {
@@ -180,6 +184,7 @@ class MultipartReader:
         self._text.clear()
         self._start = self._file_bytes
         self._head = b""
+        self._hash = hashlib.sha256()
 
     def _read_data(self, data: bytes, start: int, stop: int) -> None:
         name = self._part.name
@@ -194,6 +199,7 @@ class MultipartReader:
             if len(self._head) < _HEAD_BYTES:
                 self._head += piece[: _HEAD_BYTES - len(self._head)]
             self._file_bytes += len(piece)
+            self._hash.update(piece)
             self._out.append(piece)
             return
         self._text += data[start:stop]
@@ -210,7 +216,8 @@ class MultipartReader:
     def _end_part(self) -> None:
         part = self._part
         if part.kind:
-            part = replace(part, data=Span(self._start, self._file_bytes), head=self._head)
+            data = Span(self._start, self._file_bytes)
+            part = replace(part, data=data, head=self._head, digest=self._hash.digest())
         else:
             part = replace(part, text=bytes(self._text))
         self._parts.append(part)

@@ -1,5 +1,6 @@
 """A text without its long strings: nothing lost, nothing forged, nothing held."""
 
+import hashlib
 import json
 from collections.abc import Iterable
 from itertools import pairwise
@@ -45,6 +46,23 @@ def test_a_skeleton_is_the_text_with_exactly_its_long_strings_lifted(
     assert [(each.start, each.stop) for each in lifted] == spans
     assert [each.head for each in lifted] == [text[start : start + 64] for start, _ in spans]
     assert [each.length for each in lifted] == [stop - start for start, stop in spans]
+
+
+@given(text=JSON_TEXTS, data=st.data(), strict=st.booleans())
+def test_a_lifted_string_has_the_digest_of_its_bytes_however_they_came(
+    text: bytes, data: st.DataObject, *, strict: bool
+) -> None:
+    """What the bytes are, with their escapes, is what a retry sends again."""
+    _, lifted = _skeleton(data.draw(split(text)), digests=True, strict=strict)
+    assert [each.digest for each in lifted] == [
+        hashlib.sha256(text[each.start : each.stop]).digest() for each in lifted
+    ]
+
+
+@given(JSON_TEXTS)
+def test_who_asks_for_no_digests_pays_for_none(text: bytes) -> None:
+    _, lifted = _skeleton([text])
+    assert {each.digest for each in lifted} <= {b""}
 
 
 @given(JSON_TEXTS, st.data())

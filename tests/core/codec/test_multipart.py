@@ -110,9 +110,11 @@ def test_any_split_gives_the_same_parts_places_and_digests(
             assert each.data == Span(place, place + len(written))
             assert _digest(laid_down[each.data.start : each.data.stop]) == _digest(written)
             assert each.head == written[:32]
+            assert each.digest == hashlib.sha256(written).digest()
             place += len(written)
         else:
             assert (each.text, each.data, each.head) == (written, None, b"")
+            assert each.digest == b""
     assert place == len(laid_down)
 
 

@@ -125,7 +125,9 @@ def read(
     text: bytes, chunks: Iterable[bytes] | None = None
 ) -> tuple[object, list[json_skeleton.LiftedString]]:
     """A body's skeleton and its lifted strings, as the exchange reads them."""
-    skeleton = json_skeleton.JsonSkeleton(forms.keep_prompt, forms.LONGEST_PROMPT_BYTES)
+    skeleton = json_skeleton.JsonSkeleton(
+        forms.keep_prompt, forms.LONGEST_PROMPT_BYTES, digests=True
+    )
     for chunk in [text] if chunks is None else chunks:
         skeleton.feed(chunk)
     return skeleton.close(), skeleton.lifted

@@ -34,12 +34,15 @@ class Image:
 
     ``text`` is its JSON string or a placeholder (``json_skeleton.placeholder``); ``data`` its
     bytes, ``type`` their MIME type and ``size`` their number, all None for an https URL.
+    ``digest`` tells what is behind a placeholder from anything else that can be there; None for a
+    picture that ``text`` holds itself.
     """
 
     text: str = field(repr=False)
     data: Body | None = field(default=None, repr=False)
     type: str | None = None
     size: int | None = None
+    digest: str | None = None
 
 
 def from_json(
@@ -85,7 +88,7 @@ def from_json(
         raise wrong_value(param, "must be a base64 data URL of a png, jpeg or webp")
     url = value if number is None else string.head.replace(b"\\/", b"/").decode("latin-1")
     if url.startswith("https://") and _is_valid_url(url):
-        return Image(value)
+        return Image(value, digest=_digest("text", string.digest))
     raise wrong_value(param, "must be a data URL (data:image/...) or a valid https URL")
 
 
@@ -126,7 +129,12 @@ def _from_data_url(
     # The declared type may be wrong, so the type that the bytes show takes precedence.
     mime_type = base64_text.image_type_of_base64(head) or f"image/{declared}"
     _require_allowed(kind, param, mime_type)
-    return Image(value, data, mime_type, size)
+    return Image(value, data, mime_type, size, _digest("text", string.digest))
+
+
+def _digest(of: str, sha256: bytes) -> str | None:
+    """The digest of a text is none of data: a file may hold the text of a data URL."""
+    return f"{of}:{sha256.hex()}" if sha256 else None
 
 
 def _is_valid_url(text: str) -> bool:
@@ -148,7 +156,13 @@ def from_part(part: multipart.Part, number: int) -> tuple[Image, Body]:
         # Without a known signature, the part header decides if it names a picture type.
         mime_type = part.declared if part.declared in TYPES else "application/octet-stream"
     _require_allowed(part.kind, part.name, mime_type)
-    image = Image(json_skeleton.placeholder(number), (part.data,), mime_type, part.data.length)
+    image = Image(
+        json_skeleton.placeholder(number),
+        (part.data,),
+        mime_type,
+        part.data.length,
+        _digest("data", part.digest),
+    )
     return image, (f"data:{mime_type};base64,".encode(), Encoded(part.data))
 
 

@@ -22,7 +22,8 @@ _ADDRESS: Final = re.compile(r"https?:", re.IGNORECASE)
 @dataclass(frozen=True, slots=True)
 class IntentRequest:
     """One image intent.  ``body`` is the skeleton of the client's body, ``texts`` the texts of its
-    placeholders; ``model`` and ``tool_models`` are the client's names.
+    placeholders and ``digests`` their SHA-256; ``model`` and ``tool_models`` are the client's
+    names.
     """
 
     model: str
@@ -31,6 +32,7 @@ class IntentRequest:
     body: Mapping[str, object] = field(repr=False)
     texts: tuple[Body, ...] = field(default=(), repr=False)
     stream: bool = False
+    digests: tuple[bytes, ...] = field(default=(), repr=False)
 
     @property
     def count(self) -> int:
@@ -151,6 +153,7 @@ def parse(
         body=body,
         texts=body_segments.of_lifted(lifted),
         stream=stream,
+        digests=tuple(string.digest for string in lifted),
     )
 
 

@@ -56,7 +56,7 @@ class JsonBodyParser:
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
         self._json = _Json(
-            json_skeleton.JsonSkeleton(forms.keep_prompt, forms.LONGEST_PROMPT_BYTES)
+            json_skeleton.JsonSkeleton(forms.keep_prompt, forms.LONGEST_PROMPT_BYTES, digests=True)
         )
 
     def __repr__(self) -> str:
@@ -157,8 +157,8 @@ def _not_opened(error: compression.CompressionError) -> Refusal:
 
 
 async def reread(spool: Spool) -> tuple[object, Sequence[json_skeleton.LiftedString]]:
-    """The skeleton of a spooled body and its long strings; raises ``Refusal``."""
-    json = _Json(json_skeleton.JsonSkeleton(limits=json_scanner.INTENT))
+    """The skeleton of a spooled body and its long strings, with digests; raises ``Refusal``."""
+    json = _Json(json_skeleton.JsonSkeleton(limits=json_scanner.INTENT, digests=True))
     async for piece in spool.whole().play():
         for start in range(0, len(piece), _SCANNED_BYTES):
             json.feed(piece[start : start + _SCANNED_BYTES])

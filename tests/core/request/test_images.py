@@ -1,6 +1,7 @@
 """A picture in both of its forms: text and bytes of exactly the length that was announced."""
 
 import base64
+import hashlib
 import json
 from dataclasses import replace
 from itertools import pairwise
@@ -295,6 +296,35 @@ def test_a_part_of_no_bytes_is_no_picture(name: str, data: Span | None) -> None:
         images.from_part(replace(_part(name, b"x", "image/png"), data=data), 0)
     assert (refused.value.code, refused.value.param) == ("invalid_value", name)
     assert "empty" in refused.value.message
+
+
+# -- what tells a picture from others --------------------------------------------------------
+
+
+def test_a_long_text_has_its_digest_and_a_short_one_is_its_own() -> None:
+    url = "data:image/png;base64," + base64.b64encode(MAGIC["image/png"] + bytes(9000)).decode()
+    digest = hashlib.sha256(url.encode()).hexdigest()
+    assert _from_json(json.dumps([url]).encode()).digest == f"text:{digest}"
+    assert _from_json(json.dumps([url[:86]]).encode()).digest is None
+    address = "https://example.com/" + "a" * 9000
+    digest = hashlib.sha256(address.encode()).hexdigest()
+    assert _from_json(json.dumps([address]).encode()).digest == f"text:{digest}"
+
+
+def test_a_part_has_the_digest_of_its_data() -> None:
+    data = MAGIC["image/png"] + b"more"
+    part = replace(_part("image", data), digest=hashlib.sha256(data).digest())
+    image, _ = images.from_part(part, 0)
+    assert image.digest == f"data:{hashlib.sha256(data).hexdigest()}"
+
+
+def test_a_file_that_holds_the_text_of_a_data_url_is_not_that_data_url() -> None:
+    """A part without a known signature is believed its type."""
+    url = "data:image/png;base64," + base64.b64encode(MAGIC["image/png"] + bytes(9000)).decode()
+    part = replace(
+        _part("image", url.encode(), "image/png"), digest=hashlib.sha256(url.encode()).digest()
+    )
+    assert images.from_part(part, 0)[0].digest != _from_json(json.dumps([url]).encode()).digest
 
 
 def test_a_picture_does_not_show_itself() -> None:

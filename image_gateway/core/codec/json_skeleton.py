@@ -86,8 +86,9 @@ _HALVES_TOO: Final = re.compile(rb'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})')
 _PLACEHOLDER: Final = "\0"
 _PLACEHOLDER_TEXT: Final = b"\\u0000"
 # A quote after a backslash is inside a string, and a quote before a colon ends a key: neither
-# belongs to a placeholder.
-_PLACEHOLDERS: Final = re.compile(rb'(?<!\\)"\\u0000(\d+)"(?!:)')
+# belongs to a placeholder.  The pattern begins with fixed bytes, so most of a text is skipped; to
+# look behind each quote first takes 20 ms for each MB of a conversation.
+_PLACEHOLDERS: Final = re.compile(rb'"\\u0000(?<!\\"\\u0000)(\d+)"(?!:)')
 
 
 class JsonSkeleton:

@@ -182,7 +182,11 @@ async def test_a_call_is_found_by_its_fingerprint_its_name_and_its_id(stores: St
     for by in ({"fingerprint": call.fingerprint}, {"name": call.name}, {"call_id": call.call_id}):
         assert [entry.identity for entry in await stores[1].find(KEY, **by)] == [call]
     assert await stores[1].find(KEY, fingerprint=tag("x"), name=tag("y"), call_id="call_z") == []
-    every: dict[str, Any] = {"fingerprint": call.fingerprint, "name": call.name, "call_id": call.call_id}
+    every: dict[str, Any] = {
+        "fingerprint": call.fingerprint,
+        "name": call.name,
+        "call_id": call.call_id,
+    }
     assert len(await stores[1].find(KEY, **every)) == 1
 
 
@@ -204,7 +208,11 @@ async def test_another_key_finds_nothing(stores: Stores) -> None:
     call = identity(name=tag("name"))
     await keep(stores[0], call)
     other = tag("another key")
-    every: dict[str, Any] = {"fingerprint": call.fingerprint, "name": call.name, "call_id": call.call_id}
+    every: dict[str, Any] = {
+        "fingerprint": call.fingerprint,
+        "name": call.name,
+        "call_id": call.call_id,
+    }
     assert await stores[1].find(other, **every) == []
     assert await stores[1].of_key(other, 10) == []
     assert not await stores[1].has_any(other)

@@ -332,7 +332,8 @@ SETTINGS: Final[Sequence[Setting]] = (
         "PUBLIC_URL",
         None,
         "Where clients reach the gateway, such as https://images.example.com. With it "
-        "`response_format=url` gives addresses below it; without it, data URLs.",
+        "`response_format=url` gives addresses below it, which work for KEEP_SECONDS; without it, "
+        "data URLs.",
         parse_public_url,
     ),
     Setting(
@@ -395,6 +396,11 @@ def parse(environment: Mapping[str, str], read: Read) -> Settings:
         mistakes.append(f"{PREFIX}TEXT_API_URL leads to the gateway itself; name the text API")
     if values.get("ambient_image_tool") == "strip" and "TEXT_API_URL" not in raw:
         mistakes.append(f"{PREFIX}AMBIENT_IMAGE_TOOL strip needs {PREFIX}TEXT_API_URL")
+    if values.get("public_url") is not None and values.get("keep_seconds") == 0:
+        mistakes.append(
+            f"{PREFIX}PUBLIC_URL needs {PREFIX}KEEP_SECONDS above 0: addresses lead to pictures "
+            "that are kept"
+        )
     if mistakes:
         raise SettingsError(mistakes)
     values.pop("admin_database_url", None)  # the daemon must not be able to write

@@ -5,13 +5,16 @@ answer waits for the clients, however slow they are or whether they come back.
 """
 
 import asyncio
+import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from enum import Enum, auto
-from typing import Literal, Self
+from functools import partial
+from typing import Final, Literal, Self
 
 from image_gateway.calls import conclusion
 from image_gateway.calls.answer import Answer, Ending
@@ -19,9 +22,11 @@ from image_gateway.calls.attempt import UpstreamJob
 from image_gateway.calls.collecting import CollectContext, Collected
 from image_gateway.calls.dispatch import Dispatch
 from image_gateway.context import AppContext
-from image_gateway.core.calls import finding
+from image_gateway.core.calls import addresses, finding
+from image_gateway.core.calls.addresses import Address
 from image_gateway.core.calls.finding import CallView
 from image_gateway.core.calls.model import CallIdentity, CallState
+from image_gateway.core.calls.names import CallSecrets
 from image_gateway.core.errors import Refusal
 from image_gateway.core.records.builder import RecordBuilder
 from image_gateway.core.routing import failover
@@ -32,6 +37,11 @@ from image_gateway.edge.spool import JoinedBody
 from image_gateway.edge.upstream.http_client import LostError
 
 _log = logging.getLogger(__name__)
+
+
+_KEEP_SECONDS: Final = 10.0
+"""How long clients wait for the disk to take an answer with addresses; after that they get it with
+data URLs."""
 
 
 class _Stop(Enum):
@@ -74,6 +84,9 @@ class Call:
         self._cancels = app.settings.when_client_leaves == "cancel"
         self._begin_keeping = app.kept.begin
         self._kept: KeptCall | None = None
+        self._make_address = _address_maker(app)
+        self._has_outcome = False
+        self._was_kept_early = False
         context = CollectContext(
             self.answer,
             streams,
@@ -129,7 +142,7 @@ class Call:
     async def _keep(self, ending: Ending) -> None:
         """Keep the answer for those who come later."""
         kept = self._kept
-        if kept is None:
+        if kept is None or self._was_kept_early:
             return
         failure = ending.failure
         if ending.state is CallState.NOTHING:
@@ -146,6 +159,28 @@ class Call:
                 failure=None if failure is None else (failure.code, failure.source),
             )
 
+    async def _with_addresses(self, outcome: Ending | Collected) -> Ending | None:
+        """Keep an answer whose pictures have addresses; None if it has to go out without them.
+
+        The addresses work before a client can know them.
+        """
+        kept, make_address = self._kept, self._make_address
+        if not isinstance(outcome, Collected) or outcome.urls is None:
+            return None
+        if make_address is None or kept is None or not kept.is_kept:
+            return None
+        make = partial(make_address, self.identity.call_id, time.time())
+        addressed = await outcome.urls.with_addresses(make)
+        if addressed is None:
+            return None
+        self._was_kept_early = True
+        ending = conclusion.of_collected(replace(outcome, body=addressed.answer))
+        is_found = False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_KEEP_SECONDS):
+                is_found = await kept.end(ending.state, ending.status, ending.fields, addressed)
+        return ending if is_found else None
+
     def close(self) -> None:
         """Free the answer: nobody here gets it any more."""
         self.answer.give_up()
@@ -154,7 +189,9 @@ class Call:
 
     async def _run(self) -> None:
         try:
-            ending = await self._end(await self._outcome())
+            outcome = await self._outcome()
+            self._has_outcome = True
+            ending = await self._with_addresses(outcome) or await self._end(outcome)
         except Exception:  # noqa: BLE001 - the last resort of a call
             ending = self._bug()
         self._ended_at = time.time()
@@ -214,7 +251,8 @@ class Call:
         self._cancel(_Stop.DRAINED)
 
     def _cancel(self, stop: _Stop) -> None:
-        if self._stop is None and self._task is not None and self.ending is None:
+        # Once the upstream is done, the answer has only to be put together.
+        if self._stop is None and self._task is not None and not self._has_outcome:
             self._stop = stop
             self._task.cancel()
 
@@ -268,6 +306,22 @@ class Call:
         self._is_delivered |= is_certain
         if self._kept is not None:
             await (self._kept.note_delivered() if is_certain else self._kept.note_sent())
+
+
+def _address_maker(app: AppContext) -> Callable[[str, float, int, str], str] | None:
+    """Makes addresses by call, end of the call, index and extension; None if there are none."""
+    settings = app.settings
+    public_url = settings.public_url
+    if public_url is None:
+        return None
+    key = CallSecrets.of(app.prompt_key).addresses
+
+    def make(call_id: str, ended_at: float, index: int, extension: str) -> str:
+        end = math.ceil(ended_at + settings.keep_seconds)
+        name = addresses.make(key, Address(call_id, index, end), extension)
+        return addresses.url(public_url, name)
+
+    return make
 
 
 def _ignore(_: Call) -> None:

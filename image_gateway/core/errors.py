@@ -69,6 +69,7 @@ ERROR_SPECS: Final[Mapping[str, ErrorSpec]] = {
     "idempotency_key_reused": ErrorSpec(422, _INVALID, Source.CLIENT, retry=False),
     "repeated_call": ErrorSpec(400, _INVALID, Source.CLIENT, retry=False),
     "call_not_found": ErrorSpec(404, _INVALID, Source.CLIENT),
+    "picture_not_found": ErrorSpec(404, _INVALID, Source.CLIENT),
     "model_not_allowed": ErrorSpec(403, _PERMISSION, Source.CLIENT),
     "model_not_found": ErrorSpec(404, _INVALID, Source.CLIENT),
     "unsupported_value": ErrorSpec(400, _INVALID, Source.CLIENT),

@@ -27,6 +27,8 @@ BUCKETS: Final = (0.1, 0.5, 1, 2.5, 5, 10, 20, 30, 45, 60, 90, 120, 180, 240, 30
 _UPSTREAM_CODE: Final = "upstream_error"
 _STATUSES: Final = frozenset(int(status) for status in HTTPStatus)
 _PREFIX: Final = "image_gateway_"
+_PICTURE_STATUSES: Final = (200, 206, 304, 404)
+"""Shown as 0 before the first one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,14 @@ class Metrics:
             "Requests that got the answer of a call that was already paid for.",
             registry=self._registry,
         )
+        self._pictures = Counter(
+            f"{_PREFIX}picture_requests",
+            "Requests to addresses of pictures, by status; they have no log record.",
+            ("status",),
+            registry=self._registry,
+        )
+        for status in _PICTURE_STATUSES:
+            self._pictures.labels(str(status))
 
     def __repr__(self) -> str:
         return "<Metrics>"
@@ -159,6 +169,10 @@ class Metrics:
             self._found.labels(record.call_source).inc()
         if saves_purchase(record.call_source, record.error_source):
             self._saved.inc()
+
+    def observe_picture(self, status: int | None) -> None:
+        """Count a request to the address of a picture; None: it had no answer."""
+        self._pictures.labels(_status(status)).inc()
 
     def text(self) -> bytes:
         """All metrics in Prometheus' text format."""

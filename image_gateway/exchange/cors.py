@@ -39,6 +39,9 @@ _EXPOSED: Final = ", ".join(
         "openai-processing-ms",
         "preference-applied",
         "location",
+        "etag",
+        "content-range",
+        "accept-ranges",
         *(
             f"x-ratelimit-{kind}-{unit}"
             for kind in ("limit", "remaining", "reset")

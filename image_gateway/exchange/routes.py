@@ -2,7 +2,8 @@
 
 The paths of the Images API match exactly, as they were sent and before any decoding; those of the
 Responses API in any spelling, because text calls go on to a server that may be lenient.  An unknown
-path gets an error of the usual shape and a record, like every other request.
+path gets an error of the usual shape and a record, like every other request.  Only addresses of
+pictures have no record, because they hold a secret (``picture_files``).
 """
 
 import contextlib
@@ -20,6 +21,7 @@ from image_gateway.calls import conclusion
 from image_gateway.calls.registry import Calls
 from image_gateway.context import AppContext
 from image_gateway.core import headers
+from image_gateway.core.calls import addresses
 from image_gateway.core.errors import Refusal
 from image_gateway.core.records.builder import Arrival, RecordBuilder
 from image_gateway.core.records.phases import Timeline
@@ -28,6 +30,7 @@ from image_gateway.edge.client.downstream import ClientLeftError, ClientLimits, 
 from image_gateway.edge.client.listener import Receive, Scope, Send
 from image_gateway.exchange.cors import Cors
 from image_gateway.exchange.exchange import Exchange, Models, Operation, Preflight
+from image_gateway.exchange.picture_files import PictureFiles
 
 PREFIXES: Final = (
     "/v1/images",
@@ -84,6 +87,7 @@ class ImageApp:
         for path in MODELS:
             routes += [Route(path, lists), Route(f"{path}/{{name}}", lists)]
         self.cors = Cors(settings.cors_origins) if settings.cors_origins else None
+        self._pictures = PictureFiles(app)
         self._router = Router(routes, redirect_slashes=False, default=self._unknown)
 
     def __repr__(self) -> str:
@@ -97,13 +101,18 @@ class ImageApp:
         # whole URL (RFC 9112, 3.2.2), of which only the path counts.
         target = scope["raw_path"].decode("latin-1")
         scope["path"] = target if target.startswith("/") else urlsplit(target).path or target
+        refusal = None
         if any(name == b"upgrade" for name, _ in scope["headers"]):
-            await self.exchange(scope, receive, send, _upgrade_required())
-            return
-        if scope["http_version"] not in {"1.0", "1.1"}:
-            await self.exchange(scope, receive, send, _unsupported_protocol())
-            return
-        await self._router(scope, receive, send)
+            refusal = _upgrade_required()
+        elif scope["http_version"] not in {"1.0", "1.1"}:
+            refusal = _unsupported_protocol()
+        if scope["path"].startswith(addresses.PATH):
+            downstream = Downstream(scope, receive, send, self._limits, _request_id())
+            await self._pictures.serve(scope["method"], scope["path"], downstream, refusal)
+        elif refusal is not None:
+            await self.exchange(scope, receive, send, refusal)
+        else:
+            await self._router(scope, receive, send)
 
     async def exchange(
         self,
@@ -124,7 +133,8 @@ class ImageApp:
                 downstream.peer, downstream.headers, self._app.settings.trusted_proxies
             ),
             endpoint=endpoint,
-            path=scope["path"],
+            # One that is almost the address of a picture may hold its token.
+            path=addresses.hide(scope["path"]),
             user_agent=headers.user_agent(downstream.headers),
         )
         record = RecordBuilder(arrival, Timeline(time.monotonic))

@@ -5,9 +5,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
 from image_gateway.calls.answer import Answer, AnyBody
+from image_gateway.calls.picture_urls import UrlAnswer
 from image_gateway.core import dialects, errors
 from image_gateway.core.dialects import faults
 from image_gateway.core.dialects.events import ParsedEvent
@@ -25,12 +26,19 @@ from image_gateway.edge.upstream.http_client import LostError, UnreadableError, 
 class Collected:
     """What ends a successful answer: the whole body, or the last frames of a stream.
 
-    ``fields`` are headers of the upstream's response that go to the client.
+    ``fields`` are headers of the upstream's response that go to the client.  ``urls`` is the same
+    answer as ``body``, if its pictures are data URLs, for those who have addresses for them.
     """
 
     body: AnyBody | None = None
     frames: Sequence[AnyBody] = ()
     fields: Mapping[str, str] = field(default_factory=dict)
+    urls: UrlAnswer | None = None
+
+    @classmethod
+    def of_urls(cls, urls: UrlAnswer, fields: Mapping[str, str] | None = None) -> Self:
+        """An answer whose pictures go to the client as URLs."""
+        return cls(urls.with_data_urls(), fields=fields or {}, urls=urls)
 
 
 @dataclass(frozen=True)

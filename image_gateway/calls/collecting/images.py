@@ -1,7 +1,7 @@
 """Answers of the Images API: kept whole, frame by frame, or turned into a stream."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Final
 
@@ -16,9 +16,11 @@ from image_gateway.calls.collecting.context import (
     lost,
     without_picture,
 )
+from image_gateway.calls.picture_urls import UrlAnswer, UrlPicture
 from image_gateway.core import errors, headers
 from image_gateway.core.codec import data_urls, json_scanner, json_skeleton
 from image_gateway.core.codec.body_segments import Span
+from image_gateway.core.codec.data_urls import DataUrl
 from image_gateway.core.dialects import events
 from image_gateway.core.dialects.events import EventKind, ParsedEvent
 from image_gateway.core.records.builder import Made
@@ -26,7 +28,7 @@ from image_gateway.core.records.meter import AnswerMeter
 from image_gateway.core.records.phases import Phase
 from image_gateway.core.request.image_request import ImageRequest
 from image_gateway.core.routing.failover import AttemptOutcome
-from image_gateway.edge.spool import Spool
+from image_gateway.edge.spool import Spool, SpooledBody
 from image_gateway.edge.upstream.event_reader import MOST_BYTES, EventReader, Keep
 from image_gateway.edge.upstream.http_client import LostError, UpstreamResponse
 
@@ -44,8 +46,9 @@ class WholeBody(Collector[ImageRequest]):
     ) -> AttemptOutcome:
         context, meter = self._context, AnswerMeter()
         spool = context.answer.kept.enter_context(context.spools.open(paid=True))
+        urls = data_urls.DataUrls() if self._request.answer_as_url else None
         try:
-            await self._read(response, spool, meter, until)
+            await self._read(response, spool, meter, urls, until)
         except LostError as error:
             return broken_off(response, dialect, error, sent=meter.may_have_picture)
         except json_scanner.ScanError as error:
@@ -61,14 +64,22 @@ class WholeBody(Collector[ImageRequest]):
             told = errors.read_upstream_error(await _head(spool))
             return without_picture(response, dialect, told, self._request)
         # The body has shown what it is, whatever the upstream's head says.
-        self.collected = Collected(spool.whole(), fields=headers.to_client(response.headers))
+        fields = headers.to_client(response.headers)
+        if urls is None:
+            self.collected = Collected(spool.whole(), fields=fields)
+        else:
+            self.collected = Collected.of_urls(_of_data_urls(spool, urls.found), fields)
         return delivered(response, dialect)
 
     async def _read(
-        self, response: UpstreamResponse, spool: Spool, meter: AnswerMeter, until: float
+        self,
+        response: UpstreamResponse,
+        spool: Spool,
+        meter: AnswerMeter,
+        urls: data_urls.DataUrls | None,
+        until: float,
     ) -> None:
         context = self._context
-        urls = data_urls.DataUrls() if self._request.answer_as_url else None
         first_seconds = context.first_seconds(until)
         async for chunk in response.chunks(first_seconds, context.idle_seconds):
             context.record.enter(Phase.ARRIVING)
@@ -78,6 +89,18 @@ class WholeBody(Collector[ImageRequest]):
                 break
             if spool.size > self._request.count * MOST_BYTES:
                 raise LostError("AnswerTooLarge")
+
+
+def _of_data_urls(spool: Spool, found: Sequence[DataUrl]) -> UrlAnswer:
+    """The answer in a spool, which has data URLs already."""
+    parts: list[SpooledBody | UrlPicture] = []
+    position = 0
+    for each in found:
+        parts.append(spool.hold((Span(position, each.start),)))
+        url = spool.hold((Span(each.start, each.stop),))
+        parts.append(UrlPicture(url, spool.hold((Span(each.base64_start, each.stop),))))
+        position = each.stop
+    return UrlAnswer([*parts, spool.hold((Span(position, spool.size),))])
 
 
 async def _head(spool: Spool) -> bytes:

@@ -22,6 +22,7 @@ from image_gateway.calls.collecting.context import (
     invalid,
     lost,
 )
+from image_gateway.calls.picture_urls import UrlAnswer, UrlPicture
 from image_gateway.core.codec.body_segments import Body
 from image_gateway.core.dialects import events
 from image_gateway.core.dialects.events import EventKind
@@ -31,7 +32,7 @@ from image_gateway.core.records.builder import Made
 from image_gateway.core.records.phases import Phase
 from image_gateway.core.request.image_request import ImageRequest
 from image_gateway.core.routing.failover import AttemptOutcome
-from image_gateway.edge.spool import JoinedBody, SpooledBody
+from image_gateway.edge.spool import SpooledBody
 from image_gateway.edge.upstream.event_reader import EventReader, Keep, SpooledEvent
 from image_gateway.edge.upstream.http_client import LostError, UpstreamResponse
 from image_gateway.edge.upstream.response_event_reader import ResponseEventReader
@@ -96,7 +97,7 @@ class PictureCollector(Collector[ImageRequest]):
         if self._context.streams:
             self.collected = Collected(frames=tuple(self._unsent))
         else:
-            self.collected = Collected(self._whole())
+            self.collected = Collected.of_urls(self._whole())
         return self.collected
 
     def _keep(self, made: list[_Picture], usage: Mapping[str, object] | None) -> None:
@@ -141,19 +142,25 @@ class PictureCollector(Collector[ImageRequest]):
         await context.answer.add(spooled.spool.hold(body), closing.pop_all(), is_partial=True)
         return True
 
-    def _whole(self) -> JoinedBody:
+    def _whole(self) -> UrlAnswer:
         """The complete Images answer; each entry lies in a spool of its own."""
         before, after = events.answer_ends(self._pictures[0].fields, self._usage, int(time.time()))
-        parts: list[SpooledBody] = []
+        parts: list[SpooledBody | UrlPicture] = []
+        hold = self._pictures[0].hold
         for picture in self._pictures:
+            hold = picture.hold
             entry = events.entry(
                 picture.fields,
                 picture.spooled.event.lifted,
                 as_url=self._request.answer_as_url,
             )
-            parts.append(picture.hold((b"," if parts else before, *entry)))
-        parts[-1] = replace(parts[-1], body=(*parts[-1].body, after))
-        return JoinedBody(parts)
+            between = b"," if parts else before
+            if isinstance(entry, events.UrlEntry):
+                url = UrlPicture(hold((entry.head, *entry.base64)), hold(entry.base64))
+                parts += [hold((between, *entry.before)), url, hold(entry.after)]
+            else:
+                parts.append(hold((between, *entry)))
+        return UrlAnswer([*parts, hold((after,))])
 
 
 class EventPictures(PictureCollector):

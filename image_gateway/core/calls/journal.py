@@ -26,6 +26,9 @@ LINE_BYTES: Final = 32 * 1024
 JOURNAL_BYTES: Final = 128 * 1024
 """How much of a journal counts; a real one has a few KiB."""
 
+MOST_PICTURES: Final = 1000
+"""Pictures of one answer that have addresses."""
+
 _VERSION: Final = 1
 _MOST_HEADERS: Final = 256
 
@@ -46,8 +49,9 @@ class Ending:
     """How a call ended, and the head of its answer.
 
     ``at`` is in seconds since 1970.  ``status`` is None if nobody made an answer: the process that
-    worked on the call died.  ``length`` is the answer's size in bytes.  ``seconds``: how long the
-    call is kept, if that is shorter than calls are usually kept.  ``error_code`` and
+    worked on the call died.  ``length`` is the answer's size in bytes, ``pictures`` are the sizes
+    of those that the answer has addresses of, and that are kept behind it.  ``seconds``: how long
+    the call is kept, if that is shorter than calls are usually kept.  ``error_code`` and
     ``error_source`` are those of the log record; None if the answer is what was asked for.
     """
 
@@ -59,6 +63,12 @@ class Ending:
     seconds: float | None = None
     error_code: str | None = None
     error_source: str | None = None
+    pictures: tuple[int, ...] = ()
+
+    @property
+    def stored(self) -> int:
+        """Bytes that are kept of the answer, pictures included."""
+        return self.length + sum(self.pictures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +109,7 @@ def ended(ending: Ending) -> bytes:
             "seconds": ending.seconds,
             "error_code": ending.error_code,
             "error_source": ending.error_source,
+            "pictures": list(ending.pictures),
         }
     )
 
@@ -179,11 +190,13 @@ def _ending(fields: Mapping[str, object]) -> Ending | None:
     headers = _headers(fields.get("headers"))
     length = untrusted.count(fields.get("length"))
     seconds = fields.get("seconds")
+    pictures = _pictures(fields.get("pictures", []))
     if (
         state not in _ENDED
         or at is None
         or headers is None
         or length is None
+        or pictures is None
         or (status is not None and untrusted.count(status, 999) is None)
         or (seconds is not None and untrusted.number(seconds) is None)
     ):
@@ -197,7 +210,15 @@ def _ending(fields: Mapping[str, object]) -> Ending | None:
         untrusted.number(seconds),
         untrusted.text(fields.get("error_code")),
         untrusted.text(fields.get("error_source")),
+        pictures,
     )
+
+
+def _pictures(value: object) -> tuple[int, ...] | None:
+    if not isinstance(value, list) or len(value) > MOST_PICTURES:
+        return None
+    counts = [untrusted.count(each) for each in value]
+    return tuple(each for each in counts if each is not None) if None not in counts else None
 
 
 _ENDED: Final = frozenset(CallState) - {CallState.RUNNING}

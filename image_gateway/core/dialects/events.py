@@ -284,24 +284,40 @@ def error_frame(body: bytes, number: int | None = None) -> bytes:
     return b"data: " + orjson.dumps(fields) + b"\n\n"
 
 
+@dataclass(frozen=True, slots=True)
+class UrlEntry:
+    """An entry of ``data`` in an Images answer, in four pieces: the JSON text before its URL, the
+    data URL's head and its base64, and the JSON text after it.
+    """
+
+    before: Body
+    head: bytes
+    base64: Body
+    after: Body
+
+
 def entry(
     picture: Mapping[str, object], lifted: Sequence[json_skeleton.LiftedString], *, as_url: bool
-) -> Body:
-    """A picture as an entry of ``data`` in an Images answer."""
+) -> Body | UrlEntry:
+    """A picture as an entry of ``data`` in an Images answer.
+
+    With ``as_url`` a picture gets a data URL; one that is an address already keeps it.
+    """
     fields = {name: value for name, value in picture.items() if name == "revised_prompt"}
-    bodies = list(of_lifted(lifted))
+    bodies = of_lifted(lifted)
     image = picture.get("b64_json")
     if image is None:
         return from_json({"url": picture.get("url"), **fields}, bodies)
-    if as_url and isinstance(image, str):
-        number = json_skeleton.placeholder_number(image)
-        head = image.encode() if number is None else lifted[number].head
-        prefix = f"data:{base64_text.image_type_of_base64(head) or 'image/png'};base64,"
-        if number is None:
-            image = prefix + image
-        else:
-            bodies[number] = (prefix.encode(), *bodies[number])
-    return from_json({"url" if as_url else "b64_json": image, **fields}, bodies)
+    if not as_url or not isinstance(image, str):
+        return from_json({"b64_json": image, **fields}, bodies)
+    number = json_skeleton.placeholder_number(image)
+    head = image.encode() if number is None else lifted[number].head
+    mime_type = base64_text.image_type_of_base64(head) or "image/png"
+    text: Body = (orjson.dumps(image)[1:-1],) if number is None else bodies[number]
+    others = from_json(fields, bodies)
+    assert isinstance(others[0], bytes)
+    after = (b'"' + b"," * bool(fields) + others[0][1:], *others[1:])
+    return UrlEntry((b'{"url":"',), f"data:{mime_type};base64,".encode(), text, after)
 
 
 def answer_ends(

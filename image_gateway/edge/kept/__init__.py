@@ -1,7 +1,8 @@
 """Kept calls: what the processes of one machine know of each other's calls, as files in a folder.
 
     calls/<call id>      the journal of a call (``core.calls.journal``): one name, one truth
-    answers/<call id>    the bytes of its answer, complete before the journal says that it ended
+    answers/<call id>    the bytes of its answer, complete before the journal says that it ended;
+                         behind them the pictures that the answer has addresses of
     keys, fingerprints, names/<2 digits>/<tag>.<created>.<call id>
                          empty files by which a call is found without reading all of them
 

@@ -1,6 +1,7 @@
 """A kept call as the process that works on it sees it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Final, Self
@@ -14,7 +15,25 @@ from image_gateway.edge.kept.locks import Part
 from image_gateway.edge.kept.threads import OpenFile
 from image_gateway.edge.spool import JoinedBody, SpooledBody
 
-AnswerBody = bytes | SpooledBody | JoinedBody
+
+@dataclass(frozen=True, slots=True)
+class AnswerWithPictures:
+    """An answer, and the pictures that it has addresses of, in the order of their indices."""
+
+    answer: JoinedBody
+    pictures: Sequence[SpooledBody]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The sizes of the pictures in bytes."""
+        return tuple(picture.length for picture in self.pictures)
+
+    def joined(self) -> JoinedBody:
+        """What is kept of it."""
+        return JoinedBody((*self.answer.parts, *self.pictures))
+
+
+AnswerBody = bytes | SpooledBody | JoinedBody | AnswerWithPictures
 
 _AT_ONCE: Final = 1024 * 1024
 """An answer up to this size is written by one job."""
@@ -112,8 +131,8 @@ class KeptCall:
         *,
         seconds: float | None = None,
         failure: tuple[str, str] | None = None,
-    ) -> None:
-        """Keep the answer; from then on others find it.
+    ) -> bool:
+        """Keep the answer; whether others find it from then on.
 
         ``seconds``: how long at most, if not as long as all.  ``failure``: the error code and the
         source for the records of those who get the answer.  Cancelled before the end, the call
@@ -121,22 +140,37 @@ class KeptCall:
         """
         file = self._file
         if file is None:
-            return
+            return False
+        sizes: tuple[int, ...] = ()
+        if isinstance(body, AnswerWithPictures):
+            sizes, body = body.sizes, body.joined()
         length = len(body) if isinstance(body, bytes) else body.length
         try:
             now = self._disk.clock()
             code, source = (None, None) if failure is None else failure
-            line = journal.ended(Ending(state, now, status, headers, length, seconds, code, source))
+            ending = Ending(
+                state,
+                now,
+                status,
+                headers,
+                length - sum(sizes),
+                seconds,
+                code,
+                source,
+                sizes,
+            )
+            line = journal.ended(ending)
             if length > _AT_ONCE and not isinstance(body, bytes):
                 await self._write_pieces(file, body)
                 whole = b""
             else:
                 whole = body if isinstance(body, bytes) else await _joined(body)
-            await file.run(lambda number: self._finish(number, line, whole))
+            is_found = await file.run(lambda number: self._finish(number, line, whole))
         except (OSError, ValueError) as error:
             await self._give_up(error)
-        else:
-            self._disk.grown(folder.taken(length) + folder.taken(len(line)))
+            return False
+        self._disk.grown(folder.taken(length) + folder.taken(len(line)))
+        return is_found
 
     async def _write_pieces(self, file: OpenFile, body: SpooledBody | JoinedBody) -> None:
         if await file.run(folder.is_gone):
@@ -160,7 +194,7 @@ class KeptCall:
         finally:
             answer.close()
 
-    def _finish(self, number: int, line: bytes, whole: bytes) -> None:
+    def _finish(self, number: int, line: bytes, whole: bytes) -> bool:
         disk, call_id = self._disk, self.identity.call_id
         if whole and not folder.is_gone(number):
             disk.folder.write_answer(call_id, whole)
@@ -170,6 +204,8 @@ class KeptCall:
         locks.unlock(number, Part.WORK)
         if folder.is_gone(number):  # Whoever forgot the call may have come before the answer.
             disk.folder.remove_answer(call_id)
+            return False
+        return True
 
     async def abandon(self) -> None:
         """The call never was: nothing of it is kept, and who waits for it finds nothing."""

@@ -27,8 +27,9 @@ class KeptEntry:
     """What a look-up found, at one moment; other requests may change it meanwhile.
 
     ``ended_at`` is in seconds since 1970, None while the call runs.  ``status`` is None while it
-    runs, and where its process died; ``length`` is the size of its answer in bytes, ``error_code``
-    and ``error_source`` are those of its record.
+    runs, and where its process died; ``length`` is the size of its answer in bytes, ``pictures``
+    are the sizes of the pictures behind it, ``error_code`` and ``error_source`` are those of its
+    record.
     ``has_clients``: its client is there, or others wait for it or are being sent its answer.
     ``was_left``: its own client is gone, and nobody has got the answer.  ``was_sent``: the answer
     was sent to somebody, whether or not it arrived.  ``is_claimed``: a request has taken it over.
@@ -40,6 +41,7 @@ class KeptEntry:
     status: int | None
     headers: Mapping[str, str]
     length: int
+    pictures: tuple[int, ...]
     error_code: str | None
     error_source: str | None
     has_clients: bool
@@ -115,7 +117,8 @@ class KeptEntry:
         answer = None
         try:
             locks.try_lock(journal, Part.USE, shared=True)
-            answer = disk.folder.open_answer(call_id, self.length) if self.length else None
+            stored = self.length + sum(self.pictures)
+            answer = disk.folder.open_answer(call_id, stored) if self.length else None
         finally:
             if answer is None and self.length:
                 os.close(journal)
@@ -183,6 +186,7 @@ def look(disk: Disk, file: int) -> KeptEntry | None:
         None if ending is None else ending.status,
         {} if ending is None else ending.headers,
         0 if ending is None else ending.length,
+        () if ending is None else ending.pictures,
         None if ending is None else ending.error_code,
         None if ending is None else ending.error_source,
         has_clients=seen.has_client or seen.is_used,
@@ -252,7 +256,9 @@ class KeptAnswer:
 
     @property
     def descriptor(self) -> int | None:
-        """The open file, all of which is the answer; None for one without bytes.  Do not close."""
+        """The open file, whose first ``length`` bytes are the answer; None for one without bytes.
+        Do not close.
+        """
         return None if self._answer is None else self._answer.number
 
     async def play(self) -> AsyncIterator[bytes]:
@@ -260,9 +266,7 @@ class KeptAnswer:
         answer = self._answer
         position = 0
         while answer is not None and position < self.length:
-            piece = await answer.run(partial(_read, position))
-            if not piece:
-                raise OSError("a kept answer is shorter than it was")
+            piece = await answer.run(partial(read_piece, position, self.length))
             position += len(piece)
             yield piece
 
@@ -273,8 +277,12 @@ class KeptAnswer:
             self._answer.close()
 
 
-def _read(start: int, file: int) -> bytes:
-    return os.pread(file, _READ_BYTES, start)
+def read_piece(start: int, stop: int, file: int) -> bytes:
+    """The next bytes of a kept answer, up to ``stop``, blocking; raises ``OSError``."""
+    piece = os.pread(file, min(_READ_BYTES, stop - start), start)
+    if not piece:
+        raise OSError("a kept answer is shorter than it was")
+    return piece
 
 
 def _close(answer: KeptAnswer | None) -> None:

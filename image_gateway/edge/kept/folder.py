@@ -171,7 +171,7 @@ class KeepFolder:
         self.remove_answer(call_id)
 
     def open_answer(self, call_id: str, length: int) -> int | None:
-        """The answer of a call; None if it is gone or not ``length`` bytes long."""
+        """The file of a call's answer; None if it is gone or not ``length`` bytes long."""
         file = _open(self._answer(call_id), os.O_RDONLY)
         if file is not None and os.fstat(file).st_size != length:
             os.close(file)

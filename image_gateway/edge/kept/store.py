@@ -11,6 +11,7 @@ from typing import Final, Self
 
 from image_gateway.core.calls.model import CallIdentity
 from image_gateway.edge.kept import entry as entries
+from image_gateway.edge.kept import picture as pictures
 from image_gateway.edge.kept.call import KeptCall
 from image_gateway.edge.kept.disk import Disk, Trouble
 from image_gateway.edge.kept.entry import KeptEntry
@@ -21,6 +22,7 @@ from image_gateway.edge.kept.folder import (
     KeepFolder,
     KeepFolderError,
 )
+from image_gateway.edge.kept.picture import KeptPicture
 from image_gateway.edge.kept.sweep import Sweeper
 from image_gateway.edge.kept.threads import DiskThreads, OpenFile
 
@@ -174,6 +176,25 @@ class KeptCalls:
         except OSError as error:
             self._trouble.report(error)
             return False
+
+    async def picture(self, call_id: str, index: int) -> KeptPicture | None:
+        """A picture that the answer of a call has an address of, to be closed by the caller.
+
+        None if there is none, or not any more.  Nobody is asked for a key here.
+        """
+        if self._is_off:
+            return None
+        try:
+            return await self._threads.run(
+                lambda: self._open_picture(call_id, index), undo=pictures.close
+            )
+        except OSError as error:
+            self._trouble.report(error)
+            return None
+
+    def _open_picture(self, call_id: str, index: int) -> KeptPicture | None:
+        entry = self._entry(call_id)
+        return None if entry is None else pictures.open_picture(self._disk, entry, index)
 
     async def _entries(self, key_tag: str, ids: Callable[[], list[str]]) -> list[KeptEntry]:
         if self._is_off:

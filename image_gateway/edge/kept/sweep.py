@@ -139,10 +139,11 @@ class Sweeper:
         return _Ended(
             call_id,
             seen.size,
-            ending.length,
+            ending.stored,
             ending.at,
             expires_at(ending, self._keep_seconds),
-            Note.DELIVERED in seen.journal.notes,
+            # Who has an address has not the picture yet.
+            Note.DELIVERED in seen.journal.notes and not ending.pictures,
         )
 
     def _surplus(self) -> Iterator[_Ended]:

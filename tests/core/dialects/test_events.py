@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from image_gateway.core import errors
 from image_gateway.core.codec import body_segments, json_scanner, json_skeleton
+from image_gateway.core.codec.body_segments import Body
 from image_gateway.core.codec.sse import EventSplitter
 from image_gateway.core.dialects import events
-from image_gateway.core.dialects.events import Event, EventKind, ParsedEvent
+from image_gateway.core.dialects.events import Event, EventKind, ParsedEvent, UrlEntry
 from image_gateway.core.dialects.response_events import ResponseReader
 from image_gateway.core.errors import UpstreamError
 from image_gateway.core.request.catalogue import Endpoint
@@ -423,6 +424,12 @@ def test_no_message_breaks_an_error_frame(message: str) -> None:
     assert (again.kind, again.error.message, again.error.code) == (EventKind.FAILURE, message, "c")
 
 
+def _whole(entry: Body | UrlEntry) -> Body:
+    if isinstance(entry, UrlEntry):
+        return (*entry.before, entry.head, *entry.base64, *entry.after)
+    return entry
+
+
 def _answer(
     pictures: Sequence[tuple[ParsedEvent, Event, bytes]],
     usage: Mapping[str, object] | None,
@@ -431,7 +438,7 @@ def _answer(
 ) -> Any:
     before, behind = events.answer_ends(pictures[0][0].picture, usage, 1_800_000_000)
     entries = [
-        play(events.entry(found.picture, event.lifted, as_url=as_url), spool)
+        play(_whole(events.entry(found.picture, event.lifted, as_url=as_url)), spool)
         for found, event, spool in pictures
     ]
     return json.loads(before + b",".join(entries) + behind)
@@ -480,7 +487,7 @@ def test_a_long_revised_prompt_goes_on_whole() -> None:
 
 def test_a_picture_of_unknown_type_is_called_a_png_in_its_url() -> None:
     [made] = [events.entry({"b64_json": "QUJD"}, [], as_url=True)]
-    assert json.loads(play(made, b"")) == {"url": "data:image/png;base64,QUJD"}
+    assert json.loads(play(_whole(made), b"")) == {"url": "data:image/png;base64,QUJD"}
 
 
 def test_an_answer_s_first_picture_says_the_size_for_all() -> None:

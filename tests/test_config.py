@@ -151,6 +151,16 @@ def test_exactly_the_promised_settings_are_secrets_or_required() -> None:
     }
 
 
+def test_addresses_need_pictures_that_are_kept() -> None:
+    named = {"CONTROL_DATABASE_URL": DSN, "PUBLIC_URL": "https://images.example.com"}
+    [mistake] = _mistakes({**named, "KEEP_SECONDS": "0"})
+    assert mistake == (
+        "IMAGE_GATEWAY_PUBLIC_URL needs IMAGE_GATEWAY_KEEP_SECONDS above 0: addresses lead to "
+        "pictures that are kept"
+    )
+    assert _parse({**named, "KEEP_SECONDS": "1"}).public_url == "https://images.example.com"
+
+
 def test_stripping_the_image_tool_needs_a_text_api() -> None:
     named = {"CONTROL_DATABASE_URL": DSN, "AMBIENT_IMAGE_TOOL": "strip"}
     [mistake] = _mistakes(named)

@@ -352,6 +352,7 @@ def served_metrics() -> dict[str, set[str]]:
     metrics = Metrics(lambda: now)
     attempt = record.AttemptRecord("a", "codex", "answer", 200, None, "deliver", 1)
     metrics.observe(record.Record(datetime.now(UTC), "req_1", attempts=(attempt,), auth_ms=1))
+    metrics.observe_picture(200)
     served: dict[str, set[str]] = {}
     for name, labels in re.findall(
         r"^image_gateway_(\w+?)(?:_bucket|_count|_sum)?(?:\{(.*)\})? ",

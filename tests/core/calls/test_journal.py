@@ -33,6 +33,7 @@ ENDINGS = st.builds(
     headers=st.dictionaries(TEXT, TEXT, max_size=5),
     length=st.integers(0, 2**50),
     seconds=st.none() | st.floats(0, 1e9),
+    pictures=st.lists(st.integers(0, 2**40), max_size=12).map(tuple),
 )
 NOTES = st.lists(st.sampled_from(Note), max_size=6)
 
@@ -142,6 +143,15 @@ def test_a_call_is_never_read_as_ended_and_running() -> None:
     fields = json.loads(journal.ended(ENDING)) | {"state": "running"}
     odd = json.dumps(fields).encode() + b"\n"
     assert journal.read(journal.created(IDENTITY) + odd) == Journal(IDENTITY)
+
+
+@pytest.mark.parametrize(
+    "pictures", [None, 5, [-1], ["1"], [True], [0.5], [None], {"0": 1}, [0] * 1001], ids=repr
+)
+def test_an_end_with_odd_sizes_of_pictures_is_ignored(pictures: object) -> None:
+    """A wrong size would make a picture of other bytes."""
+    line = json.dumps(json.loads(journal.ended(ENDING)) | {"pictures": pictures}).encode()
+    assert journal.read(journal.created(IDENTITY) + line + b"\n") == Journal(IDENTITY)
 
 
 def test_of_two_ends_the_first_counts() -> None:

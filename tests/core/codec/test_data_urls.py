@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -89,6 +90,30 @@ def test_pictures_become_data_urls_and_not_another_byte_changes(
 def test_bytes_one_by_one_become_the_same_data_urls(answer: tuple[bytes, bytes]) -> None:
     text, expected = answer
     assert _rewritten(text[at : at + 1] for at in range(len(text))) == expected
+
+
+@given(_answers(), st.data())
+def test_where_each_data_url_is_stands_in_the_order_of_the_text(
+    answer: tuple[bytes, bytes], data: st.DataObject
+) -> None:
+    text, expected = answer
+    urls = data_urls.DataUrls()
+    made = b"".join([urls.feed(chunk) for chunk in data.draw(split(text))])
+    for each in urls.found:
+        head = made[each.start : each.base64_start]
+        assert head.startswith(b"data:image/")
+        assert head.endswith(b";base64,")
+        assert made[each.start - 1 : each.start] == b'"' == made[each.stop : each.stop + 1]
+    found = [made[each.start : each.stop] for each in urls.found]
+    assert [url.decode() for url in found] == re.findall(
+        r'"(data:image/[a-z+]+;base64,[^"]*)"', expected.decode()
+    )
+
+
+def test_only_so_many_data_urls_are_noted() -> None:
+    urls = data_urls.DataUrls()
+    urls.feed(b'{"data":[' + b",".join([b'{"b64_json":"QUJD"}'] * 1500) + b"]}")
+    assert len(urls.found) == 1000
 
 
 @given(JSON_TEXTS)

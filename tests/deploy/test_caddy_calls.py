@@ -23,8 +23,8 @@ from tests.parts.upstream import answers
 
 pytestmark = pytest.mark.slow
 
-SECRETS = CallSecrets.of(b"a key for hashing prompts")
-FILE = addresses.make(SECRETS, Address("call_" + "0123456789abcdef" * 2, 0, 2**31), "png")
+KEY = CallSecrets.of(b"a key for hashing prompts").addresses
+FILE = addresses.make(KEY, Address("call_" + "0123456789abcdef" * 2, 0, 2**31), "png")
 TOKEN = FILE.removesuffix(".png")
 IMPORTS = ("import image-gateway.caddy", "import image-intents.caddy")
 

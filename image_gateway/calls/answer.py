@@ -108,6 +108,10 @@ class Answer:
                 self.frames += 1
         self._wake()
 
+    async def add_bytes(self, frame: bytes) -> None:
+        """Add a whole frame that the gateway wrote itself."""
+        await self.add(self._small.hold((frame,)))
+
     async def _add_small(self, frame: AnyBody, *, is_partial: bool) -> None:
         start = self._small.size
         async for chunk in frame.play():

@@ -22,13 +22,16 @@ from image_gateway.calls.attempt import UpstreamJob
 from image_gateway.calls.collecting import CollectContext, Collected
 from image_gateway.calls.dispatch import Dispatch
 from image_gateway.context import AppContext
+from image_gateway.core import errors
 from image_gateway.core.calls import addresses, finding
 from image_gateway.core.calls.addresses import Address
+from image_gateway.core.calls.background import BackgroundResponse
 from image_gateway.core.calls.finding import CallView
 from image_gateway.core.calls.model import CallIdentity, CallState
 from image_gateway.core.calls.names import CallSecrets
 from image_gateway.core.errors import Refusal
 from image_gateway.core.records.builder import RecordBuilder
+from image_gateway.core.request.intent import IntentRequest
 from image_gateway.core.routing import failover
 from image_gateway.edge.client.event_stream import EVENTS_TYPE
 from image_gateway.edge.kept.call import KeptCall
@@ -51,6 +54,8 @@ class _Stop(Enum):
     """The process stops, and its time is over."""
     LEFT = auto()
     """No client is left, and nothing was sent, or the settings say so."""
+    CANCELLED = auto()
+    """Its key has cancelled it."""
 
 
 class Call:
@@ -87,6 +92,12 @@ class Call:
         self._make_address = _address_maker(app)
         self._has_outcome = False
         self._was_kept_early = False
+        is_background = isinstance(job.request, IntentRequest) and job.request.background
+        self._background = BackgroundResponse.of(identity) if is_background else None
+        self._streams = streams
+        self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.is_forgotten = False
+        """Whether its key wants nothing more of it."""
         context = CollectContext(
             self.answer,
             streams,
@@ -94,6 +105,7 @@ class Call:
             record,
             app.spools,
             app.settings.upstream_idle_seconds,
+            background=self._background,
         )
         self._dispatch = Dispatch(app, context, job)
         self._stop: _Stop | None = None
@@ -123,6 +135,11 @@ class Call:
         self._over.add_done_callback(lambda _: callback())
 
     @property
+    def streams(self) -> bool:
+        """Whether its answer is a stream."""
+        return self._streams
+
+    @property
     def is_settled(self) -> bool:
         """Whether it has ended, is kept, and nobody reads its answer here any more."""
         return self._task is not None and self._task.done() and not self.clients
@@ -139,13 +156,26 @@ class Call:
             if self._has_left:
                 self._kept.note_left()
 
+    async def _open(self) -> None:
+        """Let a client come back, before it knows the id."""
+        if self.identity.has_id:
+            await self._announce()
+        if self._background is not None and self._streams:
+            for frame in self._background.opening_frames():
+                await self.answer.add_bytes(frame)
+        self._ready.set_result(None)
+
+    async def ready(self) -> None:
+        """Wait until the call can be found by its id, at the other processes, too."""
+        await asyncio.wait([self._ready, self._over], return_when=asyncio.FIRST_COMPLETED)
+
     async def _keep(self, ending: Ending) -> None:
         """Keep the answer for those who come later."""
         kept = self._kept
         if kept is None or self._was_kept_early:
             return
         failure = ending.failure
-        if ending.state is CallState.NOTHING:
+        if ending.state is CallState.NOTHING and not self.identity.has_id:
             await kept.end(ending.state, ending.status, {}, b"", seconds=finding.NOTHING_SECONDS)
         elif ending.body is None or isinstance(ending.body, KeptAnswer):
             fields = {**ending.fields, "content-type": EVENTS_TYPE}
@@ -203,6 +233,7 @@ class Call:
         """The end of the call, when all that it held is given back."""
         try:
             with self._resources:
+                await self._open()
                 result = await self._dispatch.run()
         except Refusal as refusal:
             return conclusion.of_refusal(refusal, self.record)
@@ -233,6 +264,10 @@ class Call:
         collected = self._dispatch.salvage()
         if collected is not None:
             return collected
+        if self._stop is _Stop.CANCELLED:
+            # Whose settings let a sent call be cancelled has accounts that bill nothing for it.
+            cancelled = conclusion.of_refusal(errors.call_cancelled(), self.record)
+            return replace(cancelled, state=CallState.NOTHING)
         if not self.record.may_be_billed:
             return conclusion.of_refusal(conclusion.draining(), self.record)
         unknown = conclusion.of_refusal(failover.replacement("outcome_unknown"), self.record)
@@ -249,6 +284,19 @@ class Call:
     def drain(self) -> None:
         """End it at the drain deadline."""
         self._cancel(_Stop.DRAINED)
+
+    def cancel(self) -> bool:
+        """End it for its key, unless what it makes would be paid for; whether it will end."""
+        if self._cancels or self.answer.sent_at is None:
+            self._cancel(_Stop.CANCELLED)
+        return self._stop is not None or self.ending is not None
+
+    async def forget(self) -> None:
+        """Nobody may have its answer any more; a call that was not sent ends."""
+        self.is_forgotten = True
+        self.cancel()
+        if self._kept is not None:
+            await self._kept.abandon()
 
     def _cancel(self, stop: _Stop) -> None:
         # Once the upstream is done, the answer has only to be put together.
@@ -295,7 +343,9 @@ class Call:
             await self._kept.note_told()
 
     def leave(self) -> None:
-        """A client left before it had the whole answer."""
+        """A client left before it had the whole answer; one that has the id comes back."""
+        if self.identity.has_id:
+            return
         self._has_left = not self._is_delivered
         if self._kept is not None and self._has_left:
             self._kept.note_left()

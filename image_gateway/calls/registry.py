@@ -68,11 +68,15 @@ class Calls:
         self._forget_old(time.time())
         tags = [asking.fingerprint] if asking.name is None else [asking.fingerprint, asking.name]
         ids = {call_id for tag in tags for call_id in self._by_tag.get(tag, ())}
-        return [self._view(call_id) for call_id in ids]
+        return [self._view(call_id) for call_id in ids if not self._is_forgotten(call_id)]
 
     def _view(self, call_id: str) -> CallView:
         call = self._calls.get(call_id)
         return self._remembered[call_id] if call is None else call.view()
+
+    def _is_forgotten(self, call_id: str) -> bool:
+        call = self._calls.get(call_id)
+        return call is not None and call.is_forgotten
 
     def use_up(self, call_id: str) -> bool:
         """A call that made nothing has its one retry now; False if it is not remembered here."""
@@ -103,9 +107,12 @@ class Calls:
         resources: ExitStack,
         *,
         streams: bool,
+        has_id: bool = False,
     ) -> Call:
-        """Start a call, which takes ``resources`` over."""
+        """Start a call, which takes ``resources`` over; ``has_id``: its client gets its id."""
         identity = self._identity(asking, record)
+        if has_id:
+            identity = replace(identity, has_id=True, model=job.request.model)
         call = Call(self._app, identity, job, record, resources, streams=streams)
         self._calls[identity.call_id] = call
         self._add(identity)

@@ -70,6 +70,7 @@ ERROR_SPECS: Final[Mapping[str, ErrorSpec]] = {
     "repeated_call": ErrorSpec(400, _INVALID, Source.CLIENT, retry=False),
     "call_not_found": ErrorSpec(404, _INVALID, Source.CLIENT),
     "picture_not_found": ErrorSpec(404, _INVALID, Source.CLIENT),
+    "call_cancelled": ErrorSpec(409, _INVALID, Source.CLIENT, retry=False),
     "model_not_allowed": ErrorSpec(403, _PERMISSION, Source.CLIENT),
     "model_not_found": ErrorSpec(404, _INVALID, Source.CLIENT),
     "unsupported_value": ErrorSpec(400, _INVALID, Source.CLIENT),
@@ -210,6 +211,11 @@ def call_not_found() -> Refusal:
         "This key has no call with this id, or the call is no longer kept. Check the id, and send "
         "the key that started the call.",
     )
+
+
+def call_cancelled() -> Refusal:
+    """The key that started the call has ended it before it made anything."""
+    return Refusal("call_cancelled", "This call was cancelled before its picture was made.")
 
 
 # -- errors of upstreams ---------------------------------------------------------------------------

@@ -61,15 +61,20 @@ class Delivery:
             if self._stream is not None and frames is not None:
                 await self._stream.send(frames, answer.fields)
                 last_sent = time.monotonic()
-            elif answer.sent_at is None or not self._silence_seconds:
+            elif not (self._silence_seconds and self._is_under_way(answer)):
                 await answer.changed()
             else:
-                silent_since = max(last_sent, answer.sent_at)
+                silent_since = max(last_sent, answer.sent_at or 0.0)
                 seconds = silent_since + self._silence_seconds - time.monotonic()
                 if not await answer.changed(max(seconds, 0)):
                     await self._break_silence(answer)
                     last_sent = time.monotonic()
         return answer.ending
+
+    def _is_under_way(self, answer: Answer) -> bool:
+        """Whether silence is worth breaking: an upstream works, or the client has read a status."""
+        is_begun = self._stream is not None and self._stream.committed
+        return answer.sent_at is not None or is_begun
 
     async def _break_silence(self, answer: Answer) -> None:
         """Send what says nothing; the first time it commits a 200, whatever comes."""

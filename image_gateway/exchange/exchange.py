@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from image_gateway.calls import conclusion
+from image_gateway.calls.answer import Ending
 from image_gateway.calls.call import Call
 from image_gateway.calls.registry import Calls
 from image_gateway.calls.search import FoundHere, FoundKept
@@ -24,7 +25,7 @@ from image_gateway.core.calls.finding import Asking
 from image_gateway.core.calls.model import CallSource
 from image_gateway.core.errors import Refusal, Source
 from image_gateway.core.model import Grant, Key
-from image_gateway.core.records.builder import FoundCall, RecordBuilder, Sent
+from image_gateway.core.records.builder import Failure, FoundCall, RecordBuilder, Sent
 from image_gateway.core.records.phases import Phase
 from image_gateway.core.request.catalogue import Endpoint
 from image_gateway.core.request.intent import AnyRequest, IntentRequest
@@ -34,6 +35,7 @@ from image_gateway.edge.client.event_stream import EventStream
 from image_gateway.edge.postgres.cache import UnavailableError
 from image_gateway.edge.spool import SpooledBody
 from image_gateway.exchange import answers, cors, model_list, text_passthrough
+from image_gateway.exchange.background import BackgroundResponses, StoredResponse
 from image_gateway.exchange.call_lookup import CallLookup
 from image_gateway.exchange.delivery import Delivery, KeepAlive
 from image_gateway.exchange.request_body import RequestBodyReader
@@ -59,6 +61,9 @@ class Preflight:
     methods: str
 
 
+AnyOperation = Operation | Models | Preflight | StoredResponse | Refusal
+
+
 class Exchange:
     """One request to an image path."""
 
@@ -70,6 +75,8 @@ class Exchange:
         self._record = record
         self._body_reader = RequestBodyReader(app, downstream, record)
         self._lookup = CallLookup(app, calls, downstream, record)
+        self._background = BackgroundResponses(app, calls, downstream, record)
+        self._is_begun_only = False
         self._found: FoundHere | FoundKept | None = None
         self._has_ended = False
         self._in_flight = app.tracker.begin(record)
@@ -79,7 +86,7 @@ class Exchange:
 
     async def run(
         self,
-        operation: Operation | Models | Preflight | Refusal,
+        operation: AnyOperation,
         path_model: str | None = None,
     ) -> None:
         """Answer the request and record it.  Raises only a cancellation from outside.
@@ -107,9 +114,7 @@ class Exchange:
         finally:
             self._end()
 
-    async def _serve(
-        self, operation: Operation | Models | Preflight | Refusal, path_model: str | None
-    ) -> None:
+    async def _serve(self, operation: AnyOperation, path_model: str | None) -> None:
         match operation:
             case Refusal():
                 raise operation
@@ -117,6 +122,8 @@ class Exchange:
                 await self._serve_preflight(operation)
             case Models():
                 await self._serve_models(operation)
+            case StoredResponse():
+                await self._serve_stored(operation)
             case "responses":
                 await self._serve_responses()
             case _:
@@ -168,11 +175,22 @@ class Exchange:
                     body = await self._body_reader.opened(spool, resources)
                     grant = await self._grant(key)
                     request = await self._body_reader.intent(grant, body)
+                    if request.background:
+                        self._background.check_possible()
                     found = await self._lookup.find(key, request)
                 if isinstance(found, Asking):
                     found = self._lookup.start(found, grant, request, body, resources)
                 resources.close()
                 await self._deliver(found, request)
+
+    async def _serve_stored(self, asked: StoredResponse) -> None:
+        """Answer about a response in the background, which costs nothing any more."""
+        try:
+            key = await self._find_key()
+        except UnavailableError:
+            raise answers.control_plane_unavailable() from None
+        admission.check_active(key)
+        await self._background.serve(asked, key)
 
     def _strips_tool(self, key: Key) -> bool:
         """Whether a call that only lists the image tool goes on as text, without it."""
@@ -242,6 +260,11 @@ class Exchange:
             "x-call-source": source.value,
             **({"idempotent-replayed": "true"} if source is CallSource.REPLAYED else {}),
         }
+        if isinstance(request, IntentRequest) and request.background and not request.stream:
+            self._lookup.leave()
+            self._is_begun_only = True
+            await self._background.begin(found)
+            return
         stream = None
         if request.stream:
             is_numbered = isinstance(request, IntentRequest)
@@ -331,6 +354,8 @@ class Exchange:
 
     def _put_record(self) -> None:
         downstream = self._downstream
+        if self._is_begun_only and not self._record.client_left:
+            self._record_end()
         if self._record.client_left:
             self._record.break_off()
         self._record.enter(Phase.RECORDED)
@@ -339,3 +364,11 @@ class Exchange:
         self._app.tracker.end(self._in_flight, record, datetime.now(UTC))
         self._app.metrics.observe(record)
         self._app.logs.put(record.as_json())
+
+    def _record_end(self) -> None:
+        """The client was sent away at once; what came of the call stands in its record all the
+        same.
+        """
+        match self._found:
+            case FoundHere(call=Call(ending=Ending(failure=Failure() as failure))):
+                self._record.fail(failure.code, failure.source)

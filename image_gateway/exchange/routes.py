@@ -10,9 +10,9 @@ import contextlib
 import posixpath
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import unquote, urlsplit
 
 from starlette.routing import Route, Router
@@ -26,10 +26,12 @@ from image_gateway.core.errors import Refusal
 from image_gateway.core.records.builder import Arrival, RecordBuilder
 from image_gateway.core.records.phases import Timeline
 from image_gateway.core.request.catalogue import Endpoint
+from image_gateway.core.request.intent import BACKGROUND_ID
 from image_gateway.edge.client.downstream import ClientLeftError, ClientLimits, Downstream
 from image_gateway.edge.client.listener import Receive, Scope, Send
+from image_gateway.exchange.background import StoredResponse
 from image_gateway.exchange.cors import Cors
-from image_gateway.exchange.exchange import Exchange, Models, Operation, Preflight
+from image_gateway.exchange.exchange import AnyOperation, Exchange, Models, Operation, Preflight
 from image_gateway.exchange.picture_files import PictureFiles
 
 PREFIXES: Final = (
@@ -63,6 +65,11 @@ MODELS: Final = ("/v1/models", "/openai/v1/models", "/openai/models")
 """Where the models are listed that the key may ask for; one of them by its name behind a slash."""
 
 
+_Action = Literal["retrieve", "cancel", "delete"]
+_ACTIONS: Final[Mapping[str, _Action]] = {"GET": "retrieve", "DELETE": "delete"}
+_CANCEL: Final[Mapping[str, _Action]] = {"POST": "cancel"}
+
+
 class ImageApp:
     """The ASGI application of the image port."""
 
@@ -83,12 +90,16 @@ class ImageApp:
             routes += [Route(f"{prefix}/{endpoint}", handler) for prefix in PREFIXES]
         self._responses = _Endpoint(self, "responses")
         routes += [Route(path, self._responses) for path in RESPONSES]
+        stored, cancel = _StoredResponse(self), _StoredResponse(self, cancels=True)
+        for path in RESPONSES:
+            routes.append(Route(f"{path}/{{response_id}}", stored))
+            routes.append(Route(f"{path}/{{response_id}}/cancel", cancel))
         lists = _Models(self)
         for path in MODELS:
             routes += [Route(path, lists), Route(f"{path}/{{name}}", lists)]
         self.cors = Cors(settings.cors_origins) if settings.cors_origins else None
         self._pictures = PictureFiles(app)
-        self._router = Router(routes, redirect_slashes=False, default=self._unknown)
+        self._router = Router(routes, redirect_slashes=False, default=self.unknown)
 
     def __repr__(self) -> str:
         return f"<ImageApp {len(self._router.routes)} routes>"
@@ -119,7 +130,7 @@ class ImageApp:
         scope: Scope,
         receive: Receive,
         send: Send,
-        operation: Operation | Models | Preflight | Refusal,
+        operation: AnyOperation,
         path_model: str | None = None,
         endpoint: Operation | None = None,
     ) -> None:
@@ -142,7 +153,8 @@ class ImageApp:
             operation = conclusion.draining()
         await Exchange(self._app, self._calls, downstream, record).run(operation, path_model)
 
-    async def _unknown(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def unknown(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a path that nothing else serves."""
         if _meant_path(scope["path"]) in RESPONSES:
             await self._responses(scope, receive, send)
         else:
@@ -199,6 +211,29 @@ class _Models:
         elif scope["method"] not in {"GET", "HEAD"}:
             operation = _method_not_allowed("GET")
         await self._paths.exchange(scope, receive, send, operation)
+
+
+class _StoredResponse:
+    """A response in the background, by its id; other ids are the text API's."""
+
+    def __init__(self, paths: ImageApp, *, cancels: bool = False) -> None:
+        self._paths = paths
+        self._actions: Mapping[str, _Action] = _CANCEL if cancels else _ACTIONS
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response_id, method = scope["path_params"]["response_id"], scope["method"]
+        if not response_id.startswith(BACKGROUND_ID):
+            await self._paths.unknown(scope, receive, send)
+            return
+        methods = ", ".join(self._actions)
+        operation: AnyOperation
+        if method == "OPTIONS" and self._paths.cors is not None:
+            operation = Preflight(methods)
+        elif (action := self._actions.get(method)) is None:
+            operation = _method_not_allowed(methods)
+        else:
+            operation = StoredResponse(action, response_id)
+        await self._paths.exchange(scope, receive, send, operation, endpoint="responses")
 
 
 def _request_id() -> str:

@@ -1,4 +1,4 @@
-"""How an upstream's answer is collected: eight kinds of collectors, in one table.
+"""How an upstream's answer is collected: ten kinds of collectors, in one table.
 
 | the upstream was asked for | the client asked for | what came | collector |
 |---|---|---|---|
@@ -10,6 +10,7 @@
 | Responses events, for a picture | either | events | ``PictureCollector``: pictures out of events |
 | Responses events, for an intent | a stream | events | ``ResponseEvents``: nearly unchanged |
 | Responses events, for an intent | an answer | events | ``AssembledResponse``: one JSON response |
+| the same, in the background | either | events | ``background``: with the gateway's id |
 
 The body shows what it is (``by_body``), whatever its media type; only HTML is never an answer.  A
 response as JSON counts as the event that ends it (``edge.upstream.response_event_reader``).  A
@@ -23,6 +24,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
+from image_gateway.calls.collecting.background import BackgroundAssembled, BackgroundEvents
 from image_gateway.calls.collecting.by_body import ByBody
 from image_gateway.calls.collecting.context import CollectContext, Collected, Collector
 from image_gateway.calls.collecting.pictures import PictureCollector
@@ -59,4 +61,6 @@ def choose(
         return None
     if expects in {ExpectedResponse.JSON, ExpectedResponse.IMAGE_EVENTS}:
         return partial(ByBody, expects=expects)
+    if context.background is not None:
+        return BackgroundEvents if context.streams else BackgroundAssembled
     return _OF_RESPONSES[expects, context.streams]

@@ -10,6 +10,7 @@ from typing import Generic, Self, TypeVar
 from image_gateway.calls.answer import Answer, AnyBody
 from image_gateway.calls.picture_urls import UrlAnswer
 from image_gateway.core import dialects, errors
+from image_gateway.core.calls.background import BackgroundResponse
 from image_gateway.core.dialects import faults
 from image_gateway.core.dialects.events import ParsedEvent
 from image_gateway.core.errors import UpstreamError
@@ -48,6 +49,7 @@ class CollectContext:
     ``streams``: the client asked for a stream.  ``announce`` is called before an upstream is asked.
     ``idle_seconds`` is the longest silence within an
     upstream's answer that has begun.  ``scrubber`` is that of the account that answers.
+    ``background``: what the response of a call in the background is called; None for other calls.
     """
 
     answer: Answer
@@ -57,6 +59,7 @@ class CollectContext:
     spools: Spools
     idle_seconds: float
     scrubber: Scrubber = field(default_factory=partial(Scrubber, ()))
+    background: BackgroundResponse | None = None
 
     def first_seconds(self, until: float) -> float:
         """How long the first byte of a body may take after the head has arrived.

@@ -56,7 +56,7 @@ class ResponseEvents(Collector[IntentRequest]):
     def __init__(self, context: CollectContext, request: IntentRequest) -> None:
         super().__init__(context, request)
         self._answer = context.answer
-        self._counts = _ResponseCounts(context)
+        self._counts = ResponseCounts(context)
         self._items = OutputItems()
         self._unsent: list[SpooledBody | JoinedBody] = []
         self._has_begun = False
@@ -66,7 +66,7 @@ class ResponseEvents(Collector[IntentRequest]):
     ) -> AttemptOutcome:
         context = self._context
         context.answer.fields = headers.to_client(response.headers)
-        with _reader(response, context, Keep.FRAME, until) as reader:
+        with response_reader(response, context, Keep.FRAME, until) as reader:
             try:
                 return await self._read(reader, response, dialect)
             except LostError as error:
@@ -151,7 +151,7 @@ class AssembledResponse(Collector[IntentRequest]):
 
     def __init__(self, context: CollectContext, request: IntentRequest) -> None:
         super().__init__(context, request)
-        self._counts = _ResponseCounts(context)
+        self._counts = ResponseCounts(context)
         self._items = OutputItems()
         self._response: SpooledFields | None = None
         self._first_item: SpooledEvent | None = None
@@ -160,7 +160,7 @@ class AssembledResponse(Collector[IntentRequest]):
         self, response: UpstreamResponse, dialect: str, until: float
     ) -> AttemptOutcome:
         context = self._context
-        with _reader(response, context, Keep.DATA, until) as reader:
+        with response_reader(response, context, Keep.DATA, until) as reader:
             try:
                 outcome = await self._read(reader, response, dialect)
             except LostError as error:
@@ -228,9 +228,10 @@ class AssembledResponse(Collector[IntentRequest]):
         return Collected(self._items.whole(self._response))
 
 
-def _reader(
+def response_reader(
     response: UpstreamResponse, context: CollectContext, keep: Keep, until: float
 ) -> ResponseEventReader:
+    """A reader of the events of an answer."""
     return ResponseEventReader(
         response,
         context.spools,
@@ -243,7 +244,7 @@ def _reader(
     )
 
 
-class _ResponseCounts:
+class ResponseCounts:
     """Counts the pictures of a response, for the record."""
 
     def __init__(self, context: CollectContext) -> None:
@@ -253,6 +254,7 @@ class _ResponseCounts:
         self.pictures = 0
 
     def add(self, event: ParsedEvent) -> None:
+        """Count an event."""
         if event.kind is EventKind.PICTURE:
             self.pictures += 1
             self._add_svg(event)

@@ -93,6 +93,7 @@ def created(identity: CallIdentity) -> bytes:
             "endpoint": identity.endpoint,
             "created_at": identity.created_at,
             "has_id": identity.has_id,
+            "model": identity.model,
         }
     )
 
@@ -180,7 +181,8 @@ def _identity(fields: Mapping[str, object]) -> CallIdentity | None:
         or not isinstance(has_id, bool)
     ):
         return None
-    return CallIdentity(**texts, name=name, created_at=created_at, has_id=has_id)
+    model = untrusted.text(fields.get("model")) or ""
+    return CallIdentity(**texts, name=name, created_at=created_at, has_id=has_id, model=model)
 
 
 def _ending(fields: Mapping[str, object]) -> Ending | None:

@@ -40,6 +40,7 @@ class CallIdentity:
     was refused before its body was read: no request finds such a call.  ``name`` None: the request
     had no Idempotency-Key.  ``has_id``: the client was given the call's id, and asks by it.
     ``request_id`` is the request that started the call; ``created_at`` is in seconds since 1970.
+    ``model`` is the client's name for its model, if its response has to tell it.
     """
 
     call_id: str
@@ -50,3 +51,4 @@ class CallIdentity:
     endpoint: str
     created_at: float
     has_id: bool = False
+    model: str = ""

@@ -26,6 +26,8 @@ EVENTS_HEADERS: Final[Mapping[str, str]] = {
 def fields(request: IntentRequest, account: Account) -> dict[str, object]:
     """The fields of the call's body; the account must have a main model."""
     sent = dict(request.body) | {"stream": True}
+    if request.background:
+        del sent["background"]  # the gateway itself lets the client go
     sent["model"] = (
         account.responses_model
         if request.is_for_image_model

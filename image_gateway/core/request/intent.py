@@ -16,6 +16,9 @@ from image_gateway.core.request.image_request import ImageRequest
 from image_gateway.core.request.intent_signals import TOOL, signals_of
 from image_gateway.core.request.model_names import ModelNames, is_image_model
 
+BACKGROUND_ID: Final = "resp_ig_"
+"""What the ids of responses in the background begin with; the gateway makes them."""
+
 _ADDRESS: Final = re.compile(r"https?:", re.IGNORECASE)
 
 
@@ -23,7 +26,7 @@ _ADDRESS: Final = re.compile(r"https?:", re.IGNORECASE)
 class IntentRequest:
     """One image intent.  ``body`` is the skeleton of the client's body, ``texts`` the texts of its
     placeholders and ``digests`` their SHA-256; ``model`` and ``tool_models`` are the client's
-    names.
+    names.  ``background``: the client comes back for the answer.
     """
 
     model: str
@@ -33,6 +36,7 @@ class IntentRequest:
     texts: tuple[Body, ...] = field(default=(), repr=False)
     stream: bool = False
     digests: tuple[bytes, ...] = field(default=(), repr=False)
+    background: bool = False
 
     @property
     def count(self) -> int:
@@ -138,12 +142,20 @@ def parse(
         )
     model = _name(body, "model", "model") or default_model
     stream, background = (_boolean(body, name) for name in ("stream", "background"))
-    if background:
+    if background and body.get("store") is False:
         raise Refusal(
             "unsupported_value",
-            "Image calls cannot run in the background here, because they could not be polled. "
-            "Leave out `background` and wait for the answer, or ask for a stream.",
-            param="background",
+            "A call in the background needs `store`, because its answer is kept until it is "
+            "fetched. Leave out `store`, or `background`.",
+            param="store",
+        )
+    previous = body.get("previous_response_id")
+    if isinstance(previous, str) and previous.startswith(BACKGROUND_ID):
+        raise Refusal(
+            "unsupported_value",
+            "A response from the background cannot be continued by its id, which no upstream "
+            "knows. Send its output in `input` in place of `previous_response_id`.",
+            param="previous_response_id",
         )
     tool_models = [_name(tool, "model", "tools") for tool in image_tools(body)]
     return IntentRequest(
@@ -154,6 +166,7 @@ def parse(
         texts=body_segments.of_lifted(lifted),
         stream=stream,
         digests=tuple(string.digest for string in lifted),
+        background=background,
     )
 
 

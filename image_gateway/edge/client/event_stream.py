@@ -5,8 +5,8 @@ status, afterwards it is an event.  One task sends all of it, so a comment is ne
 frame.
 """
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Final, Protocol
 
 from image_gateway.core.dialects import events
 from image_gateway.edge.client.downstream import Downstream
@@ -21,15 +21,30 @@ _HEADERS: Final = {
 _NOT_OF_STREAMS: Final = frozenset({"content-length", "content-type"})
 
 
+class Playable(Protocol):
+    """Bytes that need not be in memory."""
+
+    def play(self) -> AsyncIterator[bytes]:
+        """The bytes, from the first one."""
+
+
 class EventStream:
     """The response to a call that asks for a stream; every method raises ``ClientLeftError``.
 
     ``numbered``: its events have sequence numbers, as those of the Responses API have.
+    ``change`` gets all bytes of frames in their order and gives those to send; None: all of them.
     """
 
-    def __init__(self, downstream: Downstream, *, numbered: bool = False) -> None:
+    def __init__(
+        self,
+        downstream: Downstream,
+        *,
+        numbered: bool = False,
+        change: Callable[[bytes], bytes] | None = None,
+    ) -> None:
         self._downstream = downstream
         self._numbered = numbered
+        self._change = change
 
     def __repr__(self) -> str:
         return f"<EventStream {'committed' if self.committed else 'open'}>"
@@ -39,10 +54,16 @@ class EventStream:
         """Whether the status was sent."""
         return self._downstream.status is not None
 
-    async def send(self, frames: SpooledBody | JoinedBody, fields: Mapping[str, str]) -> None:
+    async def send(self, frames: Playable, fields: Mapping[str, str]) -> None:
         """Send whole frames; ``fields`` are headers for a response that has not begun."""
         await self._commit(fields)
-        await self._downstream.send_body(frames)
+        if self._change is None and isinstance(frames, SpooledBody | JoinedBody):
+            await self._downstream.send_body(frames)
+            return
+        async for piece in frames.play():
+            changed = piece if self._change is None else self._change(piece)
+            if changed:
+                await self._downstream.send(changed)
 
     async def comment(self, fields: Mapping[str, str]) -> None:
         """Send a comment, which keeps intermediaries from closing a silent connection."""

@@ -107,6 +107,7 @@ class BackgroundResponses:
 
     async def serve(self, asked: StoredResponse, key: Key) -> None:
         """Answer a request about a response; raises ``Refusal``."""
+        await self._downstream.read_body(_Nothing())  # else its end is missed while we wait
         found = await self._find(asked.response_id, key)
         self._downstream.own_headers = {"x-call-id": found.identity.call_id}
         match asked.action:
@@ -289,6 +290,13 @@ class BackgroundResponses:
                     while call.ending is None:
                         await call.answer.changed()
             await self._send_call(call)
+
+
+class _Nothing:
+    """Takes a body that nobody needs."""
+
+    async def write(self, chunk: bytes) -> None:
+        """Drop some bytes."""
 
 
 @dataclass(frozen=True, slots=True)

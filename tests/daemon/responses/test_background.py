@@ -12,7 +12,7 @@ from openai.types.responses import Response
 
 from tests.daemon.calls.parts import hold
 from tests.daemon.conftest import Door, MakeDoor, frames_of, make_door
-from tests.daemon.responses.calls import INTENT, PATH, PATHS, TOOL, ask
+from tests.daemon.responses.calls import INTENT, PATH, PATHS, TOOL, ask, records_of
 from tests.daemon.test_refusals import check_refused
 from tests.parts.eventually import eventually
 from tests.parts.gateway import Gateway, parse, post
@@ -28,6 +28,7 @@ from tests.parts.upstream import (
     streams,
 )
 
+SETTINGS = {"slot_wait_seconds": 60}
 NOT_FOUND = "This key has no call with this id, or the call is no longer kept."
 UNKNOWN = f"resp_ig_{'0' * 32}"
 
@@ -43,12 +44,13 @@ def other_process(served: Gateway, shared_plane: Plane, tmp_path: Path) -> Itera
     """A second process beside ``served``, with the same folder of kept answers."""
     other = Gateway(tmp_path, shared_plane.reader_url, state_dir=served.settings["STATE_DIR"])
     yield other.start()
+
     assert other.stop() == 0, other.words()
 
 
 def begin(client: openai.AsyncOpenAI, **options: Any) -> Any:
-    asked: dict[str, Any] = {"model": "gpt-5", "input": "a cat", "tools": [TOOL]}
-    return client.responses.create(**asked, background=True, **options)
+    asked: dict[str, Any] = {"model": "gpt-5", "input": "a cat", "tools": [TOOL], **options}
+    return client.responses.create(**asked, background=True)
 
 
 async def ended(client: openai.AsyncOpenAI, response_id: str) -> Response:
@@ -132,7 +134,7 @@ async def test_the_record_of_the_start_has_what_the_call_used(
     assert started["usage"] is not None
     assert started["response_image_count"] == 1
     assert (started["status"], started["call_source"]) == (200, "made")
-    assert [attempt["upstream_status"] for attempt in started["attempts"]] == [200]
+    assert [attempt["status"] for attempt in started["attempts"]] == [200]
     others = [
         record
         for record in door.gateway.records()
@@ -376,7 +378,7 @@ async def test_a_method_that_a_response_does_not_have_is_refused(door: Door) -> 
 async def test_polling_takes_no_place_of_the_key(
     make: MakeDoor, upstream: ScriptedUpstream
 ) -> None:
-    door = make(key={"max_concurrency": 1, "quota_images_left": 1})
+    door = make(key={"max_concurrency": 1, "quota_limit": 1})
     held = hold(upstream, streams(drawn()))
     async with door.client() as client:
         begun = await begin(client)
@@ -390,21 +392,42 @@ async def test_polling_takes_no_place_of_the_key(
 # -- ending and forgetting -------------------------------------------------------------------------
 
 
-async def test_a_call_that_waits_is_cancelled(make: MakeDoor, upstream: ScriptedUpstream) -> None:
-    door = make(max_concurrency=1)
+async def test_a_call_that_waits_for_a_slot_is_cancelled(
+    door: Door, client: openai.AsyncOpenAI, upstream: ScriptedUpstream
+) -> None:
+    door.plane.update("accounts", {"account_name": door.account}, image_max_concurrency=1)
     held = hold(upstream, streams(drawn()))
-    async with door.client() as client:
-        first = await begin(client)
-        await asyncio.wait_for(held.begun.wait(), 20)
-        door.plane.update("keys", {"key_id": door.key_id}, max_concurrency=None)
-        cancelled = await client.responses.cancel(first.id)
-        # It is at the upstream, where it is paid for.
-        assert cancelled.status == "in_progress"
-        held.go.set()
-        made = await ended(client, first.id)
-        again = await client.responses.cancel(first.id)
-    assert again == made
-    assert picture_of(again) == picture()
+    first = await begin(client)
+    await asyncio.wait_for(held.begun.wait(), 20)
+    waiting = await begin(client, input="a dog")
+    stream = await begin(client, input="a cow", stream=True)
+    events = aiter(stream)
+    streamed = (await anext(events)).response.id
+    for response_id in (waiting.id, streamed):
+        cancelled = await client.responses.cancel(response_id)
+        assert (cancelled.id, cancelled.status) == (response_id, "cancelled")
+        assert (await client.responses.retrieve(response_id)) == cancelled
+        assert (await client.responses.cancel(response_id)) == cancelled
+    with pytest.raises(openai.APIError, match="cancelled"):
+        assert [event.type async for event in events] == []
+    held.go.set()
+    assert (await ended(client, first.id)).status == "completed"
+    assert len(upstream.calls) == 1
+    codes = [record["error_code"] for record in records_of(door) if record["path"] == PATH]
+    assert sorted(map(str, codes)) == ["None", "call_cancelled", "call_cancelled"]
+
+
+async def test_a_call_that_is_paid_for_goes_on_when_it_is_cancelled(
+    client: openai.AsyncOpenAI, upstream: ScriptedUpstream
+) -> None:
+    held = hold(upstream, streams(drawn()))
+    begun = await begin(client)
+    await asyncio.wait_for(held.begun.wait(), 20)
+    assert (await client.responses.cancel(begun.id)).status == "in_progress"
+    held.go.set()
+    made = await ended(client, begun.id)
+    assert picture_of(made) == picture()
+    assert await client.responses.cancel(begun.id) == made
 
 
 async def test_a_forgotten_response_is_gone_at_once(

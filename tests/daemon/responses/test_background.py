@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,12 @@ import pytest
 from openai.types.responses import Response
 
 from tests.daemon.calls.parts import hold
-from tests.daemon.conftest import Door, MakeDoor, frames_of, make_door
+from tests.daemon.conftest import Door, MakeDoor, open_door
 from tests.daemon.responses.calls import INTENT, PATH, PATHS, TOOL, ask, records_of
-from tests.daemon.test_refusals import check_refused
 from tests.parts.eventually import eventually
 from tests.parts.gateway import Gateway, parse, post
 from tests.parts.plane import Plane
 from tests.parts.upstream import (
-    Call,
     ScriptedUpstream,
     answers,
     codex_turn,
@@ -217,7 +215,7 @@ async def test_a_client_that_left_its_stream_comes_back_for_the_rest(
     created = await anext(aiter(stream))
     await stream.close()
     await asyncio.wait_for(held.begun.wait(), 20)
-    back = await client.responses.retrieve(created.response.id, stream=True, starting_after=1)
+    back: Any = await client.responses.retrieve(created.response.id, stream=True, starting_after=1)
     held.go.set()
     events = [event async for event in back]
     assert [event.sequence_number for event in events] == list(range(2, 2 + len(events)))
@@ -234,15 +232,15 @@ async def test_an_ended_response_is_a_stream_or_a_response_as_it_is_asked_for(
     begun = await begin(client, **settings)
     response_id = begun.id if not settings else (await anext(aiter(begun))).response.id
     whole = await ended(client, response_id)
-    stream = await client.responses.retrieve(response_id, stream=True)
+    stream: Any = await client.responses.retrieve(response_id, stream=True)
     events = [event async for event in stream]
     assert (events[0].type, events[0].sequence_number) == ("response.created", 0)
     assert events[-1].type == "response.completed"
     assert events[-1].response == whole
     last = events[-1].sequence_number
-    after = await client.responses.retrieve(response_id, stream=True, starting_after=last - 1)
+    after: Any = await client.responses.retrieve(response_id, stream=True, starting_after=last - 1)
     assert [event.sequence_number async for event in after] == [last]
-    none = await client.responses.retrieve(response_id, stream=True, starting_after=last)
+    none: Any = await client.responses.retrieve(response_id, stream=True, starting_after=last)
     assert [event async for event in none] == []
 
 
@@ -251,12 +249,12 @@ async def test_the_stream_of_a_failed_call_ends_with_its_error(
 ) -> None:
     upstream.script = answers(400, {"error": {"message": "no cats", "code": "invalid_prompt"}})
     stream = await begin(client, stream=True)
+    events = aiter(stream)
+    response_id = (await anext(events)).response.id
     with pytest.raises(openai.APIError, match="no cats"):
-        response_id = ""
-        async for event in stream:
-            response_id = response_id or event.response.id
+        assert [event.type async for event in events]
     assert (await ended(client, response_id)).status == "failed"
-    again = await client.responses.retrieve(response_id, stream=True)
+    again: Any = await client.responses.retrieve(response_id, stream=True)
     with pytest.raises(openai.APIError, match="no cats"):
         assert [event.type async for event in again]
 
@@ -326,7 +324,7 @@ async def test_another_process_and_the_next_one_find_it(
         for response_id in (whole.id, streamed):
             made = await ended(other, response_id)
             assert (made.id, picture_of(made)) == (response_id, picture())
-        assert [event.sequence_number for event in await _events(other, streamed, 1)][0] == 2
+        assert (await _events(other, streamed, 1))[0].sequence_number == 2
         other_process.stop()
         other_process.start()
         assert picture_of(await other.responses.retrieve(streamed)) == picture()
@@ -336,7 +334,7 @@ async def test_another_process_and_the_next_one_find_it(
 
 
 async def _events(client: openai.AsyncOpenAI, response_id: str, after: int = -1) -> list[Any]:
-    stream = await client.responses.retrieve(response_id, stream=True, starting_after=after)
+    stream: Any = await client.responses.retrieve(response_id, stream=True, starting_after=after)
     return [event async for event in stream]
 
 
@@ -453,6 +451,42 @@ async def test_a_forgotten_response_is_gone_at_once(
     await client.responses.delete(made.id)
     with pytest.raises(openai.NotFoundError):
         await client.responses.delete(made.id)
+
+
+# -- settings --------------------------------------------------------------------------------------
+
+
+async def test_accounts_that_bill_nothing_for_it_may_be_cancelled(
+    make_gateway: Callable[..., Gateway], plane: Plane, upstream: ScriptedUpstream
+) -> None:
+    gateway = make_gateway(plane.reader_url, when_client_leaves="cancel").start()
+    door = open_door(gateway, plane, upstream, "codex-responses")
+    held = hold(upstream, streams(drawn()))
+    async with door.client() as client:
+        begun = await begin(client)
+        await asyncio.wait_for(held.begun.wait(), 20)
+        cancelled = await client.responses.cancel(begun.id)
+        assert cancelled.status == "cancelled"
+        assert await client.responses.retrieve(begun.id) == cancelled
+        stream = await begin(client, stream=True)
+        created = await anext(aiter(stream))
+        await stream.close()
+        held.go.set()
+        # To leave a stream is no word about the response.
+        assert (await ended(client, created.response.id)).status == "completed"
+    assert gateway.stop() == 0, gateway.words()
+
+
+async def test_nothing_runs_in_the_background_where_nothing_is_kept(
+    make_gateway: Callable[..., Gateway], plane: Plane, upstream: ScriptedUpstream
+) -> None:
+    gateway = make_gateway(plane.reader_url, keep_seconds=0).start()
+    door = open_door(gateway, plane, upstream, "codex-responses")
+    status, _, answer = await ask(door, INTENT[:-1] + b',"background":true}')
+    error = json.loads(answer)["error"]
+    assert (status, error["code"], error["param"]) == (400, "unsupported_value", "background")
+    assert upstream.calls == []
+    assert gateway.stop() == 0, gateway.words()
 
 
 # -- what is refused -------------------------------------------------------------------------------

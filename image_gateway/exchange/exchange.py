@@ -260,7 +260,9 @@ class Exchange:
             "x-call-source": source.value,
             **({"idempotent-replayed": "true"} if source is CallSource.REPLAYED else {}),
         }
-        if isinstance(request, IntentRequest) and request.background and not request.stream:
+        wants_id = isinstance(request, IntentRequest) and request.background
+        # A call that a request in the foreground began can only be waited for.
+        if wants_id and identity.has_id and not request.stream:
             self._lookup.leave()
             self._is_begun_only = True
             await self._background.begin(found)

@@ -353,6 +353,19 @@ async def test_a_name_finds_the_same_response(
     assert len(upstream.calls) == 1
 
 
+async def test_a_call_of_the_foreground_is_found_and_answered_as_such(
+    client: openai.AsyncOpenAI, upstream: ScriptedUpstream
+) -> None:
+    upstream.script = streams(codex_turn())
+    asked: dict[str, Any] = {"model": "gpt-5", "input": "a cat", "tools": [TOOL]}
+    named = {"Idempotency-Key": "order-2"}
+    made = await client.responses.create(**asked, extra_headers=named)
+    found = await begin(client, extra_headers=named)
+    assert found == made
+    assert (found.status, picture_of(found)) == ("completed", picture())
+    assert len(upstream.calls) == 1
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [

@@ -13,13 +13,14 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, Self
 
 from image_gateway.core.calls.model import CallState
 from image_gateway.core.codec.body_segments import Span
 from image_gateway.core.records.builder import Failure
 from image_gateway.edge.kept.entry import KeptAnswer
-from image_gateway.edge.spool import MEMORY_BYTES, JoinedBody, SpooledBody, Spools
+from image_gateway.edge.spool import MEMORY_BYTES, JoinedBody, Spool, SpooledBody, Spools
 from image_gateway.edge.upstream.http_client import LostError
 
 AnyBody = SpooledBody | JoinedBody
@@ -53,9 +54,11 @@ class _Piece:
 
 
 class Answer:
-    """What a call has made so far; ``close`` frees it once nobody reads it any more."""
+    """What a call has made so far; it is freed once nobody needs or reads it any more."""
 
-    def __init__(self, spools: Spools) -> None:
+    def __init__(self, spools: Spools, folder: Path | None = None) -> None:
+        self._spools = spools
+        self._folder = folder
         self.kept = ExitStack()
         """Closes the spools that hold the answer."""
         self.fields: Mapping[str, str] = {}
@@ -75,6 +78,10 @@ class Answer:
 
     def __repr__(self) -> str:
         return f"<Answer {self.frames} frames, {self.ending or 'open'}>"
+
+    def spool(self) -> Spool:
+        """A spool for the whole answer, in ``folder`` if that is given."""
+        return self.kept.enter_context(self._spools.open(paid=True, folder=self._folder))
 
     # -- writing ---------------------------------------------------------------------------------
 

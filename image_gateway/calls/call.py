@@ -77,7 +77,7 @@ class Call:
         streams: bool,
     ) -> None:
         self.identity = identity
-        self.answer = Answer(app.spools)
+        self.answer = Answer(app.spools, app.kept.answer_folder)
         self.record = record
         self.clients = 0
         """Requests that wait for its answer or get it."""

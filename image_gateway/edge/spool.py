@@ -201,8 +201,9 @@ class Spool:
         self._spools.disk.take(count, must=self._paid)
         self._charged_to_disk += count
         file, folder, offset = self._file, self._folder, self._on_disk
+        common = self._spools.folder
         self._writing = self._start(
-            lambda: _write_out(file, folder, chunks, offset),
+            lambda: _write_out(file, (folder, common), chunks, offset),
             lambda job: self._end_writing(job, len(chunks), count),
         )
         await asyncio.shield(self._writing)
@@ -377,6 +378,11 @@ class SpooledBody:
         """Bytes on the wire."""
         return body_segments.length(self.body)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is all that its spool holds, unchanged."""
+        return self.body == (Span(0, self.spool.size),)
+
     def play(self) -> AsyncIterator[bytes]:
         """The bytes; may be called again while the spool is open."""
         return self.spool.play(self.body)
@@ -437,14 +443,29 @@ def name_file(file: int, path: Path) -> None:
         os.close(folder)
 
 
-def _write_out(file: int | None, folder: Path, chunks: Sequence[bytes], offset: int) -> int:
-    """Write the chunks, to a new file if there is none; the file."""
-    descriptor = _unnamed_file(folder) if file is None else file
+def _write_out(
+    file: int | None, folders: tuple[Path, Path], chunks: Sequence[bytes], offset: int
+) -> int:
+    """Write the chunks, to a new file if there is none; the file.
+
+    A new one lies in the first of the folders, or in the second if the first cannot be used.
+    """
+    if file is None:
+        first, second = folders
+        if first != second:
+            with suppress(OSError):
+                return _write_new(first, chunks)
+        return _write_new(second, chunks)
+    _write_all(file, chunks, offset)
+    return file
+
+
+def _write_new(folder: Path, chunks: Sequence[bytes]) -> int:
+    descriptor = _unnamed_file(folder)
     try:
-        _write_all(descriptor, chunks, offset)
+        _write_all(descriptor, chunks, 0)
     except BaseException:
-        if file is None:
-            os.close(descriptor)
+        os.close(descriptor)
         raise
     return descriptor
 

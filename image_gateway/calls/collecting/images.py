@@ -45,7 +45,7 @@ class WholeBody(Collector[ImageRequest]):
         self, response: UpstreamResponse, dialect: str, until: float
     ) -> AttemptOutcome:
         context, meter = self._context, AnswerMeter()
-        spool = context.answer.kept.enter_context(context.spools.open(paid=True))
+        spool = context.answer.spool()
         urls = data_urls.DataUrls() if self._request.answer_as_url else None
         try:
             await self._read(response, spool, meter, urls, until)

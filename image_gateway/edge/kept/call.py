@@ -13,7 +13,7 @@ from image_gateway.edge.kept import folder, locks
 from image_gateway.edge.kept.disk import Disk
 from image_gateway.edge.kept.locks import Part
 from image_gateway.edge.kept.threads import OpenFile
-from image_gateway.edge.spool import JoinedBody, SpooledBody
+from image_gateway.edge.spool import JoinedBody, SpooledBody, SpoolFullError
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +161,8 @@ class KeptCall:
             )
             line = journal.ended(ending)
             if length > _AT_ONCE and not isinstance(body, bytes):
-                await self._write_pieces(file, body)
+                if not await self._name_file(file, body):
+                    await self._write_pieces(file, body)
                 whole = b""
             else:
                 whole = body if isinstance(body, bytes) else await _joined(body)
@@ -171,6 +172,19 @@ class KeptCall:
             return False
         self._disk.grown(folder.taken(length) + folder.taken(len(line)))
         return is_found
+
+    async def _name_file(self, file: OpenFile, body: SpooledBody | JoinedBody) -> bool:
+        """Give the file of a spool, which is all of the answer, its name; False if it cannot be."""
+        disk, call_id = self._disk, self.identity.call_id
+        if not isinstance(body, SpooledBody) or not body.is_whole or await file.run(folder.is_gone):
+            return False
+        try:
+            number = await body.spool.to_file()
+            await disk.threads.run(lambda: disk.folder.name_answer(call_id, number))
+        except (SpoolFullError, OSError):
+            # It may lie in another file system, or its own may not be able to.
+            return False
+        return True
 
     async def _write_pieces(self, file: OpenFile, body: SpooledBody | JoinedBody) -> None:
         if await file.run(folder.is_gone):

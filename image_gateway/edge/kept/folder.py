@@ -17,6 +17,7 @@ from typing import Final
 from image_gateway.core.calls import journal
 from image_gateway.core.calls.journal import Ending, Journal, Note
 from image_gateway.core.calls.model import CallIdentity, CallState
+from image_gateway.edge import spool
 from image_gateway.edge.kept import locks
 from image_gateway.edge.kept.locks import Part
 
@@ -65,7 +66,8 @@ class KeepFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._calls = str(path / "calls")
-        self._answers = str(path / "answers")
+        self.answers = path / "answers"
+        """Where the bytes of answers lie."""
 
     def __repr__(self) -> str:
         return f"<KeepFolder {self.path}>"
@@ -165,6 +167,10 @@ class KeepFolder:
         finally:
             os.close(file)
 
+    def name_answer(self, call_id: str, file: int) -> None:
+        """Keep a file without a name as the answer of a call; raises ``OSError``."""
+        spool.name_file(file, Path(self._answer(call_id)))
+
     def drop_answer(self, call_id: str, file: int) -> None:
         """Undo ``create_answer``."""
         os.close(file)
@@ -219,7 +225,7 @@ class KeepFolder:
 
     def all_answers(self) -> list[str]:
         """The ids of all calls of which there is an answer, in no order."""
-        return [name for name in _listed(self._answers) if _CALL_ID.fullmatch(name)]
+        return [name for name in _listed(str(self.answers)) if _CALL_ID.fullmatch(name)]
 
     def journal_size(self, call_id: str) -> int | None:
         """Bytes of a journal; None if there is no such call.  ``call_id`` may be any text."""
@@ -251,7 +257,7 @@ class KeepFolder:
         return f"{self._calls}/{_checked(_CALL_ID, call_id)}"
 
     def _answer(self, call_id: str) -> str:
-        return f"{self._answers}/{_checked(_CALL_ID, call_id)}"
+        return f"{self.answers}/{_checked(_CALL_ID, call_id)}"
 
     def _index_entries(self, identity: CallIdentity) -> Iterator[str]:
         # The names of one tag sort by time.

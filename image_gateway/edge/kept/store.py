@@ -96,6 +96,11 @@ class KeptCalls:
         if not self._is_off or self._folder.exists:
             self._folder.open()
 
+    @property
+    def answer_folder(self) -> Path | None:
+        """Where an answer may be spooled to be kept without being copied; None if none is kept."""
+        return None if self._is_off else self._folder.answers
+
     # -- metrics -----------------------------------------------------------------------------------
 
     @property

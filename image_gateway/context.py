@@ -48,6 +48,8 @@ class AppContext:
     """The keys' calls."""
     key_visits: SlotTable = field(default_factory=SlotTable)
     """The keys' requests that send their bodies, or wait for a call that another one started."""
+    key_polls: SlotTable = field(default_factory=SlotTable)
+    """The keys' requests that wait for a call which they ask for by its id."""
     cooldowns: CooldownTracker = field(default_factory=CooldownTracker)
     outliers: OutlierTracker = field(default_factory=OutlierTracker)
     plain_answers: PlainAnswers = field(default_factory=PlainAnswers)

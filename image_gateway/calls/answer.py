@@ -90,7 +90,7 @@ class Answer:
         self.fields = {}
         if self.sent_at is None:
             self.sent_at = time.monotonic()
-        self._wake()
+        self.wake()
 
     async def add(
         self, frame: AnyBody, closing: ExitStack | None = None, *, is_partial: bool = False
@@ -113,7 +113,7 @@ class Answer:
                     self._pieces.append(_Piece(frame, is_partial, is_open=False))
                     self.kept.push(opened.pop_all())
                 self.frames += 1
-        self._wake()
+        self.wake()
 
     async def add_bytes(self, frame: bytes) -> None:
         """Add a whole frame that the gateway wrote itself."""
@@ -134,9 +134,10 @@ class Answer:
     def end(self, ending: Ending) -> None:
         """The call has ended."""
         self.ending = ending
-        self._wake()
+        self.wake()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Let those who wait for a change look again."""
         waiters, self._waiters = self._waiters, set()
         for waiter in waiters:
             if not waiter.done():

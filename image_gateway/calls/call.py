@@ -81,6 +81,9 @@ class Call:
         self.record = record
         self.clients = 0
         """Requests that wait for its answer or get it."""
+        self.is_forgotten = False
+        """Whether a client asked that it be forgotten: no other finds it any more."""
+        self._gave_id = False
         self._is_warned_of = False
         self._has_left = False
         self._is_delivered = False
@@ -96,8 +99,7 @@ class Call:
         self._background = BackgroundResponse.of(identity) if is_background else None
         self._streams = streams
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.is_forgotten = False
-        """Whether its key wants nothing more of it."""
+        self._beginning = asyncio.Lock()
         context = CollectContext(
             self.answer,
             streams,
@@ -107,7 +109,8 @@ class Call:
             app.settings.upstream_idle_seconds,
             background=self._background,
         )
-        self._dispatch = Dispatch(app, context, job)
+        self._dispatch = Dispatch(app, context, job, identity.call_id)
+        self._is_asked = False
         self._stop: _Stop | None = None
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._task: asyncio.Task[None] | None = None
@@ -151,15 +154,32 @@ class Call:
 
     async def _announce(self) -> None:
         """Before an upstream is asked: from now on the call can be found, whatever happens here."""
-        if self._kept is None:
-            self._kept = await self._begin_keeping(self.identity)
-            if self._has_left:
-                self._kept.note_left()
+        await self.begin_keeping()
+        kept = self._kept
+        if kept is None or not self.identity.has_id or self._is_asked:
+            return
+        if await kept.is_forgotten():
+            self.is_forgotten = True
+            raise errors.call_cancelled()
+        self._is_asked = True
+        await kept.note_asked()
+
+    async def begin_keeping(self) -> bool:
+        """Let others find the call from now on; whether they do."""
+        async with self._beginning:
+            if self._kept is None and (self.ending is None or self.identity.has_id):
+                kept = await self._begin_keeping(self.identity)
+                if self._has_left:
+                    kept.note_left()
+                if self.is_forgotten:
+                    await kept.forget()
+                self._kept = kept
+        return self.is_kept
 
     async def _open(self) -> None:
         """Let a client come back, before it knows the id."""
         if self.identity.has_id:
-            await self._announce()
+            await self.begin_keeping()
         if self._background is not None and self._streams:
             for frame in self._background.opening_frames():
                 await self.answer.add_bytes(frame)
@@ -171,23 +191,31 @@ class Call:
 
     async def _keep(self, ending: Ending) -> None:
         """Keep the answer for those who come later."""
-        kept = self._kept
+        if self.identity.has_id:
+            await self.begin_keeping()
+        async with self._beginning:
+            kept = self._kept
         if kept is None or self._was_kept_early:
             return
-        failure = ending.failure
-        if ending.state is CallState.NOTHING and not self.identity.has_id:
-            await kept.end(ending.state, ending.status, {}, b"", seconds=finding.NOTHING_SECONDS)
-        elif ending.body is None or isinstance(ending.body, KeptAnswer):
-            fields = {**ending.fields, "content-type": EVENTS_TYPE}
-            await kept.end(ending.state, ending.status, fields, JoinedBody(self.answer.parts()))
-        else:
-            await kept.end(
-                ending.state,
-                ending.status,
-                ending.fields,
-                ending.body,
-                failure=None if failure is None else (failure.code, failure.source),
-            )
+        failure, whole = ending.failure, self.whole(ending)
+        assert not isinstance(whole.body, KeptAnswer | None)  # a call makes its own
+        # Nobody but a client with the id asks for an error that says nothing of another try.
+        is_brief = ending.state is CallState.NOTHING and not self.identity.has_id
+        await kept.end(
+            ending.state,
+            ending.status,
+            whole.fields,
+            whole.body,
+            seconds=finding.NOTHING_SECONDS if is_brief else None,
+            failure=None if failure is None else (failure.code, failure.source),
+        )
+
+    def whole(self, ending: Ending) -> Ending:
+        """The ending with all of the answer as its body, if it is a stream."""
+        if ending.body is not None:
+            return ending
+        fields = {**ending.fields, "content-type": EVENTS_TYPE}
+        return replace(ending, fields=fields, body=JoinedBody(self.answer.parts()))
 
     async def _with_addresses(self, outcome: Ending | Collected) -> Ending | None:
         """Keep an answer whose pictures have addresses; None if it has to go out without them.
@@ -291,13 +319,6 @@ class Call:
             self._cancel(_Stop.CANCELLED)
         return self._stop is not None or self.ending is not None
 
-    async def forget(self) -> None:
-        """Nobody may have its answer any more; a call that was not sent ends."""
-        self.is_forgotten = True
-        self.cancel()
-        if self._kept is not None:
-            await self._kept.abandon()
-
     def _cancel(self, stop: _Stop) -> None:
         # Once the upstream is done, the answer has only to be put together.
         if self._stop is None and self._task is not None and not self._has_outcome:
@@ -305,6 +326,15 @@ class Call:
             self._task.cancel()
 
     # -- its clients -----------------------------------------------------------------------------
+
+    async def wait(self, seconds: float) -> bool:
+        """Wait until it has ended or was forgotten; whether that was within ``seconds``."""
+        deadline = time.monotonic() + seconds
+        while self.ending is None and not self.is_forgotten:
+            if (remaining := deadline - time.monotonic()) <= 0:
+                return False
+            await self.answer.changed(remaining)
+        return True
 
     def view(self) -> CallView:
         """The call as a request that looks for one sees it."""
@@ -319,6 +349,7 @@ class Call:
             was_left=self._has_left and self._stop is None,
             was_delivered=self._is_delivered,
             told_repeated=self._is_warned_of,
+            gave_id=self._gave_id,
         )
 
     def __enter__(self) -> Self:
@@ -343,12 +374,36 @@ class Call:
             await self._kept.note_told()
 
     def leave(self) -> None:
-        """A client left before it had the whole answer; one that has the id comes back."""
-        if self.identity.has_id:
+        """A client left before it had the whole answer, or the id to ask for it by."""
+        if self._gave_id or self._background is not None:
             return
         self._has_left = not self._is_delivered
         if self._kept is not None and self._has_left:
             self._kept.note_left()
+
+    async def give_id(self) -> None:
+        """A client was sent the id, to ask for the answer: the call goes on though nobody waits."""
+        self._has_left, self._gave_id = False, True
+        if self._kept is not None:
+            await self._kept.note_given()
+
+    async def forget(self) -> None:
+        """Forget it: no other finds it, and it ends if nothing was sent.
+
+        A call that was sent goes on, because it is paid for.
+        """
+        self.is_forgotten = True
+        if self.answer.sent_at is None:
+            self._cancel(_Stop.CANCELLED)
+        self.answer.wake()
+        if self._kept is not None:
+            await self._kept.forget()
+
+    async def was_forgotten(self) -> bool:
+        """Whether a client asked that it be forgotten, of this process or of another one."""
+        if not self.is_forgotten and self._kept is not None and await self._kept.is_forgotten():
+            await self.forget()
+        return self.is_forgotten
 
     async def serve(self, *, is_certain: bool) -> None:
         """A client was sent the whole answer; ``is_certain``: and has received it."""

@@ -26,8 +26,11 @@ from image_gateway.edge.slots.broker import BusyError, EarlyError, Lease
 class Dispatch:
     """One request's search for an account that serves it."""
 
-    def __init__(self, app: AppContext, context: CollectContext, job: UpstreamJob) -> None:
+    def __init__(
+        self, app: AppContext, context: CollectContext, job: UpstreamJob, call_id: str
+    ) -> None:
         self._app = app
+        self._call_id = call_id
         self._context = context
         self._request = job.request
         self._target = Target.of(job.request)
@@ -126,7 +129,11 @@ class Dispatch:
         )
         try:
             lease = await self._app.slots.slot(
-                self._grant.key, ranked, seconds, starts=not self._has_started
+                self._grant.key,
+                ranked,
+                seconds,
+                starts=not self._has_started,
+                call_id=self._call_id,
             )
         except EarlyError as early:
             raise self._too_early(early.seconds) from None

@@ -57,7 +57,16 @@ class Calls:
 
     def get(self, call_id: str) -> Call | None:
         """A call that runs or whose answer is here; None if there is none by this id."""
-        return self._calls.get(call_id)
+        call = self._calls.get(call_id)
+        return None if call is None or call.is_forgotten else call
+
+    def of_key(self, key_tag: str) -> list[Call]:
+        """The calls of a key that run or whose answers are here, in no order."""
+        return [
+            call
+            for call in self._calls.values()
+            if call.identity.key_tag == key_tag and not call.is_forgotten
+        ]
 
     def has_any(self, key_tag: str) -> bool:
         """Whether a key has calls that one of its requests might find."""
@@ -68,15 +77,13 @@ class Calls:
         self._forget_old(time.time())
         tags = [asking.fingerprint] if asking.name is None else [asking.fingerprint, asking.name]
         ids = {call_id for tag in tags for call_id in self._by_tag.get(tag, ())}
-        return [self._view(call_id) for call_id in ids if not self._is_forgotten(call_id)]
+        return [view for call_id in ids if (view := self._view(call_id)) is not None]
 
-    def _view(self, call_id: str) -> CallView:
+    def _view(self, call_id: str) -> CallView | None:
         call = self._calls.get(call_id)
-        return self._remembered[call_id] if call is None else call.view()
-
-    def _is_forgotten(self, call_id: str) -> bool:
-        call = self._calls.get(call_id)
-        return call is not None and call.is_forgotten
+        if call is None:
+            return self._remembered[call_id]
+        return None if call.is_forgotten else call.view()
 
     def use_up(self, call_id: str) -> bool:
         """A call that made nothing has its one retry now; False if it is not remembered here."""
@@ -84,7 +91,7 @@ class Calls:
 
     async def warn(self, call_id: str) -> bool:
         """A request is refused because of this call; False if it is not known here."""
-        call = self._calls.get(call_id)
+        call = self.get(call_id)
         if call is None:
             return self._change(call_id, told_repeated=True)
         await call.warn()
@@ -134,6 +141,7 @@ class Calls:
             name=asking.name,
             endpoint=record.arrival.endpoint or "",
             created_at=time.time(),
+            has_id=asking.wants_id,
         )
 
     def _settle(self, call: Call) -> None:
@@ -145,7 +153,8 @@ class Calls:
         del self._calls[view.identity.call_id]
         is_kept = call.is_kept
         call.close()
-        if not is_kept and view.state in {CallState.NOTHING, CallState.UNKNOWN}:
+        is_remembered = not (is_kept or call.is_forgotten)
+        if is_remembered and view.state in {CallState.NOTHING, CallState.UNKNOWN}:
             self._remember(replace(view, is_kept=False))
         else:
             self._remove(view.identity)

@@ -175,4 +175,5 @@ def _view(entry: KeptEntry) -> CallView:
         was_delivered=entry.was_delivered,
         is_claimed=entry.is_claimed,
         told_repeated=entry.told_repeated,
+        gave_id=entry.gave_id,
     )

@@ -64,12 +64,15 @@ class CallLookup:
             raise _too_many(key)
         return self._visit
 
-    async def find(self, key: Key, request: AnyRequest) -> Asking | FoundHere | FoundKept:
+    async def find(
+        self, key: Key, request: AnyRequest, *, wants_id: bool = False
+    ) -> Asking | FoundHere | FoundKept:
         """The call that the request finds; else what it asks for, to ``start`` it.
 
-        The caller must act on it before it awaits anything else.
+        ``wants_id``: its client would ask for the answer by the call's id.  The caller must act on
+        what is found before it awaits anything else.
         """
-        asking = self._asking(key, request)
+        asking = self._asking(key, request, wants_id=wants_id)
         match found := await Search(self._app, self._calls, asking).run():
             case None:
                 return asking
@@ -117,13 +120,14 @@ class CallLookup:
         if self._visit is not None:
             self._visit.release()
 
-    def _asking(self, key: Key, request: AnyRequest) -> Asking:
+    def _asking(self, key: Key, request: AnyRequest, *, wants_id: bool) -> Asking:
         secrets, name, key_id = self._calls.secrets, self._name, key.key_id
         return Asking(
             names.key_tag(secrets, key_id),
             fingerprint.of(secrets, key_id, request, self._app.catalogue),
             None if name is None else names.name_tag(secrets, key_id, name),
             names.is_sure_retry(self._downstream.headers),
+            wants_id,
         )
 
 

@@ -105,6 +105,17 @@ class Delivery:
         self._enter(ending)
         await self._send_whole(ending)
 
+    async def replay_head(self, ending: Ending) -> None:
+        """Send the head alone of an answer that is kept."""
+        self._enter(ending)
+        assert ending.body is not None  # a kept one is whole
+        body = ending.body
+        length = len(body) if isinstance(body, bytes) else body.length
+        await self._downstream.start(
+            ending.status, {**ending.fields, "content-length": str(length)}
+        )
+        await self._downstream.finish()
+
     def _enter(self, ending: Ending) -> None:
         self._record.enter(Phase.DELIVERED)
         if ending.failure is not None:

@@ -21,6 +21,7 @@ from image_gateway.calls.registry import Calls
 from image_gateway.calls.search import FoundHere, FoundKept
 from image_gateway.context import AppContext
 from image_gateway.core import errors, headers
+from image_gateway.core.calls import preferences
 from image_gateway.core.calls.finding import Asking
 from image_gateway.core.calls.model import CallSource
 from image_gateway.core.errors import Refusal, Source
@@ -37,8 +38,10 @@ from image_gateway.edge.spool import SpooledBody
 from image_gateway.exchange import answers, cors, model_list, text_passthrough
 from image_gateway.exchange.background import BackgroundResponses, StoredResponse
 from image_gateway.exchange.call_lookup import CallLookup
+from image_gateway.exchange.call_pages import CallPage, CallPages
 from image_gateway.exchange.delivery import Delivery, KeepAlive
 from image_gateway.exchange.request_body import RequestBodyReader
+from image_gateway.exchange.submission import Submission
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +64,7 @@ class Preflight:
     methods: str
 
 
-AnyOperation = Operation | Models | Preflight | StoredResponse | Refusal
+AnyOperation = Operation | Models | CallPage | Preflight | StoredResponse | Refusal
 
 
 class Exchange:
@@ -74,9 +77,11 @@ class Exchange:
         self._downstream = downstream
         self._record = record
         self._body_reader = RequestBodyReader(app, downstream, record)
+        self._calls = calls
         self._lookup = CallLookup(app, calls, downstream, record)
         self._background = BackgroundResponses(app, calls, downstream, record)
         self._is_begun_only = False
+        self._submission: Submission | None = None
         self._found: FoundHere | FoundKept | None = None
         self._has_ended = False
         self._in_flight = app.tracker.begin(record)
@@ -124,6 +129,8 @@ class Exchange:
                 await self._serve_models(operation)
             case StoredResponse():
                 await self._serve_stored(operation)
+            case CallPage():
+                await self._serve_call_page(operation)
             case "responses":
                 await self._serve_responses()
             case _:
@@ -143,11 +150,34 @@ class Exchange:
             async with self._downstream.watch():
                 grant = await self._grant(key)
                 request = self._body_reader.image(endpoint, path_model, grant, raw)
-                found = await self._lookup.find(key, request)
+                self._submission = self._read_wishes(request)
+                wants_id = self._submission is not None
+                found = await self._lookup.find(key, request, wants_id=wants_id)
             if isinstance(found, Asking):
                 found = self._lookup.start(found, grant, request, spool, resources)
             resources.close()
             await self._deliver(found, request)
+
+    def _read_wishes(self, request: AnyRequest) -> Submission | None:
+        """The request as a submission, if its client would rather ask for the answer later.
+
+        A stream cannot be asked for later, and a wish may be ignored (RFC 7240, 2).
+        """
+        wishes = preferences.read(self._downstream.headers.all("prefer"))
+        if request.stream or not wishes.respond_async:
+            return None
+        path = self._record.arrival.path or ""
+        return Submission(self._app, self._downstream, path, wishes)
+
+    async def _serve_call_page(self, page: CallPage) -> None:
+        """Show the key's own calls."""
+        try:
+            key = await self._find_key()
+        except UnavailableError:
+            raise answers.control_plane_unavailable() from None
+        admission.check_switches(key)
+        pages = CallPages(self._app, self._calls, self._downstream, self._record)
+        await pages.serve(key, page)
 
     async def _serve_responses(self) -> None:
         try:
@@ -276,35 +306,73 @@ class Exchange:
         delivery = Delivery(self._downstream, self._record, stream, keep_alive)
         match found:
             case FoundHere():
-                await self._follow(found.call, delivery, is_late=source is not CallSource.MADE)
+                is_late = source is not CallSource.MADE
+                if is_late:
+                    self._record.enter(Phase.JOINED)
+                with found.call:
+                    if not await self._gave_id(found.call, is_late=is_late):
+                        await self._follow(found.call, delivery, is_late=is_late)
             case FoundKept():
                 await self._replay(found, delivery)
 
+    async def _gave_id(self, call: Call, *, is_late: bool) -> bool:
+        """Answer a submission with the id of its call; False if the answer itself is due."""
+        if self._submission is None:
+            return False
+        try:
+            async with self._downstream.watch(drains=False):
+                gives_id = await self._submission.wait(call)
+            if not gives_id:
+                return False
+            self._lookup.leave()
+            if is_late:
+                self._record.enter(Phase.DELIVERED)
+            else:
+                # The call goes through its own phases, and its end is told here alone.
+                call.when_ended(lambda: self._note_failure(call))
+            await self._submission.give_id(call)
+            self._record.gave_id = True
+            self._end()
+            has_received = await self._has_received()
+        except BaseException:
+            call.leave()
+            raise
+        if has_received is False:
+            call.leave()
+        else:
+            await call.give_id()
+        return True
+
+    def _note_failure(self, call: Call) -> None:
+        failure = None if call.ending is None else call.ending.failure
+        if failure is not None:
+            self._record.fail(failure.code, failure.source)
+
     async def _follow(self, call: Call, delivery: Delivery, *, is_late: bool) -> None:
         """Deliver an answer while its call runs, and when it has ended."""
-        if is_late:
-            self._record.enter(Phase.JOINED)
-        with call:
-            try:
-                reader = call.answer.reader(is_late=is_late)
-                async with self._downstream.watch(drains=False):
-                    ending = await delivery.follow(call.answer, reader)
-                self._lookup.leave()
-                await delivery.finish(call.answer, reader, ending)
-                self._end()
-                has_received = await self._has_received()
-            except BaseException:
-                call.leave()
-                raise
-            if has_received is False:
-                call.leave()
-            else:
-                await call.serve(is_certain=has_received is True)
+        try:
+            reader = call.answer.reader(is_late=is_late)
+            async with self._downstream.watch(drains=False):
+                ending = await delivery.follow(call.answer, reader)
+            self._lookup.leave()
+            await delivery.finish(call.answer, reader, ending)
+            self._end()
+            has_received = await self._has_received()
+        except BaseException:
+            call.leave()
+            raise
+        if has_received is False:
+            call.leave()
+        else:
+            await call.serve(is_certain=has_received is True)
 
     async def _replay(self, found: FoundKept, delivery: Delivery) -> None:
         """Deliver an answer that is kept."""
         self._lookup.leave()
         with found.opened:
+            if self._submission is not None and await self._submission.give_kept_id(found.entry):
+                self._record.enter(Phase.DELIVERED)
+                return
             await delivery.replay(conclusion.of_kept(found.entry, found.answer))
             self._end()
             has_received = await self._has_received()

@@ -29,7 +29,9 @@ from image_gateway.core.request.catalogue import Endpoint
 from image_gateway.core.request.intent import BACKGROUND_ID
 from image_gateway.edge.client.downstream import ClientLeftError, ClientLimits, Downstream
 from image_gateway.edge.client.listener import Receive, Scope, Send
+from image_gateway.exchange import call_pages
 from image_gateway.exchange.background import StoredResponse
+from image_gateway.exchange.call_pages import CallPage
 from image_gateway.exchange.cors import Cors
 from image_gateway.exchange.exchange import AnyOperation, Exchange, Models, Operation, Preflight
 from image_gateway.exchange.picture_files import PictureFiles
@@ -88,6 +90,9 @@ class ImageApp:
         for endpoint in ENDPOINTS:
             handler = _Endpoint(self, endpoint)
             routes += [Route(f"{prefix}/{endpoint}", handler) for prefix in PREFIXES]
+        pages = _CallPages(self)
+        for prefix in PREFIXES:
+            routes += [Route(f"{prefix}/calls", pages), Route(f"{prefix}/calls/{{call_id}}", pages)]
         self._responses = _Endpoint(self, "responses")
         routes += [Route(path, self._responses) for path in RESPONSES]
         stored, cancel = _StoredResponse(self), _StoredResponse(self, cancels=True)
@@ -132,7 +137,7 @@ class ImageApp:
         send: Send,
         operation: AnyOperation,
         path_model: str | None = None,
-        endpoint: Operation | None = None,
+        endpoint: Operation | Literal["calls"] | None = None,
     ) -> None:
         """Serve one request until its record; ``operation`` belongs to its path and method."""
         request_id = _request_id()
@@ -234,6 +239,24 @@ class _StoredResponse:
         else:
             operation = StoredResponse(action, response_id)
         await self._paths.exchange(scope, receive, send, operation, endpoint="responses")
+
+
+class _CallPages:
+    """The key's own calls, under any of the prefixes."""
+
+    def __init__(self, paths: ImageApp) -> None:
+        self._paths = paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        call_id = scope["path_params"].get("call_id")
+        methods = call_pages.LIST_METHODS if call_id is None else call_pages.METHODS
+        method = scope["method"]
+        page: CallPage | Preflight | Refusal = _method_not_allowed(methods)
+        if method == "OPTIONS" and self._paths.cors is not None:
+            page = Preflight(methods)
+        elif method in methods.split(", "):
+            page = CallPage(method, call_id)
+        await self._paths.exchange(scope, receive, send, page, endpoint="calls")
 
 
 def _request_id() -> str:

@@ -10,9 +10,13 @@ Who is found by what:
 - A request with a name finds calls by that name only, and a call with a name is found by no other
   request.  A client repeats the name in each of its tries, so a request without it is no try of
   that call: it wants another picture, and would take away the one that somebody can ask for.
-- A call whose client got its id is found by the id, or by its name if it has one.
 - All other calls are found by an equal fingerprint.  A call without a fingerprint is found by
   nobody: its request was refused before its body was read.
+- A submission (``Prefer: respond-async``) is answered with the id of its call.  Clients repeat
+  their headers in each try, so a request that wants an id finds only calls that were submitted, and
+  they are found by no other.  Once the id was sent, its client can ask by it, and an equal
+  submission wants another picture.  Only a sure retry may mean that the id was lost, behind a proxy
+  that hid it; it is given the id again, even though that may be the id of its equal.
 
 Where several calls fit, an answer that any number of requests may have is the newest one's.  What
 only one request may have (a lost answer, a try after "nothing was made", a warning) is that
@@ -45,6 +49,7 @@ class CallView:
     ``was_delivered``: an answer certainly reached a client.  Both are false where a proxy hides
     what became of the client.  ``is_claimed``: a request is taking it over.  ``told_repeated``: a
     request was refused because of it.  ``used_up``: it made nothing, and had its retry.
+    ``gave_id``: a client was sent its id.
     """
 
     identity: CallIdentity
@@ -57,6 +62,7 @@ class CallView:
     is_claimed: bool = False
     told_repeated: bool = False
     used_up: bool = False
+    gave_id: bool = False
 
     @property
     def is_running(self) -> bool:
@@ -83,13 +89,15 @@ _ANSWERED: Final = frozenset({CallState.MADE, CallState.FAULT, CallState.UNKNOWN
 @dataclass(frozen=True, slots=True)
 class Asking:
     """What a request asks for: the tags of its key and name (``core.calls.names``; ``name`` None:
-    it has none), its fingerprint, and whether it says that it is a retry.
+    it has none), its fingerprint, whether it says that it is a retry, and whether it wants the id
+    of its call, to ask for the answer later.
     """
 
     key_tag: str
     fingerprint: str
     name: str | None = None
     is_sure_retry: bool = False
+    wants_id: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +220,8 @@ def _made_nothing(known: _Known) -> CallView | None:
         for call in known.equal
         if call.state is CallState.NOTHING
         and not call.used_up
+        # Its client reads by the id that nothing was made.
+        and not call.gave_id
         and known.age(call) < NOTHING_SECONDS
     )
 
@@ -346,6 +356,13 @@ def find(asking: Asking, calls: Iterable[CallView], now: float, guard_seconds: f
     raise AssertionError("the last row fits every request")
 
 
+def _may_find(asking: Asking, call: CallView) -> bool:
+    """Whether a request without a name may mean a call without one."""
+    if call.identity.has_id != asking.wants_id:
+        return False
+    return asking.is_sure_retry or not call.gave_id
+
+
 def _known(asking: Asking, calls: Iterable[CallView], now: float, guard_seconds: float) -> _Known:
     equal: list[CallView] = []
     unequal: list[CallView] = []
@@ -353,7 +370,7 @@ def _known(asking: Asking, calls: Iterable[CallView], now: float, guard_seconds:
         identity = call.identity
         if identity.key_tag != asking.key_tag or not identity.fingerprint:
             continue
-        if identity.name != asking.name or (asking.name is None and identity.has_id):
+        if identity.name != asking.name or (asking.name is None and not _may_find(asking, call)):
             continue
         is_equal = identity.fingerprint == asking.fingerprint
         (equal if is_equal else unequal).append(call)

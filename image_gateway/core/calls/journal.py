@@ -40,6 +40,10 @@ class Note(StrEnum):
     """The whole answer was sent and the connection ended well; the client may have it."""
     DELIVERED = "delivered"
     """A client has the whole answer."""
+    ASKED = "asked"
+    """An upstream is being asked, of a call whose journal began before."""
+    GIVEN = "given"
+    """A client was sent the call's id, and may ask for the answer."""
     TOLD = "told"
     """An equal request was told that it repeats this call (``repeated_call``)."""
 

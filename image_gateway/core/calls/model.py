@@ -38,7 +38,7 @@ class CallIdentity:
     ``key_tag``, ``fingerprint`` and ``name`` are keyed hashes in hex (``core.calls.names``), so
     that nothing of a key or of a request stands in a file.  ``fingerprint`` is empty if the request
     was refused before its body was read: no request finds such a call.  ``name`` None: the request
-    had no Idempotency-Key.  ``has_id``: the client was given the call's id, and asks by it.
+    had no Idempotency-Key.  ``has_id``: the client wanted the call's id, to ask by it.
     ``request_id`` is the request that started the call; ``created_at`` is in seconds since 1970.
     ``model`` is the client's name for its model, if its response has to tell it.
     """

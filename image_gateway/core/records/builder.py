@@ -91,10 +91,13 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class FoundCall:
-    """The call whose answer the request gets, and the request that started it."""
+    """The call whose answer the request gets, and the request that started it.
+
+    ``source`` None: the request asked for the call by its id.
+    """
 
     call_id: str
-    source: CallSource
+    source: CallSource | None
     request_id: str
 
 
@@ -208,6 +211,8 @@ class RecordBuilder:
         self.failure: Failure | None = None
         self.client_left = False
         self.may_be_billed = False
+        self.gave_id = False
+        """Its client has the call's id, and waits for nothing more."""
 
     def __repr__(self) -> str:
         return f"<RecordBuilder {self.arrival.request_id} {self.timeline!r}>"

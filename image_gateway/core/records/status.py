@@ -202,7 +202,7 @@ class CallTracker:
     def calls(self) -> tuple[int, int]:
         """How many calls run with a client and how many go on without one."""
         sources = [
-            call.builder.client_left
+            call.builder.client_left or call.builder.gave_id
             for call in self._calls
             if call.builder.found_call is not None
             and call.builder.found_call.source is CallSource.MADE

@@ -162,7 +162,8 @@ class Waiter:
     ``candidates`` are the accounts that can serve it, best first; ``interval_ms`` is its key's
     start interval, None for a call that does not count as a start.  It waits for up to ``timeout``
     seconds; with a timeout of 0 it takes a free slot that no other call waits for, or none.
-    ``waits`` becomes true once the call has found every slot taken.
+    ``waits`` becomes true once the call has found every slot taken.  ``call_id`` is for
+    ``WaitQueue.position``.
     """
 
     key_id: str
@@ -170,6 +171,7 @@ class Waiter:
     interval_ms: int | None = None
     timeout: float = float("inf")
     waits: bool = False
+    call_id: str | None = None
 
     @property
     def no_wait(self) -> bool:
@@ -257,6 +259,20 @@ class WaitQueue:
             if waiter.waits and is_due(waiter)
             for candidate in waiter.candidates
         }
+
+    def position(self, call_id: str) -> int | None:
+        """The place of a waiting call among those that wait for any of the same accounts.
+
+        1 for the first; None if it does not wait.  It counts who came before: a key that holds
+        fewer slots is served sooner than its place says, another one later.
+        """
+        earlier: list[Waiter] = []
+        for waiter in self._waiters:
+            if waiter.call_id == call_id:
+                rivals = self.ahead(waiter)
+                return 1 + sum(other in rivals for other in earlier) if waiter.waits else None
+            earlier.append(waiter)
+        return None
 
     def ahead(self, waiter: Waiter) -> list[Waiter]:
         """The other calls that wait for any of the same accounts."""

@@ -44,8 +44,9 @@ class KeptCall:
 
     While it is open and has not ended, other requests see a running call; one that is closed before
     its end has an unknown outcome, as if its process had been killed.  Until ``note_left``,
-    ``note_sent``, ``note_delivered`` or ``close`` they see that its client is there.  A client that
-    neither got its answer (sent or delivered) nor is there counts as gone.
+    ``note_sent``, ``note_delivered``, ``note_given`` or ``close`` they see that its client is
+    there.  A client that neither got its answer (sent or delivered) or its id nor is there counts
+    as gone.
 
     If the call is not kept (``KEEP_SECONDS=0``, a full disk), every method does nothing.
     """
@@ -95,6 +96,14 @@ class KeptCall:
         """The client certainly has the whole answer."""
         await self._note(Note.DELIVERED)
 
+    async def note_given(self) -> None:
+        """A client was sent the call's id, and may ask for the answer."""
+        await self._note(Note.GIVEN)
+
+    async def note_asked(self) -> None:
+        """An upstream is being asked."""
+        await self._note(Note.ASKED)
+
     async def note_told(self) -> None:
         """An equal request was told that it repeats this call."""
         await self._note(Note.TOLD)
@@ -103,7 +112,7 @@ class KeptCall:
         file = self._file
         if file is None:
             return
-        frees_client = note is not Note.TOLD
+        frees_client = note not in {Note.TOLD, Note.ASKED}
 
         def write(number: int) -> None:
             folder.note(number, note)
@@ -220,6 +229,14 @@ class KeptCall:
             disk.folder.remove_answer(call_id)
             return False
         return True
+
+    async def forget(self) -> None:
+        """Forget the call for everybody; what it still makes is not kept."""
+        if self._file is not None:
+            try:
+                await self._file.run(lambda _: self._disk.folder.remove(self.identity))
+            except OSError as error:
+                self._disk.trouble.report(error)
 
     async def abandon(self) -> None:
         """The call never was: nothing of it is kept, and who waits for it finds nothing."""

@@ -30,9 +30,11 @@ class KeptEntry:
     runs, and where its process died; ``length`` is the size of its answer in bytes, ``pictures``
     are the sizes of the pictures behind it, ``error_code`` and ``error_source`` are those of its
     record.
+    ``was_asked``: an upstream was asked, or is being asked.  ``gave_id``: a client was sent its id.
     ``has_clients``: its client is there, or others wait for it or are being sent its answer.
-    ``was_left``: its own client is gone, and nobody has got the answer.  ``was_sent``: the answer
-    was sent to somebody, whether or not it arrived.  ``is_claimed``: a request has taken it over.
+    ``was_left``: its own client is gone, and nobody has got the answer or the id.  ``was_sent``:
+    one of them was sent to somebody, whether or not it arrived.  ``is_claimed``: a request has
+    taken it over.
     """
 
     identity: CallIdentity
@@ -50,6 +52,8 @@ class KeptEntry:
     was_delivered: bool
     told_repeated: bool
     is_claimed: bool
+    was_asked: bool
+    gave_id: bool
     _disk: Disk = field(repr=False, compare=False)
 
     async def wait(self, seconds: float) -> "KeptEntry | None":
@@ -147,6 +151,11 @@ class KeptEntry:
         if not self.was_delivered:
             await self._note(Note.DELIVERED)
 
+    async def note_given(self) -> None:
+        """A client was sent the call's id, and may ask for the answer."""
+        if not self.gave_id:
+            await self._note(Note.GIVEN)
+
     async def note_told(self) -> None:
         """An equal request was told that it repeats this call."""
         if not self.told_repeated:
@@ -178,7 +187,7 @@ def look(disk: Disk, file: int) -> KeptEntry | None:
     ending, notes = seen.journal.ending, seen.journal.notes
     if ending is not None and expires_at(ending, disk.keep_seconds) <= now:
         return None
-    was_served = not notes.isdisjoint({Note.SENT, Note.DELIVERED})
+    was_served = not notes.isdisjoint({Note.SENT, Note.DELIVERED, Note.GIVEN})
     return KeptEntry(
         seen.journal.identity,
         CallState.RUNNING if ending is None else ending.state,
@@ -195,6 +204,9 @@ def look(disk: Disk, file: int) -> KeptEntry | None:
         was_delivered=Note.DELIVERED in notes,
         told_repeated=Note.TOLD in notes,
         is_claimed=seen.is_claimed,
+        # Only the journal of a submitted call begins before an upstream is asked.
+        was_asked=Note.ASKED in notes or not seen.journal.identity.has_id,
+        gave_id=Note.GIVEN in notes,
         _disk=disk,
     )
 

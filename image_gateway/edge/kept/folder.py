@@ -359,7 +359,7 @@ def _own_folder(path: str, flags: int) -> None:
 
 def _tags(identity: CallIdentity) -> Iterator[tuple[str, str]]:
     yield KEYS, identity.key_tag
-    if identity.fingerprint and not identity.has_id:
+    if identity.fingerprint:
         yield FINGERPRINTS, identity.fingerprint
     if identity.name is not None:
         yield NAMES, identity.name

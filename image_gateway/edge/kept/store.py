@@ -153,7 +153,7 @@ class KeptCalls:
     ) -> list[KeptEntry]:
         """The calls of a key by any of these, newest first; of each the newest ``MOST_FOUND``.
 
-        ``call_id`` may be any text.  A call that has an id is not found by its fingerprint.
+        ``call_id`` may be any text.
         ``with_sent`` False: calls whose answer was sent may be left out, which costs less where one
         request comes again and again.
         """

@@ -184,13 +184,23 @@ class SlotBroker:
         """The account's slots that this process holds."""
         return self._table.in_use(account_name)
 
+    def position(self, call_id: str) -> int | None:
+        """The place of a call in the queue, 1 for the first; None if it does not wait."""
+        return self._queue.position(call_id)
+
     async def slot(
-        self, key: Key, accounts: Sequence[Account], seconds: float, *, starts: bool = False
+        self,
+        key: Key,
+        accounts: Sequence[Account],
+        seconds: float,
+        *,
+        starts: bool = False,
+        call_id: str | None = None,
     ) -> Lease:
         """A slot of the best of the accounts that has one free; raises ``BusyError``.
 
         Waits for up to ``seconds``; at 0 it does not wait.  ``starts``: the call counts as a start
-        of its key, and waits for the key's interval, too.
+        of its key, and waits for the key's interval, too.  ``call_id`` is for ``position``.
         """
         waiter = Waiter(
             key.key_id,
@@ -200,6 +210,7 @@ class SlotBroker:
             ],
             key.min_start_interval_ms if starts else None,
             seconds,
+            call_id=call_id,
         )
         future = self._futures[waiter] = asyncio.get_running_loop().create_future()
         self._queue.join(waiter)

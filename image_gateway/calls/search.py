@@ -47,7 +47,8 @@ class FoundHere:
 class FoundKept:
     """A call that has ended, and its answer on the disk.
 
-    ``answer`` None: the process that worked on the call died.
+    ``answer`` None: the process that worked on the call died; or, for a request that wants the id
+    alone, the call runs in another process.
     """
 
     entry: KeptEntry
@@ -130,7 +131,8 @@ class Search:
 
     async def _of_entry(self, entry: KeptEntry, source: CallSource) -> FoundKept:
         """A call on the disk."""
-        if entry.ended_at is None:
+        # Who wants the id alone need not wait for the end.
+        if entry.ended_at is None and not self._asking.wants_id:
             seconds = self._deadline - time.monotonic()
             if seconds <= 0:
                 raise failover.replacement("outcome_unknown")

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Final, Literal
+from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from starlette.routing import Route, Router
@@ -25,6 +25,7 @@ from image_gateway.core.calls import addresses
 from image_gateway.core.errors import Refusal
 from image_gateway.core.records.builder import Arrival, RecordBuilder
 from image_gateway.core.records.phases import Timeline
+from image_gateway.core.records.record import CALLS_ENDPOINT
 from image_gateway.core.request.catalogue import Endpoint
 from image_gateway.core.request.intent import BACKGROUND_ID
 from image_gateway.edge.client.downstream import ClientLeftError, ClientLimits, Downstream
@@ -137,7 +138,7 @@ class ImageApp:
         send: Send,
         operation: AnyOperation,
         path_model: str | None = None,
-        endpoint: Operation | Literal["calls"] | None = None,
+        endpoint: str | None = None,
     ) -> None:
         """Serve one request until its record; ``operation`` belongs to its path and method."""
         request_id = _request_id()
@@ -256,7 +257,7 @@ class _CallPages:
             page = Preflight(methods)
         elif method in methods.split(", "):
             page = CallPage(method, call_id)
-        await self._paths.exchange(scope, receive, send, page, endpoint="calls")
+        await self._paths.exchange(scope, receive, send, page, endpoint=CALLS_ENDPOINT)
 
 
 def _request_id() -> str:

@@ -54,6 +54,8 @@ class Submission:
         """Send the id of a call on the disk, unless the client would wait for the answer, which is
         there; whether it was sent.  Raises ``ClientLeftError``.
         """
+        if entry.ended_at is None:  # Another process knows when, and wishes may be ignored.
+            self._wishes = Preferences(respond_async=True)
         if self._wishes.wait_seconds:
             self._grant_wait()
             return False

@@ -251,6 +251,7 @@ def test_the_paths_are_the_gateway_s_own(tmp_path: Path) -> None:
         if prefix != "/images"
     }
     wanted |= {f"/images/{endpoint}" for endpoint in routes.ENDPOINTS}
+    wanted |= {"/images/calls", "/images/calls/*"}
     wanted |= {f"{path}/resp_ig_*" for path in routes.RESPONSES}
     found = matched(caddy.adapt(tmp_path, EXAMPLE), "path")
     # One path to a handle, or Caddy would not put it before broader ones.
@@ -270,8 +271,8 @@ def test_every_way_to_the_gateway_is_the_same_and_leaves_it_time(tmp_path: Path)
         for way in handlers(caddy.adapt(tmp_path, EXAMPLE), "reverse_proxy")
         if way["upstreams"] != [{"dial": TEXT_ADDRESS}]
     ]
-    # /images is two, the intents are one, and each of their paths has ids below it.
-    assert len(ways) == len(routes.PREFIXES) + 2 + len(routes.RESPONSES)
+    # /images is four, the intents are one, and each of their paths has ids below it.
+    assert len(ways) == len(routes.PREFIXES) + 4 + len(routes.RESPONSES)
     [way] = {json.dumps(each, sort_keys=True): each for each in ways}.values()
     assert way["upstreams"] == [{"dial": dict(_defaults())["BIND"]}]
     assert set(way["load_balancing"]) == {"selection_policy"}  # and no retries

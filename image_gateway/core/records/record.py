@@ -17,6 +17,10 @@ SCHEMA_VERSION: Final = 2
 """Version 1 had in ``size`` and ``quality`` what came back, if known, and of ``usage`` the sums."""
 
 
+CALLS_ENDPOINT: Final = "calls"
+"""The endpoint of requests that only ask for calls by their ids, list them or forget them."""
+
+
 @dataclass(slots=True)
 class AttemptRecord:
     """One call to one account; ``action`` None: the call has not ended.

@@ -306,8 +306,9 @@ def test_only_served_pictures_tell_how_long_a_picture_takes() -> None:
     text = board.begin(coming())
     text.is_text = True
     board.end(text, ended_record(status=200, total_ms=5), NOON)
+    ended(board, total_ms=5, status=202, endpoint="calls")
     hour = board.last_hour(NOON)
-    assert hour.whole.outcomes["ok"] == 1
+    assert hour.whole.outcomes["ok"] == 2
     assert dataclasses.astuple(hour.whole.latency) == (0, None, None, None)
 
 

@@ -440,6 +440,16 @@ TestWaitQueue = WaitQueueMachine.TestCase
 _BEFORE = st.lists(st.sampled_from(["many", "one"]), max_size=10)
 
 
+def test_a_waiting_call_has_its_place_among_those_that_want_the_same_accounts() -> None:
+    queue = WaitQueue(9)
+    for call_id, account in (("1", "a"), ("2", "b"), ("3", "a"), ("4", "c")):
+        queue.join(Waiter("key", [Candidate(account, 1)], call_id=call_id))
+    assert queue.position("3") is None, "it has not found every slot taken yet"
+    queue.settle()
+    assert [queue.position(call_id) for call_id in "1234"] == [1, 1, 2, 1]
+    assert queue.position("5") is None
+
+
 @given(
     before=_BEFORE,
     kept=st.lists(st.booleans(), min_size=10, max_size=10),

@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.daemon.conftest import Door
 from tests.parts.eventually import eventually
-from tests.parts.gateway import parse, post
+from tests.parts.gateway import Gateway, parse, post
 from tests.parts.upstream import Call, Script, ScriptedUpstream, draws
 
 CAT = b'{"prompt": "a cat"}'
@@ -78,3 +78,58 @@ def answer_of(data: bytes) -> tuple[int, dict[str, str], Any]:
     """Status, headers and JSON of an answer."""
     status, headers, body = parse(data)
     return status, headers, json.loads(body)
+
+
+# -- calls that are asked for by their ids ---------------------------------------------------------
+
+Answer = tuple[int, dict[str, str], bytes]
+
+
+async def submit(
+    door: Door, body: bytes = CAT, prefer: str = "respond-async", **headers: str
+) -> Answer:
+    """A POST that wants an id."""
+    return await door.post(body, Prefer=prefer, **headers)
+
+
+async def submitted(door: Door, body: bytes = CAT, **headers: str) -> str:
+    """The address of a call that was submitted."""
+    status, fields, _ = await submit(door, body, **headers)
+    assert status == 202
+    return fields["location"]
+
+
+async def ask(
+    door: Door, path: str, method: str = "GET", gateway: Gateway | None = None, **headers: str
+) -> Answer:
+    """A request without a body, with the key."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    fields = {"host": "gateway", "authorization": f"Bearer {door.secret}", **named}
+    lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+    return parse(await (gateway or door.gateway).raw("\r\n".join([*lines, "", ""]).encode()))
+
+
+async def ended(door: Door, path: str, gateway: Gateway | None = None) -> Answer:
+    """The answer of a call, once it is there."""
+    found = await ask(door, path, gateway=gateway, Prefer="wait=20")
+    assert found[0] != 202
+    return found
+
+
+async def has_status(door: Door, path: str, status: str, gateway: Gateway | None = None) -> None:
+    """Wait until a call's page says that it is so far."""
+
+    async def is_so() -> bool:
+        page = json.loads((await ask(door, path, gateway=gateway))[2])
+        return bool(page["status"] == status)
+
+    await eventually(is_so)
+
+
+def error_code(answer: Answer) -> str:
+    code: str = json.loads(answer[2])["error"]["code"]
+    return code
+
+
+async def submission_record(door: Door) -> dict[str, Any]:
+    return await door.record(call_source="made")

@@ -190,12 +190,41 @@ async def test_a_call_is_found_by_its_fingerprint_its_name_and_its_id(stores: St
     assert len(await stores[1].find(KEY, **every)) == 1
 
 
-async def test_a_call_with_an_id_is_not_found_by_its_fingerprint(stores: Stores) -> None:
-    call = identity(name=tag("name"), has_id=True)
-    await keep(stores[0], call)
-    assert await stores[1].find(KEY, fingerprint=call.fingerprint) == []
-    assert len(await stores[1].find(KEY, name=call.name)) == 1
-    assert await is_found(stores[1], call)
+async def test_others_see_how_far_a_call_with_an_id_is(stores: Stores) -> None:
+    call = identity(has_id=True)
+    with await stores[0].begin(call) as working:
+        entry = await one(stores[1], call)
+        assert (entry.was_asked, entry.gave_id, entry.was_left) == (False, False, False)
+        await working.note_given()
+        await working.note_asked()
+        entry = await one(stores[1], call)
+        assert (entry.was_asked, entry.gave_id, entry.was_left) == (True, True, False)
+    assert not (await one(stores[1], call)).was_left
+    plain = identity()
+    with await stores[0].begin(plain):
+        assert (await one(stores[1], plain)).was_asked
+
+
+async def test_an_id_is_given_by_another_process_too(stores: Stores) -> None:
+    call = identity(has_id=True)
+    await keep(stores[0], call, sent=False)
+    entry = await one(stores[1], call)
+    assert (entry.gave_id, entry.was_left) == (False, True)
+    await entry.note_given()
+    entry = await one(stores[1], call)
+    assert (entry.gave_id, entry.was_left) == (True, False)
+
+
+async def test_what_is_forgotten_while_it_is_made_is_not_kept(
+    stores: Stores, keep_dir: Path
+) -> None:
+    call = identity(has_id=True)
+    with await stores[0].begin(call) as working:
+        await working.forget()
+        assert not await is_found(stores[1], call)
+        await working.end(CallState.MADE, 200, HEADERS, b"picture")
+    assert not await is_found(stores[1], call)
+    assert [path for path in keep_dir.rglob("*") if path.is_file()] == []
 
 
 async def test_a_call_without_a_fingerprint_is_found_by_its_id(stores: Stores) -> None:

@@ -95,6 +95,8 @@ async def ways(begin: Begin) -> AsyncIterator[Ways]:
 CALLS = [
     ("GET", "/v1/images/calls"),
     ("GET", "/v1/images/calls?limit=10"),
+    ("GET", "/images/calls"),
+    ("GET", "/images/calls/call_0123456789abcdef"),
     ("GET", "/v1/images/calls/call_0123456789abcdef"),
     ("DELETE", "/v1/images/calls/call_0123456789abcdef"),
     ("OPTIONS", "/v1/images/calls/call_0123456789abcdef"),
@@ -139,7 +141,7 @@ OTHERS = [
     "/responses/resp_0123/input_items",
     "/v1/files/file-0123",
     "/images/files/cat.png",
-    "/images/calls",
+    "/images/callsx",
 ]
 
 

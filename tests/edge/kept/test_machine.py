@@ -365,7 +365,7 @@ class TwoProcesses(RuleBasedStateMachine):
         wanted = [
             call.identity.call_id == call_id
             or (name is not None and call.identity.name == name)
-            or (call.identity.fingerprint == fingerprint and not call.identity.has_id)
+            or call.identity.fingerprint == fingerprint
             for call in self.calls
         ]
         assert [shown(entry) for entry in found] == self.expected(key, wanted)

@@ -383,8 +383,10 @@ class Call:
 
     async def give_id(self) -> None:
         """A client was sent the id, to ask for the answer: the call goes on though nobody waits."""
+        is_first = not self._gave_id
         self._has_left, self._gave_id = False, True
-        if self._kept is not None:
+        # A journal has an end, so what many requests do is noted once.
+        if is_first and self._kept is not None:
             await self._kept.note_given()
 
     async def forget(self) -> None:

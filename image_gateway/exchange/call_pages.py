@@ -109,8 +109,9 @@ class CallPages:
         applied = Preferences(wait_seconds=wait).header()
         if applied is not None:
             self._downstream.own_headers = {"preference-applied": applied}
-        call = await self._call(key_tag, call_id)
+        call = self._call(key_tag, call_id)
         if call is not None:
+            # At once, or it might end and be closed meanwhile.
             with call:
                 await self._show_call(call, deadline)
             return
@@ -197,10 +198,13 @@ class CallPages:
             await delivery.replay_head(ending)
 
     async def _forget(self, key_tag: str, call_id: str) -> None:
-        call = await self._call(key_tag, call_id)
+        call = self._call(key_tag, call_id)
         if call is not None:
-            self._find(call.identity)
-            await call.forget()
+            with call:
+                self._find(call.identity)
+                if await call.was_forgotten():
+                    raise errors.call_not_found()
+                await call.forget()
         else:
             entry = await self._entry(key_tag, call_id)
             self._find(entry.identity)
@@ -208,11 +212,10 @@ class CallPages:
                 raise errors.call_not_found()
         await self._answer(200, orjson.dumps(shown.deleted(call_id)))
 
-    async def _call(self, key_tag: str, call_id: str) -> Call | None:
+    def _call(self, key_tag: str, call_id: str) -> Call | None:
+        """A call of this process; the caller must enter it before it awaits anything."""
         call = self._calls.get(call_id)
-        if call is None or call.identity.key_tag != key_tag:
-            return None
-        return None if await call.was_forgotten() else call
+        return None if call is None or call.identity.key_tag != key_tag else call
 
     async def _entry(self, key_tag: str, call_id: str) -> KeptEntry:
         entries = await self._app.kept.find(key_tag, call_id=call_id)

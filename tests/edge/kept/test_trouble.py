@@ -18,7 +18,7 @@ from image_gateway.edge.kept import folder as folder_module
 from image_gateway.edge.kept.disk import WARNING_SECONDS, Trouble
 from image_gateway.edge.kept.store import KeptCalls
 from image_gateway.edge.kept.threads import DiskThreads, OpenFile
-from image_gateway.edge.spool import SpooledBody, Spools
+from image_gateway.edge.spool import JoinedBody, SpooledBody, Spools
 from tests.edge.kept.parts import (
     HEADERS,
     KEY,
@@ -97,7 +97,8 @@ async def test_an_answer_that_does_not_fit_on_the_disk_is_not_kept(
     async with spooled(large, size) as body:
         with await stores[0].begin(identity()) as working:
             with longest_file(size - 50_000):
-                await working.end(CallState.MADE, 200, HEADERS, body)
+                # A body of several spools is copied; the file of a single one gets a name.
+                await working.end(CallState.MADE, 200, HEADERS, JoinedBody([body]))
             assert not working.is_kept
             assert not await is_found(stores[1], identity())
             await working.note_sent()

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import unquote, urlsplit
 
 from starlette.routing import Route, Router

@@ -30,6 +30,7 @@ _LONGEST_RETRY: Final = 60.0
 _LONGEST_SENDING: Final = 20.0
 _REQUESTS: Final = (("k", "f"), ("k", "f"), ("k", "f"), ("k", "g"), ("l", "f"))
 """Keys and fingerprints; most are equal."""
+_SURE: Final = {CallState.MADE, CallState.FAULT}
 _ENDS: Final = [state for state in CallState if state is not CallState.RUNNING]
 
 
@@ -37,25 +38,30 @@ _ENDS: Final = [state for state in CallState if state is not CallState.RUNNING]
 class Program:
     """One call of a program, with as many tries as its client makes of it.
 
-    ``counts``: its client counts its retries in a header.  ``lost_at``: it has not asked again yet.
+    ``counts``: its client counts its retries in a header.  ``lost``: the call of its last try;
+    ``lost_at``: it has not asked again since then.
     """
 
     asking: Asking
     counts: bool
     call: "Call | None" = None
+    lost: "Call | None" = None
     lost_at: float | None = None
     pictures: int = 0
 
 
 @dataclass(eq=False)
 class Call:
-    """A call, and what is true of it: who waits, and who has gone without being seen to go."""
+    """A call, and what is true of it: who waits, who has gone without being seen to go, and whether
+    a program has its answer.
+    """
 
     view: CallView
     started_by: Program
     waiting: list[Program] = field(default_factory=list)
     unseen: int = 0
     claimed_by: Program | None = None
+    was_received: bool = False
 
     def change(self, **changes: object) -> None:
         """Set what others see of it."""
@@ -103,6 +109,8 @@ class FindingMachine(RuleBasedStateMachine):
             case Start(uses_up=used):
                 if used is not None:
                     self._use_up(self.calls[used])
+                elif is_retry:
+                    self._check_new_call_of_retry(program)
                 self._start(program)
             case Join(call_id=call_id) | Replay(call_id=call_id):
                 self._attach(program, self._found(program, call_id))
@@ -110,7 +118,7 @@ class FindingMachine(RuleBasedStateMachine):
                 call = self._found(program, call_id)
                 assert call.claimed_by is None, "a claim is exclusive"
                 assert not call.waiting, "a client is there"
-                assert not call.view.was_delivered, "an answer that somebody has is taken over"
+                assert not call.was_received, "an answer that somebody has is taken over"
                 call.claimed_by = program
                 self._attach(program, call)
             case RefuseRepeated(call_id=call_id):
@@ -119,6 +127,22 @@ class FindingMachine(RuleBasedStateMachine):
                 call.change(told_repeated=True)
             case RefuseName():
                 raise AssertionError("no name was used for two requests")
+
+    def _check_new_call_of_retry(self, program: Program) -> None:
+        """What the last try may have bought is gone, or somebody else has it or was told of it."""
+        assert program.lost is not None
+        call = program.lost.look()
+        if call.state is CallState.NOTHING:
+            return
+        if program.asking.name is not None or program.counts:
+            assert not call.is_running, "another call while the first one runs"
+            assert not call.has_answer, "another call although the first one has an answer"
+        elif not self.is_proxied and (call.is_running or (call.is_kept and call.state in _SURE)):
+            assert call.clients or call.was_delivered, "another call, and nobody has the first one"
+        if call.state is CallState.UNKNOWN:
+            assert call.ended_at is not None
+            was_warned = call.told_repeated or self.now - call.ended_at >= GUARD
+            assert was_warned, "another call, and nobody was warned of the first one"
 
     def _found(self, program: Program, call_id: str) -> Call:
         call = self.calls[call_id]
@@ -158,7 +182,8 @@ class FindingMachine(RuleBasedStateMachine):
         self._attach(program, call)
 
     def _attach(self, program: Program, call: Call) -> None:
-        assert call.view.is_running or call.view.has_answer, "nothing to wait for"
+        assert call.view.is_running or call.view.is_kept, "nothing to wait for"
+        assert call.view.state is not CallState.NOTHING, "an answer that is worth another try"
         program.call = call
         call.waiting.append(program)
 
@@ -169,6 +194,7 @@ class FindingMachine(RuleBasedStateMachine):
         if call.claimed_by is program:
             call.claimed_by = None
         program.call = None
+        program.lost = call
         return call
 
     # -- clients -----------------------------------------------------------------------------------
@@ -206,7 +232,7 @@ class FindingMachine(RuleBasedStateMachine):
         call = self._detach(program)
         program.lost_at = self.now
         if not self.is_proxied:
-            call.change(was_left=not call.view.was_delivered)
+            call.change(was_left=True)
         elif call.view.is_running:
             call.unseen += 1
 
@@ -215,6 +241,7 @@ class FindingMachine(RuleBasedStateMachine):
     def an_answer_arrives(self, data: st.DataObject) -> None:
         program = data.draw(st.sampled_from(self._served()))
         call = self._detach(program)
+        call.was_received = True
         if not self.is_proxied:
             call.change(was_left=False, was_delivered=True)
         if call.view.state is CallState.MADE:

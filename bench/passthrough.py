@@ -245,7 +245,8 @@ async def compare(folder: Path, database: str, args: argparse.Namespace) -> None
             for name, checkout in checkouts.items():
                 place = folder / work.name / name
                 place.mkdir(parents=True)
-                gateway = Gateway(place, plane.reader_url, grant_ttl_seconds=5)
+                settings = {"grant_ttl_seconds": 5, "slot_wait_seconds": 60}
+                gateway = Gateway(place, plane.reader_url, **settings)
                 gateway.start(cwd=checkout)
                 closing.callback(gateway.stop)
                 proxies.append(Proxy(name, gateway.pid, gateway.port))

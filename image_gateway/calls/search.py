@@ -103,7 +103,7 @@ class Search:
             return await self._kept.find(asking.key_tag, name=asking.name)
         # Only a sure retry gets an answer that was sent before.
         return await self._kept.find(
-            asking.key_tag, fingerprint=asking.fingerprint, with_sent=asking.is_sure_retry
+            asking.key_tag, fingerprint=asking.fingerprint, with_served=asking.is_sure_retry
         )
 
     async def _settle(self, decision: Decision, entries: dict[str, KeptEntry]) -> Found | None:

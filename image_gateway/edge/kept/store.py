@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from image_gateway.core.calls.model import CallIdentity
+from image_gateway.core.calls.model import CallIdentity, CallState
 from image_gateway.edge.kept import entry as entries
 from image_gateway.edge.kept import picture as pictures
 from image_gateway.edge.kept.call import KeptCall
@@ -29,7 +29,7 @@ from image_gateway.edge.kept.threads import DiskThreads, OpenFile
 MOST_FOUND: Final = 64
 """Calls that a look-up gives for one fingerprint or name, the newest ones."""
 SWEEP_SECONDS: Final = 60.0
-_MOST_SENT: Final = 10_000
+_MOST_SERVED: Final = 10_000
 _SURPLUS_SECONDS: Final = 1.0
 """Between two sweeps while answers come in over the budget."""
 
@@ -62,7 +62,7 @@ class KeptCalls:
         self._sweep_due = asyncio.Event()
         self._sweeping: asyncio.Task[None] | None = None
         self._grown = 0
-        self._sent: set[str] = set()
+        self._served: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<KeptCalls {'off' if self._is_off else self.kept_bytes} lost={self.lost}>"
@@ -149,13 +149,13 @@ class KeptCalls:
         fingerprint: str | None = None,
         name: str | None = None,
         call_id: str | None = None,
-        with_sent: bool = True,
+        with_served: bool = True,
     ) -> list[KeptEntry]:
         """The calls of a key by any of these, newest first; of each the newest ``MOST_FOUND``.
 
         ``call_id`` may be any text.
-        ``with_sent`` False: calls whose answer was sent may be left out, which costs less where one
-        request comes again and again.
+        ``with_served`` False: calls that have nothing more for a request that is no retry may be left
+        out, which costs less where one request comes again and again.
         """
 
         def ids() -> list[str]:
@@ -164,7 +164,7 @@ class KeptCalls:
                 found += self._folder.ids(NAMES, name, MOST_FOUND)
             if fingerprint is not None:
                 found += self._folder.ids(FINGERPRINTS, fingerprint, MOST_FOUND)
-            return found if with_sent else [one for one in found if one not in self._sent]
+            return found if with_served else [one for one in found if one not in self._served]
 
         return await self._entries(key_tag, ids)
 
@@ -213,14 +213,14 @@ class KeptCalls:
     def _read(self, key_tag: str, ids: list[str]) -> list[KeptEntry]:
         found = [entry for call_id in dict.fromkeys(ids) if (entry := self._entry(call_id))]
         mine = [entry for entry in found if entry.identity.key_tag == key_tag]
-        self._remember_sent(entry.identity.call_id for entry in mine if entry.was_sent)
+        self._remember_served(entry.identity.call_id for entry in mine if _is_served(entry))
         return sorted(mine, key=lambda entry: entry.identity.created_at, reverse=True)
 
-    def _remember_sent(self, ids: Iterable[str]) -> None:
-        """What was sent once stays so, and need not be read again to know it."""
-        if len(self._sent) > _MOST_SENT:
-            self._sent.clear()
-        self._sent.update(ids)
+    def _remember_served(self, ids: Iterable[str]) -> None:
+        """What was served once stays so, and need not be read again to know it."""
+        if len(self._served) > _MOST_SERVED:
+            self._served.clear()
+        self._served.update(ids)
 
     def _entry(self, call_id: str) -> KeptEntry | None:
         file = self._folder.open_journal(call_id)
@@ -265,3 +265,8 @@ class KeptCalls:
         self._grown += count
         if self.kept_bytes > self._budget_bytes:
             self._sweep_due.set()
+
+
+def _is_served(entry: KeptEntry) -> bool:
+    """Whether its answer was sent, and no request need be warned of it."""
+    return entry.was_sent and (entry.state is not CallState.UNKNOWN or entry.told_repeated)

@@ -169,7 +169,7 @@ class Call:
         async with self._beginning:
             if self._kept is None and (self.ending is None or self.identity.has_id):
                 kept = await self._begin_keeping(self.identity)
-                if self._has_left:
+                if self._has_left and not self.clients:
                     kept.note_left()
                 if self.is_forgotten:
                     await kept.forget()
@@ -178,7 +178,8 @@ class Call:
 
     async def _open(self) -> None:
         """Let a client come back, before it knows the id."""
-        if self.identity.has_id:
+        # With a name, too, which must not buy again elsewhere while this call waits for a slot.
+        if self.identity.has_id or self.identity.name is not None:
             await self.begin_keeping()
         if self._background is not None and self._streams:
             for frame in self._background.opening_frames():
@@ -356,6 +357,8 @@ class Call:
         """A client waits for the answer."""
         self.clients += 1
         self.answer.__enter__()
+        if self._has_left and self._kept is not None:
+            self._kept.note_joined()
         return self
 
     def __exit__(self, *error: object) -> Literal[False]:
@@ -378,7 +381,7 @@ class Call:
         if self._gave_id or self._background is not None:
             return
         self._has_left = not self._is_delivered
-        if self._kept is not None and self._has_left:
+        if self._kept is not None and self._has_left and self.clients == 1:
             self._kept.note_left()
 
     async def give_id(self) -> None:

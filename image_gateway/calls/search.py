@@ -7,8 +7,9 @@ share.  A call that another process runs is waited for.
 
 import contextlib
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from image_gateway.calls.call import Call
 from image_gateway.calls.registry import Calls
@@ -72,12 +73,18 @@ class _ChangedError(Exception):
 
 
 class Search:
-    """One request's search for its call; it may last as long as another process works on it."""
+    """One request's search for its call; it may last as long as another process works on it.
 
-    def __init__(self, app: AppContext, calls: Calls, asking: Asking) -> None:
+    ``waits`` is called before it waits for another process.
+    """
+
+    def __init__(
+        self, app: AppContext, calls: Calls, asking: Asking, waits: Callable[[], None]
+    ) -> None:
         self._kept = app.kept
         self._calls = calls
         self._asking = asking
+        self._waits = waits
         self._guard_seconds = app.settings.retry_guard_seconds
         self._deadline = time.monotonic() + app.settings.total_seconds
 
@@ -89,7 +96,10 @@ class Search:
         asking = self._asking
         while True:
             entries = {entry.identity.call_id: entry for entry in await self._entries()}
-            own = self._calls.views(asking)
+            own = [
+                _shared(view, entries.get(view.identity.call_id))
+                for view in self._calls.views(asking)
+            ]
             others = entries.keys() - {view.identity.call_id for view in own}
             views = [*own, *(_view(entries[call_id]) for call_id in others)]
             decision = finding.find(asking, views, time.time(), self._guard_seconds)
@@ -136,6 +146,7 @@ class Search:
             seconds = self._deadline - time.monotonic()
             if seconds <= 0:
                 raise failover.replacement("outcome_unknown")
+            self._waits()
             await entry.wait(seconds)
             raise _ChangedError
         with ExitStack() as opened:
@@ -164,6 +175,17 @@ def _source(decision: Join | Replay | TakeOver) -> CallSource:
             return CallSource.REPLAYED
         case TakeOver():
             return CallSource.TAKEN_OVER
+
+
+def _shared(view: CallView, entry: KeptEntry | None) -> CallView:
+    """A call of this process, with what requests at other processes do with it.
+
+    The entry is a little older than the view, so what it says of this process's clients is not
+    used.
+    """
+    if entry is None or not view.was_left:
+        return view
+    return replace(view, clients=view.clients + entry.is_used, was_left=not entry.was_sent)
 
 
 def _view(entry: KeptEntry) -> CallView:

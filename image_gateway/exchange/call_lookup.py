@@ -20,6 +20,7 @@ from image_gateway.core.calls.model import CallSource
 from image_gateway.core.errors import Refusal
 from image_gateway.core.model import Grant, Key
 from image_gateway.core.records.builder import RecordBuilder
+from image_gateway.core.records.phases import Phase
 from image_gateway.core.request.intent import AnyRequest, IntentRequest
 from image_gateway.core.routing import admission
 from image_gateway.core.routing.slots import Slot
@@ -73,7 +74,8 @@ class CallLookup:
         what is found before it awaits anything else.
         """
         asking = self._asking(key, request, wants_id=wants_id)
-        match found := await Search(self._app, self._calls, asking).run():
+        search = Search(self._app, self._calls, asking, self._join)
+        match found := await search.run():
             case None:
                 return asking
             case finding.RefuseName():
@@ -119,6 +121,9 @@ class CallLookup:
         """The request waits for nothing more, so that its place is free."""
         if self._visit is not None:
             self._visit.release()
+
+    def _join(self) -> None:
+        self._record.enter(Phase.JOINED)
 
     def _asking(self, key: Key, request: AnyRequest, *, wants_id: bool) -> Asking:
         secrets, name, key_id = self._calls.secrets, self._name, key.key_id

@@ -88,6 +88,11 @@ class KeptCall:
         if self._file is not None:
             locks.unlock(self._file.number, Part.CLIENT)
 
+    def note_joined(self) -> None:
+        """Another client waits for the answer here, after the first one went away."""
+        if self._file is not None:
+            locks.try_lock(self._file.number, Part.CLIENT)
+
     async def note_sent(self) -> None:
         """The answer was sent and the connection ended well; the client may have it."""
         await self._note(Note.SENT)

@@ -31,7 +31,8 @@ class KeptEntry:
     are the sizes of the pictures behind it, ``error_code`` and ``error_source`` are those of its
     record.
     ``was_asked``: an upstream was asked, or is being asked.  ``gave_id``: a client was sent its id.
-    ``has_clients``: its client is there, or others wait for it or are being sent its answer.
+    ``is_used``: others than its own clients wait for it, or are being sent its answer.
+    ``has_clients``: they or its own clients are there.
     ``was_left``: its own client is gone, and nobody has got the answer or the id.  ``was_sent``:
     one of them was sent to somebody, whether or not it arrived.  ``is_claimed``: a request has
     taken it over.
@@ -46,6 +47,7 @@ class KeptEntry:
     pictures: tuple[int, ...]
     error_code: str | None
     error_source: str | None
+    is_used: bool
     has_clients: bool
     was_left: bool
     was_sent: bool
@@ -198,6 +200,7 @@ def look(disk: Disk, file: int) -> KeptEntry | None:
         () if ending is None else ending.pictures,
         None if ending is None else ending.error_code,
         None if ending is None else ending.error_source,
+        is_used=seen.is_used,
         has_clients=seen.has_client or seen.is_used,
         was_left=not (seen.has_client or was_served),
         was_sent=was_served,

@@ -26,6 +26,7 @@ from image_gateway.core.routing.failover import Action
 from image_gateway.core.routing.ranking import Condition
 from image_gateway.edge.metrics import AccountGauges, CallGauges, GaugeValues, Metrics
 from image_gateway.exchange import routes
+from tests.clients import test_kept_calls
 from tests.core.builders import CATALOGUE, ROUTES
 from tests.parts import purchases
 from tests.parts.pages import (
@@ -293,6 +294,10 @@ def _step(row: failover.Row) -> failover.Step:
 
 def test_what_every_fault_costs_is_told() -> None:
     assert DIALECT_FACTS.rows("What a fault costs") == purchases.rows()
+
+
+def test_what_faults_on_the_way_cost_each_client_is_told() -> None:
+    assert CALLS.table("What each client does") == test_kept_calls.page()
 
 
 def test_every_known_error_is_told_with_whose_fault_it_is() -> None:

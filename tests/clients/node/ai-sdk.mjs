@@ -21,6 +21,8 @@ async function draw(order) {
     model: provider(order).image(order.model),
     prompt: images.length ? { text: order.prompt, images } : order.prompt,
     ...retriesOf(order),
+    // Its only time-out is a signal, which ends all tries.
+    ...(order.seconds ? { abortSignal: AbortSignal.timeout(order.seconds * 1000) } : {}),
     ...order.options,
   });
   const { inputTokens, outputTokens } = result.usage;

@@ -28,7 +28,10 @@ async function filled(value) {
 }
 
 function described(error) {
-  if (!(error instanceof OpenAI.OpenAIError)) throw error;
+  // What the SDK did not make an error of its own, as of an answer that breaks off.
+  if (!(error instanceof OpenAI.OpenAIError)) {
+    return { name: error.constructor.name, isApiError: false, message: error.message };
+  }
   const { status, code, type, param, message, requestID, headers } = error;
   const isApiError = error instanceof OpenAI.APIError;
   const shouldRetry = headers?.get("x-should-retry") ?? null;

@@ -21,6 +21,7 @@ async function respond(order) {
     configuration: { baseURL: order.baseURL },
     useResponsesApi: true,
     ...(order.retries === null ? {} : { maxRetries: order.retries }),
+    ...(order.seconds ? { timeout: order.seconds * 1000 } : {}),
   }).bindTools([tools.imageGeneration(order.options)]);
   const images = await bytesOf(order);
   const content = [

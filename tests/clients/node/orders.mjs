@@ -3,7 +3,7 @@
 //
 // An order: {do, baseURL, apiKey, model, prompt, pictures, then, stream, retries, options}.  `do`
 // names an operation of the program; `pictures` are paths of files; `then` is what is asked in a
-// second turn; `retries` null leaves the client its own default.  What was seen: {pictures,
+// second turn; `retries` null leaves the client its own default; `seconds` is a time-out.  What was seen: {pictures,
 // partials, usage, error} of the last turn, with pictures as base64.
 
 import { readFile } from "node:fs/promises";

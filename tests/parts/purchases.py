@@ -41,8 +41,6 @@ FINAL = Cost(1, 1, 1)
 """A picture may exist: nobody asks again."""
 ONCE_MORE = Cost(2, 2, 2)
 """A picture may exist behind a proxy on the way: one further account is asked."""
-SDK_RECONNECTS = Cost(1, 1, 3)
-"""The answer breaks off while the SDK reads it; no header keeps it from posting again, twice."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +131,7 @@ FAULTS: Sequence[Fault] = (
     Fault("silence", silent, same(FINAL), is_silent=True),
     Fault("silence after the head", silent_after_its_head, same(FINAL), is_silent=True),
     Fault("cut before the picture", cut(WHOLE[:20]), same(FINAL)),
-    Fault("cut within the picture", cut(BEGUN), same(SDK_RECONNECTS)),
+    Fault("cut within the picture", cut(BEGUN), same(FINAL)),
     Fault("400 about the request", refuses(400, error("moderation_blocked")), same(RETURNED)),
     Fault("400 about the account", refuses(400, error("billing_hard_limit_reached")), same(NEXT)),
     Fault("400 about the form", refuses(400, error("unsupported_content_type")), same(NEXT)),

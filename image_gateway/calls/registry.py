@@ -114,12 +114,11 @@ class Calls:
         resources: ExitStack,
         *,
         streams: bool,
-        has_id: bool = False,
     ) -> Call:
-        """Start a call, which takes ``resources`` over; ``has_id``: its client gets its id."""
+        """Start a call, which takes ``resources`` over."""
         identity = self._identity(asking, record)
-        if has_id:
-            identity = replace(identity, has_id=True, model=job.request.model)
+        if identity.has_id:
+            identity = replace(identity, model=job.request.model)
         call = Call(self._app, identity, job, record, resources, streams=streams)
         self._calls[identity.call_id] = call
         self._add(identity)

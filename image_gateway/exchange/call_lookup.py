@@ -21,7 +21,7 @@ from image_gateway.core.errors import Refusal
 from image_gateway.core.model import Grant, Key
 from image_gateway.core.records.builder import RecordBuilder
 from image_gateway.core.records.phases import Phase
-from image_gateway.core.request.intent import AnyRequest, IntentRequest
+from image_gateway.core.request.intent import AnyRequest
 from image_gateway.core.routing import admission
 from image_gateway.core.routing.slots import Slot
 from image_gateway.edge.client.downstream import Downstream
@@ -108,12 +108,7 @@ class CallLookup:
         deadline = time.monotonic() + self._app.settings.total_seconds
         job = UpstreamJob(request, grant, self._downstream.headers, body, deadline)
         call = self._calls.start(
-            asking,
-            job,
-            self._record,
-            resources.pop_all(),
-            streams=request.stream,
-            has_id=isinstance(request, IntentRequest) and request.background,
+            asking, job, self._record, resources.pop_all(), streams=request.stream
         )
         return FoundHere(call, CallSource.MADE)
 

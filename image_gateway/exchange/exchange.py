@@ -207,7 +207,8 @@ class Exchange:
                     request = await self._body_reader.intent(grant, body)
                     if request.background:
                         self._background.check_possible()
-                    found = await self._lookup.find(key, request)
+                    wants_id = request.background
+                    found = await self._lookup.find(key, request, wants_id=wants_id)
                 if isinstance(found, Asking):
                     found = self._lookup.start(found, grant, request, body, resources)
                 resources.close()

@@ -154,8 +154,8 @@ class KeptCalls:
         """The calls of a key by any of these, newest first; of each the newest ``MOST_FOUND``.
 
         ``call_id`` may be any text.
-        ``with_served`` False: calls that have nothing more for a request that is no retry may be left
-        out, which costs less where one request comes again and again.
+        ``with_served`` False: calls that have nothing more for a request that is no retry may be
+        left out, which costs less where one request comes again and again.
         """
 
         def ids() -> list[str]:

@@ -4,7 +4,6 @@ the client takes them."""
 import asyncio
 import base64
 import os
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -16,8 +15,6 @@ from tests.edge.client.stage import LARGE, MIB, Client, Stage, client_of, kept, 
 from tests.parts.eventually import eventually
 
 CONTENT = os.urandom(3 * MIB)
-
-Sending = Callable[[Downstream], Awaitable[None]]
 
 
 class FileCalls:

@@ -266,7 +266,7 @@ async def test_a_call_that_was_not_sent_is_dropped(
     second = await submitted(door, DOG)
     await has_status(door, second, "queued")
     assert (await ask(door, second, "DELETE"))[0] == 200
-    record = await door.record(error_code="call_not_found", endpoint="generations")
+    record = await door.record(error_code="call_cancelled", endpoint="generations")
     assert (record["status"], record["attempts"]) == (202, [])
     held.go.set()
     assert (await ended(door, first))[0] == 200

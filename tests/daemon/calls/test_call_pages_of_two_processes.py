@@ -106,7 +106,7 @@ async def test_the_other_process_forgets_a_call_before_it_is_sent(
     assert (await ask(door, second, "DELETE", green))[0] == 200
     held.go.set()
     assert (await ended(door, first))[0] == 200
-    assert (await door.record(error_code="call_not_found", status=202))["attempts"] == []
+    assert (await door.record(error_code="call_cancelled", status=202))["attempts"] == []
     assert (await ask(door, second))[0] == 404
     assert len(upstream.calls) == 1
 

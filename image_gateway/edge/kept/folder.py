@@ -10,7 +10,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -34,6 +34,7 @@ _CALL_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TAG: Final = re.compile(r"[0-9a-f]{32,128}")
 _TAG_DIGITS: Final = 32
 """128 bits of a tag name an index file; the journal has all of them."""
+_UNUSABLE: Final = (PermissionError, NotADirectoryError, FileExistsError)
 _BLOCK: Final = 4096
 """What a file takes on the disk is counted in blocks of this many bytes."""
 
@@ -46,11 +47,13 @@ class KeepFolderError(OSError):
 class Seen:
     """What one look at a journal showed.
 
-    ``journal.ending`` is None only while a process works on the call: one that nobody works on has
-    ended, if with an unknown outcome.
+    A call without an ending on which nobody works has ended, if with an unknown outcome: ``look``
+    notes that, ``peek`` does not.
     """
 
     journal: Journal
+    is_running: bool
+    """A process works on the call."""
     has_client: bool
     """The client that started the call is there."""
     is_used: bool
@@ -86,11 +89,8 @@ class KeepFolder:
             self._check_contents()
             for name in _FOLDERS:
                 _own_folder(str(self.path / name), os.O_NOFOLLOW)
-        except (PermissionError, NotADirectoryError, FileExistsError) as error:
-            raise KeepFolderError(
-                f"KEEP_DIR {self.path} is not a directory that this process can write: "
-                f"{error.strerror}"
-            ) from error
+        except _UNUSABLE as error:
+            raise self._unusable(error) from error
 
     def _check_contents(self) -> None:
         """A sweep removes what it does not know, so it must not meet anybody's things."""
@@ -100,6 +100,29 @@ class KeepFolder:
                 f"KEEP_DIR: {self.path} has other things in it ({strange[0]!r}). Name a folder for "
                 "kept calls alone"
             )
+
+    def check(self) -> None:
+        """Raise what ``open`` would raise, but make and change nothing."""
+        try:
+            if not self.exists:
+                _require_writable(_first_existing(self.path.absolute()))
+                return
+            _require_own(str(self.path), self.path.stat())
+            self._check_contents()
+            for name in _FOLDERS:
+                path = str(self.path / name)
+                with contextlib.suppress(FileNotFoundError):
+                    status = os.lstat(path)
+                    if not stat.S_ISDIR(status.st_mode):
+                        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+                    _require_own(path, status)
+        except _UNUSABLE as error:
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: OSError) -> KeepFolderError:
+        return KeepFolderError(
+            f"KEEP_DIR {self.path} is not a directory that this process can write: {error.strerror}"
+        )
 
     @property
     def exists(self) -> bool:
@@ -154,6 +177,12 @@ class KeepFolder:
             return None
         return _open(self._journal(call_id), os.O_RDWR | os.O_APPEND)
 
+    def open_to_read(self, call_id: str) -> int | None:
+        """The same for ``peek`` alone, also where the folder belongs to another user."""
+        # Without O_NONBLOCK a named pipe in place of a journal would block.
+        flags = os.O_RDONLY | os.O_NONBLOCK
+        return _open(self._journal(call_id), flags) if _CALL_ID.fullmatch(call_id) else None
+
     def create_answer(self, call_id: str) -> int:
         """An empty file for the bytes of a call's answer."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS
@@ -183,6 +212,13 @@ class KeepFolder:
             os.close(file)
             return None
         return file
+
+    def answer_size(self, call_id: str) -> int:
+        """Bytes of what there is of a call's answer."""
+        try:
+            return os.lstat(self._answer(call_id)).st_size
+        except FileNotFoundError:
+            return 0
 
     def remove_answer(self, call_id: str) -> None:
         """Remove what there is of an answer."""
@@ -295,6 +331,17 @@ def look(file: int, now: float) -> Seen | None:
 
     Who first sees that nobody works on a call that has not ended notes its end, at ``now``.
     """
+    seen = peek(file)
+    if seen is None or seen.journal.ending is not None or seen.is_running:
+        return seen
+    ending = Ending(CallState.UNKNOWN, now)
+    with contextlib.suppress(OSError):
+        append(file, journal.ended(ending))
+    return replace(seen, journal=replace(seen.journal, ending=ending))
+
+
+def peek(file: int) -> Seen | None:
+    """The same without a change of anything; the file may be open for reading alone."""
     first = _contents(file)
     text = journal.read(first)
     if text is None:
@@ -311,12 +358,7 @@ def look(file: int, now: float) -> Seen | None:
         text = journal.read(data)
     if text is None or is_gone(file):
         return None
-    if text.ending is None and not is_running:
-        ending = Ending(CallState.UNKNOWN, now)
-        with contextlib.suppress(OSError):
-            append(file, journal.ended(ending))
-        text = Journal(text.identity, ending, text.notes)
-    return Seen(text, has_client, is_used, is_claimed, len(data))
+    return Seen(text, is_running, has_client, is_used, is_claimed, len(data))
 
 
 def note(file: int, what: Note) -> None:
@@ -340,21 +382,40 @@ def _own_folder(path: str, flags: int) -> None:
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | flags)
     try:
         status = os.fstat(folder)
-        mode = stat.S_IMODE(status.st_mode)
-        if status.st_uid != os.geteuid():
-            raise KeepFolderError(
-                f"KEEP_DIR: {path} belongs to user {status.st_uid}, not to this process's user "
-                f"{os.geteuid()}. Name a folder that does not exist yet: it will be made"
-            )
-        if mode & 0o022 and _listed(path):
-            raise KeepFolderError(
-                f"KEEP_DIR: {path} is writable by others (mode {mode:o}), so what lies in it "
-                "cannot be trusted. Empty it and run chmod 700 on it"
-            )
-        if mode != _FOLDER_MODE:
+        _require_own(path, status)
+        if stat.S_IMODE(status.st_mode) != _FOLDER_MODE:
             os.fchmod(folder, _FOLDER_MODE)
     finally:
         os.close(folder)
+
+
+def _require_own(path: str, status: os.stat_result) -> None:
+    mode = stat.S_IMODE(status.st_mode)
+    if status.st_uid != os.geteuid():
+        raise KeepFolderError(
+            f"KEEP_DIR: {path} belongs to user {status.st_uid}, not to this process's user "
+            f"{os.geteuid()}. Name a folder that does not exist yet: it will be made"
+        )
+    if mode & 0o022 and _listed(path):
+        raise KeepFolderError(
+            f"KEEP_DIR: {path} is writable by others (mode {mode:o}), so what lies in it "
+            "cannot be trusted. Empty it and run chmod 700 on it"
+        )
+
+
+def _first_existing(path: Path) -> Path:
+    """What of a path is there already."""
+    return next(part for part in (path, *path.parents) if os.path.lexists(part))
+
+
+def _require_writable(path: Path) -> None:
+    """Raise the ``OSError`` that making something in a folder would raise."""
+    if not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+    if not os.access(path, os.W_OK | os.X_OK, effective_ids=True):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
 def _tags(identity: CallIdentity) -> Iterator[tuple[str, str]]:

@@ -15,7 +15,7 @@ from typing import NoReturn
 import uvloop
 
 from image_gateway import __version__, app, config, sql
-from image_gateway.cli import control, logs
+from image_gateway.cli import control, keep_dir, logs
 from image_gateway.cli.environment import read
 from image_gateway.cli.exits import BAD_SETTINGS, CONTROL_PLANE_UNUSABLE, FAILED, OK
 from image_gateway.cli.output import complain, escaped, say
@@ -41,9 +41,9 @@ def parser() -> argparse.ArgumentParser:
     root = _Parser(prog="image-gateway", description=__doc__.partition("\n")[0])
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("serve", help="run the gateway").set_defaults(run=_serve)
-    commands.add_parser("check", help="check settings, contract, role and accounts").set_defaults(
-        run=_check
-    )
+    commands.add_parser(
+        "check", help="check settings, KEEP_DIR, contract, role and accounts"
+    ).set_defaults(run=_check)
     schema = commands.add_parser("schema", help="print SQL for the control plane's database")
     schema.add_argument("name", choices=sql.ADAPTERS)
     schema.set_defaults(run=_schema)
@@ -103,6 +103,7 @@ def _check(_: argparse.Namespace) -> int:
     if settings is None:
         return BAD_SETTINGS
     say("ok: settings")
+    can_keep = keep_dir.check(settings)
     try:
         findings, is_pooled = asyncio.run(_ask_control_plane(settings))
     except (ContractError, UnavailableError) as error:
@@ -136,7 +137,7 @@ def _check(_: argparse.Namespace) -> int:
         complain(contract.POOLED)
         return BAD_SETTINGS
     say("ok: DIRECT_DATABASE_URL does not lead through a transaction pooler")
-    return OK
+    return OK if can_keep else FAILED
 
 
 def _warn_of_shutdowns(

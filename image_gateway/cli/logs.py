@@ -1,5 +1,7 @@
 """``image-gateway logs``: reports on the log records of all files of all instances.
 
+The list of kept calls is in ``kept_calls``.
+
 The commands need no daemon, no control plane and no setting but ``LOG_DIR``, and only read files.
 Records hold data from outside, so people see it with control characters escaped.
 """
@@ -12,7 +14,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
 
-from image_gateway.cli import log_files, output
+from image_gateway.cli import kept_calls, log_files, output
 from image_gateway.cli.exits import BAD_SETTINGS, CommandError, handled
 from image_gateway.cli.log_files import complain_of, find_files
 from image_gateway.cli.output import Progress, counted, escaped, say
@@ -55,9 +57,9 @@ def add_command(commands: "argparse._SubParsersAction[Any]") -> None:
             "back from now such as 90m, 24h, 7d",
         )
 
-    reports = commands.add_parser("logs", help="report on the log records").add_subparsers(
-        dest="report", required=True, metavar="REPORT"
-    )
+    reports = commands.add_parser(
+        "logs", help="report on the log records, list kept calls"
+    ).add_subparsers(dest="report", required=True, metavar="REPORT")
     summary_parser = reports.add_parser(
         "summary",
         parents=[window, source],
@@ -82,6 +84,7 @@ def add_command(commands: "argparse._SubParsersAction[Any]") -> None:
         "usage", parents=[window, source], help="show what each key used, for other control planes"
     )
     usage_parser.set_defaults(run=handled(_usage))
+    kept_calls.add_report(reports)
 
 
 def _moment(text: str) -> datetime:

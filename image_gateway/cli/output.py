@@ -42,6 +42,16 @@ def counted(number: int, noun: str = "file") -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def size(count: int) -> str:
+    """A number of bytes as a person reads it: ``512 B``, ``1.5 MiB``."""
+    number, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if number < 1024:
+            break
+        number, unit = number / 1024, larger
+    return f"{number:,.0f} {unit}" if unit == "B" else f"{number:,.1f} {unit}"
+
+
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns as wide as they need; columns of numbers are aligned to the right."""
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]

@@ -1,5 +1,6 @@
 """The command line: what a person types, what it says, how it ends."""
 
+import asyncio
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import psutil
 import pytest
 
 from image_gateway import __version__
+from tests.edge.kept.parts import NOW, Clock, identity, keep, opened
 from tests.parts.gateway import free_port
 from tests.parts.llm_access import TABLES, LlmAccess
 from tests.parts.pgbouncer import pgbouncer
@@ -181,6 +183,46 @@ def test_check_finds_a_transaction_pooler_and_says_what_to_do(plane: Plane) -> N
         assert "ok: DIRECT_DATABASE_URL does not lead through a transaction pooler" in cured.stdout
 
 
+def test_check_says_what_is_kept_where_and_changes_nothing(plane: Plane, tmp_path: Path) -> None:
+    plane.add_account("one", None)
+    folder = tmp_path / "state" / "calls"
+
+    def checked(code: int = 0, **settings: str) -> subprocess.CompletedProcess[str]:
+        urls = {"control_database_url": plane.reader_url, "keep_dir": str(folder)}
+        done = command("check", **urls, **{"keep_budget_bytes": "1 KiB", **settings})
+        assert done.returncode == code, done.stderr
+        return done
+
+    assert re.search(
+        rf"^ok: KEEP_DIR {folder} \(\w+ at /.*, .* free\) can be used; it has 0 calls$",
+        checked().stdout,
+        re.MULTILINE,
+    )
+    assert not folder.parent.exists()
+    assert "ok: KEEP_SECONDS is 0: answers are not kept\n" in checked(keep_seconds="0").stdout
+    budget = checked(keep_budget_bytes=f"{2**60} B")
+    assert "warning: KEEP_BUDGET_BYTES is 1,048,576.0 TiB, and the file system" in budget.stdout
+    assert "warning" not in checked().stdout
+
+    folder.mkdir(parents=True)
+    asyncio.run(_keep_one(folder))
+    assert "can be used; it has 1 call (0 running, 8.0 KiB)\n" in checked().stdout
+    off = checked(keep_seconds="0").stdout
+    assert f"and 1 call (0 running, 8.0 KiB) in {folder} are removed at the next start" in off
+    assert [path.name for path in (folder / "calls").iterdir()] == [identity().call_id]
+
+    (folder / "mine").touch()
+    refused = checked(1)
+    assert "has other things in it ('mine')" in refused.stderr
+    assert "ok: 1 of 1 accounts are usable" in refused.stdout  # what else there is to say is said
+    assert "Nothing is kept, nor removed there" in checked(keep_seconds="0").stdout
+
+
+async def _keep_one(folder: Path) -> None:
+    async with opened(folder, Clock(NOW)) as store:
+        await keep(store, identity())
+
+
 def test_check_of_bad_settings_exits_with_64_and_tells_them_all() -> None:
     done = command("check", max_request_bytes="0", total_seconds="soon")
     assert done.returncode == 64
@@ -200,7 +242,7 @@ def demo_folder(tmp_path: Path) -> Iterator[Path]:
             pass
 
 
-def test_the_demo_makes_two_pictures_and_leaves_no_process(demo_folder: Path) -> None:
+def test_the_demo_makes_pictures_and_a_retry_and_leaves_no_process(demo_folder: Path) -> None:
     port = free_port()
     done = subprocess.run(
         [sys.executable, "-m", "image_gateway", "demo", "--once"],
@@ -214,18 +256,27 @@ def test_the_demo_makes_two_pictures_and_leaves_no_process(demo_folder: Path) ->
     assert done.returncode == 0, done.stderr
     output = demo_folder / "demo-output"
     names = ["generated", "edited", "edited-by-azure", "streamed"]
-    names += [f"streamed-{number}" for number in range(3)]
+    names += [*(f"streamed-{number}" for number in range(3)), "retried"]
     pictures = [(output / f"{name}.png").read_bytes() for name in names]
     assert all(picture.startswith(b"\x89PNG") for picture in pictures)
     assert len(set(pictures)) == len(pictures)
     lines = (output / "logs" / "requests.jsonl").read_text("utf-8").splitlines()
     told = ("endpoint", "body_form", "dialect", "stream", "status")
-    assert [tuple(json.loads(line)[name] for name in told) for line in lines] == [
+    records = list(map(json.loads, lines))
+    assert [tuple(record[name] for name in told) for record in records[:4]] == [
         ("generations", "json", "codex", False, 200),
         ("edits", "json", "codex", False, 200),
         ("edits", "multipart", "azure", False, 200),
         ("generations", "json", "codex", True, 200),
     ]
+    # The SDK that gave up: the tries got one call, which its first one started and paid for.
+    tries = records[4:]
+    assert f"the SDK tried {len(tries)} times" in done.stdout
+    assert "the upstream was asked for 1 picture\n" in done.stdout
+    assert len({record["call_id"] for record in tries}) == 1
+    assert [record["call_source"] for record in tries if record["attempts"]] == ["made"]
+    [arrived] = [record for record in tries if record["status"] == 200]
+    assert f"x-call-source: {arrived['call_source']} (" in done.stdout
     assert [p.pid for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == str(demo_folder)] == []
     with socket.socket() as client:
         assert client.connect_ex(("127.0.0.1", port)) != 0

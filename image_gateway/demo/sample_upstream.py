@@ -9,7 +9,8 @@ import json
 import re
 import textwrap
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 from aiohttp import web
@@ -24,86 +25,105 @@ _DATA_URL: Final = re.compile(r"data:image/[a-z]+;base64,")
 _AZURE: Final = f"/openai/deployments/{DEPLOYMENT}/images"
 
 
-def application() -> web.Application:
-    """The upstream as an aiohttp application: Codex under ``/codex``, Azure at the root."""
-    upstream = web.Application(client_max_size=_LARGEST_BODY)
-    upstream.router.add_post("/codex/images/generations", _codex_images)
-    upstream.router.add_post("/codex/images/edits", _codex_images)
-    upstream.router.add_post("/codex/responses", _codex_responses)
-    upstream.router.add_post(f"{_AZURE}/generations", _azure_generation)
-    upstream.router.add_post(f"{_AZURE}/edits", _azure_edit)
-    return upstream
+class SampleUpstream:
+    """The upstream and how often it was asked for a picture."""
 
+    def __init__(self) -> None:
+        self.purchases = 0
+        """Calls for pictures so far; each would be billed."""
+        self._thinking_seconds = _THINKING_SECONDS
 
-# -- Codex -----------------------------------------------------------------------------------------
+    def application(self) -> web.Application:
+        """The upstream as an aiohttp application: Codex under ``/codex``, Azure at the root."""
+        upstream = web.Application(client_max_size=_LARGEST_BODY)
+        upstream.router.add_post("/codex/images/generations", self._codex_images)
+        upstream.router.add_post("/codex/images/edits", self._codex_images)
+        upstream.router.add_post("/codex/responses", self._codex_responses)
+        upstream.router.add_post(f"{_AZURE}/generations", self._azure_generation)
+        upstream.router.add_post(f"{_AZURE}/edits", self._azure_edit)
+        return upstream
 
+    @contextmanager
+    def slowed(self, seconds: float) -> Iterator[None]:
+        """Meanwhile it takes so long for each answer."""
+        before, self._thinking_seconds = self._thinking_seconds, seconds
+        try:
+            yield
+        finally:
+            self._thinking_seconds = before
 
-async def _codex_images(request: web.Request) -> web.Response:
-    _require(request.headers.get("authorization") == f"Bearer {TOKEN}")
-    body = await request.json()
-    images = body.get("images") or [{}]
-    answer = await _draw_all(body, _from_data_url(images[0].get("image_url")))
-    return web.json_response(answer, headers={"x-codex-primary-used-percent": "12"})
+    # -- Codex -------------------------------------------------------------------------------------
 
+    async def _codex_images(self, request: web.Request) -> web.Response:
+        _require(request.headers.get("authorization") == f"Bearer {TOKEN}")
+        body = await request.json()
+        images = body.get("images") or [{}]
+        answer = await self._draw_all(body, _from_data_url(images[0].get("image_url")))
+        return web.json_response(answer, headers={"x-codex-primary-used-percent": "12"})
 
-async def _codex_responses(request: web.Request) -> web.StreamResponse:
-    _require(request.headers.get("authorization") == f"Bearer {TOKEN}")
-    body = await request.json()
-    prompt, *inputs = body["input"][0]["content"]
-    tool = body["tools"][0]
-    width, height = _size(tool)
-    original = _from_data_url(inputs[0]["image_url"]) if inputs else None
-    picture = draw(prompt["text"], width, height, 0, original)
-    stream = web.StreamResponse(headers={"content-type": "text/event-stream"})
-    await stream.prepare(request)
+    async def _codex_responses(self, request: web.Request) -> web.StreamResponse:
+        _require(request.headers.get("authorization") == f"Bearer {TOKEN}")
+        body = await request.json()
+        prompt, *inputs = body["input"][0]["content"]
+        tool = body["tools"][0]
+        self.purchases += 1
+        width, height = _size(tool)
+        original = _from_data_url(inputs[0]["image_url"]) if inputs else None
+        picture = draw(prompt["text"], width, height, 0, original)
+        stream = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await stream.prepare(request)
 
-    async def send(kind: str, **fields: Any) -> None:
-        await asyncio.sleep(_THINKING_SECONDS)
-        data = json.dumps({"type": kind, **fields})
-        await stream.write(f"event: {kind}\ndata: {data}\n\n".encode())
+        async def send(kind: str, **fields: Any) -> None:
+            await asyncio.sleep(self._thinking_seconds)
+            data = json.dumps({"type": kind, **fields})
+            await stream.write(f"event: {kind}\ndata: {data}\n\n".encode())
 
-    await send("response.created", response={"id": "resp_sample"})
-    count = tool.get("partial_images", 0)
-    for index in range(count):
+        await send("response.created", response={"id": "resp_sample"})
+        count = tool.get("partial_images", 0)
+        for index in range(count):
+            await send(
+                "response.image_generation_call.partial_image",
+                partial_image_index=index,
+                partial_image_b64=_base64(_coarse(picture, 2 ** (count - index + 2))),
+            )
+        item = {
+            "type": "image_generation_call",
+            "result": _base64(picture),
+            "size": f"{width}x{height}",
+            "quality": tool.get("quality", "medium"),
+            "background": "opaque",
+            "output_format": "png",
+        }
+        await send("response.output_item.done", item=item)
+        usage = _usage(prompt["text"], 1)
         await send(
-            "response.image_generation_call.partial_image",
-            partial_image_index=index,
-            partial_image_b64=_base64(_coarse(picture, 2 ** (count - index + 2))),
+            "response.completed", response={"output": [], "tool_usage": {"image_gen": usage}}
         )
-    item = {
-        "type": "image_generation_call",
-        "result": _base64(picture),
-        "size": f"{width}x{height}",
-        "quality": tool.get("quality", "medium"),
-        "background": "opaque",
-        "output_format": "png",
-    }
-    await send("response.output_item.done", item=item)
-    usage = _usage(prompt["text"], 1)
-    await send("response.completed", response={"output": [], "tool_usage": {"image_gen": usage}})
-    return stream
+        return stream
+
+    # -- Azure -------------------------------------------------------------------------------------
+
+    async def _azure_generation(self, request: web.Request) -> web.Response:
+        _require(request.headers.get("api-key") == TOKEN)
+        return web.json_response(await self._draw_all(await request.json(), None))
+
+    async def _azure_edit(self, request: web.Request) -> web.Response:
+        _require(request.headers.get("api-key") == TOKEN)
+        form = await request.post()
+        image = form.get("image") or form.get("image[]")
+        if "model" in form or not isinstance(image, web.FileField):
+            error = {"code": "invalid_request", "message": "a picture is needed, and no model"}
+            return web.json_response({"error": error}, status=400)
+        fields = {name: value for name, value in form.items() if isinstance(value, str)}
+        return web.json_response(await self._draw_all(fields, image.file.read()))
+
+    async def _draw_all(self, body: Mapping[str, Any], original: bytes | None) -> dict[str, Any]:
+        self.purchases += 1
+        await asyncio.sleep(self._thinking_seconds)
+        return _draw_all(body, original)
 
 
-# -- Azure -----------------------------------------------------------------------------------------
-
-
-async def _azure_generation(request: web.Request) -> web.Response:
-    _require(request.headers.get("api-key") == TOKEN)
-    return web.json_response(await _draw_all(await request.json(), None))
-
-
-async def _azure_edit(request: web.Request) -> web.Response:
-    _require(request.headers.get("api-key") == TOKEN)
-    form = await request.post()
-    image = form.get("image") or form.get("image[]")
-    if "model" in form or not isinstance(image, web.FileField):
-        error = {"code": "invalid_request", "message": "a picture is needed, and no model"}
-        return web.json_response({"error": error}, status=400)
-    fields = {name: value for name, value in form.items() if isinstance(value, str)}
-    return web.json_response(await _draw_all(fields, image.file.read()))
-
-
-# -- both ------------------------------------------------------------------------------------------
+# -- answers ---------------------------------------------------------------------------------------
 
 
 def _require(signed: object) -> None:
@@ -111,8 +131,7 @@ def _require(signed: object) -> None:
         raise web.HTTPUnauthorized(text='{"detail": "Unauthorized"}')
 
 
-async def _draw_all(body: Mapping[str, Any], original: bytes | None) -> dict[str, Any]:
-    await asyncio.sleep(_THINKING_SECONDS)
+def _draw_all(body: Mapping[str, Any], original: bytes | None) -> dict[str, Any]:
     width, height = _size(body)
     count = int(body.get("n", 1))
     try:

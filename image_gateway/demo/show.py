@@ -1,4 +1,4 @@
-"""The demo: start everything, make a picture, edit it, show the log records."""
+"""The demo: start everything, make pictures, edit them, show the log records and a retry."""
 
 import asyncio
 import base64
@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import sys
@@ -21,10 +22,12 @@ from openai import APIError, AsyncOpenAI
 from psycopg.types.json import Jsonb
 
 from image_gateway.config import PREFIX
-from image_gateway.demo import postgres, sample_upstream
+from image_gateway.demo import calls, postgres, sample_upstream
+from image_gateway.demo.calls import MODEL
+from image_gateway.demo.output import OUTPUT, DemoError, save, say
+from image_gateway.demo.sample_upstream import SampleUpstream
 from image_gateway.setting_values import parse_address
 
-OUTPUT: Final = Path("demo-output")
 _GATEWAY_LOG: Final = OUTPUT / "gateway.log"
 _START_SECONDS: Final = 30.0
 _STOP_SECONDS: Final = 15.0
@@ -32,13 +35,8 @@ _PROMPT: Final = "A lighthouse in the morning mist"
 _EDIT: Final = "Add a small red boat"
 _SECOND_EDIT: Final = "Add two gulls"
 _STREAMED: Final = "A fox asleep under a birch"
-_MODEL: Final = "gpt-image-2"
 _AZURE_MODEL: Final = "gpt-image-2.6-flare"
 _CALLS: Final = 4
-
-
-class DemoError(Exception):
-    """The demo cannot go on; the message is for the person who started it."""
 
 
 def run(*, once: bool) -> int:
@@ -59,7 +57,7 @@ async def _run(*, once: bool) -> None:
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
-        _say("stopping everything")
+        say("stopping everything")
         task.cancel()
 
     # SIGINT explicitly: a shell lets programs in the background ignore it.
@@ -74,23 +72,27 @@ async def _demo(*, once: bool) -> None:
     OUTPUT.mkdir(exist_ok=True)
     # The log holds records of this demo only, not of an earlier one.
     (OUTPUT / "logs" / "requests.jsonl").unlink(missing_ok=True)
+    # Kept calls of an earlier demo would answer those of this one.
+    shutil.rmtree(OUTPUT / "state" / "calls", ignore_errors=True)
     secret = f"sk-demo-{secrets.token_hex(12)}"
-    _say("starting an embedded Postgres (the first time takes some seconds)")
+    say("starting an embedded Postgres (the first time takes some seconds)")
     with postgres.embedded() as database:
-        _say("starting a sample upstream that draws what the prompt says")
-        async with _sample_upstream() as upstream_url:
+        say("starting a sample upstream that draws what the prompt says")
+        upstream = SampleUpstream()
+        async with _serving(upstream) as upstream_url:
             _fill(database, secret, upstream_url)
-            _say(f"starting the gateway on {host}:{port}")
+            say(f"starting the gateway on {host}:{port}")
             ops = f"127.0.0.1:{_free_port()}"
             async with _gateway(database, f"{host}:{port}", ops) as gateway:
                 base_url = f"http://{host}:{port}/v1"
                 await _make_pictures(base_url, secret)
                 await _show_records()
+                await calls.retry(base_url, secret, upstream)
                 if not once:
                     _explain(base_url, secret, ops, database)
                     await gateway.wait()
                     raise DemoError(f"the gateway ended; its log is {_GATEWAY_LOG}")
-    _say("done: everything is stopped")
+    say("done: everything is stopped")
 
 
 async def _make_pictures(base_url: str, secret: str) -> None:
@@ -102,31 +104,31 @@ async def _make_pictures(base_url: str, secret: str) -> None:
 
 
 async def _make_with(client: AsyncOpenAI, base_url: str, secret: str) -> None:
-    _say(f"generating on the Codex account, with the official openai SDK: {_PROMPT!r}")
-    generated = await client.images.generate(model=_MODEL, prompt=_PROMPT, size="1024x1024")
+    say(f"generating on the Codex account, with the official openai SDK: {_PROMPT!r}")
+    generated = await client.images.generate(model=MODEL, prompt=_PROMPT, size="1024x1024")
     picture = base64.b64decode((generated.data or [])[0].b64_json or "")
-    _save("generated.png", picture)
+    save("generated.png", picture)
 
-    _say(f"editing it there with plain JSON: {_EDIT!r}")
+    say(f"editing it there with plain JSON: {_EDIT!r}")
     edited = await _edit_with_json(base_url, secret, picture)
-    _save("edited.png", edited)
+    save("edited.png", edited)
 
-    _say(f"editing that as multipart, on the Azure deployment of {_AZURE_MODEL}: {_SECOND_EDIT!r}")
+    say(f"editing that as multipart, on the Azure deployment of {_AZURE_MODEL}: {_SECOND_EDIT!r}")
     edited_by_azure = await client.images.edit(
         model=_AZURE_MODEL, prompt=_SECOND_EDIT, image=[("boat.png", edited, "image/png")]
     )
-    _save("edited-by-azure.png", base64.b64decode((edited_by_azure.data or [])[0].b64_json or ""))
+    save("edited-by-azure.png", base64.b64decode((edited_by_azure.data or [])[0].b64_json or ""))
 
-    _say(f"streaming with partial pictures, by Codex's Responses route: {_STREAMED!r}")
+    say(f"streaming with partial pictures, by Codex's Responses route: {_STREAMED!r}")
     stream = await client.images.generate(
-        model=_MODEL, prompt=_STREAMED, stream=True, partial_images=3
+        model=MODEL, prompt=_STREAMED, stream=True, partial_images=3
     )
     async for event in stream:
         if event.type == "image_generation.partial_image":
             name = f"streamed-{event.partial_image_index}.png"
         else:
             name = "streamed.png"
-        _save(name, base64.b64decode(event.b64_json))
+        save(name, base64.b64decode(event.b64_json))
 
 
 async def _edit_with_json(base_url: str, secret: str, picture: bytes) -> bytes:
@@ -135,7 +137,7 @@ async def _edit_with_json(base_url: str, secret: str, picture: bytes) -> bytes:
         aiohttp.ClientSession() as session,
         session.post(
             f"{base_url}/images/edits",
-            json={"model": _MODEL, "prompt": _EDIT, "images": [{"image_url": url}]},
+            json={"model": MODEL, "prompt": _EDIT, "images": [{"image_url": url}]},
             headers={"authorization": f"Bearer {secret}"},
         ) as response,
     ):
@@ -145,15 +147,9 @@ async def _edit_with_json(base_url: str, secret: str, picture: bytes) -> bytes:
     return base64.b64decode(edited["data"][0]["b64_json"])
 
 
-def _save(name: str, picture: bytes) -> None:
-    path = OUTPUT / name
-    path.write_bytes(picture)
-    _say(f"  saved {path} ({len(picture)} bytes)")
-
-
 async def _show_records() -> None:
     path = OUTPUT / "logs" / "requests.jsonl"
-    _say(f"the log records of these calls, from {path}:")
+    say(f"the log records of these calls, from {path}:")
     for line in (await _records(path))[-_CALLS:]:
         record = json.loads(line)
         facts = {name: value for name, value in record.items() if value not in (None, [], False)}
@@ -229,8 +225,8 @@ def _free_port() -> int:
 
 
 @asynccontextmanager
-async def _sample_upstream() -> AsyncIterator[str]:
-    runner = web.AppRunner(sample_upstream.application())
+async def _serving(upstream: SampleUpstream) -> AsyncIterator[str]:
+    runner = web.AppRunner(upstream.application())
     await runner.setup()
     try:
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -256,7 +252,7 @@ def _fill(database: str, secret: str, upstream_url: str) -> None:
                 "codex-demo",
                 f"{upstream_url}/codex",
                 Jsonb({"access_token": sample_upstream.TOKEN, "account_id": "demo"}),
-                Jsonb({_MODEL: _MODEL}),
+                Jsonb({MODEL: MODEL}),
             ),
         )
         connection.execute(
@@ -321,7 +317,3 @@ async def _wait_until_up(process: asyncio.subprocess.Process, url: str) -> None:
     except TimeoutError:
         raise DemoError(f"the gateway did not answer within {_START_SECONDS:.0f} s") from None
     raise DemoError(f"the gateway ended at its start; its log is {_GATEWAY_LOG}")
-
-
-def _say(line: str) -> None:
-    print(f"demo: {line}", flush=True)

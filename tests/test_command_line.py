@@ -256,7 +256,7 @@ def test_the_demo_makes_pictures_and_a_retry_and_leaves_no_process(demo_folder: 
     assert done.returncode == 0, done.stderr
     output = demo_folder / "demo-output"
     names = ["generated", "edited", "edited-by-azure", "streamed"]
-    names += [*(f"streamed-{number}" for number in range(3)), "retried"]
+    names += [*(f"streamed-{number}" for number in range(3)), "retried", "submitted"]
     pictures = [(output / f"{name}.png").read_bytes() for name in names]
     assert all(picture.startswith(b"\x89PNG") for picture in pictures)
     assert len(set(pictures)) == len(pictures)
@@ -270,13 +270,19 @@ def test_the_demo_makes_pictures_and_a_retry_and_leaves_no_process(demo_folder: 
         ("generations", "json", "codex", True, 200),
     ]
     # The SDK that gave up: the tries got one call, which its first one started and paid for.
-    tries = records[4:]
+    tries = [record for record in records[4:] if record["call_source"] and record["status"] != 202]
     assert f"the SDK tried {len(tries)} times" in done.stdout
     assert "the upstream was asked for 1 picture\n" in done.stdout
     assert len({record["call_id"] for record in tries}) == 1
     assert [record["call_source"] for record in tries if record["attempts"]] == ["made"]
     [arrived] = [record for record in tries if record["status"] == 200]
     assert f"x-call-source: {arrived['call_source']} (" in done.stdout
+    # The call that was submitted: started by one request, asked for by others.
+    [submitted] = [record for record in records if record["status"] == 202 and record["attempts"]]
+    polls = [record for record in records if record["endpoint"] == "calls"]
+    assert f"asked {len(polls)} times: " in done.stdout
+    assert {record["call_id"] for record in polls} == {submitted["call_id"]}
+    assert "without a key, as image/png\n" in done.stdout
     assert [p.pid for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == str(demo_folder)] == []
     with socket.socket() as client:
         assert client.connect_ex(("127.0.0.1", port)) != 0

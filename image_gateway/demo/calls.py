@@ -1,15 +1,23 @@
-"""A call that outlives its connection: a client gives up, tries again and gets what it bought."""
+"""Calls that outlive their connection: one whose client gives up and tries again, and one that is
+submitted and fetched later.
+"""
 
+import asyncio
 import base64
 from typing import Final
 
+import aiohttp
 from openai import APIError, AsyncOpenAI
+from yarl import URL
 
 from image_gateway.demo.output import DemoError, save, say
 from image_gateway.demo.sample_upstream import SampleUpstream
 
 MODEL: Final = "gpt-image-2"
 _RETRIED: Final = "A whale under the northern lights"
+_SUBMITTED: Final = "A tram in the rain at night"
+_SUBMITTED_SECONDS: Final = 30.0
+_POLL_SECONDS: Final = 0.25
 _TIMEOUT_SECONDS: Final = 2.0
 _SLOW_SECONDS: Final = 5.0
 """Longer than the SDK's first two tries take with the pauses between them, and shorter than three:
@@ -51,3 +59,36 @@ _MEANINGS: Final = {
     "taken-over": "the call of the first try had lost its client",
     "replayed": "the call of the first try had ended, and its answer was kept",
 }
+
+
+async def submit(base_url: str, secret: str) -> None:
+    """A call without an open connection: its id at once, and the picture by an address later."""
+    say(f"submitting a call and asking for it later, without an open connection: {_SUBMITTED!r}")
+    headers = {"authorization": f"Bearer {secret}"}
+    async with asyncio.timeout(_SUBMITTED_SECONDS), aiohttp.ClientSession() as session:
+        async with session.post(
+            f"{base_url}/images/generations",
+            json={"model": MODEL, "prompt": _SUBMITTED, "response_format": "url"},
+            headers={**headers, "prefer": "respond-async"},
+        ) as response:
+            if response.status != 202:
+                raise DemoError(f"the call was answered with {response.status}, not with its id")
+            page = response.url.join(URL(response.headers["location"]))
+            say(f"  202: its id is {(await response.json())['id']}, its page is {page}")
+        polls = 0
+        while True:
+            async with session.get(page, headers=headers) as response:
+                polls += 1
+                answer = await response.json()
+                if response.status != 202:
+                    break
+            await asyncio.sleep(_POLL_SECONDS)
+        if response.status != 200:
+            raise DemoError(f"the call ended with {response.status}: {answer}")
+        say(f"  asked {polls} times: the last answer had the picture's address")
+        # The token in it is all that a reader needs.
+        async with session.get(answer["data"][0]["url"]) as response:
+            if response.status != 200:
+                raise DemoError(f"the picture's address was answered with {response.status}")
+            say(f"  fetched it there without a key, as {response.content_type}")
+            save("submitted.png", await response.read())

@@ -1,4 +1,4 @@
-"""The demo: start everything, make pictures, edit them, show the log records and a retry."""
+"""The demo: start everything, make pictures, edit them, show records, a retry and a late answer."""
 
 import asyncio
 import base64
@@ -88,6 +88,7 @@ async def _demo(*, once: bool) -> None:
                 await _make_pictures(base_url, secret)
                 await _show_records()
                 await calls.retry(base_url, secret, upstream)
+                await calls.submit(base_url, secret)
                 if not once:
                     _explain(base_url, secret, ops, database)
                     await gateway.wait()
@@ -279,6 +280,7 @@ async def _gateway(database: str, bind: str, ops: str) -> AsyncIterator[asyncio.
         f"{PREFIX}CONTROL_DATABASE_URL": reader,
         f"{PREFIX}LOG_DIR": str(OUTPUT / "logs"),
         f"{PREFIX}STATE_DIR": str(OUTPUT / "state"),
+        f"{PREFIX}PUBLIC_URL": f"http://{bind}",
     }
     with _GATEWAY_LOG.open("wb") as log:
         # In a session of its own: Ctrl-C must reach only the demo, which then stops the gateway.

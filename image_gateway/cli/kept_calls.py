@@ -118,7 +118,7 @@ def _client(call: ListedCall) -> str:
         return "sent"
     if call.has_clients:
         return "connected"
-    return "has-id" if call.identity.has_id else "left"
+    return "has-id" if call.gave_id else "left"
 
 
 def _moment(seconds: float | None) -> datetime | None:

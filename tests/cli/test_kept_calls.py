@@ -103,7 +103,7 @@ async def test_it_works_while_an_instance_does(tmp_path: Path, ask: Ask) -> None
             await store.begin(identity(3, has_id=True)) as submitted,
         ):
             left.note_left()
-            submitted.note_left()
+            await submitted.note_given()
             before = files(folder)
             told = json.loads(ask("calls", "--json", "--keep-dir", folder))
             assert files(folder) == before

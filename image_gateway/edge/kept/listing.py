@@ -23,6 +23,7 @@ class ListedCall:
     is none.  ``answer_bytes`` is the size of its answer, ``disk_bytes`` is what all its files take.
     ``has_clients``: its client is there, or others wait for it or are being sent its answer.
     ``was_sent``: its answer was sent to somebody.  ``was_delivered``: somebody certainly has it.
+    ``gave_id``: a client was sent the call's id, and may ask for the answer.
     """
 
     identity: CallIdentity
@@ -37,6 +38,7 @@ class ListedCall:
     has_clients: bool
     was_sent: bool
     was_delivered: bool
+    gave_id: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,4 +108,5 @@ def _listed(seen: Seen, answer_bytes: int, keep_seconds: float) -> ListedCall:
         has_clients=seen.has_client or seen.is_used,
         was_sent=not notes.isdisjoint({Note.SENT, Note.DELIVERED}),
         was_delivered=Note.DELIVERED in notes,
+        gave_id=Note.GIVEN in notes,
     )

@@ -9,8 +9,9 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -239,12 +240,13 @@ class KeepFolder:
 
     # -- many calls --------------------------------------------------------------------------------
 
-    def ids(self, index: str, tag: str, limit: int) -> list[str]:
+    def ids(self, index: str, tag: str, limit: int, *, without: Container[str] = ()) -> list[str]:
         """The ids of calls with a tag, newest first; they may be gone meanwhile."""
         prefix = _prefix(tag)
         listed = _listed(self._bucket(index, prefix))
         names = [name for name in listed if name.startswith(prefix)]
-        return [_call_id(name) for name in sorted(names, reverse=True)[:limit]]
+        ids = (_call_id(name) for name in sorted(names, reverse=True))
+        return list(islice((call_id for call_id in ids if call_id not in without), limit))
 
     def has_any(self, index: str, tag: str) -> bool:
         """Whether there may be a call with a tag."""

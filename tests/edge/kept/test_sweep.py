@@ -262,7 +262,7 @@ async def test_strange_things_in_the_folder_are_neither_followed_nor_in_the_way(
     stores: Stores, keep_dir: Path, tmp_path: Path, clock: Clock
 ) -> None:
     secret = tmp_path / "secret"
-    secret.write_text("secret")
+    secret.write_text("a photo")
     await keep(stores[0], identity(1))
     (keep_dir / "calls" / identity(2).call_id).symlink_to(keep_dir / "calls" / identity(1).call_id)
     (keep_dir / "calls" / identity(3).call_id).mkdir()
@@ -270,12 +270,13 @@ async def test_strange_things_in_the_folder_are_neither_followed_nor_in_the_way(
     path = keep_dir / "answers" / identity(1).call_id
     path.unlink()
     path.symlink_to(secret)
+    assert len(secret.read_bytes()) == (await one(stores[0], identity(1))).length
     assert await kept_numbers(stores[0], (1, 2, 3)) == [1]
     assert await (await one(stores[0], identity(1))).open_answer() is None
     clock.now += 3600
     for _ in range(3):
         await stores[0].sweep()
-    assert secret.read_text() == "secret"
+    assert secret.read_text() == "a photo"
     assert files(keep_dir) == ["calls/odd name"]
 
 

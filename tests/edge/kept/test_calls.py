@@ -277,7 +277,7 @@ async def test_an_answer_that_nobody_got_is_found_behind_many_that_were_sent(
     for call in served:
         await keep(stores[0], call)
     first, second = [
-        await stores[1].find(KEY, fingerprint=tag("same"), with_sent=False) for _ in range(2)
+        await stores[1].find(KEY, fingerprint=tag("same"), with_served=False) for _ in range(2)
     ]
     assert lost not in [entry.identity for entry in first]
     assert [entry.identity for entry in second] == [*reversed(served[:5]), lost]

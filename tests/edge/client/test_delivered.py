@@ -127,11 +127,11 @@ async def test_a_client_that_never_closes_has_what_its_kernel_acknowledged(
 ) -> None:
     """It is slow to close, or forgets to; a call is not bought again for that."""
     script = await answering(PICTURE)
-    async with nothing_left(), client_of(Stage(script, send_seconds=1)) as client:
+    async with nothing_left(), client_of(Stage(script, send_seconds=0.5)) as client:
         assert (await client.read()).body == PICTURE
         await eventually(lambda: script.delivered is not None)
     assert script.delivered is True
-    assert script.seconds > 0.9
+    assert script.seconds > 0.45
 
 
 # -- not received ----------------------------------------------------------------------------------
@@ -177,11 +177,11 @@ async def test_a_fin_before_all_is_acknowledged_proves_nothing(
 async def test_a_client_that_stops_reading_does_not_have_it(answering: Make) -> None:
     """Nor does one whose machine has gone; what the kernel holds for it is not acknowledged."""
     script = await answering(PICTURE[:MIB])
-    async with nothing_left(), client_of(Stage(script, send_seconds=1)):
+    async with nothing_left(), client_of(Stage(script, send_seconds=0.5)):
         await script.answered.wait()
         await eventually(lambda: script.delivered is not None)
     assert script.delivered is False
-    assert script.seconds > 0.9
+    assert script.seconds > 0.45
 
 
 async def test_a_client_that_took_too_little_does_not_have_it(answering: Make) -> None:

@@ -58,8 +58,6 @@ async def test_200_calls_whose_clients_left_wait_on_the_disk_until_they_are_fetc
     await eventually(lambda: len(gateway.records()) == CALLS, PATIENCE_SECONDS)
     assert gateway.memory("VmHWM") - before <= MOST_MEMORY
     assert all(record["client_left"] and record["usage"] for record in gateway.records())
-    # A call that holds its answer in memory would hold 400 MB by now.
-    await eventually(lambda: gateway.memory() - before <= 64 * MIB, PATIENCE_SECONDS)
     gateway.forget_peak()
     waiting = asyncio.Semaphore(20)
 

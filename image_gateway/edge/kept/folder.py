@@ -103,10 +103,16 @@ class KeepFolder:
             )
 
     def check(self) -> None:
-        """Raise what ``open`` would raise, but make and change nothing."""
+        """Raise what ``open`` would raise, but make and change nothing.
+
+        Raises ``PermissionError`` if this process may not look there, which proves nothing: systemd
+        lets a service into its state directory, and no other process.
+        """
         try:
             if not self.exists:
-                _require_writable(_first_existing(self.path.absolute()))
+                existing = _first_existing(self.path.absolute())
+                if not _may_write(existing):
+                    raise self._unusable(PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
                 return
             _require_own(str(self.path), self.path.stat())
             self._check_contents()
@@ -117,7 +123,7 @@ class KeepFolder:
                     if not stat.S_ISDIR(status.st_mode):
                         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
                     _require_own(path, status)
-        except _UNUSABLE as error:
+        except (NotADirectoryError, FileExistsError) as error:
             raise self._unusable(error) from error
 
     def _unusable(self, error: OSError) -> KeepFolderError:
@@ -410,14 +416,16 @@ def _first_existing(path: Path) -> Path:
     return next(part for part in (path, *path.parents) if os.path.lexists(part))
 
 
-def _require_writable(path: Path) -> None:
-    """Raise the ``OSError`` that making something in a folder would raise."""
+def _may_write(path: Path) -> bool:
+    """Whether this process may make something in a folder.
+
+    Raises ``NotADirectoryError``, and ``OSError`` for a file system that is read-only.
+    """
     if not path.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
     if os.statvfs(path).f_flag & os.ST_RDONLY:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
-    if not os.access(path, os.W_OK | os.X_OK, effective_ids=True):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    return os.access(path, os.W_OK | os.X_OK, effective_ids=True)
 
 
 def _tags(identity: CallIdentity) -> Iterator[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """The list of all calls of a folder: what it shows, and that it changes nothing."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -179,3 +180,18 @@ def test_a_check_refuses_a_folder_that_cannot_be_made(
     with pytest.raises(KeepFolderError, match="Permission denied"):
         KeepFolder(tmp_path / "state" / "calls").check()
     assert asked == [(tmp_path, os.W_OK | os.X_OK)]
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS], ids=errno.errorcode.get)
+def test_a_check_that_cannot_look_does_not_judge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """systemd hides the folder from a process that is no instance, or shows it read-only."""
+
+    def hidden(path: Path, **_: object) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(os, "statvfs", hidden)
+    with pytest.raises(OSError, match=os.strerror(number)) as checked:
+        KeepFolder(tmp_path / "calls").check()
+    assert not isinstance(checked.value, KeepFolderError)

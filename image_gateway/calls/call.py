@@ -91,6 +91,7 @@ class Call:
         self._resources = resources
         self._cancels = app.settings.when_client_leaves == "cancel"
         self._begin_keeping = app.kept.begin
+        self._found: Callable[[], None] = _nothing
         self._kept: KeptCall | None = None
         self._make_address = _address_maker(app)
         self._has_outcome = False
@@ -132,6 +133,10 @@ class Call:
         self._changed = changed
         self._task = asyncio.create_task(self._run())
         self._task.add_done_callback(lambda _: changed(self))
+
+    def when_found(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` once requests by its name find it; before ``start``."""
+        self._found = callback
 
     def when_ended(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` once the answer is whole."""
@@ -181,6 +186,7 @@ class Call:
         # With a name, too, which must not buy again elsewhere while this call waits for a slot.
         if self.identity.has_id or self.identity.name is not None:
             await self.begin_keeping()
+        self._found()
         if self._background is not None and self._streams:
             for frame in self._background.opening_frames():
                 await self.answer.add_bytes(frame)
@@ -432,6 +438,10 @@ def _address_maker(app: AppContext) -> Callable[[str, float, int, str], str] | N
         return addresses.url(public_url, name)
 
     return make
+
+
+def _nothing() -> None:
+    """Nobody waits for it."""
 
 
 def _ignore(_: Call) -> None:

@@ -5,6 +5,7 @@ import contextlib
 import secrets
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
@@ -114,12 +115,14 @@ class Calls:
         resources: ExitStack,
         *,
         streams: bool,
+        found: Callable[[], None],
     ) -> Call:
-        """Start a call, which takes ``resources`` over."""
+        """Start a call, which takes ``resources`` over; ``found`` is called when others find it."""
         identity = self._identity(asking, record)
         if identity.has_id:
             identity = replace(identity, model=job.request.model)
         call = Call(self._app, identity, job, record, resources, streams=streams)
+        call.when_found(found)
         self._calls[identity.call_id] = call
         self._add(identity)
         call.start(self._settle)

@@ -75,7 +75,9 @@ class _ChangedError(Exception):
 class Search:
     """One request's search for its call; it may last as long as another process works on it.
 
-    ``waits`` is called before it waits for another process.
+    ``waits`` is called before it waits for another process.  ``held`` gets what keeps others from
+    starting a call by the same name; it is for who starts one to release it, once that call can be
+    found.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Search:
         self._calls = calls
         self._asking = asking
         self._waits = waits
+        self.held = ExitStack()
         self._guard_seconds = app.settings.retry_guard_seconds
         self._deadline = time.monotonic() + app.settings.total_seconds
 
@@ -95,6 +98,8 @@ class Search:
         """The call that the request gets; None: it may start one, before it awaits anything."""
         asking = self._asking
         while True:
+            if asking.name is not None:
+                self.held.enter_context(await self._kept.lock_name(asking.name))
             entries = {entry.identity.call_id: entry for entry in await self._entries()}
             own = [
                 _shared(view, entries.get(view.identity.call_id))
@@ -103,8 +108,11 @@ class Search:
             others = entries.keys() - {view.identity.call_id for view in own}
             views = [*own, *(_view(entries[call_id]) for call_id in others)]
             decision = finding.find(asking, views, time.time(), self._guard_seconds)
+            if not isinstance(decision, Start):
+                self.held.close()
             with contextlib.suppress(_ChangedError):
                 return await self._settle(decision, entries)
+            self.held.close()
 
     async def _entries(self) -> list[KeptEntry]:
         """The calls on the disk that might concern the request."""

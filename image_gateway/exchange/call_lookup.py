@@ -44,6 +44,8 @@ class CallLookup:
         self._record = record
         self._name: str | None = None
         self._visit: Slot | None = None
+        self._held = ExitStack()
+        """Keeps others from starting a call by the same name."""
 
     def __repr__(self) -> str:
         return f"<CallLookup {self._record!r}>"
@@ -75,8 +77,14 @@ class CallLookup:
         """
         asking = self._asking(key, request, wants_id=wants_id)
         search = Search(self._app, self._calls, asking, self._join)
-        match found := await search.run():
+        try:
+            found = await search.run()
+        except BaseException:
+            search.held.close()
+            raise
+        match found:
             case None:
+                self._held = search.held
                 return asking
             case finding.RefuseName():
                 raise errors.reused_name()
@@ -95,6 +103,7 @@ class CallLookup:
     ) -> FoundHere:
         """Start a call, which takes ``resources`` over."""
         key = grant.key
+        resources.push(self._held)
         try:
             admission.check_quota(key)
             slot = self._app.key_slots.take(key.key_id, key.max_concurrency)
@@ -108,7 +117,12 @@ class CallLookup:
         deadline = time.monotonic() + self._app.settings.total_seconds
         job = UpstreamJob(request, grant, self._downstream.headers, body, deadline)
         call = self._calls.start(
-            asking, job, self._record, resources.pop_all(), streams=request.stream
+            asking,
+            job,
+            self._record,
+            resources.pop_all(),
+            streams=request.stream,
+            found=self._held.close,
         )
         return FoundHere(call, CallSource.MADE)
 

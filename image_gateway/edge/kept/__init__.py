@@ -5,6 +5,7 @@
                          behind them the pictures that the answer has addresses of
     keys, fingerprints, names/<2 digits>/<tag>.<created>.<call id>
                          empty files by which a call is found without reading all of them
+    names.lock           empty; one byte of it is locked while a named call is looked up and begun
 
 A call is there as long as its journal has its name: unlinking it forgets the call for everybody at
 once, even on a full disk.  What is left without a journal, answers and index files, is dead.  So a

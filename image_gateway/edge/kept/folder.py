@@ -190,6 +190,10 @@ class KeepFolder:
         flags = os.O_RDONLY | os.O_NONBLOCK
         return _open(self._journal(call_id), flags) if _CALL_ID.fullmatch(call_id) else None
 
+    def open_names(self) -> int:
+        """The file whose bytes are locked for names; it stays empty."""
+        return os.open(f"{self.path}/names.lock", os.O_RDWR | os.O_CREAT | _FLAGS, _FILE_MODE)
+
     def create_answer(self, call_id: str) -> int:
         """An empty file for the bytes of a call's answer."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS

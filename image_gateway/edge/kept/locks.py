@@ -28,8 +28,8 @@ class Part(IntEnum):
     """Shared: a request waits for the call, or is being sent its answer."""
 
 
-def try_lock(file: int, part: Part, *, shared: bool = False) -> bool:
-    """Lock without waiting; False if another opening of the file holds the lock.
+def try_lock(file: int, part: int, *, shared: bool = False) -> bool:
+    """Lock one byte without waiting; False if another opening of the file holds the lock.
 
     The file must be open for writing, for a shared lock for reading.
     """
@@ -50,6 +50,6 @@ def is_locked(file: int, part: Part) -> bool:
     return _call(file, fcntl.F_OFD_GETLK, fcntl.F_WRLCK, part) != fcntl.F_UNLCK
 
 
-def _call(file: int, command: int, kind: int, part: Part) -> int:
+def _call(file: int, command: int, kind: int, part: int) -> int:
     result = fcntl.fcntl(file, command, struct.pack(_FLOCK, kind, 0, part, 1, 0))
     return int(struct.unpack(_FLOCK, result)[0])

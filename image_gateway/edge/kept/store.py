@@ -11,6 +11,7 @@ from typing import Final, Self
 
 from image_gateway.core.calls.model import CallIdentity, CallState
 from image_gateway.edge.kept import entry as entries
+from image_gateway.edge.kept import name_lock
 from image_gateway.edge.kept import picture as pictures
 from image_gateway.edge.kept.call import KeptCall
 from image_gateway.edge.kept.disk import Disk, Trouble
@@ -22,6 +23,7 @@ from image_gateway.edge.kept.folder import (
     KeepFolder,
     KeepFolderError,
 )
+from image_gateway.edge.kept.name_lock import NameLock
 from image_gateway.edge.kept.picture import KeptPicture
 from image_gateway.edge.kept.sweep import Sweeper
 from image_gateway.edge.kept.threads import DiskThreads, OpenFile
@@ -142,6 +144,10 @@ class KeptCalls:
     def _discard(self, identity: CallIdentity, number: int) -> None:
         self._folder.remove(identity)
         os.close(number)
+
+    async def lock_name(self, name: str) -> NameLock:
+        """Keep others from starting a call by a name (its tag), in this and other processes."""
+        return NameLock(None) if self._is_off else await name_lock.lock(self._disk, name)
 
     async def find(
         self,

@@ -446,3 +446,14 @@ async def test_an_unknown_outcome_is_told_also_where_nothing_is_kept(
     upstream.script = draws
     assert (await door.post(CAT))[0] == 400
     assert await source(door) == (200, "made")
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_a_name_that_comes_to_both_at_once_is_one_purchase(
+    pair: Pair, upstream: ScriptedUpstream, count: int
+) -> None:
+    found = await asyncio.gather(
+        *(source(door, Idempotency_Key="order-1") for door in (pair.blue, pair.green) * count)
+    )
+    assert [status for status, _ in found] == [200] * 2 * count
+    assert len(upstream.calls) == 1, found

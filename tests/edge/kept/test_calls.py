@@ -304,10 +304,11 @@ async def test_an_identity_that_fits_no_file_name_is_an_error_of_the_caller(
 
 async def test_who_waits_for_a_call_gets_what_it_made(stores: Stores) -> None:
     working = await stores[0].begin(identity())
-    waiting = asyncio.create_task((await one(stores[1], identity())).wait(60))
+    waiting = asyncio.create_task((await one(stores[1], identity())).wait(600))
     assert await eventually(lambda: open_files_of_waiters(stores))
     await working.end(CallState.MADE, 200, HEADERS, b"picture")
-    entry = await waiting
+    async with asyncio.timeout(20):
+        entry = await waiting
     assert entry is not None
     assert entry.has_clients, "its own client is still being sent the answer"
     working.close()

@@ -1,5 +1,6 @@
 """Two things at the same moment: one of them is made to happen in the middle of the other."""
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,17 +33,20 @@ Stores = tuple[KeptCalls, KeptCalls]
 MADE = Ending(CallState.MADE, NOW, 200, HEADERS)
 
 
-def before_first(owner: Any, name: str, event: Callable[..., object]) -> Any:
-    """A patch by which ``event`` happens once, before the first call of a function."""
+@contextlib.contextmanager
+def before_first(owner: Any, name: str, event: Callable[..., object]) -> Iterator[None]:
+    """Lets ``event`` happen once, before the first call of a function, which must come."""
     real = getattr(owner, name)
-    events = iter([event])
+    events = [event]
 
     def call(*args: Any, **options: Any) -> Any:
-        for each in events:
-            each(*args, **options)
+        while events:
+            events.pop()(*args, **options)
         return real(*args, **options)
 
-    return mock.patch.object(owner, name, call)
+    with mock.patch.object(owner, name, call):
+        yield
+    assert not events
 
 
 @pytest.fixture

@@ -29,8 +29,8 @@ from image_gateway.core.calls.background import BackgroundResponse
 from image_gateway.core.calls.finding import CallView
 from image_gateway.core.calls.model import CallIdentity, CallState
 from image_gateway.core.calls.names import CallSecrets
-from image_gateway.core.errors import Refusal
-from image_gateway.core.records.builder import RecordBuilder
+from image_gateway.core.errors import Refusal, Source
+from image_gateway.core.records.builder import Failure, RecordBuilder
 from image_gateway.core.request.intent import IntentRequest
 from image_gateway.core.routing import failover
 from image_gateway.edge.client.event_stream import EVENTS_TYPE
@@ -306,8 +306,11 @@ class Call:
         if not self.record.may_be_billed:
             return conclusion.of_refusal(conclusion.draining(), self.record)
         unknown = conclusion.of_refusal(failover.replacement("outcome_unknown"), self.record)
-        # Who sets ``cancel`` has accounts that bill nothing for what is cancelled.
-        return replace(unknown, state=CallState.NOTHING) if self._stop is _Stop.LEFT else unknown
+        if self._stop is _Stop.LEFT:
+            # Who sets ``cancel`` has accounts that bill nothing for what is cancelled.
+            return replace(unknown, state=CallState.NOTHING)
+        # Its upstream has done nothing wrong.
+        return replace(unknown, failure=Failure("outcome_unknown", Source.GATEWAY))
 
     def _bug(self) -> Ending:
         """The ending after an exception, while it is being handled; logs the traceback."""

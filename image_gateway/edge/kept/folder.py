@@ -27,6 +27,9 @@ FINGERPRINTS: Final = "fingerprints"
 NAMES: Final = "names"
 _INDEXES: Final = (KEYS, FINGERPRINTS, NAMES)
 _FOLDERS: Final = ("calls", "answers", *_INDEXES)
+_NAME_LOCKS: Final = "names.lock"
+_KNOWN: Final = frozenset({*_FOLDERS, _NAME_LOCKS, "lost+found"})
+"""What may lie in the folder; the last one is the file system's, where it has one to itself."""
 
 _FILE_MODE: Final = 0o600
 _FOLDER_MODE: Final = 0o700
@@ -95,7 +98,7 @@ class KeepFolder:
 
     def _check_contents(self) -> None:
         """A sweep removes what it does not know, so it must not meet anybody's things."""
-        strange = sorted(set(_listed(str(self.path))) - {*_FOLDERS, "lost+found"})
+        strange = sorted(set(_listed(str(self.path))) - _KNOWN)
         if strange:
             raise KeepFolderError(
                 f"KEEP_DIR: {self.path} has other things in it ({strange[0]!r}). Name a folder for "
@@ -192,7 +195,7 @@ class KeepFolder:
 
     def open_names(self) -> int:
         """The file whose bytes are locked for names; it stays empty."""
-        return os.open(f"{self.path}/names.lock", os.O_RDWR | os.O_CREAT | _FLAGS, _FILE_MODE)
+        return os.open(f"{self.path}/{_NAME_LOCKS}", os.O_RDWR | os.O_CREAT | _FLAGS, _FILE_MODE)
 
     def create_answer(self, call_id: str) -> int:
         """An empty file for the bytes of a call's answer."""

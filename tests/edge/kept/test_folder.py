@@ -12,7 +12,7 @@ from image_gateway.edge.kept import locks
 from image_gateway.edge.kept.folder import KeepFolder, KeepFolderError
 from image_gateway.edge.kept.locks import Part
 from image_gateway.edge.kept.store import KeptCalls
-from tests.edge.kept.parts import Clock, files, identity, is_found, keep, opened
+from tests.edge.kept.parts import Clock, files, identity, is_found, keep, opened, tag
 
 # -- the folder ------------------------------------------------------------------------------------
 
@@ -23,6 +23,21 @@ async def test_a_folder_is_made_with_its_parents(tmp_path: Path, clock: Clock) -
         await keep(store, identity())
         assert await is_found(store, identity())
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+async def test_a_folder_that_was_used_in_every_way_is_used_again(
+    keep_dir: Path, clock: Clock
+) -> None:
+    """Whatever the gateway makes there is none of the other things that it refuses."""
+    call = identity(name=tag("order"))
+    async with opened(keep_dir, clock) as store:
+        with await store.lock_name(tag("order")):
+            await keep(store, call)
+        (await store.begin(identity(2))).close()
+        await store.sweep()
+    KeepFolder(keep_dir).check()
+    async with opened(keep_dir, clock) as store:
+        assert await is_found(store, call)
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o750, 0o711, 0o500], ids=oct)

@@ -4,11 +4,12 @@
     answers/<call id>    the bytes of its answer, complete before the journal says that it ended;
                          behind them the pictures that the answer has addresses of
     keys, fingerprints, names/<2 digits>/<tag>.<created>.<call id>
-                         empty files by which a call is found without reading all of them
+                         entries by which a call is found without reading all of them: names of
+                         one empty file in each folder
     names.lock           empty; one byte of it is locked while a named call is looked up and begun
 
 A call is there as long as its journal has its name: unlinking it forgets the call for everybody at
-once, even on a full disk.  What is left without a journal, answers and index files, is dead.  So a
+once, even on a full disk.  What is left without a journal, answers and entries, is dead.  So a
 journal is made first and removed first.
 
 Who is busy with a call shows in locks on its journal (``locks``), which the kernel drops when a

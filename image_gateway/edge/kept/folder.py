@@ -26,6 +26,7 @@ KEYS: Final = "keys"
 FINGERPRINTS: Final = "fingerprints"
 NAMES: Final = "names"
 _INDEXES: Final = (KEYS, FINGERPRINTS, NAMES)
+_MARK: Final = "mark"
 _FOLDERS: Final = ("calls", "answers", *_INDEXES)
 _NAME_LOCKS: Final = "names.lock"
 _KNOWN: Final = frozenset({*_FOLDERS, _NAME_LOCKS, "lost+found"})
@@ -37,7 +38,7 @@ _FLAGS: Final = os.O_CLOEXEC | os.O_NOFOLLOW
 _CALL_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TAG: Final = re.compile(r"[0-9a-f]{32,128}")
 _TAG_DIGITS: Final = 32
-"""128 bits of a tag name an index file; the journal has all of them."""
+"""128 bits of a tag are in the name of an entry; the journal has all of them."""
 _UNUSABLE: Final = (PermissionError, NotADirectoryError, FileExistsError)
 _BLOCK: Final = 4096
 """What a file takes on the disk is counted in blocks of this many bytes."""
@@ -154,7 +155,7 @@ class KeepFolder:
             file = self._new_journal(identity)
         try:
             for path in entries:
-                _touch(path)
+                _add_entry(path)
         except BaseException:
             os.close(file)
             self.remove(identity)
@@ -298,8 +299,8 @@ class KeepFolder:
     def clean(self, bucket: str) -> None:
         """Remove dead entries of a part of the index."""
         for name in _listed(bucket):
-            # An index file is made after its journal, so one without a journal is dead.
-            if self.journal_size(_call_id(name)) is None:
+            # An entry is made after its journal, so one without a journal is dead.
+            if name != _MARK and self.journal_size(_call_id(name)) is None:
                 _unlink(f"{bucket}/{name}")
 
     # -- paths -------------------------------------------------------------------------------------
@@ -469,15 +470,18 @@ def _open(path: str, flags: int) -> int | None:
         raise
 
 
-def _touch(path: str) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | _FLAGS
+def _add_entry(path: str) -> None:
+    """Add to the index: a name for the one empty file of its folder, which costs no inode."""
+    bucket = path.rpartition("/")[0]
+    mark = f"{bucket}/{_MARK}"
     try:
-        file = os.open(path, flags, _FILE_MODE)
-    except FileNotFoundError:
+        os.link(mark, path)
+    except OSError:
+        # The first one in its folder, too many links, or a file system that has none.
         with contextlib.suppress(FileExistsError):
-            os.mkdir(path.rpartition("/")[0], _FOLDER_MODE)  # noqa: PTH102 - with its mode at once
-        file = os.open(path, flags, _FILE_MODE)
-    os.close(file)
+            os.mkdir(bucket, _FOLDER_MODE)  # noqa: PTH102 - with its mode at once
+        for each in (mark, path):
+            os.close(os.open(each, os.O_WRONLY | os.O_CREAT | _FLAGS, _FILE_MODE))
 
 
 def _unlink(path: str) -> bool:

@@ -106,11 +106,14 @@ async def bytes_of(entry: KeptEntry) -> bytes | None:
 
 
 def files(folder: Path) -> list[str]:
-    """All that is no directory, by its path in the folder, sorted."""
+    """All that is no directory, by its path in the folder, sorted; without the empty files of the
+    index that its entries are names of.
+    """
     return sorted(
         str((Path(top) / name).relative_to(folder))
         for top, _, names in os.walk(folder)
         for name in names
+        if name != "mark"
     )
 
 

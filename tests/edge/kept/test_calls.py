@@ -224,7 +224,7 @@ async def test_what_is_forgotten_while_it_is_made_is_not_kept(
         assert not await is_found(stores[1], call)
         await working.end(CallState.MADE, 200, HEADERS, b"picture")
     assert not await is_found(stores[1], call)
-    assert [path for path in keep_dir.rglob("*") if path.is_file()] == []
+    assert files(keep_dir) == []
 
 
 async def test_a_call_without_a_fingerprint_is_found_by_its_id(stores: Stores) -> None:

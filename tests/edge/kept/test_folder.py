@@ -1,10 +1,12 @@
 """The folder of kept calls: made for its owner alone, or refused with a cure."""
 
+import errno
 import os
 import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -12,7 +14,7 @@ from image_gateway.edge.kept import locks
 from image_gateway.edge.kept.folder import KeepFolder, KeepFolderError
 from image_gateway.edge.kept.locks import Part
 from image_gateway.edge.kept.store import KeptCalls
-from tests.edge.kept.parts import Clock, files, identity, is_found, keep, opened, tag
+from tests.edge.kept.parts import KEY, Clock, files, identity, is_found, keep, opened, tag
 
 # -- the folder ------------------------------------------------------------------------------------
 
@@ -158,6 +160,33 @@ async def test_a_folder_that_is_removed_is_made_again(keep_dir: Path, clock: Clo
         assert await is_found(store, identity(2))
         assert stat.S_IMODE(keep_dir.stat().st_mode) == 0o700
         assert store.lost == 0
+
+
+async def test_entries_of_the_index_cost_no_inode(keep_dir: Path, clock: Clock) -> None:
+    """An inode is what a file system makes slowly, and may run out of."""
+    async with opened(keep_dir, clock) as store:
+        for number in range(3):
+            await keep(store, identity(number))
+    entries = [path for path in (keep_dir / "keys").rglob("*") if path.is_file()]
+    assert len(entries) == 4
+    # The first entry is made together with the file that the next ones are names of.
+    assert sorted(path.stat().st_nlink for path in entries) == [1, 3, 3, 3]
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP], ids=str)
+async def test_the_index_needs_no_links(
+    keep_dir: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Some file systems have none, others few for each file."""
+    monkeypatch.setattr(os, "link", mock.Mock(side_effect=OSError(number, os.strerror(number))))
+    async with opened(keep_dir, clock) as store:
+        for each in range(3):
+            await keep(store, identity(each))
+            assert await store.find(KEY, fingerprint=identity(each).fingerprint)
+        assert len(await store.of_key(KEY, 10)) == 3
+        clock.now += 3600
+        await store.sweep()
+        assert files(keep_dir) == []
 
 
 # -- locks -----------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from image_gateway.edge.kept import folder, locks
 from image_gateway.edge.kept.disk import Disk
 from image_gateway.edge.kept.locks import Part
 from image_gateway.edge.kept.threads import OpenFile
-from image_gateway.edge.spool import JoinedBody, SpooledBody, SpoolFullError
+from image_gateway.edge.spool import FileSpan, JoinedBody, SpooledBody, SpoolFullError
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +211,11 @@ class KeptCall:
         answer = OpenFile(disk.threads, number)
         written = 0
         try:
-            async for piece in body.play():
-                await answer.run(partial(folder.write_all, piece))
+            async for piece in body.outgoing():
+                if isinstance(piece, FileSpan):
+                    await _copy(piece, answer)
+                else:
+                    await answer.run(partial(folder.write_all, piece))
                 written += len(piece)
             _check_length(written, body.length)
         except BaseException:
@@ -257,6 +260,16 @@ class KeptCall:
     async def _give_up(self, error: Exception) -> None:
         self._disk.trouble.lose(error)
         await self.abandon()
+
+
+async def _copy(span: FileSpan, answer: OpenFile) -> None:
+    """Let the kernel copy from file to file: a third of the work of reading and writing."""
+    position = span.start
+    while position < span.stop:
+        count = await answer.lend(partial(span.send, start=position))
+        if not count:
+            raise OSError("the file of an answer is shorter than its span")
+        position += count
 
 
 async def _joined(body: SpooledBody | JoinedBody) -> bytes:

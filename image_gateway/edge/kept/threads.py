@@ -7,7 +7,7 @@ file.
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
@@ -46,6 +46,13 @@ class DiskThreads:
         future.add_done_callback(self._end)
         return future
 
+    def await_too(self, work: Coroutine[Any, Any, _T]) -> "asyncio.Task[_T]":
+        """Start work that ``close`` has to wait for as for the jobs."""
+        task = asyncio.create_task(work)
+        self._jobs.add(task)
+        task.add_done_callback(self._end)
+        return task
+
     def _end(self, future: "asyncio.Future[Any]") -> None:
         self._jobs.discard(future)
         if not future.cancelled():
@@ -79,8 +86,14 @@ class OpenFile:
 
     async def run(self, job: Callable[[int], _T]) -> _T:
         """What ``job`` makes of the descriptor, on a thread; not once it is closed."""
+        return await self._use(self._threads.start(lambda: job(self.number)))
+
+    async def lend(self, work: Callable[[int], Coroutine[Any, Any, _T]]) -> _T:
+        """What others make of the descriptor; they go on if the caller is cancelled."""
+        return await self._use(self._threads.await_too(work(self.number)))
+
+    async def _use(self, future: "asyncio.Future[_T]") -> _T:
         assert not self._is_closed
-        future = self._threads.start(lambda: job(self.number))
         self._users += 1
         future.add_done_callback(self._end_use)
         return await asyncio.shield(future)

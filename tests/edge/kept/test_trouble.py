@@ -34,7 +34,7 @@ from tests.edge.kept.parts import (
     opened,
     tag,
 )
-from tests.parts.eventually import eventually
+from tests.parts.eventually import BOUND_SECONDS, eventually
 
 Stores = tuple[KeptCalls, KeptCalls]
 MIB = 1024 * 1024
@@ -90,7 +90,7 @@ async def test_a_call_that_cannot_begin_goes_on_unkept(
     assert record.levelname == "WARNING"
 
 
-@pytest.mark.parametrize("size", [100_000, 3 * MIB], ids=["in-one-write", "in-pieces"])
+@pytest.mark.parametrize("size", [100_000, 3 * MIB], ids=["in-one-write", "from-a-file"])
 async def test_an_answer_that_does_not_fit_on_the_disk_is_not_kept(
     stores: Stores, keep_dir: Path, large: Spools, size: int
 ) -> None:
@@ -271,7 +271,8 @@ async def stuck_at(owner: Any, name: str) -> AsyncIterator[Stuck]:
 
 async def cancelled(task: "asyncio.Task[Any]", stuck: Stuck) -> None:
     """Cancel a task while its job is stuck; then let the job go on."""
-    await stuck.is_stuck.wait()
+    async with asyncio.timeout(BOUND_SECONDS):
+        await stuck.is_stuck.wait()
     task.cancel()
     await asyncio.wait([task])
     assert task.cancelled()
@@ -313,7 +314,8 @@ async def test_an_answer_closed_while_it_is_read_is_closed_once_the_read_ends(
     assert kept is not None
     async with stuck_at(os, "pread") as stuck:
         task = asyncio.ensure_future(anext(kept.play()))
-        await stuck.is_stuck.wait()
+        async with asyncio.timeout(BOUND_SECONDS):
+            await stuck.is_stuck.wait()
         task.cancel()
         await asyncio.wait([task])
         kept.close()
@@ -322,12 +324,20 @@ async def test_an_answer_closed_while_it_is_read_is_closed_once_the_read_ends(
         await eventually(lambda: open_files(keep_dir) == [])
 
 
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        pytest.param(folder_module, "write_all", id="from-memory"),
+        pytest.param(os, "sendfile", id="from-a-file"),
+    ],
+)
 async def test_a_call_cancelled_while_its_answer_is_written_has_an_unknown_outcome(
-    stores: Stores, keep_dir: Path, large: Spools
+    stores: Stores, keep_dir: Path, large: Spools, owner: Any, name: str
 ) -> None:
-    async with spooled(large, 3 * MIB) as body:
+    async with spooled(large, 2 * MIB) as whole:
+        body = whole.spool.hold((answer(2 * MIB),)) if owner is folder_module else whole
         with await stores[0].begin(identity()) as working:
-            async with stuck_at(folder_module, "write_all") as stuck:
+            async with stuck_at(owner, name) as stuck:
                 task = asyncio.create_task(working.end(CallState.MADE, 200, HEADERS, body))
                 await cancelled(task, stuck)
             assert (await one(stores[1], identity())).state is CallState.RUNNING
@@ -364,7 +374,8 @@ async def test_a_descriptor_is_closed_once_and_not_while_it_is_used(tmp_path: Pa
     file = OpenFile(threads, os.open(tmp_path, os.O_RDONLY))
     async with stuck_at(os, "fstat") as stuck:
         task = asyncio.create_task(file.run(os.fstat))
-        await stuck.is_stuck.wait()
+        async with asyncio.timeout(BOUND_SECONDS):
+            await stuck.is_stuck.wait()
         file.close()
         file.close()
         stuck.go_on.set()
@@ -372,3 +383,24 @@ async def test_a_descriptor_is_closed_once_and_not_while_it_is_used(tmp_path: Pa
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(file.number)
     await threads.close()
+
+
+async def test_a_descriptor_that_was_lent_is_closed_once_it_comes_back(tmp_path: Path) -> None:
+    threads = DiskThreads()
+    file = OpenFile(threads, os.open(tmp_path, os.O_RDONLY))
+    comes_back = asyncio.Event()
+
+    async def work(number: int) -> None:
+        await comes_back.wait()
+        assert os.fstat(number)
+
+    task = asyncio.create_task(file.lend(work))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    file.close()
+    assert os.fstat(file.number), "the caller was cancelled, not the work"
+    comes_back.set()
+    await threads.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(file.number)

@@ -1,5 +1,6 @@
 """A kept call as the process that works on it sees it."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -193,8 +194,13 @@ class KeptCall:
         if not isinstance(body, SpooledBody) or not body.is_whole or await file.run(folder.is_gone):
             return False
         try:
-            number = await body.spool.to_file()
-            await disk.threads.run(lambda: disk.folder.name_answer(call_id, number))
+            # Of its own, for cancelled here, the thread goes on after the spool is closed, and the
+            # number may be that of another call's file by then.
+            number = os.dup(await body.spool.to_file())
+            await disk.threads.run(
+                lambda: disk.folder.name_answer(call_id, number),
+                undo=lambda _: disk.folder.remove_answer(call_id),
+            )
         except (SpoolFullError, OSError):
             # It may lie in another file system, or its own may not be able to.
             return False

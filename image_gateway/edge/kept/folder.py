@@ -212,8 +212,11 @@ class KeepFolder:
             os.close(file)
 
     def name_answer(self, call_id: str, file: int) -> None:
-        """Keep a file without a name as the answer of a call; raises ``OSError``."""
-        spool.name_file(file, Path(self._answer(call_id)))
+        """Keep a file without a name as the answer of a call, and close it."""
+        try:
+            spool.name_file(file, Path(self._answer(call_id)))
+        finally:
+            os.close(file)
 
     def drop_answer(self, call_id: str, file: int) -> None:
         """Undo ``create_answer``."""

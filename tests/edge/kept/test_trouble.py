@@ -6,6 +6,7 @@ import errno
 import os
 import resource
 import stat
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from image_gateway.core.calls.model import CallState
 from image_gateway.edge.kept import folder as folder_module
 from image_gateway.edge.kept.disk import WARNING_SECONDS, Trouble
+from image_gateway.edge.kept.folder import KeepFolder
 from image_gateway.edge.kept.store import KeptCalls
 from image_gateway.edge.kept.threads import DiskThreads, OpenFile
 from image_gateway.edge.spool import JoinedBody, SpooledBody, Spools
@@ -328,14 +330,21 @@ async def test_an_answer_closed_while_it_is_read_is_closed_once_the_read_ends(
     ("owner", "name"),
     [
         pytest.param(folder_module, "write_all", id="from-memory"),
-        pytest.param(os, "sendfile", id="from-a-file"),
+        pytest.param(os, "sendfile", id="from-files"),
+        pytest.param(KeepFolder, "name_answer", id="of-one-file"),
     ],
 )
 async def test_a_call_cancelled_while_its_answer_is_written_has_an_unknown_outcome(
     stores: Stores, keep_dir: Path, large: Spools, owner: Any, name: str
 ) -> None:
     async with spooled(large, 2 * MIB) as whole:
-        body = whole.spool.hold((answer(2 * MIB),)) if owner is folder_module else whole
+        body: SpooledBody | JoinedBody = whole
+        if owner is folder_module:
+            body = whole.spool.hold((answer(2 * MIB),))
+        elif owner is os:
+            body = JoinedBody((whole,))
+        else:
+            owner = stores[0]._folder
         with await stores[0].begin(identity()) as working:
             async with stuck_at(owner, name) as stuck:
                 task = asyncio.create_task(working.end(CallState.MADE, 200, HEADERS, body))
@@ -404,3 +413,41 @@ async def test_a_descriptor_that_was_lent_is_closed_once_it_comes_back(tmp_path:
     await threads.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(file.number)
+
+
+async def test_a_file_that_gets_its_name_late_is_the_calls_own(
+    stores: Stores, keep_dir: Path, large: Spools
+) -> None:
+    """Once the spool is closed, the number of its descriptor is the next file's."""
+    folder = stores[0]._folder
+    real, named = folder.name_answer, []
+    is_stuck, go_on = threading.Event(), threading.Event()
+
+    def late(call_id: str, file: int) -> None:
+        is_stuck.set()
+        go_on.wait(BOUND_SECONDS)
+        real(call_id, file)
+        named.append((folder.answers / call_id).read_bytes())
+
+    with mock.patch.object(folder, "name_answer", late), await stores[0].begin(identity()) as call:
+        async with spooled(large, 2 * MIB) as body:
+            task = asyncio.create_task(call.end(CallState.MADE, 200, HEADERS, body))
+            await eventually(is_stuck.is_set)
+            task.cancel()
+            await asyncio.wait([task])
+        async with spooled(large, 3 * MIB):  # another call's, which gets the free number
+            go_on.set()
+            await eventually(lambda: bool(named))
+    assert named == [answer(2 * MIB)]
+    await eventually(lambda: list(folder.answers.iterdir()) == [])
+
+
+async def test_the_file_of_a_spool_is_kept_without_a_copy(
+    stores: Stores, keep_dir: Path, large: Spools
+) -> None:
+    with large.open(folder=keep_dir) as spool:
+        await spool.write(answer(2 * MIB))
+        with await stores[0].begin(identity()) as working:
+            await working.end(CallState.MADE, 200, HEADERS, spool.whole())
+        assert os.fstat(await spool.to_file()).st_nlink == 1
+    assert await bytes_of(await one(stores[1], identity())) == answer(2 * MIB)

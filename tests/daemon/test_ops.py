@@ -662,7 +662,7 @@ async def test_status_tells_of_a_drain_and_the_calls_that_are_left(
 # -- the board empties -----------------------------------------------------------------------------
 
 
-async def test_a_client_that_left_is_told_no_longer(
+async def test_a_call_without_its_client_is_shown_until_it_has_ended(
     make_gateway: Callable[..., Gateway], plane: Plane, upstream: ScriptedUpstream
 ) -> None:
     upstream.script = held = Held()
@@ -673,7 +673,11 @@ async def test_a_client_that_left_is_told_no_longer(
     await asyncio.wait_for(held.arrived.acquire(), 10)
     assert (await status(gateway))["in_flight"]["total"] == 1
     writer.close()
+    found = await until(gateway, lambda it: it["calls"]["left"] == 1)
+    assert found["in_flight"]["total"] == 1
+    held.let_go.set()
     found = await until(gateway, lambda it: it["in_flight"]["total"] == 0)
+    assert found["calls"]["left"] == 0
     assert found["last_hour"]["whole"]["outcomes"]["client_left"] == 1
     assert found["accounts"][0]["slots_in_use"] == 0
     assert gateway.stop() == 0

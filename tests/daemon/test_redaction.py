@@ -58,7 +58,9 @@ class Planted:
 
 @pytest.fixture
 def planted(plane: Plane, make_gateway: Any, upstream: ScriptedUpstream) -> Planted:
-    gateway = make_gateway(plane.reader_url, max_request_bytes=200_000).start()
+    gateway = make_gateway(
+        plane.reader_url, max_request_bytes=200_000, retry_guard_seconds=0
+    ).start()
     secret = plane.add_key(key_id="key-1", account_names=["visible-account"])
     credential = {"access_token": TOKEN, "account_id": ACCOUNT_ID}
     plane.add_account("visible-account", upstream.url, credential=credential)

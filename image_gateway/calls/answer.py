@@ -1,8 +1,8 @@
 """The answer of a call, from its first frame to its end, for everyone who waits for it.
 
 A call writes its answer here and never waits for a client; each request that gets the answer reads
-it at its own pace.  An answer that is no stream has nothing to read until it is whole.  A stream
-has whole frames, which can be read as soon as they are added.
+it at its own pace.  A plain answer can be read only once it is complete.  A stream has whole
+frames, which can be read as soon as they are added.
 
 Small frames are joined in one spool, because a text has thousands of them, and a spool of its own
 would keep each in memory; larger ones stay in the spools of their events.

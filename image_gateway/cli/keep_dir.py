@@ -19,7 +19,7 @@ _UNSET: Final = config.parse_one({}, read, "KEEP_DIR")
 
 
 def default_folder() -> Path:
-    """The setting; that of the installed instances if it is unset and there is no such folder.
+    """KEEP_DIR; if it is not set and its default does not exist, the installed instances' folder.
 
     Raises ``config.SettingsError`` and ``OSError``.
     """

@@ -122,7 +122,7 @@ def _client(call: ListedCall) -> str:
 
 
 def _moment(seconds: float | None) -> datetime | None:
-    """A time of a journal; None for one that is no time."""
+    """A journal's seconds as a time; None if they are missing or out of range."""
     try:
         return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
     except (ValueError, OverflowError, OSError):

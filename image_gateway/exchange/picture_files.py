@@ -1,4 +1,4 @@
-"""Serves a picture to whoever has its address, without a key.
+"""Serves a picture to anyone who has its address, without a key.
 
 The address is a secret (``core.calls.addresses``): it stands in no record, error or log line, so
 such a request leaves a count and nothing else.  A browser that shows the picture runs nothing in it

@@ -1,4 +1,4 @@
-"""Addresses of pictures: whoever has one may read one picture of one call, until it ends.
+"""Addresses of pictures: anyone who has one can read one picture of one call, until it expires.
 
 An address is ``PUBLIC_URL/v1/images/files/<token>.<extension>``.  The token holds the call, the
 index of the picture, the end and an HMAC over all of these and the extension, so that the gateway
@@ -56,9 +56,9 @@ class Address:
 def make(key: bytes, address: Address, extension: str) -> str:
     """The last segment of the path: the token and the extension, up to 58 characters.
 
-    Raises ``ValueError`` for an id that is no call's, for an extension that is not up to five
-    lower-case letters and digits, and ``OverflowError`` for an index over 65535 or an end that is
-    negative or over 2**40.
+    Raises ``ValueError`` for an id that is not a call's, for an extension that is not up to
+    five lower-case letters and digits, and ``OverflowError`` for an index over 65535 or an end
+    that is negative or over 2**40.
     """
     if not names.is_call_id(address.call_id):
         raise ValueError("an address needs the id of a call")

@@ -239,7 +239,7 @@ class KeptCall:
         # end.
         folder.append(number, line)
         locks.unlock(number, Part.WORK)
-        if folder.is_gone(number):  # Whoever forgot the call may have come before the answer.
+        if folder.is_gone(number):  # A DELETE may have come before the answer.
             disk.folder.remove_answer(call_id)
             return False
         return True

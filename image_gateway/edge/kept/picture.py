@@ -1,4 +1,4 @@
-"""A picture that is kept behind the answer that has its address; whoever asks may read it."""
+"""A picture that is kept behind the answer that has its address; it can be read without a key."""
 
 import os
 from collections.abc import AsyncIterator

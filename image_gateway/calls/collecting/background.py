@@ -6,13 +6,10 @@ never lost: if no end comes, the response ends as incomplete.
 """
 
 from contextlib import ExitStack
-from dataclasses import replace
 
 from image_gateway.calls.collecting.context import (
     CollectContext,
     Collected,
-    Collector,
-    broken_off,
     delivered,
     ended_empty,
     failed,
@@ -22,7 +19,7 @@ from image_gateway.calls.collecting.output import OutputItems, SpooledFields
 from image_gateway.calls.collecting.responses import (
     AssembledResponse,
     ResponseCounts,
-    response_reader,
+    SalvagedResponse,
 )
 from image_gateway.core import headers
 from image_gateway.core.calls import background
@@ -33,8 +30,8 @@ from image_gateway.core.records.phases import Phase
 from image_gateway.core.request.intent import IntentRequest
 from image_gateway.core.routing.failover import AttemptOutcome
 from image_gateway.edge.spool import JoinedBody
-from image_gateway.edge.upstream.event_reader import Keep, SpooledEvent
-from image_gateway.edge.upstream.http_client import LostError, UpstreamResponse
+from image_gateway.edge.upstream.event_reader import SpooledEvent
+from image_gateway.edge.upstream.http_client import UpstreamResponse
 from image_gateway.edge.upstream.response_event_reader import ResponseEventReader
 
 
@@ -48,7 +45,7 @@ class BackgroundAssembled(AssembledResponse):
         return Collected(self._items.whole(SpooledFields(named, spooled)))
 
 
-class BackgroundEvents(Collector[IntentRequest]):
+class BackgroundEvents(SalvagedResponse):
     """The events of a response with the gateway's id, frame by frame."""
 
     def __init__(self, context: CollectContext, request: IntentRequest) -> None:
@@ -58,22 +55,12 @@ class BackgroundEvents(Collector[IntentRequest]):
         self._counts = ResponseCounts(context)
         self._items = OutputItems()
         self._last_item: SpooledEvent | None = None
-        self._has_begun = False
 
     async def collect(
         self, response: UpstreamResponse, dialect: str, until: float
     ) -> AttemptOutcome:
-        context = self._context
-        context.answer.fields = headers.to_client(response.headers)
-        with response_reader(response, context, Keep.DATA, until) as reader:
-            try:
-                outcome = await self._read(reader, response, dialect)
-            except LostError as error:
-                outcome = broken_off(response, dialect, error, sent=self._has_begun)
-        if self.collected is None and self.salvage() is not None:
-            # The pictures have been paid for; a failure after them goes only into the record.
-            return replace(delivered(response, dialect), reason=outcome.reason, error=outcome.error)
-        return outcome
+        self._answer.fields = headers.to_client(response.headers)
+        return await super().collect(response, dialect, until)
 
     async def _read(
         self, reader: ResponseEventReader, response: UpstreamResponse, dialect: str
@@ -81,7 +68,7 @@ class BackgroundEvents(Collector[IntentRequest]):
         while True:
             spooled = await reader.next()
             if spooled is None:
-                return lost(dialect, "EndOfStream", sent=self._has_begun)
+                return lost(dialect, "EndOfStream", sent=self.has_begun)
             event = events.read_conversation_event(spooled.event)
             self._counts.add(event)
             with ExitStack() as closing:
@@ -91,8 +78,8 @@ class BackgroundEvents(Collector[IntentRequest]):
                 if event.kind is EventKind.OPENING:
                     continue
                 if event.kind is EventKind.FAILURE:
-                    return failed(response, dialect, event, sent=self._has_begun)
-                if response_output.is_empty(spooled.event) and not self._has_begun:
+                    return failed(response, dialect, event, sent=self.has_begun)
+                if response_output.is_empty(spooled.event) and not self.has_begun:
                     return ended_empty(response, dialect, event.error, sent=False)
                 await self._begin()
                 if event.kind is EventKind.END:
@@ -110,8 +97,8 @@ class BackgroundEvents(Collector[IntentRequest]):
                 )
 
     async def _begin(self) -> None:
-        if not self._has_begun:
-            self._has_begun = True
+        if not self.has_begun:
+            self.has_begun = True
             self._context.record.enter(Phase.ARRIVING)
             await self._answer.add_bytes(self._response.started_frame(self._answer.frames))
 

@@ -5,6 +5,7 @@ until another event follows, so that another account can still replace one that 
 Events of any size lie in spools of their own (``edge.upstream.event_reader``).
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -146,7 +147,33 @@ class ResponseEvents(Collector[IntentRequest]):
         await self._answer.add(frame, closing.pop_all(), is_partial=is_partial)
 
 
-class AssembledResponse(Collector[IntentRequest]):
+class SalvagedResponse(Collector[IntentRequest]):
+    """A response whose pictures are delivered even if its events break off."""
+
+    has_begun = False
+    """Whether the client may have some of it."""
+
+    async def collect(
+        self, response: UpstreamResponse, dialect: str, until: float
+    ) -> AttemptOutcome:
+        with response_reader(response, self._context, Keep.DATA, until) as reader:
+            try:
+                outcome = await self._read(reader, response, dialect)
+            except LostError as error:
+                outcome = broken_off(response, dialect, error, sent=self.has_begun)
+        if self.collected is None and self.salvage() is not None:
+            # The pictures have been paid for; a failure after them goes only into the record.
+            return replace(delivered(response, dialect), reason=outcome.reason, error=outcome.error)
+        return outcome
+
+    @abstractmethod
+    async def _read(
+        self, reader: ResponseEventReader, response: UpstreamResponse, dialect: str
+    ) -> AttemptOutcome:
+        """Read the events until the response ends; raises ``LostError``."""
+
+
+class AssembledResponse(SalvagedResponse):
     """One response, assembled from its events."""
 
     def __init__(self, context: CollectContext, request: IntentRequest) -> None:
@@ -155,20 +182,6 @@ class AssembledResponse(Collector[IntentRequest]):
         self._items = OutputItems()
         self._response: SpooledFields | None = None
         self._first_item: SpooledEvent | None = None
-
-    async def collect(
-        self, response: UpstreamResponse, dialect: str, until: float
-    ) -> AttemptOutcome:
-        context = self._context
-        with response_reader(response, context, Keep.DATA, until) as reader:
-            try:
-                outcome = await self._read(reader, response, dialect)
-            except LostError as error:
-                outcome = broken_off(response, dialect, error, sent=False)
-        if self.collected is None and self.salvage() is not None:
-            # The pictures have been paid for; a failure after them goes only into the record.
-            return replace(delivered(response, dialect), reason=outcome.reason, error=outcome.error)
-        return outcome
 
     async def _read(
         self, reader: ResponseEventReader, response: UpstreamResponse, dialect: str

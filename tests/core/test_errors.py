@@ -38,6 +38,7 @@ PROMISED: dict[str, tuple[int, str]] = {
     "repeated_call": (400, _INVALID),
     "call_not_found": (404, _INVALID),
     "call_cancelled": (409, _INVALID),
+    "picture_not_found": (404, _INVALID),
     "model_not_allowed": (403, _PERMISSION),
     "model_not_found": (404, _INVALID),
     "unsupported_value": (400, _INVALID),

@@ -7,10 +7,11 @@ import pytest
 
 from tests.daemon.conftest import Door, MakeDoor, frames_of
 from tests.parts.eventually import eventually
+from tests.parts.gateway import unlike
 from tests.parts.upstream import Call, ScriptedUpstream, completed, draws, partial, streams
 
-STREAM = b'{"prompt": "a cat", "stream": true}'
-PARTIALS = b'{"prompt": "a cat", "stream": true, "partial_images": 1}'
+STREAM: dict[str, Any] = {"stream": True}
+PARTIALS: dict[str, Any] = {"stream": True, "partial_images": 1}
 TIMEOUT = {"error": {"code": "Timeout", "message": "The operation was timeout."}}
 
 
@@ -49,7 +50,7 @@ async def test_a_deployment_that_cuts_silent_streams_is_asked_for_plain_answers(
     door = make_account(kind)
     upstream.script = cuts(how)
     # The first call meets the cut, and is over: its picture may exist.
-    status, headers, told = await door.post(STREAM)
+    status, headers, told = await door.post(unlike(**STREAM))
     assert (status, headers["x-should-retry"]) == (408 if how == "status" else 500, "false")
     assert json.loads(told)["error"]["code"] == "Timeout"
     record = await door.record(status=status)
@@ -60,7 +61,7 @@ async def test_a_deployment_that_cuts_silent_streams_is_asked_for_plain_answers(
     await eventually(lambda: said in door.gateway.words())
     # The next ones ask for a plain answer, and the client gets its event.
     for _ in range(2):
-        status, headers, told = await door.post(STREAM)
+        status, headers, told = await door.post(unlike(**STREAM))
         assert (status, headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
         [event] = frames_of(told)
         assert event["type"] == "image_generation.completed"
@@ -70,7 +71,7 @@ async def test_a_deployment_that_cuts_silent_streams_is_asked_for_plain_answers(
         assert (record["status"], record["stream"]) == (200, True)
         assert (record["response_image_count"], record["may_be_billed"]) == (1, False)
     # A stream with partial pictures works, so it stays one.
-    status, _, told = await door.post(PARTIALS)
+    status, _, told = await door.post(unlike(**PARTIALS))
     assert [each["type"] for each in frames_of(told)] == [
         "image_generation.partial_image",
         "image_generation.completed",
@@ -87,8 +88,8 @@ async def test_a_408_to_anything_else_changes_nothing(
         await call.answer(408, {"error": {"message": "too slow"}})
 
     upstream.script = script
-    for body in (STREAM, PARTIALS, b'{"prompt": "a cat"}', STREAM):
-        status, headers, _ = await door.post(body)
+    for parameters in (STREAM, PARTIALS, {}, STREAM):
+        status, headers, _ = await door.post(unlike(**parameters))
         assert (status, headers["x-should-retry"]) == (408, "false")
     asked = [call.json().get("stream") for call in upstream.calls]
     assert asked == [True, True, None, True]

@@ -67,7 +67,7 @@ def use_account(door: Door, upstream: ScriptedUpstream, kind: str) -> None:
 
 @pytest.fixture
 def door(plane: Plane, make_gateway: Any) -> Iterator[Door]:
-    gateway = make_gateway(plane.reader_url).start()
+    gateway = make_gateway(plane.reader_url, retry_guard_seconds=0).start()
     secret = plane.add_key(key_id="key-1")
     yield Door(gateway, plane, "key-1", secret, "")
     gateway.kill()

@@ -12,9 +12,8 @@ import pytest
 from tests.daemon.conftest import Door
 from tests.daemon.test_failover import error
 from tests.daemon.test_ops import metric, status
-from tests.daemon.test_refusals import PROMPT
 from tests.parts.eventually import eventually
-from tests.parts.gateway import Gateway
+from tests.parts.gateway import Gateway, unlike
 from tests.parts.plane import Plane
 from tests.parts.upstream import Call, ScriptedUpstream, answers, draws
 
@@ -92,7 +91,7 @@ async def test_of_four_accounts_the_one_that_works_serves_nearly_all_calls(
 
             async def client() -> None:
                 for _ in range(25):
-                    statuses[(await pool.door.post(PROMPT))[0]] += 1
+                    statuses[(await pool.door.post(unlike()))[0]] += 1
 
             await asyncio.gather(*(client() for _ in range(8)))
         assert statuses.total() == 200
@@ -114,17 +113,17 @@ async def test_an_account_that_fails_again_is_shown_and_comes_back_by_a_probe(
         sick = pool.add(first.url)
         state = f'image_gateway_account_state{{account="{sick}",state="failing"}}'
         for _ in range(2):
-            assert (await pool.door.post(PROMPT))[0] == 500, "no other account is left"
+            assert (await pool.door.post(unlike()))[0] == 500, "no other account is left"
         assert await pool.condition(sick) == "failing"
         assert await metric(gateway, state) == 1
         assert f"account {sick} is failing: 2 failures in a row" in gateway.words()
         pool.add(second.url)
-        assert (await pool.door.post(PROMPT))[0] == 200
+        assert (await pool.door.post(unlike()))[0] == 200
         assert (len(first.calls), len(second.calls)) == (2, 1)
         first.script = draws
 
         async def is_back() -> bool:
-            assert (await pool.door.post(PROMPT))[0] == 200
+            assert (await pool.door.post(unlike()))[0] == 200
             return len(first.calls) == 3
 
         await eventually(is_back)
@@ -141,12 +140,12 @@ async def test_a_lost_answer_and_one_without_a_picture_count_as_failures(
     async with ScriptedUpstream(closes) as first, ScriptedUpstream() as second:
         pool = Pool(gateway, shared_plane, route_strategy="fixed")
         sick = pool.add(first.url)
-        assert (await pool.door.post(PROMPT))[0] == 504
+        assert (await pool.door.post(unlike()))[0] == 504
         first.script = answers(200, b"<html>", {"content-type": "text/html"})
-        assert (await pool.door.post(PROMPT))[0] == 502
+        assert (await pool.door.post(unlike()))[0] == 502
         assert await pool.condition(sick) == "failing"
         pool.add(second.url)
-        assert (await pool.door.post(PROMPT))[0] == 200
+        assert (await pool.door.post(unlike()))[0] == 200
         assert len(first.calls) == 2
         await eventually(lambda: pool.calls_of(sick) == 2)
 
@@ -161,7 +160,7 @@ async def test_a_client_s_own_faults_put_no_account_out(
         pool.add(second.url)
         for status_ in (500, 400, 500, 400):
             first.script = answers(status_, error("moderation_blocked"))
-            assert (await pool.door.post(PROMPT))[0] == status_
+            assert (await pool.door.post(unlike()))[0] == status_
         assert (len(first.calls), len(second.calls)) == (4, 0)
         assert await pool.condition(well) == "usable"
         assert pool.calls_of(well) == 4

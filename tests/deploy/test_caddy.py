@@ -20,6 +20,7 @@ import pytest
 
 from image_gateway import config
 from image_gateway.exchange import routes
+from tests.daemon.calls.parts import until_left
 from tests.daemon.conftest import Door, open_door
 from tests.daemon.test_refusals import PROMPT, Held, check_error, check_refused
 from tests.parts import caddy, forms, node
@@ -847,11 +848,7 @@ async def test_a_client_that_leaves_is_gone_for_the_gateway_too(
         await reader.readuntil(b"partial_image")
     writer.close()
 
-    async def is_left() -> bool:
-        status = json.loads((await front.door.gateway.ops("/status.json"))[2])
-        return bool(status["calls"]["left"] == 1)
-
-    await eventually(is_left)
+    await until_left(front.door.gateway)
     left.set()
     record = await front.door.record()
     assert record["client_left"]

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -244,6 +245,14 @@ def post(
     }
     lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+
+def unlike(**parameters: Any) -> bytes:
+    """The body of a call that no other is equal to.
+
+    After an unknown outcome the gateway warns of an equal one instead of making it.
+    """
+    return json.dumps({"prompt": f"cat {secrets.token_hex(8)}", **parameters}).encode()
 
 
 def parse(answer: bytes) -> tuple[int, dict[str, str], bytes]:

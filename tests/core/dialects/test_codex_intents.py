@@ -242,10 +242,10 @@ def test_a_picture_by_its_address_is_openai_s_alone(address: str) -> None:
     assert choose(one, request) is openai.INTENTS
 
 
-def test_a_call_in_the_background_is_refused_and_told_what_to_do() -> None:
-    with pytest.raises(Refusal, match="background") as refused:
-        _parse({**TEXT, "tools": [TOOL], "background": True})
-    assert (refused.value.code, refused.value.param) == ("unsupported_value", "background")
+def test_a_call_in_the_background_is_an_ordinary_one_for_the_upstream() -> None:
+    """The gateway keeps its answer, whatever the account can do itself."""
+    value = {**TEXT, "tools": [TOOL]}
+    assert _sent({**value, "background": True}) == _sent(value)
 
 
 def test_an_image_model_goes_as_the_account_s_main_model_with_the_tool() -> None:

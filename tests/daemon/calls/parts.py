@@ -74,6 +74,16 @@ async def in_phase(door: Door, phase: str, count: int = 1) -> None:
     await eventually(is_so)
 
 
+async def until_left(gateway: Gateway) -> None:
+    """Wait until one call of the gateway runs on without its client."""
+
+    async def is_so() -> bool:
+        status = json.loads((await gateway.ops("/status.json"))[2])
+        return bool(status["calls"]["left"] == 1)
+
+    await eventually(is_so)
+
+
 def answer_of(data: bytes) -> tuple[int, dict[str, str], Any]:
     """Status, headers and JSON of an answer."""
     status, headers, body = parse(data)

@@ -1,12 +1,12 @@
 """Errors as the SDK throws them, what it sends again, and its connection after both."""
 
-import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.daemon.calls.parts import hold, until_left
 from tests.daemon.conftest import Door
 from tests.daemon.node_sdk.calls import (
     CAT,
@@ -286,22 +286,19 @@ async def test_one_client_goes_on_after_refusals_errors_and_streams(
     assert len(upstream.calls) == 10
 
 
-async def test_a_caller_that_gives_up_waiting_ends_the_upstream_call(
+async def test_a_caller_that_gives_up_waiting_gets_the_picture_when_it_asks_again(
     doors: Callable[..., Door], upstream: ScriptedUpstream
 ) -> None:
-    left = asyncio.Event()
-
-    async def script(call: Call) -> None:
-        await call.gone()
-        left.set()
-
-    upstream.script = script
+    held = hold(upstream)
     door = doors("openai")
     seen = await ask(door, "generate", CAT, timeout=2000)
     assert seen["error"]["name"] == "APIConnectionTimeoutError"
-    await asyncio.wait_for(left.wait(), 20)
-    record = await door.record()
-    assert (record["status"], record["error_code"]) == (None, "client_left")
-    assert record["client_left"]
-    assert record["may_be_billed"]
+    await until_left(door.gateway)
+    held.go.set()
+    seen = await ask(door, "generate", CAT)
+    assert seen.get("data") == images(), seen
     assert len(upstream.calls) == 1
+    first = await door.record(call_source="made")
+    assert (first["client_left"], first["response_image_count"]) == (True, 1)
+    second = await door.record(call_source="taken-over")
+    assert second["call_request_id"] == first["request_id"]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.daemon.calls.parts import until_left
 from tests.daemon.conftest import Door
 from tests.daemon.node_sdk.calls import (
     CAT,
@@ -283,27 +284,32 @@ async def test_several_pictures_by_the_responses_route_are_one_answer(
     assert [attempt["action"] for attempt in record["attempts"]] == ["deliver"] * 2
 
 
-async def test_a_reader_that_leaves_a_stream_ends_the_upstream_call(
+async def test_a_reader_that_leaves_a_stream_gets_its_picture_when_it_asks_again(
     doors: Callable[..., Door], upstream: ScriptedUpstream
 ) -> None:
-    left = asyncio.Event()
+    go = asyncio.Event()
+    completed = image_event("image_generation.completed", usage=USAGE)
 
     async def script(call: Call) -> None:
         await call.head(200, {"content-type": "text/event-stream"})
         await call.send(frame(PARTIAL))
-        await call.gone()
-        left.set()
+        await go.wait()
+        await call.send(frame(completed))
 
     upstream.script = script
     door = doors("openai")
-    seen = await ask(door, "generate", {**CAT, "stream": True, "partial_images": 1}, take=1)
+    parameters = {**CAT, "stream": True, "partial_images": 1}
+    seen = await ask(door, "generate", parameters, take=1)
     assert "error" not in seen
     assert seen["events"] == [PARTIAL]
-    await asyncio.wait_for(left.wait(), 20)
-    record = await door.record()
-    assert record["client_left"]
-    assert record["error_code"] == "client_left"
-    assert record["may_be_billed"]
+    await until_left(door.gateway)
+    go.set()
+    seen = await ask(door, "generate", parameters)
+    assert seen["events"][-1] == completed
+    assert len(upstream.calls) == 1
+    first = await door.record(call_source="made")
+    assert (first["client_left"], first["response_image_count"]) == (True, 1)
+    assert (await door.record(call_source="taken-over"))["status"] == 200
 
 
 # -- waiting ---------------------------------------------------------------------------------------

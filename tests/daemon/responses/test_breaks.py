@@ -54,7 +54,7 @@ async def test_a_stream_that_is_cut_ends_with_an_error(
     assert len(upstream.calls) == 1
     async with door.client() as client:
         stream = await client.responses.create(
-            model="gpt-5", input="a cat", tools=[TOOL], stream=True
+            model="gpt-5", input="a dog", tools=[TOOL], stream=True
         )
         with pytest.raises(openai.APIError, match="broke off"):
             [event async for event in stream]

@@ -5,46 +5,34 @@ answer waits for the clients, however slow they are or whether they come back.
 """
 
 import asyncio
-import contextlib
 import logging
-import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from enum import Enum, auto
-from functools import partial
-from typing import Final, Literal, Self
+from typing import Literal, Self
 
 from image_gateway.calls import conclusion
 from image_gateway.calls.answer import Answer, Ending
 from image_gateway.calls.attempt import UpstreamJob
 from image_gateway.calls.collecting import CollectContext, Collected
 from image_gateway.calls.dispatch import Dispatch
+from image_gateway.calls.keeping import Keeping
 from image_gateway.context import AppContext
 from image_gateway.core import errors
-from image_gateway.core.calls import addresses, finding
-from image_gateway.core.calls.addresses import Address
 from image_gateway.core.calls.background import BackgroundResponse
 from image_gateway.core.calls.finding import CallView
 from image_gateway.core.calls.model import CallIdentity, CallState
-from image_gateway.core.calls.names import CallSecrets
 from image_gateway.core.errors import Refusal, Source
 from image_gateway.core.records.builder import Failure, RecordBuilder
 from image_gateway.core.request.intent import IntentRequest
 from image_gateway.core.routing import failover
 from image_gateway.edge.client.event_stream import EVENTS_TYPE
-from image_gateway.edge.kept.call import KeptCall
-from image_gateway.edge.kept.entry import KeptAnswer
 from image_gateway.edge.spool import JoinedBody
 from image_gateway.edge.upstream.http_client import LostError
 
 _log = logging.getLogger(__name__)
-
-
-_KEEP_SECONDS: Final = 10.0
-"""How long clients wait for the disk to take an answer with addresses; after that they get it with
-data URLs."""
 
 
 class _Stop(Enum):
@@ -90,17 +78,12 @@ class Call:
         self._ended_at: float | None = None
         self._resources = resources
         self._cancels = app.settings.when_client_leaves == "cancel"
-        self._begin_keeping = app.kept.begin
         self._found: Callable[[], None] = _nothing
-        self._kept: KeptCall | None = None
-        self._make_address = _address_maker(app)
+        self._keeping = Keeping(app, identity)
         self._has_outcome = False
-        self._was_kept_early = False
         is_background = isinstance(job.request, IntentRequest) and job.request.background
         self._background = BackgroundResponse.of(identity) if is_background else None
         self._streams = streams
-        self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._beginning = asyncio.Lock()
         context = CollectContext(
             self.answer,
             streams,
@@ -155,30 +138,23 @@ class Call:
     @property
     def is_kept(self) -> bool:
         """Whether those who come later find it on the disk."""
-        return self._kept is not None and self._kept.is_kept
+        return self._keeping.is_kept
 
     async def _announce(self) -> None:
         """Before an upstream is asked: from now on the call can be found, whatever happens here."""
         await self.begin_keeping()
-        kept = self._kept
-        if kept is None or not self.identity.has_id or self._is_asked:
+        if not self.identity.has_id or self._is_asked:
             return
-        if await kept.is_forgotten():
+        if await self._keeping.is_forgotten():
             self.is_forgotten = True
             raise errors.call_cancelled()
         self._is_asked = True
-        await kept.note_asked()
+        await self._keeping.note_asked()
 
     async def begin_keeping(self) -> bool:
         """Let others find the call from now on; whether they do."""
-        async with self._beginning:
-            if self._kept is None and (self.ending is None or self.identity.has_id):
-                kept = await self._begin_keeping(self.identity)
-                if self._has_left and not self.clients:
-                    kept.note_left()
-                if self.is_forgotten:
-                    await kept.forget()
-                self._kept = kept
+        if self.ending is None or self.identity.has_id:
+            await self._keeping.begin()
         return self.is_kept
 
     async def _open(self) -> None:
@@ -190,32 +166,12 @@ class Call:
         if self._background is not None and self._streams:
             for frame in self._background.opening_frames():
                 await self.answer.add_bytes(frame)
-        self._ready.set_result(None)
-
-    async def ready(self) -> None:
-        """Wait until the call can be found by its id, at the other processes, too."""
-        await asyncio.wait([self._ready, self._over], return_when=asyncio.FIRST_COMPLETED)
 
     async def _keep(self, ending: Ending) -> None:
         """Keep the answer for those who come later."""
         if self.identity.has_id:
-            await self.begin_keeping()
-        async with self._beginning:
-            kept = self._kept
-        if kept is None or self._was_kept_early:
-            return
-        failure, whole = ending.failure, self.whole(ending)
-        assert not isinstance(whole.body, KeptAnswer | None)  # a call makes its own
-        # Nobody but a client with the id asks for an error that says nothing of another try.
-        is_brief = ending.state is CallState.NOTHING and not self.identity.has_id
-        await kept.end(
-            ending.state,
-            ending.status,
-            whole.fields,
-            whole.body,
-            seconds=finding.NOTHING_SECONDS if is_brief else None,
-            failure=None if failure is None else (failure.code, failure.source),
-        )
+            await self._keeping.begin()
+        await self._keeping.end(self.whole(ending))
 
     def whole(self, ending: Ending) -> Ending:
         """The ending with all of the answer as its body, if it is a stream."""
@@ -224,39 +180,16 @@ class Call:
         fields = {**ending.fields, "content-type": EVENTS_TYPE}
         return replace(ending, fields=fields, body=JoinedBody(self.answer.parts()))
 
-    async def _with_addresses(self, outcome: Ending | Collected) -> Ending | None:
-        """Keep an answer whose pictures have addresses; None if it has to go out without them.
-
-        The addresses work before a client can know them.
-        """
-        kept, make_address = self._kept, self._make_address
-        if not isinstance(outcome, Collected) or outcome.urls is None:
-            return None
-        if make_address is None or kept is None or not kept.is_kept:
-            return None
-        make = partial(make_address, self.identity.call_id, time.time())
-        addressed = await outcome.urls.with_addresses(make)
-        if addressed is None:
-            return None
-        self._was_kept_early = True
-        ending = conclusion.of_collected(replace(outcome, body=addressed.answer))
-        is_found = False
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_KEEP_SECONDS):
-                is_found = await kept.end(ending.state, ending.status, ending.fields, addressed)
-        return ending if is_found else None
-
     def close(self) -> None:
         """Free the answer: nobody here gets it any more."""
         self.answer.give_up()
-        if self._kept is not None:
-            self._kept.close()
+        self._keeping.close()
 
     async def _run(self) -> None:
         try:
             outcome = await self._outcome()
             self._has_outcome = True
-            ending = await self._with_addresses(outcome) or await self._end(outcome)
+            ending = await self._end(outcome)
         except Exception:  # noqa: BLE001 - the last resort of a call
             ending = self._bug()
         self._ended_at = time.time()
@@ -280,6 +213,9 @@ class Call:
         """Add the last frames; no client gets them before the slot is given back."""
         if not isinstance(outcome, Collected):
             return outcome
+        addressed = await self._keeping.end_with_addresses(outcome)
+        if addressed is not None:
+            return addressed
         try:
             for frame in outcome.frames:
                 await self.answer.add(frame)
@@ -366,8 +302,8 @@ class Call:
         """A client waits for the answer."""
         self.clients += 1
         self.answer.__enter__()
-        if self._has_left and self._kept is not None:
-            self._kept.note_joined()
+        if self._has_left:
+            self._keeping.note_joined()
         return self
 
     def __exit__(self, *error: object) -> Literal[False]:
@@ -382,24 +318,23 @@ class Call:
     async def warn(self) -> None:
         """A request is refused because this call may have made a picture."""
         self._is_warned_of = True
-        if self._kept is not None:
-            await self._kept.note_told()
+        await self._keeping.note_told()
 
     def leave(self) -> None:
         """A client left before it had the whole answer, or the id to ask for it by."""
-        if self._gave_id or self._background is not None:
-            return
+        if self._gave_id or (self._background is not None and self._streams):
+            return  # the first event of such a stream has the id
         self._has_left = not self._is_delivered
-        if self._kept is not None and self._has_left and self.clients == 1:
-            self._kept.note_left()
+        if self._has_left and self.clients == 1:
+            self._keeping.note_left()
 
     async def give_id(self) -> None:
         """A client was sent the id, to ask for the answer: the call goes on though nobody waits."""
         is_first = not self._gave_id
         self._has_left, self._gave_id = False, True
         # A journal has an end, so what many requests do is noted once.
-        if is_first and self._kept is not None:
-            await self._kept.note_given()
+        if is_first:
+            await self._keeping.note_given()
 
     async def forget(self) -> None:
         """Forget it: no other finds it, and it ends if nothing was sent.
@@ -410,12 +345,11 @@ class Call:
         if self.answer.sent_at is None:
             self._cancel(_Stop.CANCELLED)
         self.answer.wake()
-        if self._kept is not None:
-            await self._kept.forget()
+        await self._keeping.forget()
 
     async def was_forgotten(self) -> bool:
         """Whether a client asked that it be forgotten, of this process or of another one."""
-        if not self.is_forgotten and self._kept is not None and await self._kept.is_forgotten():
+        if not self.is_forgotten and await self._keeping.is_forgotten():
             await self.forget()
         return self.is_forgotten
 
@@ -423,24 +357,7 @@ class Call:
         """A client was sent the whole answer; ``is_certain``: and has received it."""
         self._has_left = False
         self._is_delivered |= is_certain
-        if self._kept is not None:
-            await (self._kept.note_delivered() if is_certain else self._kept.note_sent())
-
-
-def _address_maker(app: AppContext) -> Callable[[str, float, int, str], str] | None:
-    """Makes addresses by call, end of the call, index and extension; None if there are none."""
-    settings = app.settings
-    public_url = settings.public_url
-    if public_url is None:
-        return None
-    key = CallSecrets.of(app.prompt_key).addresses
-
-    def make(call_id: str, ended_at: float, index: int, extension: str) -> str:
-        end = math.ceil(ended_at + settings.keep_seconds)
-        name = addresses.make(key, Address(call_id, index, end), extension)
-        return addresses.url(public_url, name)
-
-    return make
+        await self._keeping.note_served(is_certain=is_certain)
 
 
 def _nothing() -> None:

@@ -18,7 +18,7 @@ from image_gateway.calls import conclusion
 from image_gateway.calls.answer import Answer, AnyBody, Ending
 from image_gateway.calls.call import Call
 from image_gateway.calls.registry import Calls
-from image_gateway.calls.search import FoundHere, FoundKept
+from image_gateway.calls.search import FoundKept
 from image_gateway.context import AppContext
 from image_gateway.core import errors
 from image_gateway.core.calls import background, names
@@ -94,16 +94,25 @@ class BackgroundResponses:
                 param="background",
             )
 
-    async def begin(self, found: FoundHere | FoundKept) -> None:
-        """Answer the request that started or found a call, without a stream."""
-        match found:
-            case FoundHere(call=call):
-                with call:
-                    await call.ready()
-                    await self._send_call(call)
-            case FoundKept(entry=entry, answer=answer):
-                with found.opened:
-                    await self._send_ended(_of_kept(entry, answer))
+    # -- beginning one: the methods of a ``handover.Submission`` ----------------------------------
+
+    async def wait(self, call: Call) -> bool:
+        # A call that a request in the foreground began can only be waited for.
+        return call.identity.has_id and await call.begin_keeping()
+
+    async def give_id(self, call: Call) -> None:
+        await self._send_call(call)
+
+    async def give_kept_id(self, found: FoundKept) -> bool:
+        if not found.identity.has_id:
+            return False
+        if found.entry.ended_at is None:
+            await self._send_entry(found.entry)
+        else:
+            await self._send_ended(_of_kept(found.entry, found.answer))
+        return True
+
+    # -- a request about one ---------------------------------------------------------------------
 
     async def serve(self, asked: StoredResponse, key: Key) -> None:
         """Answer a request about a response; raises ``Refusal``."""
@@ -182,9 +191,10 @@ class BackgroundResponses:
         self._record.enter(Phase.DELIVERED)
         body = ended.ending.body
         if ended.is_failed:
-            assert ended.ending.failure is not None
-            error, code = await ended.error(), ended.ending.failure.code
-            await self._send_json(ended.response.failed(error, code))
+            failure = ended.ending.failure
+            assert failure is not None
+            self._record.fail(failure.code, failure.source)
+            await self._send_json(ended.response.failed(await ended.error(), failure.code))
         elif ended.frames is not None:
             await self._send_last(ended.frames)
         elif isinstance(body, bytes):

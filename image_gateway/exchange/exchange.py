@@ -15,8 +15,6 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from image_gateway.calls import conclusion
-from image_gateway.calls.answer import Ending
-from image_gateway.calls.call import Call
 from image_gateway.calls.registry import Calls
 from image_gateway.calls.search import FoundHere, FoundKept
 from image_gateway.context import AppContext
@@ -26,22 +24,21 @@ from image_gateway.core.calls.finding import Asking
 from image_gateway.core.calls.model import CallSource
 from image_gateway.core.errors import Refusal, Source
 from image_gateway.core.model import Grant, Key
-from image_gateway.core.records.builder import Failure, FoundCall, RecordBuilder, Sent
+from image_gateway.core.records.builder import FoundCall, RecordBuilder, Sent
 from image_gateway.core.records.phases import Phase
 from image_gateway.core.request.catalogue import Endpoint
-from image_gateway.core.request.intent import AnyRequest, IntentRequest
+from image_gateway.core.request.intent import AnyRequest
 from image_gateway.core.routing import admission, offers
 from image_gateway.edge.client.downstream import ClientLeftError, Downstream, DrainedError
-from image_gateway.edge.client.event_stream import EventStream
 from image_gateway.edge.postgres.cache import UnavailableError
 from image_gateway.edge.spool import SpooledBody
 from image_gateway.exchange import answers, cors, model_list, text_passthrough
 from image_gateway.exchange.background import BackgroundResponses, StoredResponse
 from image_gateway.exchange.call_lookup import CallLookup
 from image_gateway.exchange.call_pages import CallPage, CallPages
-from image_gateway.exchange.delivery import Delivery, KeepAlive
+from image_gateway.exchange.handover import Handover, Submission
 from image_gateway.exchange.request_body import RequestBodyReader
-from image_gateway.exchange.submission import Submission
+from image_gateway.exchange.submission import RespondAsync
 
 _log = logging.getLogger(__name__)
 
@@ -80,7 +77,6 @@ class Exchange:
         self._calls = calls
         self._lookup = CallLookup(app, calls, downstream, record)
         self._background = BackgroundResponses(app, calls, downstream, record)
-        self._is_begun_only = False
         self._submission: Submission | None = None
         self._found: FoundHere | FoundKept | None = None
         self._has_ended = False
@@ -167,7 +163,7 @@ class Exchange:
         if request.stream or not wishes.respond_async:
             return None
         path = self._record.arrival.path or ""
-        return Submission(self._app, self._downstream, path, wishes)
+        return RespondAsync(self._app, self._downstream, path, wishes)
 
     async def _serve_call_page(self, page: CallPage) -> None:
         """Show the key's own calls."""
@@ -207,8 +203,9 @@ class Exchange:
                     request = await self._body_reader.intent(grant, body)
                     if request.background:
                         self._background.check_possible()
-                    wants_id = request.background
-                    found = await self._lookup.find(key, request, wants_id=wants_id)
+                        # The first event of a stream has the id.
+                        self._submission = None if request.stream else self._background
+                    found = await self._lookup.find(key, request, wants_id=request.background)
                 if isinstance(found, Asking):
                     found = self._lookup.start(found, grant, request, body, resources)
                 resources.close()
@@ -282,7 +279,7 @@ class Exchange:
     # -- the call --------------------------------------------------------------------------------
 
     async def _deliver(self, found: FoundHere | FoundKept, request: AnyRequest) -> None:
-        """Deliver the answer of the call that the request started or found."""
+        """Hand over the call that the request started or found."""
         identity, source = found.identity, found.source
         self._found = found
         self._record.found_call = FoundCall(identity.call_id, source, identity.request_id)
@@ -291,103 +288,14 @@ class Exchange:
             "x-call-source": source.value,
             **({"idempotent-replayed": "true"} if source is CallSource.REPLAYED else {}),
         }
-        wants_id = isinstance(request, IntentRequest) and request.background
-        # A call that a request in the foreground began can only be waited for.
-        if wants_id and identity.has_id and not request.stream:
-            self._lookup.leave()
-            self._is_begun_only = True
-            await self._background.begin(found)
-            return
-        stream = None
-        if request.stream:
-            is_numbered = isinstance(request, IntentRequest)
-            stream = EventStream(self._downstream, numbered=is_numbered)
-        settings = self._app.settings
-        keep_alive = KeepAlive(settings.keepalive_seconds, settings.json_keepalive_seconds)
-        delivery = Delivery(self._downstream, self._record, stream, keep_alive)
-        match found:
-            case FoundHere():
-                is_late = source is not CallSource.MADE
-                if is_late:
-                    self._record.enter(Phase.JOINED)
-                with found.call:
-                    if not await self._gave_id(found.call, is_late=is_late):
-                        await self._follow(found.call, delivery, is_late=is_late)
-            case FoundKept():
-                await self._replay(found, delivery)
-
-    async def _gave_id(self, call: Call, *, is_late: bool) -> bool:
-        """Answer a submission with the id of its call; False if the answer itself is due."""
-        if self._submission is None:
-            return False
-        try:
-            async with self._downstream.watch(drains=False):
-                gives_id = await self._submission.wait(call)
-            if not gives_id:
-                return False
-            self._lookup.leave()
-            if is_late:
-                self._record.enter(Phase.DELIVERED)
-            else:
-                # The call goes through its own phases, and its end is told here alone.
-                call.when_ended(lambda: self._note_failure(call))
-            await self._submission.give_id(call)
-            self._record.gave_id = True
-            self._end()
-            has_received = await self._has_received()
-        except BaseException:
-            call.leave()
-            raise
-        if has_received is False:
-            call.leave()
-        else:
-            await call.give_id()
-        return True
-
-    def _note_failure(self, call: Call) -> None:
-        failure = None if call.ending is None else call.ending.failure
-        if failure is not None:
-            self._record.fail(failure.code, failure.source)
-
-    async def _follow(self, call: Call, delivery: Delivery, *, is_late: bool) -> None:
-        """Deliver an answer while its call runs, and when it has ended."""
-        try:
-            reader = call.answer.reader(is_late=is_late)
-            async with self._downstream.watch(drains=False):
-                ending = await delivery.follow(call.answer, reader)
-            self._lookup.leave()
-            await delivery.finish(call.answer, reader, ending)
-            self._end()
-            has_received = await self._has_received()
-        except BaseException:
-            call.leave()
-            raise
-        if has_received is False:
-            call.leave()
-        else:
-            await call.serve(is_certain=has_received is True)
-
-    async def _replay(self, found: FoundKept, delivery: Delivery) -> None:
-        """Deliver an answer that is kept."""
-        self._lookup.leave()
-        with found.opened:
-            if self._submission is not None and await self._submission.give_kept_id(found.entry):
-                self._record.enter(Phase.DELIVERED)
-                return
-            await delivery.replay(conclusion.of_kept(found.entry, found.answer))
-            self._end()
-            has_received = await self._has_received()
-            if has_received is None:
-                await found.entry.note_sent()
-            elif has_received:
-                await found.entry.note_delivered()
-
-    async def _has_received(self) -> bool | None:
-        """Whether the client has received its answer; None behind a proxy, which hides it."""
-        peer = self._downstream.peer
-        if peer is None or headers.is_trusted(peer, self._app.settings.trusted_proxies):
-            return None
-        return await self._downstream.delivered()
+        handover = Handover(
+            self._app,
+            self._downstream,
+            self._record,
+            waits_no_more=self._lookup.leave,
+            sent=self._end,
+        )
+        await handover.run(found, request, self._submission)
 
     # -- other endings ---------------------------------------------------------------------------
 
@@ -425,8 +333,6 @@ class Exchange:
 
     def _put_record(self) -> None:
         downstream = self._downstream
-        if self._is_begun_only and not self._record.client_left:
-            self._record_end()
         if self._record.client_left:
             self._record.break_off()
         self._record.enter(Phase.RECORDED)
@@ -435,11 +341,3 @@ class Exchange:
         self._app.tracker.end(self._in_flight, record, datetime.now(UTC))
         self._app.metrics.observe(record)
         self._app.logs.put(record.as_json())
-
-    def _record_end(self) -> None:
-        """The client was sent away at once; what came of the call stands in its record all the
-        same.
-        """
-        match self._found:
-            case FoundHere(call=Call(ending=Ending(failure=Failure() as failure))):
-                self._record.fail(failure.code, failure.source)

@@ -7,18 +7,18 @@ It is answered 202 once others can find the call on the disk; the client asks fo
 from typing import Final
 
 from image_gateway.calls.call import Call
+from image_gateway.calls.search import FoundKept
 from image_gateway.context import AppContext
 from image_gateway.core.calls.preferences import Preferences
 from image_gateway.core.calls.shown import ShownCall
 from image_gateway.edge.client.downstream import Downstream
-from image_gateway.edge.kept.entry import KeptEntry
 from image_gateway.exchange import call_pages
 
 _JSON: Final = {"content-type": "application/json"}
 
 
-class Submission:
-    """One such request.
+class RespondAsync:
+    """One such request (``handover.Submission``).
 
     ``path`` is its own: the calls of a prefix are below the same prefix, so that whatever let the
     request through lets its client ask for the answer, too.
@@ -33,10 +33,9 @@ class Submission:
         self._wishes = wishes
 
     def __repr__(self) -> str:
-        return f"<Submission {self._wishes!r}>"
+        return f"<RespondAsync {self._wishes!r}>"
 
     async def wait(self, call: Call) -> bool:
-        """Wait as long as the client likes; whether it gets the id, not the answer."""
         if not await call.begin_keeping():
             return False
         if not self._wishes.wait_seconds:
@@ -47,16 +46,14 @@ class Submission:
         return False
 
     async def give_id(self, call: Call) -> None:
-        """Send the id of a call of this process; raises ``ClientLeftError``."""
         await self._accept(call_pages.of_call(self._app, call))
 
-    async def give_kept_id(self, entry: KeptEntry) -> bool:
-        """Send the id of a call on the disk, unless the client would wait for the answer, which is
-        there; whether it was sent.  Raises ``ClientLeftError``.
-        """
+    async def give_kept_id(self, found: FoundKept) -> bool:
+        entry = found.entry
         if entry.ended_at is None:  # Another process knows when, and wishes may be ignored.
             self._wishes = Preferences(respond_async=True)
         if self._wishes.wait_seconds:
+            # The client would wait for the answer, which is there.
             self._grant_wait()
             return False
         await self._accept(call_pages.of_entry(entry))

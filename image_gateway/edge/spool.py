@@ -29,6 +29,8 @@ from typing import Any, Final, Self, TypeVar
 from image_gateway.core.codec import body_segments
 from image_gateway.core.codec.base64_text import Base64Decoder
 from image_gateway.core.codec.body_segments import Body, Decoded, Encoded, Span
+from image_gateway.edge import file_span
+from image_gateway.edge.file_span import FileSpan
 
 MEMORY_BYTES: Final = 1024 * 1024
 """A request's body up to this size never touches the disk."""
@@ -44,8 +46,6 @@ _SMALL_BYTES: Final = 16 * 1024
 
 _READ_BYTES: Final = 192 * 1024
 """A multiple of three, so that the base64 of the pieces joins to the base64 of the body."""
-_LEAST_FILE_SPAN: Final = 64 * 1024
-"""What is smaller is cheaper to read and send together with what stands beside it."""
 _MOST_VECTORS: Final = 1024
 """``IOV_MAX`` of Linux."""
 _THREADS: Final = 4
@@ -231,14 +231,14 @@ class Spool:
         """A body whose spans are in this spool, together with the spool."""
         return SpooledBody(self, segments)
 
-    async def outgoing(self, segments: Body) -> AsyncIterator["bytes | FileSpan"]:
+    async def outgoing(self, segments: Body) -> AsyncIterator[bytes | FileSpan]:
         """As ``play``, but a large plain span that lies in the file comes as its place there.
 
         What is still in memory of a body that has a file is written to it first: a client that
         reads slowly then holds no memory.
         """
         for segment in segments:
-            is_large = isinstance(segment, Span) and segment.length >= _LEAST_FILE_SPAN
+            is_large = isinstance(segment, Span) and file_span.is_large(segment.length)
             if not isinstance(segment, Span) or not is_large or self._file is None:
                 async for piece in self.play((segment,)):
                     yield piece
@@ -249,7 +249,7 @@ class Spool:
             middle = min(max(segment.start, self._on_disk), segment.stop)
             if middle > segment.start:
                 yield FileSpan(self, segment.start, middle)
-            async for piece in self._pieces(Span(middle, segment.stop)):
+            async for piece in self.pieces(middle, segment.stop):
                 yield piece
 
     async def play(self, segments: Body) -> AsyncIterator[bytes]:
@@ -258,10 +258,10 @@ class Spool:
             if isinstance(segment, bytes):
                 yield segment
             elif isinstance(segment, Span):
-                async for piece in self._pieces(segment):
+                async for piece in self.pieces(segment.start, segment.stop):
                     yield piece
             elif isinstance(segment, Encoded):
-                async for piece in self._pieces(segment.span):
+                async for piece in self.pieces(segment.span.start, segment.span.stop):
                     yield base64.b64encode(piece)
             else:
                 async for piece in self._decoded(segment):
@@ -269,16 +269,16 @@ class Spool:
 
     async def _decoded(self, segment: Decoded) -> AsyncIterator[bytes]:
         decoder = Base64Decoder()
-        async for piece in self._pieces(segment.span):
+        async for piece in self.pieces(segment.span.start, segment.span.stop):
             yield decoder.feed(piece)
         yield decoder.close()
 
-    async def _pieces(self, span: Span) -> AsyncIterator[bytes]:
-        position = span.start
-        while position < span.stop:
-            stop = min(span.stop, position + _READ_BYTES)
-            yield await self._read(position, stop)
-            position = stop
+    async def pieces(self, start: int, stop: int) -> AsyncIterator[bytes]:
+        """The bytes ``start`` to ``stop``, wherever they are."""
+        while start < stop:
+            end = min(stop, start + _READ_BYTES)
+            yield await self._read(start, end)
+            start = end
 
     async def _read(self, start: int, stop: int) -> bytes:
         # Memory first: while a thread reads, what is there may move to the file.
@@ -341,29 +341,6 @@ class Spool:
         if self._closed and not self._jobs and self._file is not None:
             os.close(self._file)
             self._file = None
-
-
-@dataclass(frozen=True, slots=True)
-class FileSpan:
-    """Bytes ``start`` to ``stop`` of a spool, all of them in its file."""
-
-    spool: Spool
-    start: int
-    stop: int
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def play(self) -> AsyncIterator[bytes]:
-        """The bytes."""
-        return self.spool.play((Span(self.start, self.stop),))
-
-    async def send(self, descriptor: int, start: int) -> int:
-        """Send from ``start`` on to a socket that does not block; returns how many it took.
-
-        Raises ``BlockingIOError`` while the socket takes none, and its other errors.
-        """
-        return await self.spool.send_file(descriptor, start, self.stop)
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,8 +202,7 @@ class BackgroundResponses:
         else:
             assert body is not None  # only a stream has none
             await self._downstream.start(200, {**_JSON, "content-length": str(body.length)})
-            async for chunk in body.play():
-                await self._downstream.send(chunk)
+            await self._downstream.send_body(body)
             await self._downstream.finish()
 
     async def _send_last(self, frames: Playable) -> None:

@@ -8,12 +8,11 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from image_gateway.calls.answer import Answer, AnswerReader, AnyBody, Ending
+from image_gateway.calls.answer import Answer, AnswerReader, Ending
 from image_gateway.core.records.builder import RecordBuilder
 from image_gateway.core.records.phases import Phase
 from image_gateway.edge.client.downstream import Downstream
 from image_gateway.edge.client.event_stream import EventStream
-from image_gateway.edge.kept.entry import KeptAnswer
 
 _JSON: Final = {"content-type": "application/json"}
 
@@ -132,7 +131,8 @@ class Delivery:
         assert body is not None  # only a stream has none
         fields = {**ending.fields, "content-length": str(body.length)}
         await self._downstream.start(ending.status, fields)
-        await self._send_body(body)
+        await self._downstream.send_body(body)
+        await self._downstream.finish()
 
     async def _send_behind_spaces(self, ending: Ending) -> None:
         """Send JSON whose 200 is out; an error is cut off, so that the client asks again for it."""
@@ -140,12 +140,5 @@ class Delivery:
         if ending.failure is not None or body is None or isinstance(body, bytes):
             self._downstream.break_off()
             return
-        await self._send_body(body)
-
-    async def _send_body(self, body: AnyBody | KeptAnswer) -> None:
-        if isinstance(body, KeptAnswer):
-            async for chunk in body.play():
-                await self._downstream.send(chunk)
-        else:
-            await self._downstream.send_body(body)
+        await self._downstream.send_body(body)
         await self._downstream.finish()

@@ -115,8 +115,7 @@ class PictureFiles:
                 fields["content-range"] = selection.content_range
             await downstream.start(selection.status, fields)
             if not is_head:
-                async for piece in picture.play(selection.start, selection.stop):
-                    await downstream.send(piece)
+                await downstream.send_body(picture.part(selection.start, selection.stop))
             await downstream.finish()
 
 

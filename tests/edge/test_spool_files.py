@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from image_gateway.core.codec.body_segments import Encoded, Span
+from image_gateway.edge.file_span import FileSpan
 from image_gateway.edge.spool import (
-    FileSpan,
     JoinedBody,
     SpooledBody,
     SpoolFullError,

@@ -16,7 +16,7 @@ import h11
 from hypercorn.protocol.h11 import H11Protocol
 
 from image_gateway.edge.client.file_sending import FileSending
-from image_gateway.edge.spool import FileSpan
+from image_gateway.edge.file_span import FileSpan
 
 _NO_LINGER: Final = struct.pack("ii", 1, 0)
 

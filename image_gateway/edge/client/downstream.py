@@ -24,7 +24,7 @@ from image_gateway.core.errors import Refusal
 from image_gateway.core.headers import Headers, content_length
 from image_gateway.edge.client.connection import ClientConnection, EndReason
 from image_gateway.edge.client.listener import Message, Receive, Scope, Send
-from image_gateway.edge.spool import FileSpan, JoinedBody, SpooledBody
+from image_gateway.edge.file_span import FileSpan, Outgoing
 
 HOLD_SECONDS: Final = 30.0
 """How long an early response waits for the end of the body; ``body_seconds`` if that is less."""
@@ -192,8 +192,8 @@ class Downstream:
         self.response_bytes += len(chunk)
         await self._put({"type": "http.response.body", "body": chunk, "more_body": True})
 
-    async def send_body(self, body: SpooledBody | JoinedBody) -> None:
-        """Send a body of the spool, or the next part of a response's body.
+    async def send_body(self, body: Outgoing) -> None:
+        """Send a body, or the next part of one.
 
         What lies in a file goes from there to the socket.  Each step waits for the client for
         ``send_seconds`` at most; raises ``ClientLeftError``.

@@ -11,7 +11,7 @@ import socket
 from types import TracebackType
 from typing import Self
 
-from image_gateway.edge.spool import FileSpan
+from image_gateway.edge.file_span import FileSpan
 
 
 class FileSending:

@@ -4,12 +4,12 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
 from image_gateway.core.calls.journal import Note
 from image_gateway.core.calls.model import CallIdentity, CallState
+from image_gateway.edge.file_span import FileSpan
 from image_gateway.edge.kept import folder, locks
 from image_gateway.edge.kept.disk import Disk, expires_at
 from image_gateway.edge.kept.locks import Part
@@ -18,8 +18,6 @@ from image_gateway.edge.kept.threads import OpenFile
 POLL_SECONDS: Final = 0.15
 """How often a waiting request looks whether the call has ended.  A look asks the kernel for a lock
 of an open file, without the disk or a thread."""
-
-_READ_BYTES: Final = 192 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,35 +267,23 @@ class KeptAnswer:
     ) -> None:
         self.close()
 
-    @property
-    def descriptor(self) -> int | None:
-        """The open file, whose first ``length`` bytes are the answer; None for one without bytes.
-        Do not close.
-        """
-        return None if self._answer is None else self._answer.number
-
     async def play(self) -> AsyncIterator[bytes]:
         """The bytes; may be called again while it is open.  Raises ``OSError``."""
-        answer = self._answer
-        position = 0
-        while answer is not None and position < self.length:
-            piece = await answer.run(partial(read_piece, position, self.length))
-            position += len(piece)
-            yield piece
+        if self._answer is not None:
+            async for piece in self._answer.pieces(0, self.length):
+                yield piece
+
+    async def outgoing(self) -> AsyncIterator[bytes | FileSpan]:
+        """The bytes, or where they lie."""
+        if self._answer is not None:
+            async for piece in FileSpan(self._answer, 0, self.length).outgoing():
+                yield piece
 
     def close(self) -> None:
         """Free the descriptors; safe to call twice."""
         self._journal.close()
         if self._answer is not None:
             self._answer.close()
-
-
-def read_piece(start: int, stop: int, file: int) -> bytes:
-    """The next bytes of a kept answer, up to ``stop``, blocking; raises ``OSError``."""
-    piece = os.pread(file, min(_READ_BYTES, stop - start), start)
-    if not piece:
-        raise OSError("a kept answer is shorter than it was")
-    return piece
 
 
 def _close(answer: KeptAnswer | None) -> None:

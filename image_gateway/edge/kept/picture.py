@@ -1,14 +1,13 @@
 """A picture that is kept behind the answer that has its address; it can be read without a key."""
 
 import os
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
+from image_gateway.edge.file_span import FileSpan
 from image_gateway.edge.kept.disk import Disk
-from image_gateway.edge.kept.entry import KeptEntry, read_piece
+from image_gateway.edge.kept.entry import KeptEntry
 from image_gateway.edge.kept.threads import OpenFile
 
 _HEAD_BYTES: Final = 256
@@ -44,13 +43,9 @@ class KeptPicture:
     ) -> None:
         self.close()
 
-    async def play(self, start: int, stop: int) -> AsyncIterator[bytes]:
-        """The bytes from ``start`` to before ``stop``; raises ``OSError``."""
-        position, end = self._start + start, self._start + stop
-        while position < end:
-            piece = await self._file.run(partial(read_piece, position, end))
-            position += len(piece)
-            yield piece
+    def part(self, start: int, stop: int) -> FileSpan:
+        """The bytes from ``start`` to before ``stop``."""
+        return FileSpan(self._file, self._start + start, self._start + stop)
 
     def close(self) -> None:
         """Free the descriptor; safe to call twice."""

@@ -7,11 +7,12 @@ file.
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
 _THREADS: Final = 4
+_READ_BYTES: Final = 192 * 1024
 
 _T = TypeVar("_T")
 
@@ -87,6 +88,20 @@ class OpenFile:
     async def run(self, job: Callable[[int], _T]) -> _T:
         """What ``job`` makes of the descriptor, on a thread; not once it is closed."""
         return await self._use(self._threads.start(lambda: job(self.number)))
+
+    async def pieces(self, start: int, stop: int) -> AsyncIterator[bytes]:
+        """The bytes ``start`` to ``stop``; raises ``OSError``."""
+        while start < stop:
+            count = min(_READ_BYTES, stop - start)
+            piece = await self.run(lambda number: os.pread(number, count, start))  # noqa: B023
+            if not piece:
+                raise OSError("a kept answer is shorter than it was")
+            start += len(piece)
+            yield piece
+
+    async def send_file(self, descriptor: int, start: int, stop: int) -> int:
+        """As ``FileSpan.send``."""
+        return await self.run(lambda number: os.sendfile(descriptor, number, start, stop - start))
 
     async def lend(self, work: Callable[[int], Coroutine[Any, Any, _T]]) -> _T:
         """What others make of the descriptor; they go on if the caller is cancelled."""

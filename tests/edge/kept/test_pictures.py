@@ -55,12 +55,12 @@ async def test_answer_and_pictures_are_read_apart(
             whole = answer(length, length)
             assert (opened.length, opened.head) == (length, whole[:256])
             assert opened.expires_at == NOW + 3600
-            assert await joined(opened.play(0, length)) == whole
+            assert await joined(opened.part(0, length).play()) == whole
             assert (
-                await joined(opened.play(length // 3, length // 2))
+                await joined(opened.part(length // 3, length // 2).play())
                 == (whole[length // 3 : length // 2])
             )
-            assert await joined(opened.play(length, length)) == b""
+            assert await joined(opened.part(length, length).play()) == b""
     assert open_files(keep_dir) == []
 
 
@@ -92,7 +92,7 @@ async def test_a_picture_ends_with_its_call(
     await stores[0].sweep()
     assert files(keep_dir) == []
     with opened:  # One that is being read is read to its end.
-        assert await joined(opened.play(0, 5)) == answer(5, 5)
+        assert await joined(opened.part(0, 5).play()) == answer(5, 5)
 
 
 async def test_a_forgotten_call_has_no_picture(stores: Stores, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import contextlib
 import errno
 import os
 import resource
+import socket
 import stat
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -15,6 +16,7 @@ from unittest import mock
 import pytest
 
 from image_gateway.core.calls.model import CallState
+from image_gateway.edge.file_span import FileSpan
 from image_gateway.edge.kept import folder as folder_module
 from image_gateway.edge.kept.disk import WARNING_SECONDS, Trouble
 from image_gateway.edge.kept.folder import KeepFolder
@@ -211,7 +213,9 @@ async def test_a_full_disk_is_no_reason_not_to_start(
     assert "No space left on device" in caplog.text
 
 
-async def test_the_bytes_of_an_answer_that_ends_too_early_are_an_error(stores: Stores) -> None:
+async def test_the_bytes_of_an_answer_that_ends_too_early_are_an_error(
+    stores: Stores, keep_dir: Path
+) -> None:
     """So that nobody takes them for the whole."""
     await keep(stores[0], identity(), answer(MIB))
     opened_answer = await (await one(stores[1], identity())).open_answer()
@@ -219,11 +223,16 @@ async def test_the_bytes_of_an_answer_that_ends_too_early_are_an_error(stores: S
     with opened_answer:
         pieces = opened_answer.play()
         await anext(pieces)
-        assert opened_answer.descriptor is not None
-        os.truncate(f"/proc/self/fd/{opened_answer.descriptor}", 300_000)
+        [span] = [part async for part in opened_answer.outgoing()]
+        assert isinstance(span, FileSpan)
+        [file] = [path for path in keep_dir.rglob("*") if path.stat().st_size == MIB]
+        os.truncate(file, 300_000)
         with pytest.raises(OSError, match="shorter"):
             async for _ in pieces:
                 pass
+        ours, theirs = socket.socketpair()
+        with ours, theirs, pytest.raises(OSError, match="shorter"):
+            await span.send(ours.fileno(), 300_000)
 
 
 def test_there_is_one_warning_a_minute_and_it_counts(caplog: pytest.LogCaptureFixture) -> None:

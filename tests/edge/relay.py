@@ -4,7 +4,6 @@ import asyncio
 import shutil
 import tempfile
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
 
@@ -31,12 +30,7 @@ class Relay:
         await self.open()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         self.cut()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         shutil.rmtree(self._folder)

@@ -5,7 +5,6 @@ import base64
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, Self
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 56
@@ -324,12 +323,7 @@ class ScriptedUpstream:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=2**20)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         assert self._server is not None
         self._server.close()
         for task in list(self._tasks):

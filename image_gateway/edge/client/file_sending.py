@@ -8,7 +8,6 @@ connection open, so ``FileSending.wake`` must be called when the transport is ab
 import asyncio
 import os
 import socket
-from types import TracebackType
 from typing import Self
 
 from image_gateway.edge.file_span import FileSpan
@@ -36,12 +35,7 @@ class FileSending:
         self._descriptor = os.dup(client.fileno())
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._sending is None or self._sending.done():
             os.close(self._descriptor)
         else:

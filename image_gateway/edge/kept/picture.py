@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Final, Self
 
 from image_gateway.edge.file_span import FileSpan
@@ -35,12 +34,7 @@ class KeptPicture:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def part(self, start: int, stop: int) -> FileSpan:

@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Callable, Container, Iterable
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 from image_gateway.core.calls.model import CallIdentity, CallState
@@ -84,12 +83,7 @@ class KeptCalls:
         self._sweeping = asyncio.create_task(self._keep_sweeping())
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         if self._sweeping is not None:
             self._sweeping.cancel()
             await asyncio.wait([self._sweeping])

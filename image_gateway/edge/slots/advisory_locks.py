@@ -10,7 +10,6 @@ Locks belong to one database: every process that reads the same control plane sh
 import asyncio
 import hashlib
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any, Final, Self
 
 import psycopg
@@ -62,12 +61,7 @@ class SlotSession:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self.close()
 
     async def close(self) -> None:

@@ -20,7 +20,6 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from operator import attrgetter
-from types import TracebackType
 from typing import Final, Self
 
 from image_gateway.core.model import MOST_SLOTS, Account, Key, Secret
@@ -101,12 +100,7 @@ class Lease:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.release()
 
 
@@ -152,12 +146,7 @@ class SlotBroker:
         self._task = asyncio.create_task(self._serve())
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])

@@ -13,7 +13,6 @@ import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
 from contextlib import suppress
-from types import TracebackType
 from typing import Final, Self
 from urllib.parse import urlsplit
 
@@ -89,12 +88,7 @@ class UpstreamClient:
         )
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         if self._session is not None:
             await self._session.close()
 
@@ -181,12 +175,7 @@ class UpstreamConnection:
             raise LostError(reason) from error
         return UpstreamResponse(self._response)
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         if self._response is not None:
             self._response.close()
         closing = asyncio.ensure_future(self._close())

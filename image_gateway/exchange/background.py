@@ -25,7 +25,7 @@ from image_gateway.core.calls import background, names
 from image_gateway.core.calls.background import BackgroundResponse, FramesAfter, LastResponse
 from image_gateway.core.errors import Refusal
 from image_gateway.core.model import Key
-from image_gateway.core.records.builder import RecordBuilder
+from image_gateway.core.records.builder import FoundCall, RecordBuilder
 from image_gateway.core.records.phases import Phase
 from image_gateway.edge.client.downstream import Downstream
 from image_gateway.edge.client.event_stream import EVENTS_TYPE, EventStream, Playable
@@ -118,7 +118,10 @@ class BackgroundResponses:
         """Answer a request about a response; raises ``Refusal``."""
         await self._downstream.read_body(_Nothing())  # else its end is missed while we wait
         found = await self._find(asked.response_id, key)
-        self._downstream.own_headers = {"x-call-id": found.identity.call_id}
+        identity = found.identity
+        # Without a source: the request bought nothing, and saved no purchase either.
+        self._record.found_call = FoundCall(identity.call_id, None, identity.request_id)
+        self._downstream.own_headers = {"x-call-id": identity.call_id}
         match asked.action:
             case "delete":
                 await found.forget()

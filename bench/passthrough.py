@@ -77,6 +77,9 @@ config.backlog = 4096
 uvloop.run(serve(App(), config))
 """
 
+PROMPT = b"cat 00000000"
+"""Each call asks for a cat of its own: the gateway would look at all calls that are equal."""
+
 SLOW_READ = 64 * 1024
 SLOW_SECONDS = 0.2
 """A slow client reads so much, so often; its socket holds no more (its kernel's buffer)."""
@@ -98,11 +101,10 @@ class Work:
     def request(self, secret: str) -> bytes:
         if self.upload:
             picture = Piece("image", PNG + os.urandom(self.upload), "upload")
-            body = forms.body(picture, ("prompt", "a cat"))
+            body = forms.body(picture, ("prompt", PROMPT.decode()))
             return post(secret, body, "/v1/images/edits", {"content-type": forms.FORM})
-        return post(
-            secret, b'{"prompt": "a cat", "stream": %s}' % str(self.stream).lower().encode()
-        )
+        stream = str(self.stream).lower().encode()
+        return post(secret, b'{"prompt": "%b", "stream": %b}' % (PROMPT, stream))
 
     def answer(self) -> bytes:
         picture = base64.b64encode(os.urandom(self.picture))
@@ -195,7 +197,8 @@ async def load(port: int, work: Work, request: bytes, count: int) -> float:
 
     async def call() -> None:
         async with slots:
-            await (read_slowly if work.slow else read_all)(port, request)
+            own = request.replace(PROMPT, b"cat %08x" % random.getrandbits(32))
+            await (read_slowly if work.slow else read_all)(port, own)
 
     began = time.monotonic()
     await asyncio.gather(*(call() for _ in range(count)))

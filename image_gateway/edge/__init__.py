@@ -2,6 +2,6 @@
 
 Each folder owns one kind of peer: ``client``, ``upstream``, ``postgres``, ``slots`` (locks shared
 by all processes), ``records`` (the log) and ``kept`` (the folder of calls that outlive their
-request).  ``spool`` holds bodies for all of them.  Exceptions of libraries stop here: the rest of
-the gateway sees only the gateway's own.
+request).  ``spool`` holds bodies for all of them, and a ``file_span`` is a part of one in a file.
+Exceptions of libraries stop here: the rest of the gateway sees only the gateway's own.
 """

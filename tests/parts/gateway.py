@@ -223,10 +223,16 @@ async def rest_of(reader: asyncio.StreamReader) -> bytes:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody listens on, to be bound later.
+
+    It is below those that the kernel gives to outgoing connections, one of which might take it
+    before a daemon that is started does.
+    """
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def post(

@@ -135,10 +135,7 @@ class Exchange:
     # -- admission -------------------------------------------------------------------------------
 
     async def _serve_images(self, endpoint: Endpoint, path_model: str | None) -> None:
-        try:
-            key = await self._find_key()
-        except UnavailableError:
-            raise answers.control_plane_unavailable() from None
+        key = await self._known_key()
         admission.check_switches(key)
         with await self._lookup.visit(key), ExitStack() as resources:
             spool = resources.enter_context(self._app.spools.open())
@@ -167,10 +164,7 @@ class Exchange:
 
     async def _serve_call_page(self, page: CallPage) -> None:
         """Show the key's own calls."""
-        try:
-            key = await self._find_key()
-        except UnavailableError:
-            raise answers.control_plane_unavailable() from None
+        key = await self._known_key()
         admission.check_switches(key)
         pages = CallPages(self._app, self._calls, self._downstream, self._record)
         await pages.serve(key, page)
@@ -213,10 +207,7 @@ class Exchange:
 
     async def _serve_stored(self, asked: StoredResponse) -> None:
         """Answer about a response in the background, which costs nothing any more."""
-        try:
-            key = await self._find_key()
-        except UnavailableError:
-            raise answers.control_plane_unavailable() from None
+        key = await self._known_key()
         admission.check_active(key)
         await self._background.serve(asked, key)
 
@@ -228,10 +219,7 @@ class Exchange:
     async def _serve_models(self, asked: Models) -> None:
         """Name the models that the key may ask for."""
         app, today = self._app, datetime.now(UTC).date()
-        try:
-            key = await self._find_key()
-        except UnavailableError:
-            raise answers.control_plane_unavailable() from None
+        key = await self._known_key()
         admission.check_active(key)
         grant = await self._grant(key)
         is_on, catalogue = admission.may_make_images(key), app.catalogue
@@ -248,6 +236,12 @@ class Exchange:
         """Answer a browser that asks before it sends a call; such a question has no key."""
         await self._downstream.start(204, cors.preflight(self._downstream.headers, asked.methods))
         await self._downstream.finish()
+
+    async def _known_key(self) -> Key:
+        try:
+            return await self._find_key()
+        except UnavailableError:
+            raise answers.control_plane_unavailable() from None
 
     async def _find_key(self) -> Key:
         """The request's API key; raises ``Refusal`` and ``UnavailableError``."""

@@ -116,7 +116,7 @@ class BackgroundResponses:
 
     async def serve(self, asked: StoredResponse, key: Key) -> None:
         """Answer a request about a response; raises ``Refusal``."""
-        await self._downstream.read_body(_Nothing())  # else its end is missed while we wait
+        await self._downstream.skip_body()
         found = await self._find(asked.response_id, key)
         identity = found.identity
         # Without a source: the request bought nothing, and saved no purchase either.
@@ -302,13 +302,6 @@ class BackgroundResponses:
                     while call.ending is None:
                         await call.answer.changed()
             await self._send_call(call)
-
-
-class _Nothing:
-    """Takes a body that nobody needs."""
-
-    async def write(self, chunk: bytes) -> None:
-        """Drop some bytes."""
 
 
 @dataclass(frozen=True, slots=True)

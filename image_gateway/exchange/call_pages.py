@@ -89,6 +89,7 @@ class CallPages:
 
     async def serve(self, key: Key, page: CallPage) -> None:
         """Answer a request of a key that may make images."""
+        await self._downstream.skip_body()
         key_tag = names.key_tag(self._calls.secrets, key.key_id)
         self._has_body = page.method != "HEAD"
         if page.call_id is None:

@@ -130,6 +130,12 @@ class Downstream:
             if chunk:
                 await sink.write(chunk)
 
+    async def skip_body(self) -> None:
+        """Read a body that nobody needs, so that the client can be watched; raises as
+        ``read_body``.
+        """
+        await self.read_body(_Nowhere())
+
     async def _next_chunk(self) -> bytes:
         message = await self._receive()
         if message["type"] == "http.disconnect":
@@ -153,6 +159,7 @@ class Downstream:
 
         Enter it after the body is read, and finish the response outside of it.
         """
+        assert self._body_done  # else the response would wait for an end that the watch has taken
         return ClientWatch(self._receive, self._connection, drains=drains)
 
     # -- answering -------------------------------------------------------------------------------
@@ -329,6 +336,13 @@ class Downstream:
                 await self._next_chunk()
             except ClientLeftError:
                 return
+
+
+class _Nowhere:
+    """Takes a body that nobody needs."""
+
+    async def write(self, chunk: bytes) -> None:
+        """Drop some bytes."""
 
 
 class ClientWatch:

@@ -114,7 +114,8 @@ async def ask(
 ) -> Answer:
     """A request without a body, with the key."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    fields = {"host": "gateway", "authorization": f"Bearer {door.secret}", **named}
+    close = {"connection": "close"}  # else the gateway would wait for the next request
+    fields = {"host": "gateway", "authorization": f"Bearer {door.secret}", **close, **named}
     lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
     return parse(await (gateway or door.gateway).raw("\r\n".join([*lines, "", ""]).encode()))
 

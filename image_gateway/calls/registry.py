@@ -148,7 +148,8 @@ class Calls:
     def _settle(self, call: Call) -> None:
         """A call has ended, or nobody reads its answer any more."""
         self._ended.set()
-        if not call.is_settled:
+        # The last client may leave in the same turn of the loop in which the task ends.
+        if not call.is_settled or call.identity.call_id not in self._calls:
             return
         view = call.view()
         del self._calls[view.identity.call_id]

@@ -116,7 +116,10 @@ class Gateway:
 
     def wait(self, seconds: float = BOUND_SECONDS) -> int:
         assert self.process is not None
-        return self.process.wait(seconds)
+        code = self.process.wait(seconds)
+        # Nothing waits for a callback or a task of its own, so only the words tell of its bugs.
+        assert "asyncio: " not in self.words(), self.words()
+        return code
 
     def kill(self) -> None:
         if self.process is not None and self.process.poll() is None:

@@ -235,16 +235,13 @@ class Call:
         collected = self._dispatch.salvage()
         if collected is not None:
             return collected
-        if self._stop is _Stop.CANCELLED:
+        if self._stop is not _Stop.DRAINED:
             # Whose settings let a sent call be cancelled has accounts that bill nothing for it.
             cancelled = conclusion.of_refusal(errors.call_cancelled(), self.record)
             return replace(cancelled, state=CallState.NOTHING)
         if not self.record.may_be_billed:
             return conclusion.of_refusal(conclusion.draining(), self.record)
         unknown = conclusion.of_refusal(failover.replacement("outcome_unknown"), self.record)
-        if self._stop is _Stop.LEFT:
-            # Who sets ``cancel`` has accounts that bill nothing for what is cancelled.
-            return replace(unknown, state=CallState.NOTHING)
         # Its upstream has done nothing wrong.
         return replace(unknown, failure=Failure("outcome_unknown", Source.GATEWAY))
 

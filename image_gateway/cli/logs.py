@@ -78,7 +78,9 @@ def add_command(commands: "argparse._SubParsersAction[Any]") -> None:
         parents=[source],
         help="show the record of one request, and of the one that started its call",
     )
-    find_parser.add_argument("request_id", metavar="REQUEST_ID")
+    find_parser.add_argument(
+        "id", metavar="ID", help="a request's id, or a call's, which finds a request for it"
+    )
     find_parser.set_defaults(run=handled(_find))
     usage_parser = reports.add_parser(
         "usage", parents=[window, source], help="show what each key used, for other control planes"
@@ -208,17 +210,17 @@ def _usage(args: argparse.Namespace) -> None:
 def _find(args: argparse.Namespace) -> None:
     files = find_files(args)
     reading = Reading()
-    record = _search(args.request_id, files, reading)
+    record = _search(args.id, ("request_id", "call_id"), files, reading)
     starter_id = None if record is None else _starter_id(record)
     starter = None
     if starter_id is not None:
         again = Reading()
-        starter = _search(starter_id, files, again)
+        starter = _search(starter_id, ("request_id",), files, again)
         if starter is None:  # every file was read to its end, perhaps more than before
             reading = again
     complain_of(reading)
     if record is None:
-        raise CommandError(f"no record of {escaped(args.request_id)} in {counted(len(files))}")
+        raise CommandError(f"no record of {escaped(args.id)} in {counted(len(files))}")
     if args.json:
         _say_json(record if starter_id is None else {**record, "call_request": starter})
         return
@@ -240,12 +242,15 @@ def _starter_id(record: Record) -> str | None:
     return None if request_id == record.get("request_id") else request_id
 
 
-def _search(request_id: str, files: Sequence[RecordFile], reading: Reading) -> Record | None:
+def _search(
+    wanted: str, names: Sequence[str], files: Sequence[RecordFile], reading: Reading
+) -> Record | None:
+    """A record that has this id in one of these fields."""
     with Progress(sum(file.size for file in files)) as progress:
         for file in reversed(files):  # the newest first: most searches are for recent calls
             for record in reader.read(file, reading):
                 progress.show(reading.read_bytes)
-                if record.get("request_id") == request_id:
+                if any(record.get(name) == wanted for name in names):
                     return record
     return None
 

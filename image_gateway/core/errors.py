@@ -183,17 +183,18 @@ def wrong_value(param: str, rule: str) -> Refusal:
     return Refusal("invalid_value", f"`{param}` {rule}.", param=param)
 
 
-def reused_name() -> Refusal:
-    """The client's own name for a call belongs to another one; nothing was sent."""
+def reused_name(call_id: str) -> Refusal:
+    """The client's own name for a call belongs to this one; nothing was sent."""
     return Refusal(
         "idempotency_key_reused",
         "This `Idempotency-Key` was sent with another request before. Send that request unchanged "
         "to get its answer, or a new key for this one.",
+        headers={"x-call-id": call_id},
     )
 
 
-def repeated_call(seconds_ago: float) -> Refusal:
-    """An equal call was sent ``seconds_ago`` and nobody knows what it made; nothing was sent."""
+def repeated_call(call_id: str, seconds_ago: float) -> Refusal:
+    """This equal call was sent ``seconds_ago`` and nobody knows what it made; nothing was sent."""
     seconds = max(1, round(seconds_ago))
     ago = "1 second" if seconds == 1 else f"{seconds} seconds"
     return Refusal(
@@ -201,6 +202,7 @@ def repeated_call(seconds_ago: float) -> Refusal:
         f"An equal call was sent {ago} ago and its outcome is unknown: its picture may exist and "
         "be billed. To buy another picture, send this call once more, or with an `Idempotency-Key` "
         "of its own.",
+        headers={"x-call-id": call_id},
     )
 
 

@@ -182,7 +182,7 @@ The gateway is up. Call it with curl:
 or with the SDK:
 
   from openai import OpenAI
-  client = OpenAI(base_url="{base_url}", api_key="{secret}", max_retries=0)
+  client = OpenAI(base_url="{base_url}", api_key="{secret}")
   image = client.images.generate(model="gpt-image-2", prompt="A cat on a bicycle")
 
 Its status page is http://{ops}/status, its log records are in {OUTPUT / "logs"}.

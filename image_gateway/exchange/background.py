@@ -196,7 +196,6 @@ class BackgroundResponses:
         if ended.is_failed:
             failure = ended.ending.failure
             assert failure is not None
-            self._record.fail(failure.code, failure.source)
             await self._send_json(ended.response.failed(await ended.error(), failure.code))
         elif ended.frames is not None:
             await self._send_last(ended.frames)

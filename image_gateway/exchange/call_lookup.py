@@ -87,9 +87,9 @@ class CallLookup:
                 self._held = search.held
                 return asking
             case finding.RefuseName():
-                raise errors.reused_name()
+                raise errors.reused_name(found.call_id)
             case finding.RefuseRepeated():
-                raise errors.repeated_call(time.time() - found.created_at)
+                raise errors.repeated_call(found.call_id, time.time() - found.created_at)
             case FoundHere() | FoundKept():
                 return found
 

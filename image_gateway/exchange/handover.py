@@ -102,10 +102,11 @@ class Handover:
             if not gives_id:
                 return False
             self._waits_no_more()
+            # A call that this request started goes through its own phases in its record.
             if is_late:
                 self._record.enter(Phase.DELIVERED)
+                self._note_failure(call)
             else:
-                # The call goes through its own phases, and its end is told here alone.
                 call.when_ended(lambda: self._note_failure(call))
             await submission.give_id(call)
             self._record.gave_id = True

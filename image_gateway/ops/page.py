@@ -110,7 +110,7 @@ def _facts(status: Status) -> Html:
     hour, waiting = status.last_hour.whole, status.waiting
     slots_shared = status.readiness.slots_shared
     p50, longest = hour.latency.p50, waiting.longest_seconds
-    text_calls = hour.outcomes[RequestOutcome.OK] - hour.latency.calls
+    others = hour.outcomes[RequestOutcome.OK] - hour.latency.calls
     failed = (
         hour.outcomes[RequestOutcome.GATEWAY_ERROR] + hour.outcomes[RequestOutcome.UPSTREAM_ERROR]
     )
@@ -130,7 +130,7 @@ def _facts(status: Status) -> Html:
             "Served",
             hour.latency.calls,
             "image calls in the last hour"
-            + (f", {text_calls} text calls passed on" if text_calls else ""),
+            + (f", {others} requests for other things" if others else ""),
         ),
         ("Failed", failed, "by gateway or upstream"),
         (

@@ -342,7 +342,7 @@ def test_a_link_that_leads_in_a_circle_and_a_deep_line_do_no_harm(
         (["usage", "--until", "7 days"], "--until: must be a time such as 2026-11-21"),
         (["usage", "--since", "1h", "--until", "2h"], "--since must be before --until"),
         (["summary", "--by", "size"], "invalid choice: 'size'"),
-        (["find"], "REQUEST_ID"),
+        (["find"], "required: ID"),
         ([], "REPORT"),
     ],
 )

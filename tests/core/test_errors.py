@@ -134,15 +134,17 @@ def test_every_refusal_has_the_four_keys(code: str, message: str, param: str | N
 def test_a_repeated_call_reads_when_the_first_was_sent_and_how_to_buy(
     seconds: float, ago: str
 ) -> None:
-    refusal = errors.repeated_call(seconds)
+    refusal = errors.repeated_call("call_1", seconds)
     assert refusal.code == "repeated_call"
+    assert refusal.headers()["x-call-id"] == "call_1"
     for words in (ago, "may exist", "once more", "`Idempotency-Key`"):
         assert words in refusal.message
 
 
 def test_a_name_that_is_taken_and_a_call_that_is_not_there_say_what_to_do() -> None:
-    assert errors.reused_name().code == "idempotency_key_reused"
-    assert "a new key" in errors.reused_name().message
+    reused = errors.reused_name("call_1")
+    assert (reused.code, reused.headers()["x-call-id"]) == ("idempotency_key_reused", "call_1")
+    assert "a new key" in reused.message
     assert errors.call_not_found().code == "call_not_found"
     assert "Check the id" in errors.call_not_found().message
 

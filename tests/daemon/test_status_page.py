@@ -336,19 +336,19 @@ def test_an_account_that_fails_says_how_often() -> None:
 
 
 @pytest.mark.parametrize(
-    ("texts", "note"),
+    ("others", "note"),
     [
         (0, "<dd>2<small>image calls in the last hour</small>"),
-        (3, "<dd>2<small>image calls in the last hour, 3 text calls passed on</small>"),
+        (3, "<dd>2<small>image calls in the last hour, 3 requests for other things</small>"),
     ],
 )
-def test_text_that_was_passed_on_is_no_picture_that_was_served(texts: int, note: str) -> None:
+def test_text_lists_and_polls_are_no_pictures_that_were_served(others: int, note: str) -> None:
     now = datetime(2026, 11, 21, 21, 4, tzinfo=UTC)
     board = CallTracker()
-    for is_text in [False] * 2 + [True] * texts:
+    for source in ["made", "joined", *[None] * others]:
         call = board.begin(coming(now))
-        call.is_text = is_text
-        board.end(call, Record(now, "req_1", status=200, total_ms=1000), now)
+        record = Record(now, "req_1", status=200, total_ms=1000, call_source=source)
+        board.end(call, record, now)
     told = Readiness(True, (), "1", "one", True, True, 1.0, True, 1.0)
     assert f"<dt>Served</dt>{note}" in shown(board, now, told)
 

@@ -24,7 +24,6 @@ from image_gateway.core.records.builder import RecordBuilder
 from image_gateway.core.records.histogram import Histogram
 from image_gateway.core.records.phases import Phase
 from image_gateway.core.records.record import (
-    CALLS_ENDPOINT,
     AttemptRecord,
     Record,
     saves_purchase,
@@ -172,8 +171,8 @@ class CallTracker:
         minute = self._minute(_minute_number(wall))
         minute.outcomes[result] += 1
         if result is RequestOutcome.OK:
-            is_picture = not call.is_text and record.endpoint != CALLS_ENDPOINT
-            if is_picture and record.total_ms is not None:
+            asked_for_picture = record.call_source is not None
+            if asked_for_picture and record.total_ms is not None:
                 minute.latencies.add(min(record.total_ms, _LONGEST_MS))
             return
         errors = self._client_errors if result in _CLIENTS else self._errors

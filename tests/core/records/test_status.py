@@ -56,7 +56,7 @@ def coming(request_id: str = "req_1", clock: Clock | None = None, **facts: Any) 
 
 def ended(board: CallTracker, wall: datetime = NOON, **facts: Any) -> None:
     """A call that came and went; it was served, unless the facts say otherwise."""
-    facts = {"status": 200, "total_ms": 1000, **facts}
+    facts = {"status": 200, "total_ms": 1000, "call_source": "made", **facts}
     board.end(board.begin(coming()), ended_record(**facts), wall)
 
 
@@ -306,7 +306,7 @@ def test_only_served_pictures_tell_how_long_a_picture_takes() -> None:
     text = board.begin(coming())
     text.is_text = True
     board.end(text, ended_record(status=200, total_ms=5), NOON)
-    ended(board, total_ms=5, status=202, endpoint="calls")
+    ended(board, total_ms=5, status=202, endpoint="calls", call_source=None)
     hour = board.last_hour(NOON)
     assert hour.whole.outcomes["ok"] == 2
     assert dataclasses.astuple(hour.whole.latency) == (0, None, None, None)

@@ -185,7 +185,8 @@ SETTINGS: Final[Sequence[Setting]] = (
     Setting(
         "PROMPT_HASH_KEY",
         None,
-        "The key that hashes prompts in the log. Default: generated once, kept in STATE_DIR.",
+        "The key that hashes prompts in the log, and by which kept calls are found: after a change "
+        "of it they are not. Default: generated once, kept in STATE_DIR.",
         parse_hash_key,
         secret=True,
     ),

@@ -134,7 +134,13 @@ def parse_address(value: object) -> Address:
 def parse_base_url(value: object) -> str:
     """An http or https URL."""
     text = parse_text(value)
-    require_url(text, "the URL", HTTP_SCHEMES)
+    try:
+        require_url(text, "the URL", HTTP_SCHEMES)
+    except ValueError:
+        raise ValueError(
+            "must be an http or https URL without a user name or password, such as "
+            "https://images.example.com"
+        ) from None
     return text
 
 

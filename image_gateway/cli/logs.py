@@ -135,7 +135,7 @@ def _headline(result: Summary) -> str:
 
 def _already_paid(count: int) -> str:
     calls = "a call that was" if count == 1 else "calls that were"
-    return f"{counted(count, 'answer')} came from {calls} already paid for"
+    return f"{counted(count, 'request')} came to {calls} already paid for"
 
 
 def _table_text(table: Table, total: Tally) -> str:

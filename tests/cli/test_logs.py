@@ -112,14 +112,14 @@ def test_answers_of_calls_that_were_paid_for_have_a_line_of_their_own(logs: Path
     write(logs / "green" / "requests-20261121T120500Z-0001.jsonl", found(160, by=0))
     lines = ask("summary", "--dir", logs).splitlines()
     assert lines[0].startswith("5 calls, 1 error, ")
-    assert lines[1] == "1 answer came from a call that was already paid for"
+    assert lines[1] == "1 request came to a call that was already paid for"
     after = json.loads(ask("summary", "--json", "--dir", logs))
     assert (before["already_paid"], after["already_paid"]) == (0, 1)
     for figure in ("images", "total_tokens", "cost_usd"):
         assert after["total"][figure] == before["total"][figure]
     write(logs / "green" / "requests-20261121T120600Z-0001.jsonl", found(161, by=0))
     lines = ask("summary", "--dir", logs).splitlines()
-    assert lines[1] == "2 answers came from calls that were already paid for"
+    assert lines[1] == "2 requests came to calls that were already paid for"
 
 
 def test_the_summary_is_by_what_was_asked_for(logs: Path, ask: Ask) -> None:

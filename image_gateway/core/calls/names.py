@@ -83,7 +83,7 @@ def idempotency_key(headers: Headers) -> str | None:
         raise _wrong_name("was sent twice with different values. Send it once.")
     [name] = names
     if _NAME.fullmatch(name) is None:
-        raise _wrong_name("must have 1 to 255 visible ASCII characters and no space, as a UUID.")
+        raise _wrong_name("must have 1 to 255 visible ASCII characters, such as a UUID.")
     return name
 
 

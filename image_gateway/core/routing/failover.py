@@ -390,7 +390,8 @@ def weightiest(steps: Sequence[Step]) -> int:
 
 _REPLACED: Final[Mapping[str, str]] = {
     "outcome_unknown": "The call was sent upstream and no answer came. A picture may have been "
-    "made and billed, so the gateway did not send the call again.",
+    "made and billed, so the gateway did not send the call again. To buy another picture, send it "
+    "with a new `Idempotency-Key`.",
     "upstream_redirect": "The upstream answered with a redirect, which the gateway does not "
     "follow. Ask the operator of this gateway to check the account's base URL.",
     "upstream_invalid": "The upstream's answer has the wrong type or holds no picture. A picture "

@@ -85,9 +85,13 @@ class Calls:
             return self._remembered[call_id]
         return None if call.is_forgotten else call.view()
 
-    def use_up(self, call_id: str) -> bool:
-        """A call that made nothing has its one retry now; False if it is not remembered here."""
-        return self._change(call_id, used_up=True)
+    async def use_up(self, call_id: str) -> bool:
+        """A call that made nothing has its one retry now; False if it is not known here."""
+        call = self.get(call_id)
+        if call is None:
+            return self._change(call_id, used_up=True)
+        await call.forget()
+        return True
 
     async def warn(self, call_id: str) -> bool:
         """A request is refused because of this call; False if it is not known here."""

@@ -142,7 +142,7 @@ class Search:
         return await self._of_entry(entries[decision.call_id], source)
 
     async def _use_up(self, call_id: str | None, entries: dict[str, KeptEntry]) -> None:
-        if call_id is None or self._calls.use_up(call_id):
+        if call_id is None or await self._calls.use_up(call_id):
             return
         if not await entries[call_id].forget():
             raise _ChangedError

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon.calls.parts import CAT
+from tests.daemon.calls.parts import CAT, answer_of, asking, hold
 from tests.daemon.conftest import Door, make_door
 from tests.parts.eventually import eventually
 from tests.parts.gateway import Gateway, post
@@ -101,3 +101,21 @@ async def test_a_process_that_is_killed_while_it_reads_finds_its_answer_again(
     _, headers, body = await door.post(CAT)
     assert (headers["x-call-source"], body) == ("taken-over", LARGE)
     assert len(upstream.calls) == 1
+
+
+async def test_a_retry_may_come_while_the_refused_try_is_still_open(
+    door: Door, upstream: ScriptedUpstream
+) -> None:
+    """A client need not close a connection before it asks again; its next retry finds the last."""
+    door.plane.update("accounts", {"account_name": door.account}, image_max_concurrency=1)
+    held = hold(upstream)
+    running = asyncio.create_task(door.post(CAT))
+    await asyncio.wait_for(held.begun.wait(), 20)
+    async with asking(door) as refused:
+        assert answer_of(await refused)[0] == 429
+        held.go.set()
+        await running
+        for source in ("made", "replayed"):
+            status, headers, _ = await door.post(CAT, x_stainless_retry_count="1")
+            assert (status, headers["x-call-source"]) == (200, source)
+    assert len(upstream.calls) == 2

@@ -80,6 +80,7 @@ class Call:
         self._cancels = app.settings.when_client_leaves == "cancel"
         self._found: Callable[[], None] = _nothing
         self._keeping = Keeping(app, identity)
+        self._has_begun = False
         self._has_outcome = False
         is_background = isinstance(job.request, IntentRequest) and job.request.background
         self._background = BackgroundResponse.of(identity) if is_background else None
@@ -186,6 +187,7 @@ class Call:
         self._keeping.close()
 
     async def _run(self) -> None:
+        self._has_begun = True
         try:
             outcome = await self._outcome()
             self._has_outcome = True
@@ -201,6 +203,8 @@ class Call:
         """The end of the call, when all that it held is given back."""
         try:
             with self._resources:
+                if self._stop is not None:
+                    raise asyncio.CancelledError
                 await self._open()
                 result = await self._dispatch.run()
         except Refusal as refusal:
@@ -266,7 +270,9 @@ class Call:
         # Once the upstream is done, the answer has only to be put together.
         if self._stop is None and self._task is not None and not self._has_outcome:
             self._stop = stop
-            self._task.cancel()
+            # A task that is cancelled before its first step never runs: nobody would be told.
+            if self._has_begun:
+                self._task.cancel()
 
     # -- its clients -----------------------------------------------------------------------------
 

@@ -105,7 +105,10 @@ class KeptEntry:
         return None
 
     async def open_answer(self) -> "KeptAnswer | None":
-        """The bytes of the answer, to be closed by the caller; None if they are gone."""
+        """The bytes of the answer, to be closed by the caller; None if they are gone.
+
+        A call whose answer is gone is forgotten: who looks again does not find it.
+        """
         try:
             return await self._disk.threads.run(self._open_answer, undo=_close)
         except OSError as error:
@@ -126,6 +129,8 @@ class KeptEntry:
             if answer is None and self.length:
                 os.close(journal)
         if answer is None and self.length:
+            # Forgotten meanwhile; or after a power loss, which may leave the journal alone.
+            disk.folder.remove(self.identity)
             return None
         return KeptAnswer(disk, self.length, journal, answer)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from pathlib import Path
 
 import openai
 import pytest
@@ -55,6 +56,18 @@ async def test_a_name_gets_its_picture_again_once_it_was_made(
     assert "idempotent-replayed" not in made[1]
     record = await door.record(call_source="replayed")
     assert (record["status"], record["error_code"], record["attempts"]) == (200, None, [])
+
+
+async def test_a_name_whose_picture_was_lost_in_a_power_loss_is_made_again(
+    door: Door, upstream: ScriptedUpstream
+) -> None:
+    """Nothing is synced to the disk, so a journal may outlive its answer."""
+    _, headers, _ = await door.post(CAT, Idempotency_Key="order-1")
+    state = Path(door.gateway.settings["STATE_DIR"])
+    (state / "calls" / "answers" / headers["x-call-id"]).write_bytes(b"")
+    assert await source(door, Idempotency_Key="order-1") == (200, "made")
+    assert await source(door, Idempotency_Key="order-1") == (200, "replayed")
+    assert len(upstream.calls) == 2
 
 
 async def test_a_name_stands_for_one_request_alone(door: Door, upstream: ScriptedUpstream) -> None:

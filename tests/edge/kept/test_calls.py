@@ -423,6 +423,21 @@ async def test_a_call_is_forgotten_for_everybody_at_once(stores: Stores, keep_di
     assert files(keep_dir) == []
 
 
+@pytest.mark.parametrize("left", [None, b"", b"half"], ids=["nothing", "empty", "half"])
+async def test_a_call_whose_answer_is_gone_is_forgotten(
+    stores: Stores, keep_dir: Path, left: bytes | None
+) -> None:
+    """A power loss may leave a journal without its answer; nobody must look for it for ever."""
+    await keep(stores[0], identity())
+    path = keep_dir / "answers" / identity().call_id
+    path.unlink()
+    if left is not None:
+        path.write_bytes(left)
+    entry = await one(stores[1], identity())
+    assert await entry.open_answer() is None
+    assert files(keep_dir) == []
+
+
 @pytest.mark.parametrize("size", [100, 2 * MIB], ids=["small", "large"])
 async def test_the_answer_of_a_call_that_was_forgotten_while_it_ran_is_not_kept(
     stores: Stores, keep_dir: Path, tmp_path: Path, size: int

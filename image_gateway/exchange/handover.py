@@ -83,6 +83,9 @@ class Handover:
                 with found.opened:
                     if submission is not None and await submission.give_kept_id(found):
                         self._record.enter(Phase.DELIVERED)
+                        self._sent()
+                        if await self._has_received() is not False:
+                            await found.entry.note_given()
                         return
                     await self._replay(found, self._delivery(request))
 

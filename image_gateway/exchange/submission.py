@@ -57,7 +57,6 @@ class RespondAsync:
             self._grant_wait()
             return False
         await self._accept(call_pages.of_entry(entry))
-        await entry.note_given()
         return True
 
     def _grant_wait(self) -> None:

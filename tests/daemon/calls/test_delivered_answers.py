@@ -5,18 +5,21 @@ import json
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.daemon.calls.parts import CAT, answer_of, asking, hold
-from tests.daemon.conftest import Door, make_door
+from tests.daemon.calls.parts import CAT, answer_of, asking, hold, submit
+from tests.daemon.conftest import Door, make_door, open_door
+from tests.daemon.responses.calls import INTENT, PATH
 from tests.parts.eventually import eventually
 from tests.parts.gateway import Gateway, post
 from tests.parts.plane import Plane
-from tests.parts.upstream import Call, ScriptedUpstream, images, picture
+from tests.parts.upstream import Call, ScriptedUpstream, codex_turn, images, picture, streams
 
+BACKGROUND = INTENT.removesuffix(b"}") + b',"background":true}'
 LARGE = json.dumps(images(data=[{"b64_json": picture(12_000_000)}])).encode()
 
 
@@ -119,3 +122,45 @@ async def test_a_retry_may_come_while_the_refused_try_is_still_open(
             status, headers, _ = await door.post(CAT, x_stainless_retry_count="1")
             assert (status, headers["x-call-source"]) == (200, source)
     assert len(upstream.calls) == 2
+
+
+# -- ids -------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def not_reading(door: Door, body: bytes, path: str, **headers: str) -> AsyncIterator[None]:
+    """A client that asks and is killed at the end of the block, before it has read anything."""
+    with socket.create_connection(("127.0.0.1", door.gateway.port)) as client:
+        client.sendall(post(door.secret, body, path, headers=headers))
+        yield
+
+
+async def test_an_id_that_came_from_the_disk_and_was_lost_is_given_again(
+    door: Door, upstream: ScriptedUpstream
+) -> None:
+    held = hold(upstream)
+    async with asking(door, CAT, {"Prefer": "respond-async, wait=20"}):
+        await asyncio.wait_for(held.begun.wait(), 20)
+    held.go.set()
+    await door.record(client_left=True)
+    async with not_reading(door, CAT, "/v1/images/generations", Prefer="respond-async"):
+        await door.record(status=202)
+    for source in ("taken-over", "made"):
+        status, headers, _ = await submit(door)
+        assert (status, headers["x-call-source"]) == (202, source)
+    await eventually(lambda: len(upstream.calls) == 2)
+
+
+async def test_a_lost_response_in_the_background_is_given_to_one_request_alone(
+    direct: Gateway, shared_plane: Plane, upstream: ScriptedUpstream
+) -> None:
+    door = open_door(direct, shared_plane, upstream, "codex-responses")
+    held = hold(upstream, streams(codex_turn()))
+    async with not_reading(door, BACKGROUND, PATH):
+        await asyncio.wait_for(held.begun.wait(), 20)
+    held.go.set()
+    await door.record(status=200)
+    found = [json.loads((await door.post(BACKGROUND, PATH))[2]) for _ in range(2)]
+    assert [each["status"] for each in found] == ["completed", "queued"]
+    assert found[0]["id"] != found[1]["id"]
+    await eventually(lambda: len(upstream.calls) == 2)

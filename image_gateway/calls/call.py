@@ -167,6 +167,7 @@ class Call:
         if self._background is not None and self._streams:
             for frame in self._background.opening_frames():
                 await self.answer.add_bytes(frame)
+            await self.give_id()  # the first event has it
 
     async def _keep(self, ending: Ending) -> None:
         """Keep the answer for those who come later."""
@@ -325,8 +326,8 @@ class Call:
 
     def leave(self) -> None:
         """A client left before it had the whole answer, or the id to ask for it by."""
-        if self._gave_id or (self._background is not None and self._streams):
-            return  # the first event of such a stream has the id
+        if self._gave_id:
+            return
         self._has_left = not self._is_delivered
         if self._has_left and self.clients == 1:
             self._keeping.note_left()

@@ -224,6 +224,24 @@ async def test_a_client_that_left_its_stream_comes_back_for_the_rest(
     assert len(upstream.calls) == 1
 
 
+async def test_the_response_of_a_client_that_left_its_stream_is_nobody_elses(
+    door: Door, client: openai.AsyncOpenAI, upstream: ScriptedUpstream
+) -> None:
+    """It has the id, so an equal request wants another picture, also once the first has ended."""
+    held = hold(upstream, streams(codex_turn()))
+    stream = await begin(client, stream=True)
+    created = await anext(aiter(stream))
+    await stream.close()
+    await asyncio.wait_for(held.begun.wait(), 20)
+    held.go.set()
+    await door.record(client_left=True)
+    other = await anext(aiter(await begin(client, stream=True)))
+    assert other.response.id != created.response.id
+    for each in (created, other):
+        assert picture_of(await ended(client, each.response.id)) == picture()
+    assert len(upstream.calls) == 2
+
+
 @pytest.mark.parametrize("settings", [{}, {"stream": True}], ids=["whole", "stream"])
 async def test_an_ended_response_is_a_stream_or_a_response_as_it_is_asked_for(
     client: openai.AsyncOpenAI, upstream: ScriptedUpstream, settings: dict[str, Any]

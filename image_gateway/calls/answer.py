@@ -124,7 +124,9 @@ class Answer:
         async for chunk in frame.play():
             await self._small.write(chunk)
         last = self._pieces[-1] if self._pieces else None
-        if last is not None and last.is_open and not is_partial:
+        # Between them may be what a writer that was cancelled has written of its frame.
+        follows = last is not None and last.is_open and _span_of(last.body).stop == start
+        if last is not None and follows and not is_partial:
             start = _span_of(last.body).start
             last.body = self._small.hold((Span(start, self._small.size),))
         else:

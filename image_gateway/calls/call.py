@@ -314,6 +314,8 @@ class Call:
         self.answer.__exit__()
         self.clients -= 1
         is_alone = self._has_left and not self.clients
+        if is_alone:
+            self._keeping.note_left()
         if is_alone and (self._cancels or self.answer.sent_at is None):
             self._cancel(_Stop.LEFT)
         self._changed(self)
@@ -329,8 +331,6 @@ class Call:
         if self._gave_id:
             return
         self._has_left = not self._is_delivered
-        if self._has_left and self.clients == 1:
-            self._keeping.note_left()
 
     async def give_id(self) -> None:
         """A client was sent the id, to ask for the answer: the call goes on though nobody waits."""

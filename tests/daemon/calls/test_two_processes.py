@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from image_gateway.core.calls import journal
-from tests.daemon.calls.parts import CAT, RETRY, answer_of, asking, hold, in_phase, leave
+from tests.daemon.calls.parts import CAT, RETRY, answer_of, ask, asking, hold, in_phase, leave
 from tests.daemon.conftest import Door, make_door
 from tests.parts.eventually import eventually
 from tests.parts.gateway import Gateway, post
@@ -150,6 +150,20 @@ async def test_a_call_without_its_client_is_taken_over_by_the_other_process(
     assert (status, body["data"], fields["x-call-source"]) == (200, images()["data"], "taken-over")
     assert len(upstream.calls) == 1
     assert await source(pair.green) == (200, "made")
+
+
+async def test_who_looks_at_a_lost_call_does_not_hide_it_from_the_other_process(
+    pair: Pair, upstream: ScriptedUpstream
+) -> None:
+    held = hold(upstream)
+    await leave(pair.blue, held)
+    [listed] = json.loads((await ask(pair.blue, "/v1/images/calls"))[2])["data"]
+    assert (await ask(pair.blue, f"/v1/images/calls/{listed['id']}"))[0] == 202
+    async with asking(pair.green) as retry:
+        await in_phase(pair.green, "joined")
+        held.go.set()
+        assert answer_of(await retry)[1]["x-call-source"] == "taken-over"
+    assert len(upstream.calls) == 1
 
 
 @pytest.mark.parametrize("is_swapped", [False, True], ids=["the other first", "its own first"])

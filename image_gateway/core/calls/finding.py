@@ -215,6 +215,11 @@ def _answered(known: _Known) -> CallView | None:
 
 
 def _made_nothing(known: _Known) -> CallView | None:
+    """What is certainly lost costs nothing, so it goes first.  A client that has given up leaves
+    its last "nothing was made" behind, and the program's next call must not buy again by it.
+    """
+    if _abandoned(known) is not None:
+        return None
     return known.first_to_go(
         call
         for call in known.equal
@@ -308,7 +313,7 @@ TABLE: Final[Sequence[Row]] = (
     Row("name_new", "with a name: nothing made, expired, never seen", _is_named),
     Row(
         "nothing_made",
-        "a sure retry: an equal call made nothing, and had no retry yet",
+        "a sure retry: an equal call made nothing and had no retry yet, and none was lost",
         _is_sure,
         _made_nothing,
         _start,

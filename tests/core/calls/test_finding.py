@@ -78,12 +78,14 @@ _FITS: Final[dict[str, list[tuple[Asking, list[CallView], Decision]]]] = {
         (asking(sure=True), [view(NOTHING, is_kept=False)], Start("", "call-1")),
         (asking(sure=True), [view(NOTHING, ended_at=NOW - 119.9)], Start("", "call-1")),
         (asking(sure=True), [view(NOTHING), view(RUNNING, "call-2")], Start("", "call-1")),
-        (asking(sure=True), [view(NOTHING), view(MADE, "call-2", **LEFT)], Start("", "call-1")),
+        (asking(sure=True), [view(NOTHING), view(UNKNOWN, "call-2", **LEFT)], Start("", "call-1")),
     ],
     "retry": [
         (asking(sure=True), [view(RUNNING, clients=1)], Join("", "call-1")),
         (asking(sure=True), [view(RUNNING, **LEFT)], Join("", "call-1")),
         (asking(sure=True), [view(RUNNING, is_claimed=True)], Join("", "call-1")),
+        (asking(sure=True), [view(NOTHING), view(RUNNING, "b", **LEFT)], Join("", "b")),
+        (asking(sure=True), [view(NOTHING), view(MADE, "b", **LEFT)], Replay("", "b")),
         *(
             (asking(sure=True), [view(state, **changes)], Replay("", "call-1"))
             for state in (MADE, FAULT, UNKNOWN)

@@ -175,6 +175,26 @@ async def test_a_retry_of_a_refused_call_is_a_picture_of_its_own(
     assert len(upstream.calls) == 3
 
 
+async def test_a_retry_of_a_lost_call_buys_nothing_because_an_earlier_call_was_refused(
+    door: Door, upstream: ScriptedUpstream
+) -> None:
+    """A program asks again after its SDK has given up on a full account, and is then cut off."""
+    door.plane.update("accounts", {"account_name": door.account}, image_max_concurrency=1)
+    held = hold(upstream)
+    async with asking(door, DOG):
+        await asyncio.wait_for(held.begun.wait(), 20)
+        assert (await door.post(CAT))[0] == 429
+        held.go.set()
+        await door.record(status=200)
+    held = hold(upstream)
+    await leave(door, held)
+    async with asking(door, CAT, RETRY) as retry:
+        await in_phase(door, "joined")
+        held.go.set()
+        assert answer_of(await retry)[1]["x-call-source"] == "joined"
+    assert len(upstream.calls) == 2
+
+
 async def test_the_sdk_gets_its_picture_by_its_own_retry(
     door: Door, upstream: ScriptedUpstream
 ) -> None:

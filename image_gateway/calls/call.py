@@ -144,7 +144,7 @@ class Call:
     async def _announce(self) -> None:
         """Before an upstream is asked: from now on the call can be found, whatever happens here."""
         await self.begin_keeping()
-        if not self.identity.has_id or self._is_asked:
+        if not self.identity.begins_early or self._is_asked:
             return
         if await self._keeping.is_forgotten():
             self.is_forgotten = True
@@ -160,8 +160,8 @@ class Call:
 
     async def _open(self) -> None:
         """Let a client come back, before it knows the id."""
-        # With a name, too, which must not buy again elsewhere while this call waits for a slot.
-        if self.identity.has_id or self.identity.name is not None:
+        # A name, too, must not buy again elsewhere while this call waits for a slot.
+        if self.identity.begins_early:
             await self.begin_keeping()
         self._found()
         if self._background is not None and self._streams:

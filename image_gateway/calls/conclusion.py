@@ -53,10 +53,11 @@ def of_refusal(refusal: Refusal, record: RecordBuilder) -> Ending:
 def of_kept(entry: KeptEntry, answer: KeptAnswer | None) -> Ending:
     """The ending of a call that is kept; that of one whose process died says so."""
     if answer is None or entry.status is None:
-        refusal = failover.replacement("outcome_unknown")
+        is_unsent = entry.state is CallState.NOTHING
+        refusal = draining() if is_unsent else failover.replacement("outcome_unknown")
         failure = Failure(refusal.code, refusal.spec.source)
         fields = {**refusal.headers(), **_JSON}
-        return Ending(CallState.UNKNOWN, refusal.spec.status, fields, refusal.body(), failure)
+        return Ending(entry.state, refusal.spec.status, fields, refusal.body(), failure)
     code, source = entry.error_code, entry.error_source
     failed = None if code is None else Failure(code, Source(source or Source.UPSTREAM))
     return Ending(entry.state, entry.status, entry.headers, answer, failed)

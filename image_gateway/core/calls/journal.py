@@ -83,6 +83,15 @@ class Journal:
     ending: Ending | None = None
     notes: frozenset[Note] = frozenset()
 
+    @property
+    def was_asked(self) -> bool:
+        """Whether an upstream was asked, or is being asked."""
+        return Note.ASKED in self.notes or not self.identity.begins_early
+
+    def abandoned(self, at: float) -> Ending:
+        """The ending of a call whose process died without one."""
+        return Ending(CallState.UNKNOWN if self.was_asked else CallState.NOTHING, at)
+
 
 def created(identity: CallIdentity) -> bytes:
     """The first line; raises ``ValueError`` if it would be too long."""

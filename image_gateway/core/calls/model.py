@@ -52,3 +52,8 @@ class CallIdentity:
     created_at: float
     has_id: bool = False
     model: str = ""
+
+    @property
+    def begins_early(self) -> bool:
+        """Whether the call is kept before an upstream is asked: others may ask for it by then."""
+        return self.has_id or self.name is not None

@@ -14,7 +14,7 @@ journal is made first and removed first.
 
 Who is busy with a call shows in locks on its journal (``locks``), which the kernel drops when a
 process ends, however it ends.  A journal without an end that nobody works on is a call with an
-unknown outcome.
+unknown outcome, or, if no upstream was asked, one that made nothing.
 
 Nothing is synced to the disk: what is kept outlives a killed process, but not always a power loss.
 Nothing here is policy: which call a request finds is decided in ``core.calls``.  A failing disk

@@ -209,8 +209,7 @@ def look(disk: Disk, file: int) -> KeptEntry | None:
         was_delivered=Note.DELIVERED in notes,
         told_repeated=Note.TOLD in notes,
         is_claimed=seen.is_claimed,
-        # Only the journal of a submitted call begins before an upstream is asked.
-        was_asked=Note.ASKED in notes or not seen.journal.identity.has_id,
+        was_asked=seen.journal.was_asked,
         gave_id=Note.GIVEN in notes,
         _disk=disk,
     )

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from image_gateway.core.calls import journal
-from image_gateway.core.calls.journal import Ending, Journal, Note
-from image_gateway.core.calls.model import CallIdentity, CallState
+from image_gateway.core.calls.journal import Journal, Note
+from image_gateway.core.calls.model import CallIdentity
 from image_gateway.edge import spool
 from image_gateway.edge.kept import locks
 from image_gateway.edge.kept.locks import Part
@@ -52,8 +52,8 @@ class KeepFolderError(OSError):
 class Seen:
     """What one look at a journal showed.
 
-    A call without an ending on which nobody works has ended, if with an unknown outcome: ``look``
-    notes that, ``peek`` does not.
+    A call without an ending on which nobody works has ended (``Journal.abandoned``): ``look`` notes
+    that, ``peek`` does not.
     """
 
     journal: Journal
@@ -353,7 +353,7 @@ def look(file: int, now: float) -> Seen | None:
     seen = peek(file)
     if seen is None or seen.journal.ending is not None or seen.is_running:
         return seen
-    ending = Ending(CallState.UNKNOWN, now)
+    ending = seen.journal.abandoned(now)
     with contextlib.suppress(OSError):
         append(file, journal.ended(ending))
     return replace(seen, journal=replace(seen.journal, ending=ending))

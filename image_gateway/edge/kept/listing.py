@@ -94,7 +94,7 @@ def list_calls(folder: KeepFolder, keep_seconds: float) -> Listing:
 
 def _listed(seen: Seen, answer_bytes: int, keep_seconds: float) -> ListedCall:
     ending, notes = seen.journal.ending, seen.journal.notes
-    state = CallState.RUNNING if seen.is_running else CallState.UNKNOWN
+    state = CallState.RUNNING if seen.is_running else seen.journal.abandoned(0).state
     return ListedCall(
         seen.journal.identity,
         state if ending is None else ending.state,

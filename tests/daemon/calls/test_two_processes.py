@@ -19,7 +19,17 @@ from typing import Any
 import pytest
 
 from image_gateway.core.calls import journal
-from tests.daemon.calls.parts import CAT, RETRY, answer_of, ask, asking, hold, in_phase, leave
+from tests.daemon.calls.parts import (
+    CAT,
+    DOG,
+    RETRY,
+    answer_of,
+    ask,
+    asking,
+    hold,
+    in_phase,
+    leave,
+)
 from tests.daemon.conftest import Door, make_door
 from tests.parts.eventually import eventually
 from tests.parts.gateway import Gateway, post
@@ -89,9 +99,10 @@ def mortal(
     tmp_path: Path,
 ) -> Pair:
     """A fresh key at two processes that the test may stop."""
-    blue, green = (make_pair(plane, make_gateway, tmp_path / "state") for _ in range(2))
+    folder = tmp_path / "state"
+    blue, green = (make_pair(plane, make_gateway, folder, slot_wait_seconds=20) for _ in range(2))
     door = make_door(blue, plane, upstream)
-    return Pair(door, door_of(green, door), tmp_path / "state" / "calls")
+    return Pair(door, door_of(green, door), folder / "calls")
 
 
 async def source(door: Door, **headers: str) -> tuple[int, str]:
@@ -311,6 +322,28 @@ async def test_a_call_whose_process_is_killed_has_an_unknown_outcome(
         assert (status, body["error"]["code"]) == (504, "outcome_unknown")
         assert fields["x-should-retry"] == "false"
     assert len(upstream.calls) == 1
+
+
+@pytest.mark.parametrize("given", [NAME, {"Prefer": "respond-async"}], ids=["name", "id"])
+async def test_a_call_that_was_killed_before_it_was_sent_made_nothing(
+    mortal: Pair, upstream: ScriptedUpstream, given: dict[str, str]
+) -> None:
+    one_slot = {"image_max_concurrency": 1}
+    mortal.blue.plane.update("accounts", {"account_name": mortal.blue.account}, **one_slot)
+    held = hold(upstream)
+    async with asking(mortal.blue, DOG):
+        await asyncio.wait_for(held.begun.wait(), 20)
+        async with asking(mortal.blue, CAT, given):
+            await in_phase(mortal.blue, "waiting")
+            calls = json.loads((await ask(mortal.green, "/v1/images/calls"))[2])["data"]
+            mortal.blue.gateway.kill()
+    held.go.set()
+    status, headers, body = await ask(mortal.green, f"/v1/images/calls/{calls[0]['id']}")
+    assert (status, json.loads(body)["error"]["code"]) == (503, "draining")
+    assert "x-should-retry" not in headers
+    async with asking(mortal.green, CAT, given) as again:
+        assert answer_of(await again)[1]["x-call-source"] == "made"
+    assert calls[0]["status"] == "queued"
 
 
 async def test_an_equal_request_after_a_kill_is_warned_once(

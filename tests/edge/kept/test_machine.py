@@ -51,6 +51,7 @@ class Model:
     was_sent: bool = False
     was_delivered: bool = False
     was_told: bool = False
+    was_asked: bool = False
     is_forgotten: bool = False
     claim: Claim | None = None
     readings: list[KeptAnswer] = dataclasses.field(default_factory=list)
@@ -74,6 +75,7 @@ class Model:
             "was_sent": self.was_sent,
             "was_delivered": self.was_delivered,
             "told_repeated": self.was_told,
+            "was_asked": self.was_asked,
             "is_claimed": self.claim is not None,
         }
 
@@ -88,6 +90,7 @@ _SEEN = (
     "was_sent",
     "was_delivered",
     "told_repeated",
+    "was_asked",
     "is_claimed",
 )
 
@@ -186,7 +189,8 @@ class TwoProcesses(RuleBasedStateMachine):
             len(self.calls), key_tag=key, fingerprint=fingerprint, name=name, has_id=has_id
         )
         working = self.run(self.stores[store].begin(call))
-        self.calls.append(Model(call, working))
+        was_asked = not (call.has_id or call.name)  # else it is kept before
+        self.calls.append(Model(call, working, was_asked=was_asked))
 
     @precondition(lambda self: self.has(works=True, runs=True))
     @rule(
@@ -204,7 +208,7 @@ class TwoProcesses(RuleBasedStateMachine):
         call.seconds = min(seconds or KEEP_SECONDS, KEEP_SECONDS)
 
     @precondition(lambda self: self.has(works=True))
-    @rule(data=st.data(), note=st.sampled_from(["left", "sent", "delivered", "told"]))
+    @rule(data=st.data(), note=st.sampled_from(["left", "sent", "delivered", "told", "asked"]))
     def note(self, data: st.DataObject, note: str) -> None:
         call = self.draw(data, works=True)
         assert call.working is not None
@@ -214,27 +218,33 @@ class TwoProcesses(RuleBasedStateMachine):
             self.run(call.working.note_sent())
         elif note == "delivered":
             self.run(call.working.note_delivered())
+        elif note == "asked":
+            self.run(call.working.note_asked())
         else:
             self.run(call.working.note_told())
         self.model_note(call, note)
-        if note != "told":
+        if note not in {"told", "asked"}:
             call.has_client = False
 
     def model_note(self, call: Model, note: str) -> None:
         call.was_sent |= note in {"sent", "delivered"}
         call.was_delivered |= note == "delivered"
         call.was_told |= note == "told"
+        call.was_asked |= note == "asked"
 
     @precondition(lambda self: self.has(works=True))
     @rule(data=st.data())
     def close(self, data: st.DataObject) -> None:
-        """As when its process is killed; before its end that leaves an unknown outcome."""
+        """As when its process is killed; before its end that leaves an unknown outcome, unless
+        nobody was asked.
+        """
         call = self.draw(data, works=True)
         assert call.working is not None
         call.working.close()
         call.working, call.has_client = None, False
         if call.state is CallState.RUNNING:
-            call.state, call.ended_at = CallState.UNKNOWN, self.clock.now
+            call.state = CallState.UNKNOWN if call.was_asked else CallState.NOTHING
+            call.ended_at = self.clock.now
 
     @precondition(lambda self: self.has(works=True))
     @rule(data=st.data())

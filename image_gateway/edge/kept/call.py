@@ -178,7 +178,10 @@ class KeptCall:
                 whole = body if isinstance(body, bytes) else await _joined(body)
             is_found = await file.run(lambda number: self._finish(number, line, whole))
         except (OSError, ValueError) as error:
-            await self._give_up(error)
+            if self._file is None:  # A note failed meanwhile, and the call was given up.
+                await self._remove_late_answer()
+            else:
+                await self._give_up(error)
             return False
         self._disk.grown(folder.taken(length) + folder.taken(len(line)))
         return is_found
@@ -257,6 +260,14 @@ class KeptCall:
                 self._disk.trouble.report(error)
             finally:
                 self.close()
+
+    async def _remove_late_answer(self) -> None:
+        """Remove an answer that got its name after its call was removed."""
+        disk, call_id = self._disk, self.identity.call_id
+        try:
+            await disk.threads.run(lambda: disk.folder.remove_answer(call_id))
+        except OSError as error:
+            disk.trouble.report(error)
 
     async def _give_up(self, error: Exception) -> None:
         self._disk.trouble.lose(error)

@@ -6,6 +6,7 @@ file.
 """
 
 import asyncio
+import errno
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -74,7 +75,10 @@ class DiskThreads:
 
 
 class OpenFile:
-    """A descriptor that jobs on threads use, and its only owner."""
+    """A descriptor that jobs on threads use, and its only owner.
+
+    Once it is closed, nothing is done with it: every use raises ``OSError`` (``EBADF``).
+    """
 
     def __init__(self, threads: DiskThreads, number: int) -> None:
         self.number = number
@@ -86,8 +90,8 @@ class OpenFile:
         return f"<OpenFile {self.number}{' closed' if self._is_closed else ''}>"
 
     async def run(self, job: Callable[[int], _T]) -> _T:
-        """What ``job`` makes of the descriptor, on a thread; not once it is closed."""
-        return await self._use(self._threads.start(lambda: job(self.number)))
+        """What ``job`` makes of the descriptor, on a thread."""
+        return await self._use(lambda: self._threads.start(lambda: job(self.number)))
 
     async def pieces(self, start: int, stop: int) -> AsyncIterator[bytes]:
         """The bytes ``start`` to ``stop``; raises ``OSError``."""
@@ -105,10 +109,13 @@ class OpenFile:
 
     async def lend(self, work: Callable[[int], Coroutine[Any, Any, _T]]) -> _T:
         """What others make of the descriptor; they go on if the caller is cancelled."""
-        return await self._use(self._threads.await_too(work(self.number)))
+        return await self._use(lambda: self._threads.await_too(work(self.number)))
 
-    async def _use(self, future: "asyncio.Future[_T]") -> _T:
-        assert not self._is_closed
+    async def _use(self, start: "Callable[[], asyncio.Future[_T]]") -> _T:
+        # Before anything starts: the number may be another file's by now.
+        if self._is_closed:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        future = start()
         self._users += 1
         future.add_done_callback(self._end_use)
         return await asyncio.shield(future)

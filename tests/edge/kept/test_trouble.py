@@ -460,3 +460,24 @@ async def test_the_file_of_a_spool_is_kept_without_a_copy(
             await working.end(CallState.MADE, 200, HEADERS, spool.whole())
         assert os.fstat(await spool.to_file()).st_nlink == 1
     assert await bytes_of(await one(stores[1], identity())) == answer(2 * MIB)
+
+
+async def test_a_call_given_up_while_its_answer_is_written_touches_no_other_file(
+    stores: Stores, keep_dir: Path, tmp_path: Path, large: Spools
+) -> None:
+    """A note that fails closes the journal, and the kernel gives its number to the next file."""
+    folder = stores[0]._folder
+    async with spooled(large, 2 * MIB) as body:
+        working = await stores[0].begin(identity())
+        async with stuck_at(folder, "name_answer") as stuck:
+            task = asyncio.create_task(working.end(CallState.MADE, 200, HEADERS, body))
+            async with asyncio.timeout(BOUND_SECONDS):
+                await stuck.is_stuck.wait()
+            with failing("write", errno.ENOSPC):
+                await working.note_given()
+            assert not working.is_kept
+            with (tmp_path / "another").open("wb", buffering=0):
+                stuck.go_on.set()
+                assert not await task
+    assert (tmp_path / "another").read_bytes() == b""
+    await eventually(lambda: files(keep_dir) == [] and open_files(keep_dir) == [])

@@ -5,7 +5,6 @@ happens to its clients before it is begun is noted then.  ``edge.kept`` knows ho
 """
 
 import asyncio
-import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -26,7 +25,7 @@ from image_gateway.edge.kept.entry import KeptAnswer
 
 _ADDRESS_SECONDS: Final = 10.0
 """How long clients wait for the disk to take an answer with addresses; after that they get it with
-data URLs."""
+data URLs, and those who come later get the addresses."""
 
 
 class Keeping:
@@ -38,7 +37,8 @@ class Keeping:
         self._make_address = _address_maker(app)
         self._beginning = asyncio.Lock()
         self._kept: KeptCall | None = None
-        self._has_ended = False
+        self._ending: asyncio.Task[bool] | None = None
+        """The keeping of an answer with addresses, which may take longer than clients wait."""
         self._is_left = False
         self._is_forgotten = False
 
@@ -119,7 +119,10 @@ class Keeping:
         """Keep a whole answer."""
         async with self._beginning:
             kept = self._kept
-        if kept is None or self._has_ended:
+        if self._ending is not None:
+            await asyncio.wait([self._ending])
+            return
+        if kept is None:
             return
         failure, body = ending.failure, ending.body
         assert not isinstance(body, KeptAnswer | None)  # a call makes its own
@@ -146,13 +149,12 @@ class Keeping:
         addressed = await collected.urls.with_addresses(make)
         if addressed is None:
             return None
-        self._has_ended = True
         ending = conclusion.of_collected(replace(collected, body=addressed.answer))
-        is_found = False
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_ADDRESS_SECONDS):
-                is_found = await kept.end(ending.state, ending.status, ending.fields, addressed)
-        return ending if is_found else None
+        self._ending = asyncio.create_task(
+            kept.end(ending.state, ending.status, ending.fields, addressed)
+        )
+        await asyncio.wait([self._ending], timeout=_ADDRESS_SECONDS)
+        return ending if self._ending.done() and self._ending.result() else None
 
 
 def _address_maker(app: AppContext) -> Callable[[str, float, int, str], str] | None:

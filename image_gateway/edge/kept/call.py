@@ -56,6 +56,7 @@ class KeptCall:
         self.identity = identity
         self._disk = disk
         self._file = file
+        self._noted: set[Note] = set()
 
     def __repr__(self) -> str:
         return f"<KeptCall {self.identity.call_id}{'' if self.is_kept else ' unkept'}>"
@@ -116,7 +117,10 @@ class KeptCall:
         frees_client = note not in {Note.TOLD, Note.ASKED}
 
         def write(number: int) -> None:
-            folder.note(number, note)
+            # Once: a journal has an end, and a call may have any number of clients.
+            if note not in self._noted:
+                folder.note(number, note)
+                self._noted.add(note)
             if frees_client:
                 locks.unlock(number, Part.CLIENT)
 

@@ -148,6 +148,15 @@ async def test_a_client_that_was_served_did_not_leave(
         assert not entry.has_clients
 
 
+async def test_a_call_of_many_clients_stays_kept(stores: Stores, keep_dir: Path) -> None:
+    with await stores[0].begin(identity()) as working:
+        for _ in range(10_000):
+            await working.note_sent()
+        assert working.is_kept
+    text = (keep_dir / "calls" / identity().call_id).read_bytes()
+    assert text.count(b'"sent"') == 1
+
+
 async def test_a_client_that_leaves_is_gone_while_the_call_goes_on(stores: Stores) -> None:
     with await stores[0].begin(identity()) as working:
         working.note_left()

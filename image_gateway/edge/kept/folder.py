@@ -251,7 +251,17 @@ class KeepFolder:
         return was_there
 
     def remove_unreadable(self, call_id: str) -> None:
-        """Remove a journal of which nothing is known but its name, and its answer."""
+        """Remove a journal of which nothing is known but its name, and its answer.
+
+        One that a process works on stays: its first line may come late, or be another version's.
+        """
+        file = self.open_journal(call_id)
+        if file is not None:
+            try:
+                if locks.is_locked(file, Part.WORK):
+                    return
+            finally:
+                os.close(file)
         _unlink(self._journal(call_id))
         _unlink(self._answer(call_id))
 

@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from image_gateway.core.calls.model import CallState
+from image_gateway.edge.kept import locks
 from image_gateway.edge.kept import sweep as sweep_module
 from image_gateway.edge.kept.folder import taken
+from image_gateway.edge.kept.locks import Part
 from image_gateway.edge.kept.store import KeptCalls
 from tests.edge.kept.parts import (
     HEADERS,
@@ -256,6 +258,24 @@ async def test_a_journal_that_says_nothing_goes_with_the_second_sweep(
     assert len([path for path in files(keep_dir) if path.startswith("calls/")]) == 3
     await stores[0].sweep()
     assert [path for path in files(keep_dir) if path.startswith(("calls/", "answers/"))] == []
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b'\n{"version":2}\n'], ids=["no-line-yet", "a-later-version"]
+)
+async def test_a_journal_that_says_nothing_stays_while_a_process_works_on_it(
+    stores: Stores, keep_dir: Path, text: bytes
+) -> None:
+    path = keep_dir / "calls" / identity(1).call_id
+    path.write_bytes(text)
+    file = os.open(path, os.O_RDWR)
+    assert locks.try_lock(file, Part.WORK)
+    for _ in range(3):
+        await stores[0].sweep()
+    assert path.exists()
+    os.close(file)
+    await stores[0].sweep()
+    assert not path.exists()
 
 
 async def test_strange_things_in_the_folder_are_neither_followed_nor_in_the_way(

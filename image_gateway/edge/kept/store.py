@@ -64,6 +64,7 @@ class KeptCalls:
         self._sweep_due = asyncio.Event()
         self._sweeping: asyncio.Task[None] | None = None
         self._grown = 0
+        self._list_lock = asyncio.Lock()
         self._served: set[str] = set()
 
     def __repr__(self) -> str:
@@ -170,8 +171,10 @@ class KeptCalls:
         return await self._entries(key_tag, ids)
 
     async def of_key(self, key_tag: str, limit: int) -> list[KeptEntry]:
-        """The calls of a key, newest first."""
-        return await self._entries(key_tag, lambda: self._folder.ids(KEYS, key_tag, limit))
+        """The calls of a key, newest first; one list is made after the other."""
+        # Of many calls it takes a thread for a while, and calls that begin need the others.
+        async with self._list_lock:
+            return await self._entries(key_tag, lambda: self._folder.ids(KEYS, key_tag, limit))
 
     async def has_any(self, key_tag: str) -> bool:
         """Whether a key may have calls; for a minute also True of calls that are over."""

@@ -377,6 +377,16 @@ async def test_a_call_cancelled_while_its_end_is_written_has_ended(
     assert (entry.state, await bytes_of(entry)) == (CallState.MADE, b"picture")
 
 
+async def test_a_call_begins_while_many_lists_are_made(stores: Stores) -> None:
+    async with stuck_at(stores[0]._folder, "ids") as stuck:
+        lists = [asyncio.create_task(stores[0].of_key(KEY, 20)) for _ in range(20)]
+        async with asyncio.timeout(BOUND_SECONDS):
+            await stuck.is_stuck.wait()
+            (await stores[0].begin(identity())).close()
+        stuck.go_on.set()
+        assert len((await asyncio.gather(*lists))[-1]) == 1
+
+
 async def test_a_store_that_closes_waits_for_what_its_threads_do(
     keep_dir: Path, clock: Clock
 ) -> None:

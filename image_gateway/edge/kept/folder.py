@@ -157,8 +157,11 @@ class KeepFolder:
             for path in entries:
                 _add_entry(path)
         except BaseException:
-            os.close(file)
-            self.remove(identity)
+            try:
+                # Under its locks, or others would find a call of unknown outcome.
+                self.remove(identity)
+            finally:
+                os.close(file)
             raise
         return file
 

@@ -137,8 +137,10 @@ class KeptCalls:
         return KeptCall(self._disk, identity, file)
 
     def _discard(self, identity: CallIdentity, number: int) -> None:
-        self._folder.remove(identity)
-        os.close(number)
+        try:
+            self._folder.remove(identity)
+        finally:
+            os.close(number)
 
     async def lock_name(self, name: str) -> NameLock:
         """Keep others from starting a call by a name (its tag), in this and other processes."""

@@ -1,6 +1,7 @@
 """Two things at the same moment: one of them is made to happen in the middle of the other."""
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ from tests.edge.kept.parts import (
     is_found,
     keep,
     one,
+    open_files,
 )
 
 Stores = tuple[KeptCalls, KeptCalls]
@@ -134,6 +136,24 @@ def test_two_who_see_a_dead_call_agree_when_it_ended(
     seen = look(looking, NOW + 3)
     assert seen is not None
     assert seen.journal.ending == Ending(CallState.UNKNOWN, NOW + 1)
+
+
+def test_a_call_that_cannot_begin_is_never_seen_as_dead(folder: KeepFolder) -> None:
+    def look_now(*_: object) -> None:
+        file = folder.open_journal(identity().call_id)
+        assert file is not None
+        assert locks.is_locked(file, Part.WORK)
+        os.close(file)
+
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with (
+        mock.patch.object(folder_module, "_add_entry", side_effect=full),
+        before_first(KeepFolder, "remove", look_now),
+        pytest.raises(OSError, match="No space left"),
+    ):
+        folder.create(identity())
+    assert files(folder.path) == []
+    assert open_files(folder.path) == []
 
 
 async def test_who_sees_the_end_of_a_call_finds_its_whole_answer(stores: Stores) -> None:

@@ -298,6 +298,19 @@ async def test_a_cancelled_begin_leaves_nothing(stores: Stores, keep_dir: Path) 
         await eventually(lambda: files(keep_dir) == [] and open_files(keep_dir) == [])
 
 
+async def test_a_cancelled_begin_on_a_failing_disk_holds_nothing(
+    stores: Stores, keep_dir: Path
+) -> None:
+    """Else the call would seem to run until the process ends."""
+    folder = stores[0]._folder
+    async with stuck_at(folder, "create") as stuck:
+        task = asyncio.create_task(stores[0].begin(identity()))
+        with failing("unlink", errno.EIO):
+            await cancelled(task, stuck)
+            await eventually(lambda: open_files(keep_dir) == [])
+    assert (await one(stores[1], identity())).state is CallState.UNKNOWN
+
+
 async def test_a_cancelled_claim_is_given_back(stores: Stores, keep_dir: Path) -> None:
     await keep(stores[0], identity(), sent=False)
     entry = await one(stores[0], identity())

@@ -421,6 +421,22 @@ async def test_image_paths_go_before_a_broader_handle_that_was_written_first(
     await front.goes_to_text(INTENT, "/v1/responses")
 
 
+async def test_below_a_path_of_its_own_the_gateway_gets_addresses_alone(
+    make_proxy: Callable[..., Caddy], served: Gateway, front: Front, text_port: int
+) -> None:
+    page = (FOLDER / "README.md").read_text("utf-8")
+    lines = page[page.index("    handle /pictures/") :].partition("\n\n")[0].splitlines()
+    others = ["handle {", f"reverse_proxy 127.0.0.1:{text_port}", "}"]
+    front.proxy = make_proxy(site(*lines, *others), served.port)
+    address = post(NOBODY, b"", "/pictures/v1/images/files/x.png", {"connection": "close"})
+    status, _, body = parse(await front.proxy.raw(address.replace(b"POST", b"GET", 1)))
+    assert status == 404
+    check_error(body, "picture_not_found")
+    for path in ("/pictures/v1/responses", "/pictures/v1/images/generations"):
+        front.text_api.calls.clear()
+        await front.goes_to_text(INTENT, path)
+
+
 async def check_who_gets_what(front: Front) -> None:
     """Images and intents reach the gateway, which refuses the key; text reaches the text API."""
     for path, body in ((PATH, PROMPT), ("/v1/responses", INTENT)):

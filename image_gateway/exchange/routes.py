@@ -114,10 +114,8 @@ class ImageApp:
         """Refuse all but plain HTTP/1.1, then route by the path as it was sent, not decoded."""
         if self.cors is not None:
             send = self.cors.wrap(scope, send)
-        # Hypercorn decodes ``path``; ``/v1/images/edi%74s`` is not a path here.  A target may be a
-        # whole URL (RFC 9112, 3.2.2), of which only the path counts.
-        target = scope["raw_path"].decode("latin-1")
-        scope["path"] = target if target.startswith("/") else urlsplit(target).path or target
+        # Hypercorn decodes ``path``; ``/v1/images/edi%74s`` is not a path here.
+        scope["path"] = _path(scope["raw_path"].decode("latin-1"))
         refusal = None
         if any(name == b"upgrade" for name, _ in scope["headers"]):
             refusal = _upgrade_required()
@@ -262,6 +260,16 @@ class _CallPages:
 
 def _request_id() -> str:
     return f"req_{uuid.uuid4().hex}"
+
+
+def _path(target: str) -> str:
+    """The path of a request's target, which may be a whole URL (RFC 9112, 3.2.2)."""
+    if target.startswith("/"):
+        return target
+    try:
+        return urlsplit(target).path or target
+    except ValueError:  # a bracket where an address is expected
+        return target
 
 
 def _meant_path(path: str) -> str:

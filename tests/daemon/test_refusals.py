@@ -286,6 +286,11 @@ async def test_other_paths_are_unknown(door: Door, path: str) -> None:
     await check_refused(door, await door.post(PROMPT, path), 404, "unknown_path")
 
 
+async def test_a_target_that_is_no_url_is_an_unknown_path(door: Door) -> None:
+    for target in ("http://[x/v1/images/generations", "http://[x/v1/images/files/x.png", "x:[/"):
+        await check_refused(door, await door.post(PROMPT, target), 404, "unknown_path")
+
+
 async def test_variations_are_gone_and_the_answer_says_so(door: Door) -> None:
     status, headers, body = await door.post(PROMPT, "/v1/images/variations")
     await check_refused(door, (status, headers, body), 404, "unknown_path")

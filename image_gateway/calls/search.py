@@ -88,6 +88,8 @@ class Search:
         self._asking = asking
         self._waits = waits
         self.held = ExitStack()
+        self._unusable: set[str] = set()
+        """Calls on the disk that proved to be of no use, and would be tried again and again."""
         self._guard_seconds = app.settings.retry_guard_seconds
         self._deadline = time.monotonic() + app.settings.total_seconds
 
@@ -100,7 +102,11 @@ class Search:
         while True:
             if asking.name is not None:
                 self.held.enter_context(await self._kept.lock_name(asking.name))
-            entries = {entry.identity.call_id: entry for entry in await self._entries()}
+            entries = {
+                call_id: entry
+                for entry in await self._entries()
+                if (call_id := entry.identity.call_id) not in self._unusable
+            }
             own = [
                 _shared(view, entries.get(view.identity.call_id))
                 for view in self._calls.views(asking)
@@ -145,6 +151,7 @@ class Search:
         if call_id is None or await self._calls.use_up(call_id):
             return
         if not await entries[call_id].forget():
+            self._unusable.add(call_id)
             raise _ChangedError
 
     async def _of_entry(self, entry: KeptEntry, source: CallSource) -> FoundKept:
@@ -169,7 +176,8 @@ class Search:
             answer = None
             if entry.status is not None:
                 answer = await entry.open_answer()
-                if answer is None:
+                if answer is None:  # Removed, cut off by a crash of the machine, or unreadable.
+                    self._unusable.add(entry.identity.call_id)
                     raise _ChangedError
                 opened.enter_context(answer)
             return FoundKept(entry, source, answer, opened.pop_all())

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from image_gateway.core.calls.journal import Note
+from image_gateway.core.calls.model import CallState
 from image_gateway.edge.kept import folder as files
 from image_gateway.edge.kept import locks
 from image_gateway.edge.kept.disk import expires_at
@@ -36,7 +37,8 @@ class _Ended:
     answer_bytes: int
     ended_at: float
     expires_at: float
-    was_delivered: bool
+    is_needed: bool
+    """Somebody may come for its picture, or must be warned that there may be one."""
 
     @property
     def taken(self) -> int:
@@ -142,8 +144,9 @@ class Sweeper:
             ending.stored,
             ending.at,
             expires_at(ending, self._keep_seconds),
+            is_needed=ending.state in {CallState.MADE, CallState.UNKNOWN}
             # Who has an address has not the picture yet.
-            Note.DELIVERED in seen.journal.notes and not ending.pictures,
+            and (Note.DELIVERED not in seen.journal.notes or bool(ending.pictures)),
         )
 
     def _surplus(self) -> Iterator[_Ended]:
@@ -179,5 +182,5 @@ class Sweeper:
 
 
 def _removal_order(ended: _Ended) -> tuple[bool, float]:
-    """What nobody needs any more goes first, then the oldest."""
-    return not ended.was_delivered, ended.ended_at
+    """What nobody needs goes first, then the oldest."""
+    return ended.is_needed, ended.ended_at

@@ -30,6 +30,7 @@ from image_gateway.core.request.catalogue import Endpoint
 from image_gateway.core.request.intent import AnyRequest
 from image_gateway.core.routing import admission, offers
 from image_gateway.edge.client.downstream import ClientLeftError, Downstream, DrainedError
+from image_gateway.edge.kept.disk import DiskTroubleError
 from image_gateway.edge.postgres.cache import UnavailableError
 from image_gateway.edge.spool import SpooledBody
 from image_gateway.exchange import answers, cors, model_list, text_passthrough
@@ -99,6 +100,8 @@ class Exchange:
                 await self._serve(operation, path_model)
             except Refusal as refusal:
                 await self._refuse(refusal)
+            except DiskTroubleError:
+                await self._refuse(answers.kept_unavailable())
             except DrainedError:
                 await self._end_drained()
             except ClientLeftError:
@@ -159,7 +162,7 @@ class Exchange:
         wishes = preferences.read(self._downstream.headers.all("prefer"))
         if request.stream or not wishes.respond_async:
             return None
-        path = self._record.arrival.path or ""
+        path = self._downstream.target.partition("?")[0]
         return RespondAsync(self._app, self._downstream, path, wishes)
 
     async def _serve_call_page(self, page: CallPage) -> None:

@@ -119,6 +119,19 @@ async def test_its_address_is_below_the_prefix_of_its_request(
     assert (record["path"], record["status"]) == (f"{prefix}/edits", 202)
 
 
+async def test_its_address_is_as_its_request_spelled_the_path(
+    door: Door, upstream: ScriptedUpstream
+) -> None:
+    """Also where the log would hide a part of it, as of an address of a picture."""
+    door.plane.update(
+        "keys", {"key_id": door.key_id}, model_map={"my/v1/images/files/x": "gpt-image-2"}
+    )
+    prefix = "/openai/deployments/my%2Fv1%2Fimages%2Ffiles%2Fx/images"
+    status, headers, body = await door.post(CAT, f"{prefix}/generations", Prefer="respond-async")
+    assert (status, headers["location"].rpartition("/")[0]) == (202, f"{prefix}/calls"), body
+    assert (await ended(door, headers["location"]))[0] == 200
+
+
 async def test_a_form_is_submitted_like_json(door: Door, upstream: ScriptedUpstream) -> None:
     form = (
         b'--b\r\ncontent-disposition: form-data; name="prompt"\r\n\r\na cat\r\n'

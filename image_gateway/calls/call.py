@@ -343,7 +343,7 @@ class Call:
     async def forget(self) -> None:
         """Forget it: no other finds it, and it ends if nothing was sent.
 
-        A call that was sent goes on, because it is paid for.
+        A call that was sent goes on, because it is paid for.  Raises ``DiskTroubleError``.
         """
         self.is_forgotten = True
         if self.answer.sent_at is None:

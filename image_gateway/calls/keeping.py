@@ -5,6 +5,7 @@ happens to its clients before it is begun is noted then.  ``edge.kept`` knows ho
 """
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from image_gateway.core.calls.addresses import Address
 from image_gateway.core.calls.model import CallIdentity, CallState
 from image_gateway.core.calls.names import CallSecrets
 from image_gateway.edge.kept.call import KeptCall
+from image_gateway.edge.kept.disk import DiskTroubleError
 from image_gateway.edge.kept.entry import KeptAnswer
 
 _ADDRESS_SECONDS: Final = 10.0
@@ -58,7 +60,8 @@ class Keeping:
                 if self._is_left:
                     kept.note_left()
                 if self._is_forgotten:
-                    await kept.forget()
+                    with contextlib.suppress(DiskTroubleError):
+                        await kept.forget()
                 self._kept = kept
         return self.is_kept
 
@@ -102,7 +105,7 @@ class Keeping:
             await self._kept.note_asked()
 
     async def forget(self) -> None:
-        """Remove the call for all others."""
+        """Remove the call for all others; raises ``DiskTroubleError``."""
         self._is_forgotten = True
         if self._kept is not None:
             await self._kept.forget()

@@ -28,6 +28,7 @@ from image_gateway.core.calls.finding import (
 )
 from image_gateway.core.calls.model import CallIdentity, CallSource
 from image_gateway.core.routing import failover
+from image_gateway.edge.kept.disk import DiskTroubleError
 from image_gateway.edge.kept.entry import KeptAnswer, KeptEntry
 
 
@@ -148,11 +149,13 @@ class Search:
         return await self._of_entry(entries[decision.call_id], source)
 
     async def _use_up(self, call_id: str | None, entries: dict[str, KeptEntry]) -> None:
-        if call_id is None or await self._calls.use_up(call_id):
+        if call_id is None:
             return
-        if not await entries[call_id].forget():
-            self._unusable.add(call_id)
-            raise _ChangedError
+        with contextlib.suppress(DiskTroubleError):
+            if await self._calls.use_up(call_id) or await entries[call_id].forget():
+                return
+        self._unusable.add(call_id)
+        raise _ChangedError
 
     async def _of_entry(self, entry: KeptEntry, source: CallSource) -> FoundKept:
         """A call on the disk."""
@@ -175,7 +178,8 @@ class Search:
                     raise _ChangedError
             answer = None
             if entry.status is not None:
-                answer = await entry.open_answer()
+                with contextlib.suppress(DiskTroubleError):
+                    answer = await entry.open_answer()
                 if answer is None:  # Removed, cut off by a crash of the machine, or unreadable.
                     self._unusable.add(entry.identity.call_id)
                     raise _ChangedError

@@ -35,6 +35,16 @@ def not_an_image_request() -> Refusal:
     )
 
 
+def kept_unavailable() -> Refusal:
+    """The disk failed, so it is not known whether a call is there, or it could not be removed."""
+    return Refusal(
+        "overloaded",
+        "The gateway cannot reach its kept calls at the moment, because their disk fails. Ask for "
+        "the call again later; it is not lost.",
+        retry_after=_UNAVAILABLE_RETRY_SECONDS,
+    )
+
+
 def control_plane_unavailable() -> Refusal:
     """Postgres cannot be queried, and the key is not in the cache."""
     return Refusal(

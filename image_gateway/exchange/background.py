@@ -30,6 +30,7 @@ from image_gateway.core.records.phases import Phase
 from image_gateway.edge.client.downstream import Downstream
 from image_gateway.edge.client.event_stream import EVENTS_TYPE, EventStream, Playable
 from image_gateway.edge.kept.entry import KeptAnswer, KeptEntry
+from image_gateway.exchange.call_lookup import poll_place, too_many
 from image_gateway.exchange.delivery import Delivery, KeepAlive
 
 _JSON: Final = {"content-type": "application/json"}
@@ -138,10 +139,12 @@ class BackgroundResponses:
                     await self._send_entry(found)
             case "retrieve":
                 streams, after = self._query()
-                if isinstance(found, Call):
-                    await (self._follow(found, after) if streams else self._send_call(found))
+                if streams:
+                    await self._stream_events(found, key, after)
+                elif isinstance(found, Call):
+                    await self._send_call(found)
                 else:
-                    await (self._replay(found, after) if streams else self._send_entry(found))
+                    await self._send_entry(found)
 
     async def _find(self, response_id: str, key: Key) -> Call | KeptEntry:
         """The response's call, of this process or kept; raises ``Refusal``."""
@@ -152,10 +155,10 @@ class BackgroundResponses:
             if call.is_forgotten:
                 raise errors.call_not_found()
             return call
-        for entry in await self._app.kept.find(key_tag, call_id=call_id):
-            if _is_response_of(entry, key_tag):
-                return entry
-        raise errors.call_not_found()
+        entry = None if call_id is None else await self._app.kept.call(key_tag, call_id)
+        if entry is None or not _is_response_of(entry, key_tag):
+            raise errors.call_not_found()
+        return entry
 
     def _query(self) -> tuple[bool, int]:
         """Whether a stream is asked for, and the number after which it begins."""
@@ -226,6 +229,16 @@ class BackgroundResponses:
         await self._downstream.answer(200, _JSON, body)
 
     # -- with a stream ---------------------------------------------------------------------------
+
+    async def _stream_events(self, found: Call | KeptEntry, key: Key, after: int) -> None:
+        place = poll_place(self._app, key)
+        if place is None:
+            raise too_many(key)
+        with place:
+            if isinstance(found, Call):
+                await self._follow(found, after)
+            else:
+                await self._replay(found, after)
 
     def _stream(self, after: int) -> EventStream:
         return EventStream(self._downstream, numbered=True, change=FramesAfter(after).feed)

@@ -64,7 +64,7 @@ class CallLookup:
         most = None if limit is None else limit + MOST_FURTHER
         self._visit = self._app.key_visits.take(key.key_id, most)
         if self._visit is None:
-            raise _too_many(key)
+            raise too_many(key)
         return self._visit
 
     async def find(
@@ -108,7 +108,7 @@ class CallLookup:
             admission.check_quota(key)
             slot = self._app.key_slots.take(key.key_id, key.max_concurrency)
             if slot is None:
-                raise _too_many(key)
+                raise too_many(key)
         except Refusal:
             self._calls.refuse(asking, self._record)
             raise
@@ -145,7 +145,16 @@ class CallLookup:
         )
 
 
-def _too_many(key: Key) -> Refusal:
+def poll_place(app: AppContext, key: Key) -> Slot | None:
+    """A place for a request that waits for the end of a call it asks for by its id; None if the key
+    has as many of them as it may.
+    """
+    limit = key.max_concurrency
+    return app.key_polls.take(key.key_id, None if limit is None else limit + MOST_FURTHER)
+
+
+def too_many(key: Key) -> Refusal:
+    """The key has as many calls, or requests for them, in flight as it may."""
     calls = "call" if key.max_concurrency == 1 else "calls"
     return Refusal(
         "key_concurrency",

@@ -29,7 +29,7 @@ from image_gateway.core.records.builder import FoundCall, RecordBuilder
 from image_gateway.core.records.phases import Phase
 from image_gateway.edge.client.downstream import Downstream
 from image_gateway.edge.kept.entry import KeptEntry
-from image_gateway.exchange.call_lookup import MOST_FURTHER
+from image_gateway.exchange.call_lookup import poll_place
 from image_gateway.exchange.delivery import Delivery, KeepAlive
 
 METHODS: Final = "GET, HEAD, DELETE"
@@ -135,10 +135,7 @@ class CallPages:
         wait = preferences.read(self._downstream.headers.all("prefer")).wait_seconds
         if not wait:
             return wait
-        limit = key.max_concurrency
-        place = self._app.key_polls.take(
-            key.key_id, None if limit is None else limit + MOST_FURTHER
-        )
+        place = poll_place(self._app, key)
         if place is None:
             return None
         opened.enter_context(place)
@@ -219,10 +216,10 @@ class CallPages:
         return None if call is None or call.identity.key_tag != key_tag else call
 
     async def _entry(self, key_tag: str, call_id: str) -> KeptEntry:
-        entries = await self._app.kept.find(key_tag, call_id=call_id)
-        if not entries:
+        entry = await self._app.kept.call(key_tag, call_id)
+        if entry is None:
             raise errors.call_not_found()
-        return entries[0]
+        return entry
 
     # -- all of them -----------------------------------------------------------------------------
 

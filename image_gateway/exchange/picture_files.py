@@ -20,8 +20,9 @@ from image_gateway.core.codec import base64_text, byte_range
 from image_gateway.core.errors import Refusal
 from image_gateway.core.headers import Headers
 from image_gateway.edge.client.downstream import ClientLeftError, Downstream
+from image_gateway.edge.kept.disk import DiskTroubleError
 from image_gateway.edge.kept.picture import KeptPicture
-from image_gateway.exchange import cors
+from image_gateway.exchange import answers, cors
 
 METHODS: Final = "GET, HEAD, OPTIONS"
 
@@ -64,6 +65,8 @@ class PictureFiles:
                     await self._serve(method, name, downstream)
                 except Refusal as reason:
                     await _refuse(downstream, reason)
+                except DiskTroubleError:
+                    await _refuse(downstream, answers.kept_unavailable())
         except OSError as error:
             # The disk failed in the middle of a picture.
             _log.warning("a kept picture could not be read: %s", error.strerror or "it is cut off")

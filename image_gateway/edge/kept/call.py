@@ -11,7 +11,7 @@ from image_gateway.core.calls.journal import Ending, Note
 from image_gateway.core.calls.model import CallIdentity, CallState
 from image_gateway.edge.file_span import FileSpan
 from image_gateway.edge.kept import folder, locks
-from image_gateway.edge.kept.disk import Disk
+from image_gateway.edge.kept.disk import Disk, DiskTroubleError
 from image_gateway.edge.kept.locks import Part
 from image_gateway.edge.kept.threads import OpenFile
 from image_gateway.edge.spool import JoinedBody, SpooledBody, SpoolFullError
@@ -247,12 +247,16 @@ class KeptCall:
         return True
 
     async def forget(self) -> None:
-        """Forget the call for everybody; what it still makes is not kept."""
+        """Forget the call for everybody; what it still makes is not kept.
+
+        Raises ``DiskTroubleError``.
+        """
         if self._file is not None:
             try:
                 await self._file.run(lambda _: self._disk.folder.remove(self.identity))
             except OSError as error:
                 self._disk.trouble.report(error)
+                raise DiskTroubleError from error
 
     async def abandon(self) -> None:
         """The call never was: nothing of it is kept, and who waits for it finds nothing."""

@@ -1,7 +1,7 @@
 """What the handles of kept calls share: folder, threads, clock, and how trouble is told.
 
 A disk that fails must not fail a call, so its errors end here: as a count and as a warning, of
-which there is one a minute.
+which there is one a minute.  Only who asks for one kept thing, or wants it removed, is told.
 """
 
 import errno
@@ -27,6 +27,10 @@ _CURES: Final = {
 }
 
 _log = logging.getLogger(__name__)
+
+
+class DiskTroubleError(Exception):
+    """The disk failed: it is not known whether a call is there, or it could not be removed."""
 
 
 class Trouble:

@@ -1,6 +1,7 @@
 """A kept call as everybody else sees it: what a look-up found, a claim on it, its answer."""
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from image_gateway.core.calls.journal import Note
 from image_gateway.core.calls.model import CallIdentity, CallState
 from image_gateway.edge.file_span import FileSpan
 from image_gateway.edge.kept import folder, locks
-from image_gateway.edge.kept.disk import Disk, expires_at
+from image_gateway.edge.kept.disk import Disk, DiskTroubleError, expires_at
 from image_gateway.edge.kept.locks import Part
 from image_gateway.edge.kept.threads import OpenFile
 
@@ -107,13 +108,14 @@ class KeptEntry:
     async def open_answer(self) -> "KeptAnswer | None":
         """The bytes of the answer, to be closed by the caller; None if they are gone.
 
-        A call whose answer is gone is forgotten: who looks again does not find it.
+        A call whose answer is gone is forgotten: who looks again does not find it.  Raises
+        ``DiskTroubleError``.
         """
         try:
             return await self._disk.threads.run(self._open_answer, undo=_close)
         except OSError as error:
             self._disk.trouble.report(error)
-            return None
+            raise DiskTroubleError from error
 
     def _open_answer(self) -> "KeptAnswer | None":
         disk, call_id = self._disk, self.identity.call_id
@@ -137,13 +139,14 @@ class KeptEntry:
     async def forget(self) -> bool:
         """Forget the call for everybody; if it runs, what it makes is not kept.
 
-        Of several who forget a call at the same time, one gets True.
+        Of several who forget a call at the same time, one gets True.  Raises
+        ``DiskTroubleError``.
         """
         try:
             return await self._disk.threads.run(lambda: self._disk.folder.remove(self.identity))
         except OSError as error:
             self._disk.trouble.report(error)
-            return False
+            raise DiskTroubleError from error
 
     async def note_sent(self) -> None:
         """The answer was sent and the connection ended well; its client may have it."""
@@ -171,7 +174,8 @@ class KeptEntry:
         except OSError as error:
             # Better unkept than found by a request that must not have its answer.
             self._disk.trouble.lose(error)
-            await self.forget()
+            with contextlib.suppress(DiskTroubleError):
+                await self.forget()
 
     def _write(self, note: Note) -> None:
         file = self._disk.folder.open_journal(self.identity.call_id)

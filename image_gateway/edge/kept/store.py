@@ -6,14 +6,14 @@ import logging
 import os
 from collections.abc import Callable, Container, Iterable
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 from image_gateway.core.calls.model import CallIdentity, CallState
 from image_gateway.edge.kept import entry as entries
 from image_gateway.edge.kept import name_lock
 from image_gateway.edge.kept import picture as pictures
 from image_gateway.edge.kept.call import KeptCall
-from image_gateway.edge.kept.disk import Disk, Trouble
+from image_gateway.edge.kept.disk import Disk, DiskTroubleError, Trouble
 from image_gateway.edge.kept.entry import KeptEntry
 from image_gateway.edge.kept.folder import (
     FINGERPRINTS,
@@ -36,6 +36,8 @@ _SURPLUS_SECONDS: Final = 1.0
 """Between two sweeps while answers come in over the budget."""
 
 _log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 
 class KeptCalls:
@@ -152,31 +154,51 @@ class KeptCalls:
         *,
         fingerprint: str | None = None,
         name: str | None = None,
-        call_id: str | None = None,
         with_served: bool = True,
     ) -> list[KeptEntry]:
         """The calls of a key by any of these, newest first; of each the newest ``MOST_FOUND``.
 
-        ``call_id`` may be any text.
-        ``with_served`` False: calls that have nothing more for a request that is no retry may be
-        left out, which costs less where one request comes again and again.
+        What cannot be read is left out.  ``with_served`` False: calls that have nothing more for a
+        request that is no retry may be left out, which costs less where one request comes again
+        and again.
         """
 
         def ids() -> list[str]:
             served: Container[str] = () if with_served else self._served
-            found = [] if call_id is None or call_id in served else [call_id]
+            found: list[str] = []
             for index, tag in ((NAMES, name), (FINGERPRINTS, fingerprint)):
                 if tag is not None:
                     found += self._folder.ids(index, tag, MOST_FOUND, without=served)
             return found
 
-        return await self._entries(key_tag, ids)
+        if self._is_off:
+            return []
+        try:
+            return await self._threads.run(lambda: self._read(key_tag, ids()))
+        except OSError as error:
+            self._trouble.report(error)
+            return []
+
+    async def call(self, key_tag: str, call_id: str) -> KeptEntry | None:
+        """A key's call; None if it is not there.  ``call_id`` may be any text.
+
+        Raises ``DiskTroubleError``.
+        """
+        entry = await self._certainly(lambda: self._entry(call_id), None)
+        return entry if entry is not None and entry.identity.key_tag == key_tag else None
 
     async def of_key(self, key_tag: str, limit: int) -> list[KeptEntry]:
-        """The calls of a key, newest first; one list is made after the other."""
+        """The calls of a key, newest first; one list is made after the other.
+
+        Raises ``DiskTroubleError``.
+        """
+
+        def read() -> list[KeptEntry]:
+            return self._read(key_tag, self._folder.ids(KEYS, key_tag, limit))
+
         # Of many calls it takes a thread for a while, and calls that begin need the others.
         async with self._list_lock:
-            return await self._entries(key_tag, lambda: self._folder.ids(KEYS, key_tag, limit))
+            return await self._certainly(read, [])
 
     async def has_any(self, key_tag: str) -> bool:
         """Whether a key may have calls; for a minute also True of calls that are over."""
@@ -191,34 +213,39 @@ class KeptCalls:
     async def picture(self, call_id: str, index: int) -> KeptPicture | None:
         """A picture that the answer of a call has an address of, to be closed by the caller.
 
-        None if there is none, or not any more.  Nobody is asked for a key here.
+        None if there is none, or not any more.  Nobody is asked for a key here.  Raises
+        ``DiskTroubleError``.
         """
-        if self._is_off:
-            return None
-        try:
-            return await self._threads.run(
-                lambda: self._open_picture(call_id, index), undo=pictures.close
-            )
-        except OSError as error:
-            self._trouble.report(error)
-            return None
+        return await self._certainly(
+            lambda: self._open_picture(call_id, index), None, undo=pictures.close
+        )
 
     def _open_picture(self, call_id: str, index: int) -> KeptPicture | None:
         entry = self._entry(call_id)
         return None if entry is None else pictures.open_picture(self._disk, entry, index)
 
-    async def _entries(self, key_tag: str, ids: Callable[[], list[str]]) -> list[KeptEntry]:
+    async def _certainly(
+        self, job: Callable[[], _T], nothing: _T, undo: Callable[[_T], object] | None = None
+    ) -> _T:
+        """What a job finds; ``nothing`` if nothing is kept.  Raises ``DiskTroubleError``."""
         if self._is_off:
-            return []
+            return nothing
         try:
-            return await self._threads.run(lambda: self._read(key_tag, ids()))
+            return await self._threads.run(job, undo)
         except OSError as error:
             self._trouble.report(error)
-            return []
+            raise DiskTroubleError from error
 
     def _read(self, key_tag: str, ids: list[str]) -> list[KeptEntry]:
-        found = [entry for call_id in dict.fromkeys(ids) if (entry := self._entry(call_id))]
-        mine = [entry for entry in found if entry.identity.key_tag == key_tag]
+        mine = []
+        for call_id in dict.fromkeys(ids):
+            try:
+                entry = self._entry(call_id)
+            except OSError as error:
+                self._trouble.report(error)
+                continue
+            if entry is not None and entry.identity.key_tag == key_tag:
+                mine.append(entry)
         self._remember_served(entry.identity.call_id for entry in mine if _is_served(entry))
         return sorted(mine, key=lambda entry: entry.identity.created_at, reverse=True)
 

@@ -418,6 +418,28 @@ async def test_polling_takes_no_place_of_the_key(
         assert (await ended(client, begun.id)).status == "completed"
 
 
+async def test_few_streams_at_once_wait_for_the_responses_of_a_key(
+    make: MakeDoor, upstream: ScriptedUpstream
+) -> None:
+    """Each holds a connection for as long as a call may last."""
+    door = make(key={"max_concurrency": 1})
+    held = hold(upstream, streams(drawn()))
+    async with door.client(max_retries=0) as client:
+        begun = await begin(client, stream=True)
+        response_id = (await anext(aiter(begun))).response.id
+        streamed: list[Any] = [
+            await client.responses.retrieve(response_id, stream=True) for _ in range(9)
+        ]
+        with pytest.raises(openai.RateLimitError, match="1 call in flight"):
+            await client.responses.retrieve(response_id, stream=True)
+        held.go.set()
+        for stream in streamed:
+            assert [event async for event in stream][-1].type == "response.completed"
+        assert (await door.record(error_code="key_concurrency"))["call_id"] is not None
+        last: Any = await client.responses.retrieve(response_id, stream=True)
+        assert [event async for event in last][-1].type == "response.completed"
+
+
 # -- ending and forgetting -------------------------------------------------------------------------
 
 

@@ -83,13 +83,14 @@ async def keep(
 
 async def one(store: KeptCalls, call: CallIdentity) -> KeptEntry:
     """The call as a look-up by its id shows it; it must be there."""
-    [entry] = await store.find(call.key_tag, call_id=call.call_id)
+    entry = await store.call(call.key_tag, call.call_id)
+    assert entry is not None
     return entry
 
 
 async def is_found(store: KeptCalls, call: CallIdentity) -> bool:
     """Whether a look-up by the id finds the call."""
-    return bool(await store.find(call.key_tag, call_id=call.call_id))
+    return await store.call(call.key_tag, call.call_id) is not None
 
 
 async def joined(pieces: AsyncIterator[bytes]) -> bytes:

@@ -189,15 +189,12 @@ async def test_what_others_note_is_seen_by_all(stores: Stores) -> None:
 async def test_a_call_is_found_by_its_fingerprint_its_name_and_its_id(stores: Stores) -> None:
     call = identity(name=tag("name"))
     await keep(stores[0], call)
-    for by in ({"fingerprint": call.fingerprint}, {"name": call.name}, {"call_id": call.call_id}):
+    assert (await one(stores[1], call)).identity == call
+    every: dict[str, Any] = {"fingerprint": call.fingerprint, "name": call.name}
+    for by in ({"fingerprint": call.fingerprint}, {"name": call.name}, every):
         assert [entry.identity for entry in await stores[1].find(KEY, **by)] == [call]
-    assert await stores[1].find(KEY, fingerprint=tag("x"), name=tag("y"), call_id="call_z") == []
-    every: dict[str, Any] = {
-        "fingerprint": call.fingerprint,
-        "name": call.name,
-        "call_id": call.call_id,
-    }
-    assert len(await stores[1].find(KEY, **every)) == 1
+    assert await stores[1].find(KEY, fingerprint=tag("x"), name=tag("y")) == []
+    assert await stores[1].call(KEY, "call_z") is None
 
 
 async def test_others_see_how_far_a_call_with_an_id_is(stores: Stores) -> None:
@@ -247,12 +244,8 @@ async def test_another_key_finds_nothing(stores: Stores) -> None:
     call = identity(name=tag("name"))
     await keep(stores[0], call)
     other = tag("another key")
-    every: dict[str, Any] = {
-        "fingerprint": call.fingerprint,
-        "name": call.name,
-        "call_id": call.call_id,
-    }
-    assert await stores[1].find(other, **every) == []
+    assert await stores[1].find(other, fingerprint=call.fingerprint, name=call.name) == []
+    assert await stores[1].call(other, call.call_id) is None
     assert await stores[1].of_key(other, 10) == []
     assert not await stores[1].has_any(other)
 
@@ -263,7 +256,7 @@ async def test_another_key_finds_nothing(stores: Stores) -> None:
     ids=["empty", "dot", "up", "path", "inner", "nul", "line", "long", "letter", "absolute"],
 )
 async def test_a_clients_own_text_as_an_id_finds_nothing(stores: Stores, call_id: str) -> None:
-    assert await stores[0].find(KEY, call_id=call_id) == []
+    assert await stores[0].call(KEY, call_id) is None
     assert stores[0].lost == 0
 
 

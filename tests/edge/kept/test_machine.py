@@ -170,7 +170,8 @@ class TwoProcesses(RuleBasedStateMachine):
 
     async def entry(self, store: int, call: Model) -> KeptEntry:
         key, call_id = call.identity.key_tag, call.identity.call_id
-        [entry] = await self.stores[store].find(key, call_id=call_id)
+        entry = await self.stores[store].call(key, call_id)
+        assert entry is not None
         return entry
 
     # -- the process that works on a call ----------------------------------------------------------
@@ -369,7 +370,6 @@ class TwoProcesses(RuleBasedStateMachine):
         key=st.sampled_from(KEYS),
         fingerprint=st.none() | st.sampled_from(FINGERPRINTS),
         name=st.none() | st.sampled_from(NAMES),
-        data=st.data(),
     )
     def look_up(
         self,
@@ -377,16 +377,10 @@ class TwoProcesses(RuleBasedStateMachine):
         key: str,
         fingerprint: str | None,
         name: str | None,
-        data: st.DataObject,
     ) -> None:
-        number = data.draw(st.none() | st.integers(0, len(self.calls) - 1))
-        call_id = None if number is None else self.calls[number].identity.call_id
-        found = self.run(
-            self.stores[store].find(key, fingerprint=fingerprint, name=name, call_id=call_id)
-        )
+        found = self.run(self.stores[store].find(key, fingerprint=fingerprint, name=name))
         wanted = [
-            call.identity.call_id == call_id
-            or (name is not None and call.identity.name == name)
+            (name is not None and call.identity.name == name)
             or call.identity.fingerprint == fingerprint
             for call in self.calls
         ]

@@ -17,6 +17,7 @@ from tests.edge.kept.parts import (
     bytes_of,
     files,
     identity,
+    is_found,
     joined,
     keep,
     one,
@@ -144,7 +145,7 @@ async def test_what_has_addresses_goes_as_late_as_what_was_not_delivered(
 
         async def second_is_gone() -> bool:
             await store.sweep()
-            return not await store.find(identity().key_tag, call_id=identity(2).call_id)
+            return not await is_found(store, identity(2))
 
         await eventually(second_is_gone)
         assert await store.picture(identity().call_id, 0) is not None

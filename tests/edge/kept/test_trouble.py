@@ -18,7 +18,7 @@ import pytest
 from image_gateway.core.calls.model import CallState
 from image_gateway.edge.file_span import FileSpan
 from image_gateway.edge.kept import folder as folder_module
-from image_gateway.edge.kept.disk import WARNING_SECONDS, Trouble
+from image_gateway.edge.kept.disk import WARNING_SECONDS, DiskTroubleError, Trouble
 from image_gateway.edge.kept.folder import KeepFolder
 from image_gateway.edge.kept.store import KeptCalls
 from image_gateway.edge.kept.threads import DiskThreads, OpenFile
@@ -162,10 +162,17 @@ async def test_a_folder_that_cannot_be_read_fails_no_request(
     entry = await one(stores[0], call)
     with failing("open", errno.EIO), failing("listdir", errno.EIO), failing("scandir", errno.EIO):
         assert await stores[0].find(KEY, fingerprint=call.fingerprint) == []
-        assert await stores[0].find(KEY, call_id=call.call_id) == []
         assert not await stores[0].has_any(KEY)
         assert await entry.try_claim() is None
-        assert await entry.open_answer() is None
+        # Nobody may take them for gone.
+        for asking in (
+            stores[0].call(KEY, call.call_id),
+            stores[0].of_key(KEY, 10),
+            stores[0].picture(call.call_id, 0),
+            entry.open_answer(),
+        ):
+            with pytest.raises(DiskTroubleError):
+                await asking
         await entry.note_delivered()
         await stores[0].sweep()
         [message] = caplog.messages

@@ -42,8 +42,8 @@ class Worker:
             self.calls.pop(number).close()
 
     async def state(self, number: int) -> str | None:
-        found = await self.store.find(KEY, call_id=identity(number).call_id)
-        return found[0].state if found else None
+        found = await self.store.call(KEY, identity(number).call_id)
+        return None if found is None else found.state
 
     async def claim(self, number: int, at: float) -> bool:
         """Whether this process got the claim that it tried to get at a moment."""

@@ -117,7 +117,11 @@ class Answer:
 
     async def add_bytes(self, frame: bytes) -> None:
         """Add a whole frame that the gateway wrote itself."""
-        await self.add(self._small.hold((frame,)))
+        await self.add(self.hold(frame))
+
+    def hold(self, frame: bytes) -> SpooledBody:
+        """A frame that the gateway wrote itself, without adding it."""
+        return self._small.hold((frame,))
 
     async def _add_small(self, frame: AnyBody, *, is_partial: bool) -> None:
         start = self._small.size

@@ -24,6 +24,7 @@ from image_gateway.core import errors
 from image_gateway.core.calls.background import BackgroundResponse
 from image_gateway.core.calls.finding import CallView
 from image_gateway.core.calls.model import CallIdentity, CallState
+from image_gateway.core.dialects import events
 from image_gateway.core.errors import Refusal, Source
 from image_gateway.core.records.builder import Failure, RecordBuilder
 from image_gateway.core.request.intent import IntentRequest
@@ -84,6 +85,7 @@ class Call:
         self._has_outcome = False
         is_background = isinstance(job.request, IntentRequest) and job.request.background
         self._background = BackgroundResponse.of(identity) if is_background else None
+        self._is_numbered = isinstance(job.request, IntentRequest)
         self._streams = streams
         context = CollectContext(
             self.answer,
@@ -177,10 +179,22 @@ class Call:
 
     def whole(self, ending: Ending) -> Ending:
         """The ending with all of the answer as its body, if it is a stream."""
-        if ending.body is not None:
+        parts = list(self.answer.parts())
+        if self._has_pictures_before(ending):
+            assert isinstance(ending.body, bytes)
+            number = self.answer.frames if self._is_numbered else None
+            parts.append(self.answer.hold(events.error_frame(ending.body, number)))
+        elif ending.body is not None:
             return ending
         fields = {**ending.fields, "content-type": EVENTS_TYPE}
-        return replace(ending, fields=fields, body=JoinedBody(self.answer.parts()))
+        return replace(ending, status=200, fields=fields, body=JoinedBody(parts))
+
+    def _has_pictures_before(self, ending: Ending) -> bool:
+        """Whether a stream has pictures and then an error: those who come later get both."""
+        made = self.record.made
+        is_error = ending.failure is not None and isinstance(ending.body, bytes)
+        is_plain_stream = self._streams and self._background is None
+        return is_error and is_plain_stream and made is not None and bool(made.pictures)
 
     def close(self) -> None:
         """Free the answer: nobody here gets it any more."""
@@ -193,6 +207,8 @@ class Call:
             outcome = await self._outcome()
             self._has_outcome = True
             ending = await self._end(outcome)
+            if self._has_pictures_before(ending):
+                ending = replace(ending, state=CallState.MADE)
         except Exception:  # noqa: BLE001 - the last resort of a call
             ending = self._bug()
         self._ended_at = time.time()

@@ -4,14 +4,27 @@ import asyncio
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
 
 from tests.daemon.calls.parts import CAT, DOG, RETRY, answer_of, asking, hold, in_phase, leave
-from tests.daemon.conftest import Door
+from tests.daemon.conftest import Door, MakeDoor, frames_of
+from tests.parts.gateway import post
 from tests.parts.plane import Plane
-from tests.parts.upstream import Call, ScriptedUpstream, answers, draws, images
+from tests.parts.upstream import (
+    Call,
+    ScriptedUpstream,
+    answers,
+    completed,
+    drawn,
+    draws,
+    frame,
+    images,
+    picture,
+    streams,
+)
 
 NAME = {"Idempotency-Key": "order-1"}
 
@@ -73,6 +86,47 @@ async def test_an_answer_that_was_cut_off_on_the_disk_is_made_anew(
         assert (again[0], again[2]) == (200, made[2])
     assert again[1]["x-call-source"] == "replayed"
     assert len(upstream.calls) == 2
+
+
+STREAMS: dict[str, tuple[str, bytes, list[Any]]] = {
+    "openai": (
+        "/v1/images/generations",
+        b'{"prompt": "a cat", "stream": true, "n": 2}',
+        [completed(), frame(completed())[:-40]],
+    ),
+    "codex-responses": (
+        "/v1/responses",
+        b'{"model": "gpt-image-2", "input": "a cat", "stream": true}',
+        [*drawn()[:-1], frame(drawn()[-1])[:-40]],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+async def test_the_pictures_of_a_stream_that_was_cut_are_there_for_the_next(
+    make_account: MakeDoor, upstream: ScriptedUpstream, kind: str
+) -> None:
+    """With the error behind them, as whoever stayed has them."""
+    path, body, sent = STREAMS[kind]
+    door = make_account(kind)
+    held = hold(upstream, streams(sent))
+    _, writer = await door.gateway.connect()
+    writer.write(post(door.secret, body, path))
+    await asyncio.wait_for(held.begun.wait(), 20)
+    stayed = asyncio.create_task(door.post(body, path, x_stainless_retry_count="1"))
+    await in_phase(door, "joined")
+    writer.close()
+    held.go.set()
+    seen = frames_of((await stayed)[2])
+    await door.record(call_source="made")
+    status, headers, again = await door.post(body, path, x_stainless_retry_count="1")
+    assert (status, headers["x-call-source"]) == (200, "replayed")
+    assert frames_of(again) == seen
+    assert picture().encode() in again
+    assert seen[-1]["error"]["code"] == "upstream_cut"
+    record = await door.record(call_source="replayed")
+    assert record["error_code"] == "upstream_cut"
+    assert len(upstream.calls) == 1
 
 
 async def test_a_name_stands_for_one_request_alone(door: Door, upstream: ScriptedUpstream) -> None:

@@ -5,12 +5,14 @@ import contextlib
 import random
 from collections.abc import Callable
 
+import pytest
+
 from image_gateway.demo import postgres
 from tests.daemon.conftest import Door, make_door
 from tests.daemon.test_refusals import PROMPT, Held, check_error
 from tests.edge.server import Server
 from tests.parts.eventually import eventually
-from tests.parts.gateway import Gateway, post
+from tests.parts.gateway import Gateway, post, unlike
 from tests.parts.plane import Plane
 from tests.parts.upstream import Call, ScriptedUpstream, answers, draws
 
@@ -31,14 +33,18 @@ async def hangs(call: Call) -> None:
     await call.gone()
 
 
+@pytest.mark.parametrize("leaves", ["cancel", "finish"])
 async def test_no_slot_leaks_whatever_happens_to_300_calls(
-    door: Door, shared_plane: Plane, upstream: ScriptedUpstream
+    plane: Plane, make_gateway: Callable[..., Gateway], upstream: ScriptedUpstream, leaves: str
 ) -> None:
     """A seeded mix of successes, failures at every stage, cancellations and clients that leave."""
     chance = random.Random(20261121)
-    shared_plane.update("accounts", {"account_name": door.account}, image_max_concurrency=AT_ONCE)
-    shared_plane.update("keys", {"key_id": door.key_id}, max_concurrency=AT_ONCE)
-    ends = [draws, cuts, resets, hangs, answers(400, b"{}"), answers(302, b""), answers(200, b"")]
+    gateway = make_gateway(plane.reader_url, when_client_leaves=leaves).start()
+    door = make_door(gateway, plane, upstream, max_concurrency=AT_ONCE)
+    plane.update("accounts", {"account_name": door.account}, image_max_concurrency=AT_ONCE)
+    ends = [draws, cuts, resets, answers(400, b"{}"), answers(302, b""), answers(200, b"")]
+    if leaves == "cancel":  # else nothing would end it
+        ends.append(hangs)
     running = 0
     most = 0
 
@@ -59,8 +65,8 @@ async def test_no_slot_leaks_whatever_happens_to_300_calls(
         async with gate:
             reader, writer = await door.gateway.connect()
             with contextlib.suppress(TimeoutError, ConnectionError):
-                body = PROMPT if chance.random() < 0.9 else PROMPT[:-3]
-                writer.write(post(door.secret, PROMPT)[: -len(PROMPT)] + body)
+                asked = post(door.secret, unlike())
+                writer.write(asked if chance.random() < 0.9 else asked[:-3])
                 await asyncio.wait_for(reader.read(), chance.random() * 0.06)
             writer.close()
 
@@ -69,10 +75,10 @@ async def test_no_slot_leaks_whatever_happens_to_300_calls(
     # Every place is there again: as many calls as ever may run, and not one more.
     upstream.script = held = Held()
     calls = len(upstream.calls)
-    last = [asyncio.create_task(door.post(PROMPT)) for _ in range(AT_ONCE)]
+    last = [asyncio.create_task(door.post(unlike())) for _ in range(AT_ONCE)]
     for _ in last:
         await asyncio.wait_for(held.arrived.acquire(), 10)
-    assert (await door.post(PROMPT))[0] == 429
+    assert (await door.post(unlike()))[0] == 429
     held.let_go.set()
     assert {status for status, _, _ in await asyncio.gather(*last)} == {200}
     assert len(upstream.calls) == calls + AT_ONCE

@@ -174,13 +174,16 @@ class KeptCall:
                 sizes,
             )
             line = journal.ended(ending)
-            if length > _AT_ONCE and not isinstance(body, bytes):
-                if not await self._name_file(file, body):
-                    await self._write_pieces(file, body)
-                whole = b""
+            is_found: bool | None
+            if isinstance(body, bytes):
+                is_found = await self._end_whole(file, line, body)
+            elif length <= _AT_ONCE:
+                is_found = await self._end_whole(file, line, await _joined(body))
             else:
-                whole = body if isinstance(body, bytes) else await _joined(body)
-            is_found = await file.run(lambda number: self._finish(number, line, whole))
+                is_found = await self._end_named(file, line, body)
+                if is_found is None:
+                    await self._write_pieces(file, body)
+                    is_found = await file.run(lambda number: self._finish(number, line))
         except (OSError, ValueError) as error:
             if self._file is None:  # A note failed meanwhile, and the call was given up.
                 await self._remove_late_answer()
@@ -190,23 +193,44 @@ class KeptCall:
         self._disk.grown(folder.taken(length) + folder.taken(len(line)))
         return is_found
 
-    async def _name_file(self, file: OpenFile, body: SpooledBody | JoinedBody) -> bool:
-        """Give the file of a spool, which is all of the answer, its name; False if it cannot be."""
-        disk, call_id = self._disk, self.identity.call_id
-        if not isinstance(body, SpooledBody) or not body.is_whole or await file.run(folder.is_gone):
-            return False
+    async def _end_whole(self, file: OpenFile, line: bytes, answer: bytes) -> bool:
+        """End the call with an answer that is in memory."""
+        folder_, call_id = self._disk.folder, self.identity.call_id
+
+        def write(number: int) -> bool:
+            if answer:
+                folder_.write_answer(call_id, answer)
+            return self._finish(number, line)
+
+        return await file.run(write)
+
+    async def _end_named(
+        self, file: OpenFile, line: bytes, body: SpooledBody | JoinedBody
+    ) -> bool | None:
+        """End the call by a name for the file of a spool, if that is all of the answer; None if
+        that cannot be done.
+        """
+        if not isinstance(body, SpooledBody) or not body.is_whole:
+            return None
+        folder_, call_id = self._disk.folder, self.identity.call_id
+
+        def write(number: int, answer: int) -> bool | None:
+            try:
+                folder_.name_answer(call_id, answer)
+            except OSError:  # It may lie in another file system, or its own may not be able to.
+                return None
+            return self._finish(number, line)
+
         try:
             # Of its own, for cancelled here, the thread goes on after the spool is closed, and the
             # number may be that of another call's file by then.
-            number = os.dup(await body.spool.to_file())
-            await disk.threads.run(
-                lambda: disk.folder.name_answer(call_id, number),
-                undo=lambda _: disk.folder.remove_answer(call_id),
-            )
+            answer = OpenFile(self._disk.threads, os.dup(await body.spool.to_file()))
         except (SpoolFullError, OSError):
-            # It may lie in another file system, or its own may not be able to.
-            return False
-        return True
+            return None
+        try:
+            return await file.lend(lambda number: answer.run(partial(write, number)))
+        finally:
+            answer.close()
 
     async def _write_pieces(self, file: OpenFile, body: SpooledBody | JoinedBody) -> None:
         if await file.run(folder.is_gone):
@@ -233,10 +257,9 @@ class KeptCall:
         finally:
             answer.close()
 
-    def _finish(self, number: int, line: bytes, whole: bytes) -> bool:
+    def _finish(self, number: int, line: bytes) -> bool:
+        """Say that the call has ended, once its answer is there; whether others find it."""
         disk, call_id = self._disk, self.identity.call_id
-        if whole and not folder.is_gone(number):
-            disk.folder.write_answer(call_id, whole)
         # In this order: who sees the end finds the whole answer, who finds nobody at work sees the
         # end.
         folder.append(number, line)

@@ -215,11 +215,8 @@ class KeepFolder:
             os.close(file)
 
     def name_answer(self, call_id: str, file: int) -> None:
-        """Keep a file without a name as the answer of a call, and close it."""
-        try:
-            spool.name_file(file, Path(self._answer(call_id)))
-        finally:
-            os.close(file)
+        """Keep a file without a name as the answer of a call."""
+        spool.name_file(file, Path(self._answer(call_id)))
 
     def drop_answer(self, call_id: str, file: int) -> None:
         """Undo ``create_answer``."""

@@ -34,7 +34,7 @@ from image_gateway.edge.file_span import FileSpan
 MEMORY_BYTES: Final = 1024 * 1024
 """A request's body up to this size never touches the disk."""
 
-CROWDED_BYTES: Final = 32 * 1024 * 1024
+CROWDED_BYTES: Final = 16 * 1024 * 1024
 """While all spools together hold more memory than this, an answer holds ``_CROWDED_PIECE``: 200
 that arrive together would hold a MiB each."""
 

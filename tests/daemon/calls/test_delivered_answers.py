@@ -2,19 +2,17 @@
 
 import asyncio
 import json
-import signal
 import socket
-import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 
 from tests.daemon.calls.parts import CAT, answer_of, asking, hold, submit
 from tests.daemon.conftest import Door, make_door, open_door
 from tests.daemon.responses.calls import INTENT, PATH
-from tests.parts.eventually import eventually
+from tests.parts.eventually import BOUND_SECONDS, eventually
 from tests.parts.gateway import Gateway, post
 from tests.parts.plane import Plane
 from tests.parts.upstream import Call, ScriptedUpstream, codex_turn, images, picture, streams
@@ -73,33 +71,41 @@ async def test_a_client_that_was_killed_half_way_finds_its_answer_again(
     assert len(upstream.calls) == 1
 
 
+# A buffer of a fixed size: one that grows may take all of the answer.
+READER = """
+import socket, sys, time
+client = socket.socket()
+client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1_000_000)
+client.connect(("127.0.0.1", int(sys.argv[1])))
+client.sendall(sys.stdin.buffer.read())
+print(client.recv(12), flush=True)
+time.sleep(60)
+"""
+
+
 async def test_a_process_that_is_killed_while_it_reads_finds_its_answer_again(
-    door: Door, upstream: ScriptedUpstream, tmp_path: Path
+    door: Door, upstream: ScriptedUpstream
 ) -> None:
-    """Its kernel has taken most of it, which is not to have it."""
+    """Its kernel has taken megabytes of it, which are not to have it."""
     upstream.script = draws_large
-    command = [
-        "curl",
-        "-s",
-        "--limit-rate",
-        "100k",
-        "-o",
-        str(tmp_path / "answer"),
-        "-H",
-        f"authorization: Bearer {door.secret}",
-        "-H",
-        "content-type: application/json",
-        "-d",
-        CAT.decode(),
-        f"{door.gateway.base_url}/images/generations",
-    ]
-    curl = subprocess.Popen(command)
+    reader = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        READER,
+        str(door.gateway.port),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert reader.stdin is not None
+    assert reader.stdout is not None
     try:
-        await eventually(lambda: len(upstream.calls) == 1)
-        await eventually((tmp_path / "answer").exists)
+        reader.stdin.write(post(door.secret, CAT))
+        reader.stdin.write_eof()
+        async with asyncio.timeout(BOUND_SECONDS):
+            assert b"HTTP/1.1 200" in await reader.stdout.readline()
     finally:
-        curl.send_signal(signal.SIGKILL)
-        curl.wait()
+        reader.kill()
+        await reader.wait()
     await door.record(client_left=True)
     _, headers, body = await door.post(CAT)
     assert (headers["x-call-source"], body) == ("taken-over", LARGE)

@@ -4,7 +4,8 @@ A client that only wants the id is away while the call runs, and does not count 
 is told what became of each of its clients, because a later request finds it by that.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from image_gateway.calls import conclusion
@@ -99,7 +100,7 @@ class Handover:
 
     async def _gave_id(self, call: Call, submission: Submission, *, is_late: bool) -> bool:
         """Answer with the id of a call of this process; False if the answer itself is due."""
-        try:
+        with _leaving(call):
             async with self._downstream.watch(drains=False):
                 gives_id = await submission.wait(call)
             if not gives_id:
@@ -115,9 +116,6 @@ class Handover:
             self._record.gave_id = True
             self._sent()
             has_received = await self._has_received()
-        except BaseException:
-            call.leave()
-            raise
         if has_received is False:
             call.leave()
         else:
@@ -131,7 +129,7 @@ class Handover:
 
     async def _follow(self, call: Call, delivery: Delivery, *, is_late: bool) -> None:
         """Deliver an answer while its call runs, and when it has ended."""
-        try:
+        with _leaving(call):
             reader = call.answer.reader(is_late=is_late)
             async with self._downstream.watch(drains=False):
                 ending = await delivery.follow(call.answer, reader)
@@ -139,9 +137,6 @@ class Handover:
             await delivery.finish(call.answer, reader, ending)
             self._sent()
             has_received = await self._has_received()
-        except BaseException:
-            call.leave()
-            raise
         if has_received is False:
             call.leave()
         else:
@@ -163,3 +158,13 @@ class Handover:
         if peer is None or headers.is_trusted(peer, self._app.settings.trusted_proxies):
             return None
         return await self._downstream.delivered()
+
+
+@contextmanager
+def _leaving(call: Call) -> Iterator[None]:
+    """Tell a call that its client left, if the block that serves it ends with an error."""
+    try:
+        yield
+    except BaseException:
+        call.leave()
+        raise

@@ -195,11 +195,11 @@ class KeptCall:
 
     async def _end_whole(self, file: OpenFile, line: bytes, answer: bytes) -> bool:
         """End the call with an answer that is in memory."""
-        folder_, call_id = self._disk.folder, self.identity.call_id
+        disk, call_id = self._disk, self.identity.call_id
 
         def write(number: int) -> bool:
             if answer:
-                folder_.write_answer(call_id, answer)
+                disk.folder.write_answer(call_id, answer)
             return self._finish(number, line)
 
         return await file.run(write)
@@ -212,11 +212,11 @@ class KeptCall:
         """
         if not isinstance(body, SpooledBody) or not body.is_whole:
             return None
-        folder_, call_id = self._disk.folder, self.identity.call_id
+        disk, call_id = self._disk, self.identity.call_id
 
         def write(number: int, answer: int) -> bool | None:
             try:
-                folder_.name_answer(call_id, answer)
+                disk.folder.name_answer(call_id, answer)
             except OSError:  # It may lie in another file system, or its own may not be able to.
                 return None
             return self._finish(number, line)
@@ -224,7 +224,7 @@ class KeptCall:
         try:
             # Of its own, for cancelled here, the thread goes on after the spool is closed, and the
             # number may be that of another call's file by then.
-            answer = OpenFile(self._disk.threads, os.dup(await body.spool.to_file()))
+            answer = OpenFile(disk.threads, os.dup(await body.spool.to_file()))
         except (SpoolFullError, OSError):
             return None
         try:

@@ -158,9 +158,8 @@ class KeptCalls:
     ) -> list[KeptEntry]:
         """The calls of a key by any of these, newest first; of each the newest ``MOST_FOUND``.
 
-        What cannot be read is left out.  ``with_served`` False: calls that have nothing more for a
-        request that is no retry may be left out, which costs less where one request comes again
-        and again.
+        What cannot be read is left out.  ``with_served`` False may leave out calls that only a
+        retry could still use, which is cheaper where many equal requests come.
         """
 
         def ids() -> list[str]:

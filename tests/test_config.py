@@ -417,7 +417,10 @@ def test_a_value_that_cannot_be_used_is_one_mistake_under_its_name(name: str, te
 )
 def test_the_codex_base_url_is_held_to_what_an_account_s_is(url: str) -> None:
     """Its user name and password would show in the settings' repr, its port fails every call."""
-    assert _mistake({"CODEX_BASE_URL": url}).startswith(f"{P}CODEX_BASE_URL ")
+    assert _mistake({"CODEX_BASE_URL": url}) == (
+        f"{P}CODEX_BASE_URL must be an http or https URL without a user name or password, such as "
+        "https://images.example.com"
+    )
 
 
 @pytest.mark.parametrize("version", ["1.0\r\nx: y", "1.0\x00", "é"])

@@ -63,6 +63,8 @@ def test_find_gives_programs_both_records(logs: Path, ask: Ask) -> None:
     told = json.loads(ask("find", "req_151", "--json", "--dir", logs))
     assert told == {**found(151, by=150), "call_request": made}
     assert json.loads(ask("find", "req_150", "--json", "--dir", logs)) == made
+    # By the call's id, the first of its requests in the file.
+    assert json.loads(ask("find", "c0ffee", "--json", "--dir", logs)) == told
 
 
 def test_a_call_that_still_runs_has_no_record_to_follow(logs: Path, ask: Ask) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.daemon.calls.parts import ask, error_code
 from tests.daemon.conftest import Door, make_door, open_door
 from tests.daemon.test_refusals import PROMPT
 from tests.parts.eventually import eventually
@@ -211,6 +212,8 @@ async def test_a_client_that_leaves_cancels_its_call_and_frees_the_slot(
     assert record["may_be_billed"]
     assert len(record["attempts"]) == 1
     assert len(upstream.calls) == 2
+    answer = await ask(strict, f"/v1/images/calls/{record['call_id']}")
+    assert (answer[0], error_code(answer)) == (409, "call_cancelled")
 
 
 async def test_a_client_that_leaves_a_stream_cancels_its_call(

@@ -28,7 +28,7 @@ async def test_a_call_that_cannot_be_read_is_not_called_gone(door: Door, path: s
     journal = part_of(door, "calls", path)
     kept = journal.rename(journal.with_suffix(".aside"))
     with socket.socket(socket.AF_UNIX) as odd:
-        odd.bind(str(journal))  # what cannot be opened (ENXIO), whoever tries
+        odd.bind(str(journal))  # opening it fails (ENXIO), for root, too
         for method in ("GET", "DELETE"):
             found = await ask(door, path, method)
             assert (found[0], error_code(found)) == (503, "overloaded")
@@ -48,7 +48,7 @@ async def test_a_call_whose_answer_stays_on_the_disk_is_not_called_deleted(
 ) -> None:
     answer = part_of(door, "answers", path)
     kept = answer.rename(answer.with_suffix(".aside"))
-    answer.mkdir()  # what cannot be unlinked, whoever tries
+    answer.mkdir()  # unlinking it fails, for root, too
     found = await ask(door, path, "DELETE")
     assert (found[0], error_code(found)) == (503, "overloaded")
     answer.rmdir()

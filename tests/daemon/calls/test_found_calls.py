@@ -9,7 +9,17 @@ from typing import Any
 import openai
 import pytest
 
-from tests.daemon.calls.parts import CAT, DOG, RETRY, answer_of, asking, hold, in_phase, leave
+from tests.daemon.calls.parts import (
+    CAT,
+    DOG,
+    RETRY,
+    answer_of,
+    asking,
+    hold,
+    in_phase,
+    leave,
+    until_left,
+)
 from tests.daemon.conftest import Door, MakeDoor, frames_of
 from tests.parts.gateway import post
 from tests.parts.plane import Plane
@@ -106,7 +116,7 @@ STREAMS: dict[str, tuple[str, bytes, list[Any]]] = {
 async def test_the_pictures_of_a_stream_that_was_cut_are_there_for_the_next(
     make_account: MakeDoor, upstream: ScriptedUpstream, kind: str
 ) -> None:
-    """With the error behind them, as whoever stayed has them."""
+    """They come with the error after them, as the client that stayed got them."""
     path, body, sent = STREAMS[kind]
     door = make_account(kind)
     held = hold(upstream, streams(sent))
@@ -126,6 +136,28 @@ async def test_the_pictures_of_a_stream_that_was_cut_are_there_for_the_next(
     assert seen[-1]["error"]["code"] == "upstream_cut"
     record = await door.record(call_source="replayed")
     assert record["error_code"] == "upstream_cut"
+    assert len(upstream.calls) == 1
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+async def test_such_pictures_are_taken_over_by_the_next_equal_request(
+    make_account: MakeDoor, upstream: ScriptedUpstream, kind: str
+) -> None:
+    """They are pictures that were made, and not a call of which nobody knows."""
+    path, body, sent = STREAMS[kind]
+    door = make_account(kind)
+    held = hold(upstream, streams(sent))
+    _, writer = await door.gateway.connect()
+    writer.write(post(door.secret, body, path))
+    await asyncio.wait_for(held.begun.wait(), 20)
+    writer.close()
+    await until_left(door.gateway)
+    held.go.set()
+    await door.record(call_source="made")
+    status, headers, answer = await door.post(body, path)
+    assert (status, headers["x-call-source"]) == (200, "taken-over")
+    assert picture().encode() in answer
+    assert frames_of(answer)[-1]["error"]["code"] == "upstream_cut"
     assert len(upstream.calls) == 1
 
 

@@ -155,6 +155,10 @@ async def test_a_failed_call_is_a_failed_response(
     assert failed.model_dump()["status"] == "failed"
     record = await door.record(path=PATH)
     assert (record["status"], record["error_code"]) == (200, "invalid_prompt")
+    # A poll is no failure, however often it shows one.
+    polls = [each for each in door.gateway.records() if each["path"] == f"{PATH}/{begun.id}"]
+    assert polls
+    assert {each["error_code"] for each in polls} == {None}
 
 
 async def test_a_call_that_made_nothing_is_told_later_too(

@@ -79,7 +79,9 @@ def add_command(commands: "argparse._SubParsersAction[Any]") -> None:
         help="show the record of one request, and of the one that started its call",
     )
     find_parser.add_argument(
-        "id", metavar="ID", help="a request's id, or a call's, which finds a request for it"
+        "id",
+        metavar="ID",
+        help="the id of a request, or of a call, which finds one of its requests",
     )
     find_parser.set_defaults(run=handled(_find))
     usage_parser = reports.add_parser(

@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
         "check", help="check settings, KEEP_DIR, contract, role and accounts"
     ).set_defaults(run=_check)
     schema = commands.add_parser("schema", help="print SQL for the control plane's database")
-    schema.add_argument("name", choices=sql.ADAPTERS)
+    schema.add_argument("name", choices=sql.SCHEMAS)
     schema.set_defaults(run=_schema)
     demo = commands.add_parser(
         "demo", help="run a demo with an embedded Postgres and a sample upstream"
@@ -163,7 +163,7 @@ async def _ask_control_plane(settings: config.Settings) -> tuple[Findings, bool]
 
 
 def _schema(args: argparse.Namespace) -> int:
-    say(sql.text(args.name).rstrip())
+    say(sql.schema(args.name).rstrip())
     return OK
 
 

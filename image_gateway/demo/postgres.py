@@ -37,4 +37,4 @@ def embedded(version: int = VERSION) -> Iterator[str]:
 
 def schema() -> str:
     """The SQL of the standalone control plane and of the reader's role."""
-    return sql.text("standalone") + sql.text("reader")
+    return sql.schema("standalone") + sql.schema("reader")

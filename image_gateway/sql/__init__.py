@@ -1,14 +1,39 @@
-"""The control-plane contract and its adapters, as named files of SQL."""
+"""All SQL: one query a file, and the schemas that ``image-gateway schema`` prints.
 
+``daemon`` and ``control`` hold the queries, ``planes`` and ``roles`` the schemas.  A line
+``\\ir ../parts/NAME.sql`` in a schema stands for that file, as in psql: ``parts`` holds what several
+planes have in common.
+"""
+
+import re
 from functools import cache
 from importlib import resources
 from typing import Final
 
-ADAPTERS: Final = ("standalone", "llm_access", "llm_access_notify", "reader")
+SCHEMAS: Final = (
+    "standalone",
+    "llm_access",
+    "llm_access_notify",
+    "reader",
+)
 """What ``image-gateway schema`` prints."""
+
+_ROLES: Final = frozenset({"reader"})
+_INCLUDE: Final = re.compile(r"^\\ir \.\./(parts/\w+)\.sql\n", re.MULTILINE)
 
 
 @cache
-def text(name: str) -> str:
-    """The SQL of ``NAME.sql``."""
+def query(name: str) -> str:
+    """The query in a file, such as ``daemon/key``."""
+    return _text(name)
+
+
+@cache
+def schema(name: str) -> str:
+    """One of ``SCHEMAS``, with its parts; Postgres takes it as one script."""
+    folder = "roles" if name in _ROLES else "planes"
+    return _INCLUDE.sub(lambda line: _text(line[1]), _text(f"{folder}/{name}"))
+
+
+def _text(name: str) -> str:
     return resources.files(__name__).joinpath(f"{name}.sql").read_text("utf-8")

@@ -19,7 +19,7 @@ from tests.parts.upstream import ScriptedUpstream, picture
 def llm(postgres_url: str) -> Iterator[LlmAccess]:
     made = LlmAccess(postgres_url)
     made.install()
-    made.execute(sql.text("llm_access_notify"))
+    made.execute(sql.schema("llm_access_notify"))
     yield made
     made.drop()
 

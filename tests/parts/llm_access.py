@@ -119,7 +119,7 @@ TABLES: Final = (
 )
 """What llm-access's migrations leave."""
 
-ADAPTER: Final = sql.text("llm_access") + sql.text("reader")
+ADAPTER: Final = sql.schema("llm_access") + sql.schema("reader")
 
 
 def _columns(table: str) -> set[str]:

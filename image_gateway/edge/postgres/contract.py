@@ -170,5 +170,5 @@ async def _rows(
     name: str,
     values: Mapping[str, object] | None = None,
 ) -> list[ViewRow]:
-    cursor = await connection.execute(sql.text(name).encode(), values)
+    cursor = await connection.execute(sql.query(f"daemon/{name}").encode(), values)
     return connections.rows(await cursor.fetchall())

@@ -263,7 +263,7 @@ class ControlPlane:
     async def _query(self, name: str, values: Mapping[str, object] | None) -> list[ViewRow]:
         try:
             async with self._pool.connection() as connection:
-                cursor = await connection.execute(sql.text(name).encode(), values)
+                cursor = await connection.execute(sql.query(f"daemon/{name}").encode(), values)
                 rows = connections.rows(await cursor.fetchall())
         except TooManyRequests as error:
             # A flood of look-ups is not an outage: those that wait already are served.

@@ -80,7 +80,7 @@ class Standalone:
 
     def list_keys(self, group_id: str | None = None) -> list[TableRow]:
         """All keys, or those of a group."""
-        return self._query("control_keys", {"group_id": group_id})
+        return self._query("keys", {"group_id": group_id})
 
     def key(self, key_id: str) -> TableRow:
         """One key; raises ``NotThereError``."""
@@ -107,7 +107,7 @@ class Standalone:
             self.group(row["group_id"])
         old_names = before.get("account_names") or []
         names = [name for name in row["account_names"] or [] if name not in old_names]
-        missing = self._query("control_missing_accounts", {"account_names": names})
+        missing = self._query("missing_accounts", {"account_names": names})
         if missing:
             raise NotThereError(
                 f"there is no account {', '.join(account['name'] for account in missing)}"
@@ -117,7 +117,7 @@ class Standalone:
 
     def list_groups(self) -> list[TableRow]:
         """All groups, each with the number of its ``keys``."""
-        return self._query("control_groups")
+        return self._query("groups")
 
     def group(self, group_id: str) -> TableRow:
         """One group; raises ``NotThereError``."""
@@ -148,7 +148,7 @@ class Standalone:
 
     def list_accounts(self) -> list[TableRow]:
         """All accounts, with their secrets."""
-        return self._query("control_accounts")
+        return self._query("accounts")
 
     def account(self, name: str) -> TableRow:
         """One account, with its secrets; raises ``NotThereError``."""
@@ -170,7 +170,7 @@ class Standalone:
 
     def is_charged(self, digest: str) -> bool:
         """Whether a file was charged to its end."""
-        [row] = self._query("control_is_file_charged", {"digest": digest})
+        [row] = self._query("is_file_charged", {"digest": digest})
         return row["is_charged"] is True
 
     def charge(self, charges: Sequence[Charge]) -> list[Charged]:
@@ -180,10 +180,10 @@ class Standalone:
         """
         with self._transaction():
             key_ids = sorted({charge.key_id for charge in charges})
-            held = {row["key_id"] for row in self._query("control_hold_keys", {"key_ids": key_ids})}
+            held = {row["key_id"] for row in self._query("hold_keys", {"key_ids": key_ids})}
             chargeable = [charge for charge in charges if charge.key_id in held]
             rows = self._query(
-                "control_charge",
+                "charge",
                 {
                     "request_ids": [charge.request_id for charge in chargeable],
                     "key_ids": [charge.key_id for charge in chargeable],
@@ -197,17 +197,17 @@ class Standalone:
 
     def note_charged(self, digest: str, file_name: str) -> None:
         """Note that a file was charged to its end, so that it is not read again."""
-        self._execute("control_file_charged", {"digest": digest, "file_name": file_name})
+        self._execute("file_charged", {"digest": digest, "file_name": file_name})
 
     def newest_charged_file(self) -> str | None:
         """The name of the newest sealed file that was charged to its end, on any machine."""
-        [row] = self._query("control_newest_charged_file")
+        [row] = self._query("newest_charged_file")
         name: str | None = row["file_name"]
         return name
 
     def forget_charges(self) -> None:
         """Delete the charges of calls that are too old to be charged again."""
-        self._execute("control_forget_charges", {"keep_days": KEEP_DAYS})
+        self._execute("forget_charges", {"keep_days": KEEP_DAYS})
 
     # -- queries ---------------------------------------------------------------------------------
 
@@ -215,7 +215,7 @@ class Standalone:
         """Raises ``UnusableError`` if the tables are missing or older than this program."""
         message = f"the database lacks the standalone tables, or has an older version. {CURE}"
         try:
-            [row] = self._query("control_version")
+            [row] = self._query("version")
         except (psycopg.errors.UndefinedFunction, psycopg.errors.InvalidSchemaName):
             raise UnusableError(message) from None
         if row["version"] < SCHEMA_VERSION:
@@ -225,14 +225,14 @@ class Standalone:
     def _transaction(self) -> Iterator[None]:
         with self._connection.transaction():
             timeouts = {"lock_ms": LOCK_SECONDS * 1000, "statement_ms": STATEMENT_SECONDS * 1000}
-            self._execute("control_timeouts", timeouts)
+            self._execute("timeouts", timeouts)
             yield
 
     def _add(self, kind: str, row: TableRow, check_names: _CheckNames | None = None) -> TableRow:
         with self._transaction():
             if check_names is not None:
                 check_names({}, row)
-            if not self._query(f"control_add_{kind}", row):
+            if not self._query(f"add_{kind}", row):
                 raise TakenError(f"{kind} {row[_NAME_COLUMNS[kind]]} exists already")
             return self._row(kind, row[_NAME_COLUMNS[kind]])
 
@@ -248,17 +248,17 @@ class Standalone:
             row = change(before)
             if check_names is not None:
                 check_names(before, row)
-            self._query(f"control_change_{kind}", row)
+            self._query(f"change_{kind}", row)
             return row
 
     def _remove(self, kind: str, name: str) -> TableRow:
         with self._transaction():
             row = self._row(kind, name)
-            self._query(f"control_remove_{kind}", row)
+            self._query(f"remove_{kind}", row)
             return row
 
     def _row(self, kind: str, name: str) -> TableRow:
-        rows = self._query(f"control_{kind}", {_NAME_COLUMNS[kind]: name})
+        rows = self._query(kind, {_NAME_COLUMNS[kind]: name})
         if not rows:
             raise NotThereError(f"there is no {kind} {name}")
         return rows[0]
@@ -276,7 +276,7 @@ class Standalone:
             name: Jsonb(value) if isinstance(value, dict) else value
             for name, value in (values or {}).items()
         }
-        return self._connection.execute(sql.text(statement).encode(), plain)
+        return self._connection.execute(sql.query(f"control/{statement}").encode(), plain)
 
 
 _NAME_COLUMNS: Final = {"key": "key_id", "group": "group_id", "account": "account_name"}

@@ -115,7 +115,7 @@ class SlotSession:
     async def _execute(
         self, name: str, values: Mapping[str, object] | None
     ) -> dict[str, Any] | None:
-        cursor = await self._connection.execute(sql.text(name).encode(), values)
+        cursor = await self._connection.execute(sql.query(f"daemon/{name}").encode(), values)
         return await cursor.fetchone() if cursor.description else None
 
 

@@ -1362,8 +1362,8 @@ async def test_the_shipped_sql_may_be_run_again_and_keeps_what_is_there(plane: P
     secret = plane.add_key(group_id="g")
     plane.add_account("a", None)
     for _ in range(2):
-        plane.execute(sql.text("standalone"))
-        plane.execute(sql.text("reader"))
+        plane.execute(sql.schema("standalone"))
+        plane.execute(sql.schema("reader"))
     findings = await check(Secret(plane.reader_url))
     assert (findings.accounts, findings.writable) == (1, ())
     freshness = Freshness(TTL_SECONDS, MAX_STALE_SECONDS)

@@ -818,7 +818,8 @@ def test_no_json_makes_a_view_fail_or_costs_another_row(
                 [Jsonb(documents[name])],
             )
     accounts = {
-        row["account_name"]: row for row in odd.execute(sql.text("accounts").encode()).fetchall()
+        row["account_name"]: row
+        for row in odd.execute(sql.query("daemon/accounts").encode()).fetchall()
     }
     assert account_from_row(accounts["fine"]).image_enabled
     try:
@@ -885,7 +886,7 @@ def test_an_older_llm_access_is_told_what_it_lacks_and_what_to_run(
 ) -> None:
     bare.execute(change)
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as caught:
-        bare.execute(sql.text("llm_access"))
+        bare.execute(sql.schema("llm_access"))
     said = caught.value.diag.message_primary or ""
     assert f": {', '.join(named)}. " in said
     assert cure in said
@@ -904,16 +905,16 @@ async def test_a_role_without_more_than_it_needs_can_install_it(
         every += "llm_proxy_configs, llm_runtime_config"
         with psycopg.connect(make_conninfo(bare.url, user=role), autocommit=True) as installer:
             with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as caught:
-                installer.execute(sql.text("llm_access").encode())
+                installer.execute(sql.schema("llm_access").encode())
             assert f"role {role} may not read {every}; " in str(caught.value)
             installer.rollback()
             bare.execute(f"GRANT SELECT ON {every} TO {role}")
-            installer.execute(sql.text("llm_access").encode())
-        bare.execute(sql.text("reader"))
+            installer.execute(sql.schema("llm_access").encode())
+        bare.execute(sql.schema("reader"))
         bare.add_codex("a")
         assert "a" in await accounts_of(bare, open_control)
         # llm-access's own role: it sees nothing of the adapter, and its writes go on.
-        bare.execute(sql.text("llm_access_notify"))
+        bare.execute(sql.schema("llm_access_notify"))
         bare.execute(f'REVOKE ALL ON DATABASE "{bare.name}" FROM {role}')
         bare.execute(f"GRANT INSERT, UPDATE, DELETE ON {every} TO {role}")
         bare.execute("ALTER SCHEMA image_adapter OWNER TO postgres")
@@ -936,7 +937,7 @@ async def test_the_reader_sees_the_contract_and_nothing_else(
 ) -> None:
     for _ in range(2):
         llm.execute(ADAPTER)
-        llm.execute(sql.text("llm_access_notify"))
+        llm.execute(sql.schema("llm_access_notify"))
     llm.add_codex("a")
     findings = await check(Secret(llm.reader_url))
     assert (findings.accounts, findings.broken_accounts, findings.writable) == (1, (), ())
@@ -952,7 +953,7 @@ async def test_it_takes_the_place_of_the_standalone_control_plane(
     llm.create()
     try:
         llm.execute(TABLES)
-        llm.execute(sql.text("llm_access"))
+        llm.execute(sql.schema("llm_access"))
         key = await key_of(llm, open_control, llm.add_llm_key("k"))
         assert key.key_id == "k"
     finally:
@@ -1061,7 +1062,7 @@ async def test_with_the_optional_triggers_what_changes_in_llm_access_is_heard(
 ) -> None:
     """One statement, one notification for each thing that is now seen differently; no others."""
     for _ in range(2):
-        llm.execute(sql.text("llm_access_notify"))
+        llm.execute(sql.schema("llm_access_notify"))
     llm.add_proxy("p", "http://proxy.example:1")
     llm.add("llm_proxy_bindings", provider_type="codex", proxy_config_id="p")
     llm.add("llm_runtime_config", id="default", codex_client_version="1")
@@ -1102,7 +1103,7 @@ _TABLE_NAMES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDE
 
 async def test_an_upsert_that_changes_nothing_is_not_told(llm: LlmAccess) -> None:
     llm.add_codex("a")
-    llm.execute(sql.text("llm_access_notify"))
+    llm.execute(sql.schema("llm_access_notify"))
     with psycopg.connect(llm.url, autocommit=True) as listener:
         listener.execute("LISTEN image_gateway_changed")
         llm.execute(
@@ -1116,7 +1117,7 @@ async def test_an_upsert_that_changes_nothing_is_not_told(llm: LlmAccess) -> Non
 async def test_a_gateway_sees_a_key_switched_off_at_once(
     llm: LlmAccess, open_control: OpenControl
 ) -> None:
-    llm.execute(sql.text("llm_access_notify"))
+    llm.execute(sql.schema("llm_access_notify"))
     secret = llm.add_llm_key("k", codex_image_generation_enabled=True)
     async with open_control(llm.reader_url) as control:
         key = await control.key(secret)
@@ -1132,9 +1133,9 @@ async def test_a_gateway_sees_a_key_switched_off_at_once(
 
 def test_the_optional_triggers_need_the_adapter_and_go_without_a_trace(bare: LlmAccess) -> None:
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="schema llm_access`"):
-        bare.execute(sql.text("llm_access_notify"))
-    bare.execute(sql.text("llm_access"))
-    bare.execute(sql.text("llm_access_notify"))
+        bare.execute(sql.schema("llm_access_notify"))
+    bare.execute(sql.schema("llm_access"))
+    bare.execute(sql.schema("llm_access_notify"))
     triggers = (
         "SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal"
         " AND tgrelid::regclass::text LIKE 'llm_%'"
@@ -1146,8 +1147,8 @@ def test_the_optional_triggers_need_the_adapter_and_go_without_a_trace(bare: Llm
 
 
 def test_the_optional_triggers_do_not_queue_up_behind_a_long_write(bare: LlmAccess) -> None:
-    bare.execute(sql.text("llm_access"))
-    patient = sql.text("llm_access_notify")
+    bare.execute(sql.schema("llm_access"))
+    patient = sql.schema("llm_access_notify")
     impatient = patient.replace("lock_timeout = '5s'", "lock_timeout = '50ms'")
     assert impatient != patient
     with psycopg.connect(bare.url) as writer:
@@ -1199,7 +1200,7 @@ def test_a_key_is_found_by_the_index_on_its_hash_among_thousands(llm: LlmAccess)
     llm.execute(MANY_KEYS)
     secret = llm.add_llm_key("k", account_group_id="g7")
     [(key_hash,)] = llm.rows("SELECT key_hash FROM llm_keys WHERE key_id = 'k'")
-    plan = explained(llm, sql.text("key"), {"key_hash": key_hash})
+    plan = explained(llm, sql.query("daemon/key"), {"key_hash": key_hash})
     assert "uq_llm_keys_key_hash" in [node.get("Index Name") for node in plan]
     scans = [
         node["Relation Name"]
@@ -1218,7 +1219,7 @@ def test_the_accounts_cost_no_more_each_when_there_are_many(llm: LlmAccess) -> N
         llm.execute("TRUNCATE llm_codex_accounts, llm_codex_status_cache")
         for statement in MANY_ACCOUNTS.split(";\n"):
             llm.execute(statement, {"count": count})
-        plan = explained(llm, sql.text("accounts"), {})
+        plan = explained(llm, sql.query("daemon/accounts"), {})
         [reads] = [node for node in plan if node["Node Type"] == "Function Scan"]
         assert (reads["Actual Loops"], reads["Actual Rows"]) == (1, count)
         return sum(
@@ -1236,7 +1237,7 @@ def test_a_new_adapter_is_not_taken_for_a_big_one(llm: LlmAccess) -> None:
     """At a cost of 100,000 Postgres would compile the query, which takes longer than to run it."""
     llm.add_codex("a")
     for name, values in (("accounts", {}), ("key", {"key_hash": "h"})):
-        assert explained(llm, sql.text(name), values)[0]["Total Cost"] < 10_000
+        assert explained(llm, sql.query(f"daemon/{name}"), values)[0]["Total Cost"] < 10_000
 
 
 async def test_many_accounts_are_loaded_in_good_time(

@@ -76,7 +76,7 @@ def test_an_older_installation_is_told_the_cure_and_cured_by_it(plane: Plane) ->
         standalone.connected(Secret(plane.url)),
     ):
         pass
-    plane.execute(sql.text("standalone"))
+    plane.execute(sql.schema("standalone"))
     with standalone.connected(Secret(plane.url)) as tables:
         assert [row["quota_used"] for row in tables.list_keys()] == [7, 0]
         tables.change_key("b" * 300, lambda row: {**row, "status": "disabled"})
@@ -95,7 +95,7 @@ def test_the_schema_may_be_run_again_and_keeps_what_was_charged(plane: Plane) ->
     plane.add_key(key_id="a")
     with standalone.connected(Secret(plane.url)) as tables:
         tables.charge([call(1)])
-        plane.execute(sql.text("standalone"))
+        plane.execute(sql.schema("standalone"))
         tables.charge([call(1)])
     assert used(plane) == {"a": 10}
 

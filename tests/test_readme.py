@@ -338,7 +338,7 @@ def columns(plane: Plane, view: str) -> set[str]:
 
 def test_every_schema_is_told() -> None:
     told = [cell.strip("`") for cell, _ in CONTROL_PLANE.rows("The SQL")]
-    assert told == list(sql.ADAPTERS)
+    assert told == list(sql.SCHEMAS)
 
 
 def test_what_happens_when_something_fails_is_told_and_each_line_has_its_test() -> None:

@@ -1,8 +1,8 @@
 """All SQL: one query a file, and the schemas that ``image-gateway schema`` prints.
 
-``daemon`` and ``control`` hold the queries, ``planes`` and ``roles`` the schemas.  A line
-``\\ir ../parts/NAME.sql`` in a schema stands for that file, as in psql: ``parts`` holds what several
-planes have in common.
+``daemon`` and ``control`` hold the queries, ``planes`` and ``roles`` the schemas.  ``parts`` holds
+what several planes have in common; a schema includes it as psql does, by a line that begins with
+its command ``ir``.
 """
 
 import re

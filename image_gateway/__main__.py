@@ -46,6 +46,9 @@ def parser() -> argparse.ArgumentParser:
     ).set_defaults(run=_check)
     schema = commands.add_parser("schema", help="print SQL for the control plane's database")
     schema.add_argument("name", choices=sql.SCHEMAS)
+    schema.add_argument(
+        "plane", nargs="?", choices=sql.PLANES, help="for charger: whose calls it charges"
+    )
     schema.set_defaults(run=_schema)
     demo = commands.add_parser(
         "demo", help="run a demo with an embedded Postgres and a sample upstream"
@@ -109,7 +112,15 @@ def _check(_: argparse.Namespace) -> int:
     except (ContractError, UnavailableError) as error:
         complain(f"the control plane cannot be used: {error}")
         return CONTROL_PLANE_UNUSABLE
-    say(f"ok: the control plane provides contract version {contract.CONTRACT_VERSION}")
+    say(f"ok: the control plane provides contract version {findings.version}")
+    if findings.version < contract.CONTRACT_VERSION:
+        say(
+            f"warning: contract version {contract.CONTRACT_VERSION} adds expiry, owners and quotas "
+            "in pictures and money. For a control plane that this gateway knows, run its "
+            "`image-gateway schema NAME` again"
+        )
+    for warning in findings.warnings:
+        say(f"warning: {escaped(warning)}")
     for finding in findings.writable:
         say(
             f"warning: the role can write: {finding}. `image-gateway schema reader` prints SQL "
@@ -163,7 +174,14 @@ async def _ask_control_plane(settings: config.Settings) -> tuple[Findings, bool]
 
 
 def _schema(args: argparse.Namespace) -> int:
-    say(sql.schema(args.name).rstrip())
+    if (args.plane is None) == (args.name == "charger"):
+        complain(
+            "charger needs the name of a control plane: `image-gateway schema charger NAME`"
+            if args.plane is None
+            else f"{args.name} takes no name of a control plane; only charger does"
+        )
+        return BAD_SETTINGS
+    say(sql.schema(args.name, args.plane).rstrip())
     return OK
 
 

@@ -84,7 +84,7 @@ def test_check_is_content_with_the_reader_and_the_standalone_schema(plane: Plane
     plane.add_account("one", None)
     done = command("check", control_database_url=plane.reader_url)
     assert done.returncode == 0, done.stderr
-    assert "ok: the control plane provides contract version 1" in done.stdout
+    assert "ok: the control plane provides contract version 2" in done.stdout
     assert "ok: the role can only read" in done.stdout
     assert "ok: 1 of 1 accounts are usable" in done.stdout
     assert "warning" not in done.stdout

@@ -49,6 +49,7 @@ ERROR_SPECS: Final[Mapping[str, ErrorSpec]] = {
     "missing_api_key": ErrorSpec(401, _INVALID, Source.CLIENT),
     "invalid_api_key": ErrorSpec(401, _INVALID, Source.CLIENT),
     "key_disabled": ErrorSpec(403, _PERMISSION, Source.CLIENT),
+    "key_expired": ErrorSpec(403, _PERMISSION, Source.CLIENT),
     "group_image_generation_disabled": ErrorSpec(403, _PERMISSION, Source.CLIENT),
     "key_image_generation_disabled": ErrorSpec(403, _PERMISSION, Source.CLIENT),
     "insufficient_quota": ErrorSpec(429, "insufficient_quota", Source.CLIENT, retry=False),

@@ -41,7 +41,13 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One API key: its identity and its permissions."""
+    """One API key: its identity and its permissions.
+
+    ``expires_at`` and the fields after it came with version 2 of the contract.
+    ``images_remaining`` and ``cost_remaining`` (USD) are quotas beside ``quota_remaining``, which
+    counts tokens; ``quota_allows`` is the answer of a control plane that counts in its own way.
+    An owner is a user who may have several keys.
+    """
 
     key_hash: str = field(repr=False)
     key_id: str
@@ -57,6 +63,13 @@ class Key:
     model_map: Mapping[str, str]
     account_names: tuple[str, ...] | None
     route_strategy: RouteStrategy
+    expires_at: datetime | None = None
+    quota_allows: bool = True
+    images_remaining: int | None = None
+    cost_remaining: float | None = None
+    owner_id: str | None = None
+    owner_max_concurrency: int | None = None
+    json_keepalive_seconds: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +96,8 @@ class Proxy:
 class Account:
     """One upstream account or deployment; ``credential`` is None if it has no usable one.
 
-    ``fails_free``: its operator knows that it bills nothing for an error in OpenAI's shape.
+    ``fails_free``: whether it bills nothing for an error answer (5xx) of its own; None: what its
+    dialect usually does.
     """
 
     account_name: str
@@ -104,7 +118,7 @@ class Account:
     used_percent_secondary: float | None
     same_account_retries: int
     blocked_until: datetime | None
-    fails_free: bool = False
+    fails_free: bool | None = None
 
     def signed_by(self) -> Credential:
         """The credential for a call; routing never selects an account without one."""

@@ -7,8 +7,10 @@ values again.  The record of each dialect says what its accounts need.
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
+from decimal import Decimal
 from math import isnan
 from typing import Final, Literal, cast
 from urllib.parse import urlsplit
@@ -34,6 +36,8 @@ MOST_RETRIES: Final = 10
 PROXY_SCHEMES: Final = frozenset({"http", "https", "socks5", "socks5h"})
 _LONGEST_SOCKS_TEXT: Final = 255
 """RFC 1929, 2."""
+_LATER_THAN_PYTHON: Final = re.compile(r"\d{5,}-")
+"""A text in which Postgres writes a year that a ``datetime`` does not have."""
 
 
 class RowError(ValueError):
@@ -50,6 +54,8 @@ def key_from_row(row: ViewRow) -> Key:
         raise RowError("route_strategy must be fixed or auto")
     allowed = _optional_texts(row, "allowed_models")
     accounts = _optional_texts(row, "account_names")
+    # What a view of an older contract lacks is null.
+    row = {**(_optional_object(row, "contract_2") or {}), **row}
     return Key(
         key_hash=_text(row, "key_hash"),
         key_id=_text(row, "key_id"),
@@ -65,6 +71,13 @@ def key_from_row(row: ViewRow) -> Key:
         model_map=_optional_names(row, "model_map") or {},
         account_names=None if accounts is None else tuple(accounts),
         route_strategy=cast("RouteStrategy", strategy),
+        expires_at=_optional_moment(row, "expires_at"),
+        quota_allows=_optional_flag(row, "quota_allows") is not False,
+        images_remaining=_optional_integer(row, "images_remaining"),
+        cost_remaining=_optional_number(row, "cost_remaining"),
+        owner_id=_optional_text(row, "owner_id"),
+        owner_max_concurrency=_optional_limit(row, "owner_max_concurrency"),
+        json_keepalive_seconds=_optional_keepalive(row, "json_keepalive_seconds"),
     )
 
 
@@ -114,7 +127,7 @@ def account_from_row(row: ViewRow) -> Account:
             max(0, _optional_integer(row, "same_account_retries") or 0), MOST_RETRIES
         ),
         blocked_until=blocked,
-        fails_free=_flag(row, "fails_free"),
+        fails_free=_optional_flag(row, "fails_free"),
     )
 
 
@@ -220,6 +233,13 @@ def _flag(row: ViewRow, column: str) -> bool:
     return row.get(column) is True
 
 
+def _optional_flag(row: ViewRow, column: str) -> bool | None:
+    value = row.get(column)
+    if value is None or isinstance(value, bool):
+        return value
+    raise RowError(f"{column} must be a boolean")
+
+
 def _text(row: ViewRow, column: str) -> str:
     value = _optional_text(row, column)
     if not value:
@@ -284,6 +304,37 @@ def _optional_number(row: ViewRow, column: str) -> float | None:
     value = row.get(column)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or isnan(value):
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or isnan(value):
         raise RowError(f"{column} must be a number")
     return float(value)
+
+
+def _optional_moment(row: ViewRow, column: str) -> datetime | None:
+    """A time; None for null and for Postgres's ``infinity``.  JSON holds it as a text."""
+    value = row.get(column)
+    if isinstance(value, str):
+        value = _moment(value, column)
+    if value is None:
+        return None
+    if not (isinstance(value, datetime) and value.tzinfo is not None):
+        raise RowError(f"{column} must be a timestamp with time zone")
+    return value
+
+
+def _moment(text: str, column: str) -> datetime | None:
+    if text == "infinity" or _LATER_THAN_PYTHON.match(text):
+        return None
+    if text == "-infinity" or text.endswith(" BC"):
+        return datetime.min.replace(tzinfo=UTC)
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise RowError(f"{column} must be a timestamp with time zone") from None
+
+
+def _optional_keepalive(row: ViewRow, column: str) -> int | None:
+    """Seconds; 0 switches keep-alives off, and so differs from null."""
+    value = _optional_integer(row, column)
+    if value is not None and value < 0:
+        raise RowError(f"{column} must be at least 0")
+    return value

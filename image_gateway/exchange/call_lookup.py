@@ -106,6 +106,7 @@ class CallLookup:
         resources.push(self._held)
         try:
             admission.check_quota(key)
+            admission.check_count(key, request.count)
             slot = self._app.key_slots.take(key.key_id, key.max_concurrency)
             if slot is None:
                 raise too_many(key)

@@ -139,7 +139,7 @@ class Exchange:
 
     async def _serve_images(self, endpoint: Endpoint, path_model: str | None) -> None:
         key = await self._known_key()
-        admission.check_switches(key)
+        admission.check_switches(key, datetime.now(UTC))
         with await self._lookup.visit(key), ExitStack() as resources:
             spool = resources.enter_context(self._app.spools.open())
             raw = await self._body_reader.parameters(endpoint, spool)
@@ -168,7 +168,7 @@ class Exchange:
     async def _serve_call_page(self, page: CallPage) -> None:
         """Show the key's own calls."""
         key = await self._known_key()
-        admission.check_switches(key)
+        admission.check_switches(key, datetime.now(UTC))
         pages = CallPages(self._app, self._calls, self._downstream, self._record)
         await pages.serve(key, page)
 
@@ -192,7 +192,7 @@ class Exchange:
                 if left is not None:
                     await self._pass_to_text_api(left, is_changed=True)
                     return
-            admission.check_switches(key)
+            admission.check_switches(key, datetime.now(UTC))
             with await self._lookup.visit(key):
                 async with self._downstream.watch():
                     body = await self._body_reader.opened(spool, resources)
@@ -211,7 +211,7 @@ class Exchange:
     async def _serve_stored(self, asked: StoredResponse) -> None:
         """Answer about a response in the background, which costs nothing any more."""
         key = await self._known_key()
-        admission.check_active(key)
+        admission.check_active(key, datetime.now(UTC))
         await self._background.serve(asked, key)
 
     def _strips_tool(self, key: Key) -> bool:
@@ -223,7 +223,7 @@ class Exchange:
         """Name the models that the key may ask for."""
         app, today = self._app, datetime.now(UTC).date()
         key = await self._known_key()
-        admission.check_active(key)
+        admission.check_active(key, datetime.now(UTC))
         grant = await self._grant(key)
         is_on, catalogue = admission.may_make_images(key), app.catalogue
         names = offers.offered(grant, catalogue, today) if is_on else ()

@@ -95,7 +95,11 @@ class Handover:
         if request.stream:
             stream = EventStream(self._downstream, numbered=isinstance(request, IntentRequest))
         settings = self._app.settings
-        keep_alive = KeepAlive(settings.keepalive_seconds, settings.json_keepalive_seconds)
+        key = self._record.key
+        json_seconds = settings.json_keepalive_seconds
+        if key is not None and key.json_keepalive_seconds is not None:
+            json_seconds = key.json_keepalive_seconds
+        keep_alive = KeepAlive(settings.keepalive_seconds, json_seconds)
         return Delivery(self._downstream, self._record, stream, keep_alive)
 
     async def _gave_id(self, call: Call, submission: Submission, *, is_late: bool) -> bool:

@@ -10,15 +10,21 @@ from functools import cache
 from importlib import resources
 from typing import Final
 
+ADAPTERS: Final = ("llm_access",)
+"""The control planes of others; each has its views, and files that notify and that uninstall."""
+
+PLANES: Final = ("standalone", *ADAPTERS)
+
+ROLES: Final = ("reader", "charger")
+
 SCHEMAS: Final = (
-    "standalone",
-    "llm_access",
-    "llm_access_notify",
-    "reader",
+    *PLANES,
+    *(f"{name}_notify" for name in ADAPTERS),
+    *(f"{name}_uninstall" for name in ADAPTERS),
+    *ROLES,
 )
 """What ``image-gateway schema`` prints."""
 
-_ROLES: Final = frozenset({"reader"})
 _INCLUDE: Final = re.compile(r"^\\ir \.\./(parts/\w+)\.sql\n", re.MULTILINE)
 
 
@@ -29,9 +35,15 @@ def query(name: str) -> str:
 
 
 @cache
-def schema(name: str) -> str:
-    """One of ``SCHEMAS``, with its parts; Postgres takes it as one script."""
-    folder = "roles" if name in _ROLES else "planes"
+def schema(name: str, plane: str | None = None) -> str:
+    """One of ``SCHEMAS``, with its parts; Postgres takes it as one script.
+
+    ``plane``: for ``charger`` alone, whose calls it charges.
+    """
+    if name == "charger":
+        own_tables = "image_control" if plane == "standalone" else "image_adapter"
+        return _text("roles/charger").format(own_tables=own_tables)
+    folder = "roles" if name in ROLES else "planes"
     return _INCLUDE.sub(lambda line: _text(line[1]), _text(f"{folder}/{name}"))
 
 

@@ -1022,7 +1022,9 @@ def test_any_split_order_and_duplication_charges_each_call_once(
     control: Control, plane: Plane, tmp_path: Path, runs: list[list[list[tuple[int, bool]]]]
 ) -> None:
     """Each run sees the files of those before it and some more, in two instances' folders."""
-    plane.execute("TRUNCATE image_control.keys, image_control.charges, image_control.charged_files")
+    plane.execute(
+        "TRUNCATE image_control.keys, image_control.charges, image_control.charged_files CASCADE"
+    )
     for key_id in "ab":
         plane.add_key(key_id=key_id)
     logs = tmp_path / secrets.token_hex(8)

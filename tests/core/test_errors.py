@@ -17,6 +17,7 @@ PROMISED: dict[str, tuple[int, str]] = {
     "missing_api_key": (401, _INVALID),
     "invalid_api_key": (401, _INVALID),
     "key_disabled": (403, _PERMISSION),
+    "key_expired": (403, _PERMISSION),
     "group_image_generation_disabled": (403, _PERMISSION),
     "key_image_generation_disabled": (403, _PERMISSION),
     "insufficient_quota": (429, "insufficient_quota"),

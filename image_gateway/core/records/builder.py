@@ -253,6 +253,7 @@ class RecordBuilder:
             key_id=None if key is None else key.key_id,
             key_name=None if key is None else key.key_name,
             group_id=None if key is None else key.group_id,
+            owner_id=None if key is None else key.owner_id,
             body_form=self.body_form,
             request_bytes=sent.request_bytes,
             status=sent.status,

@@ -61,6 +61,7 @@ class Record:
     key_id: str | None = None
     key_name: str | None = None
     group_id: str | None = None
+    owner_id: str | None = None
     endpoint: str | None = None
     path: str | None = None
     body_form: str | None = None

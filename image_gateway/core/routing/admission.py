@@ -6,6 +6,7 @@ They need no body and run before one is read.  Which models a key may use is
 """
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Final, NamedTuple
 
 from image_gateway.core.errors import Refusal
@@ -13,35 +14,38 @@ from image_gateway.core.model import Key
 
 
 class _Check(NamedTuple):
-    """What must hold of a key, and the refusal where it does not."""
+    """What must hold of a key at a time, and the refusal where it does not."""
 
-    holds: Callable[[Key], bool]
+    holds: Callable[[Key, datetime], bool]
     code: str
     message: str
 
 
-_SWITCHES: Final[Sequence[_Check]] = (
+_ACTIVE: Final[Sequence[_Check]] = (
     _Check(
-        lambda key: key.status == "active",
+        lambda key, _: key.status == "active",
         "key_disabled",
         "This API key is not active. Ask the operator of this gateway to enable it.",
     ),
     _Check(
-        lambda key: key.group_image_enabled,
+        lambda key, now: key.expires_at is None or now < key.expires_at,
+        "key_expired",
+        "This API key has expired. Ask the operator of this gateway for a new one.",
+    ),
+)
+_SWITCHES: Final[Sequence[_Check]] = (
+    *_ACTIVE,
+    _Check(
+        lambda key, _: key.group_image_enabled,
         "group_image_generation_disabled",
         "Image generation is disabled for this key's group. Ask the operator of this gateway to "
         "enable it.",
     ),
     _Check(
-        lambda key: key.image_enabled,
+        lambda key, _: key.image_enabled,
         "key_image_generation_disabled",
         "Image generation is disabled for this key. Ask the operator of this gateway to enable it.",
     ),
-)
-_QUOTA: Final = _Check(
-    lambda key: key.quota_remaining is None or key.quota_remaining > 0,
-    "insufficient_quota",
-    "This key's quota is used up. Ask the operator of this gateway to raise it.",
 )
 
 
@@ -50,22 +54,47 @@ def may_make_images(key: Key) -> bool:
     return key.group_image_enabled and key.image_enabled
 
 
-def check_switches(key: Key) -> None:
-    """Check status, group and image switch, in this order; raises ``Refusal``."""
-    _check(key, _SWITCHES)
+def check_switches(key: Key, now: datetime) -> None:
+    """Check status, expiry, group and image switch, in this order; raises ``Refusal``."""
+    _check(key, now, _SWITCHES)
+
+
+def check_active(key: Key, now: datetime) -> None:
+    """Check only that the key is active, for what makes no picture; raises ``Refusal``."""
+    _check(key, now, _ACTIVE)
+
+
+def _check(key: Key, now: datetime, checks: Sequence[_Check]) -> None:
+    for check in checks:
+        if not check.holds(key, now):
+            raise Refusal(check.code, check.message)
 
 
 def check_quota(key: Key) -> None:
-    """Check what is left of the key's quota, for a call that starts; raises ``Refusal``."""
-    _check(key, (_QUOTA,))
+    """Check that something is left of each quota of a key, before a body; raises ``Refusal``."""
+    for has_left, what in (
+        (_has_left(key.quota_remaining) and key.quota_allows, "quota"),
+        (_has_left(key.images_remaining), "quota of pictures"),
+        (_has_left(key.cost_remaining), "budget"),
+    ):
+        if not has_left:
+            raise Refusal(
+                "insufficient_quota",
+                f"This key's {what} is used up. Ask the operator of this gateway to raise it.",
+            )
 
 
-def check_active(key: Key) -> None:
-    """Check only that the key is active, for what makes no picture; raises ``Refusal``."""
-    _check(key, _SWITCHES[:1])
+def check_count(key: Key, pictures: int) -> None:
+    """Check that a call asks for no more pictures than are left; raises ``Refusal``."""
+    left = key.images_remaining
+    if left is not None and pictures > left:
+        raise Refusal(
+            "insufficient_quota",
+            f"This call asks for {pictures} pictures, and this key has {max(left, 0)} left. Ask "
+            "for fewer, or ask the operator of this gateway to raise the key's quota of pictures.",
+            param="n",
+        )
 
 
-def _check(key: Key, checks: Sequence[_Check]) -> None:
-    for check in checks:
-        if not check.holds(key):
-            raise Refusal(check.code, check.message)
+def _has_left(remaining: float | None) -> bool:
+    return remaining is None or remaining > 0

@@ -53,7 +53,7 @@ class AttemptOutcome:
     ``usable``: a 2xx whose body has the requested type.  ``challenge``: an HTML page in place of an
     API's JSON.  ``wait`` is the number of seconds that the answer asks to wait.  ``seconds`` is the
     time from the attempt's start to its answer.  ``known`` is the row of the dialect's errors that
-    the answer fits.  ``fails_free``: the account bills nothing for an error in OpenAI's shape.
+    the answer fits.  ``fails_free`` is that of the account.
     ``reread``: the account's credential was already read again during this request.  ``reason`` is
     one word for the log that says how the answer broke off.  ``ended_empty``: a success that came
     to its end and says that no picture was made; ``error`` then has the upstream's words.
@@ -69,7 +69,7 @@ class AttemptOutcome:
     challenge: bool = False
     seconds: float = 0.0
     known: KnownError | None = None
-    fails_free: bool = False
+    fails_free: bool | None = None
     reread: bool = False
     reason: str | None = None
     ended_empty: bool = False
@@ -153,10 +153,9 @@ def is_cut_stream(outcome: AttemptOutcome) -> bool:
 
 def _fails_free(outcome: AttemptOutcome) -> bool:
     """Whether a 5xx says that nothing was billed, by the account's dialect or its operator."""
-    return 500 <= outcome.answered < 600 and (
-        not DIALECTS[outcome.dialect].bills_pictures
-        or (outcome.fails_free and outcome.error.shaped)
-    )
+    by_dialect = not DIALECTS[outcome.dialect].bills_pictures
+    fails_free = by_dialect if outcome.fails_free is None else outcome.fails_free
+    return 500 <= outcome.answered < 600 and fails_free and (by_dialect or outcome.error.shaped)
 
 
 def _returned(outcome: AttemptOutcome) -> Step:

@@ -26,7 +26,9 @@ from image_gateway.core.rows import RowError, ViewRow, account_from_row
 from image_gateway.edge.postgres import connections, pooler
 from image_gateway.edge.postgres.cache import LOAD_SECONDS, UnavailableError
 
-CONTRACT_VERSION: Final = 1
+CONTRACT_VERSION: Final = 2
+"""The version that this gateway knows; what an older one lacks counts as null."""
+_OLDEST_VERSION: Final = 1
 POOLED: Final = (
     "DIRECT_DATABASE_URL leads through a transaction pooler, where LISTEN receives nothing and "
     "locks are never released. Set IMAGE_GATEWAY_DIRECT_DATABASE_URL to Postgres itself or to a "
@@ -52,8 +54,13 @@ async def is_pooled(direct: Secret) -> bool:
 class Findings:
     """What ``check`` found in a usable control plane: messages for an operator, and the accounts
     whose rows keep the contract, idle ones too.
+
+    ``version`` is that of its contract, ``warnings`` what its adapter says that its views cannot
+    see.
     """
 
+    version: int
+    warnings: tuple[str, ...]
     accounts: int
     sound_accounts: tuple[Account, ...]
     broken_accounts: tuple[str, ...]
@@ -73,7 +80,8 @@ async def check(database: Secret) -> Findings:
             asyncio.timeout(LOAD_SECONDS),
             connections.connected(database, autocommit=False) as connection,
         ):
-            await _check_contract(connection)
+            version = await _check_contract(connection)
+            warnings = await _warnings(connection)
             rows = await _rows(connection, "accounts")
             writable = tuple(str(row["finding"]) for row in await _rows(connection, "writable"))
     except (psycopg.Error, OSError, TimeoutError) as error:
@@ -91,7 +99,16 @@ async def check(database: Secret) -> Findings:
                 idle.append(f"account {name} serves no call: {condition}")
             doubts = DIALECTS[account.dialect].doubts(account)
             doubtful += [f"account {name}: {doubt}" for doubt in doubts]
-    return Findings(len(rows), tuple(sound), tuple(broken), tuple(idle), tuple(doubtful), writable)
+    return Findings(
+        version,
+        warnings,
+        len(rows),
+        tuple(sound),
+        tuple(broken),
+        tuple(idle),
+        tuple(doubtful),
+        writable,
+    )
 
 
 async def models_of_keys(database: Secret, models: Sequence[str]) -> list[NamedByKeys]:
@@ -127,21 +144,22 @@ def first_line(error: BaseException, database: Secret) -> str:
     return line.replace(str(password), "[redacted]") if password else line
 
 
-async def _check_contract(connection: connections.AsyncConnection) -> None:
+async def _check_contract(connection: connections.AsyncConnection) -> int:
+    """The version of the contract; raises ``ContractError``."""
     cure = (
-        "`image-gateway schema standalone` (or `llm_access` for that control plane) prints the "
-        "SQL to run on the control plane's database, `image-gateway schema reader` the SQL of "
-        "the daemon's role."
+        "`image-gateway schema standalone` (or another control plane's name, see `image-gateway "
+        "schema --help`) prints the SQL to run on the control plane's database, `image-gateway "
+        "schema reader` the SQL of the daemon's role."
     )
     try:
         cursor = await connection.execute(b"SELECT image_gateway.contract_version() AS version")
         row = await cursor.fetchone()
         version = row["version"] if isinstance(row, dict) else None
-        if not isinstance(version, int) or version < CONTRACT_VERSION:
+        if not isinstance(version, int) or version < _OLDEST_VERSION:
             shown = "null" if version is None else version
             raise ContractError(
                 f"The control plane has contract version {shown}; this gateway needs "
-                f"{CONTRACT_VERSION}. {cure}"
+                f"{_OLDEST_VERSION} or later. {cure}"
             )
         await _rows(connection, "key", {"key_hash": ""})
         await _rows(connection, "accounts")
@@ -163,6 +181,16 @@ async def _check_contract(connection: connections.AsyncConnection) -> None:
         raise ContractError(
             f"The control plane's contract is incomplete: {error.diag.message_primary}. {cure}"
         ) from None
+    return version
+
+
+async def _warnings(connection: connections.AsyncConnection) -> tuple[str, ...]:
+    """What the adapter says, if it says anything and the role may read it."""
+    try:
+        async with connection.transaction():
+            return tuple(str(row["warning"]) for row in await _rows(connection, "warnings"))
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege):
+        return ()
 
 
 async def _rows(

@@ -83,6 +83,12 @@ $$;
 
 CREATE SCHEMA IF NOT EXISTS image_adapter;
 CREATE SCHEMA IF NOT EXISTS image_gateway;
+SET LOCAL search_path = image_adapter, pg_temp;
+
+\ir ../parts/version.sql
+\ir ../parts/accounts.sql
+\ir ../parts/charges.sql
+\ir ../parts/reading.sql
 
 -- -- The adapter's own tables ---------------------------------------------------------------------
 
@@ -104,39 +110,8 @@ INSERT INTO image_adapter.groups (group_id)
 SELECT group_id FROM public.llm_account_groups
 ON CONFLICT DO NOTHING;
 
--- Azure deployments and OpenAI-compatible upstreams; the columns are the contract's.
-CREATE TABLE IF NOT EXISTS image_adapter.accounts (
-    account_name            text PRIMARY KEY CHECK (account_name <> ''),
-    dialect                 text NOT NULL CHECK (dialect IN ('azure', 'openai')),
-    status                  text NOT NULL DEFAULT 'active',
-    image_enabled           boolean NOT NULL DEFAULT true,
-    image_max_concurrency   integer CHECK (image_max_concurrency BETWEEN 1 AND 1024),
-    base_url                text CHECK (base_url ~ '^https?://'),
-    api_version             text,
-    deployments             jsonb CHECK (jsonb_typeof(deployments) = 'object'),
-    credential              jsonb CHECK (jsonb_typeof(credential) = 'object'),
-    client_version          text,
-    responses_model         text,
-    codex_route             text CHECK (codex_route IN ('direct', 'responses')),
-    proxy_url               text CHECK (proxy_url ~ '^(http|https|socks5|socks5h)://'),
-    proxy_username          text,
-    proxy_password          text,
-    routing_weight          double precision CHECK (routing_weight > 0),
-    used_percent_primary    double precision,
-    used_percent_secondary  double precision,
-    same_account_retries    integer CHECK (same_account_retries >= 0),
-    blocked_until           timestamptz,
-    last_error              text,
-    fails_free              boolean NOT NULL DEFAULT false,
-    created_at              timestamptz NOT NULL DEFAULT now(),
-    CHECK (dialect <> 'azure' OR base_url IS NOT NULL)
-);
-
-ALTER TABLE image_adapter.accounts
-    ADD COLUMN IF NOT EXISTS fails_free boolean NOT NULL DEFAULT false;
-
--- Which of them the keys of a group may use besides the group's Codex accounts.  A key that may use
--- all accounts needs no row here.
+-- Which of the adapter's accounts the keys of a group may use besides the group's Codex accounts.
+-- A key that may use all accounts needs no row here.
 CREATE TABLE IF NOT EXISTS image_adapter.group_accounts (
     group_id      text NOT NULL,
     account_name  text NOT NULL
@@ -153,27 +128,7 @@ CREATE TABLE IF NOT EXISTS image_adapter.codex_options (
 );
 INSERT INTO image_adapter.codex_options DEFAULT VALUES ON CONFLICT DO NOTHING;
 
--- -- Reading JSON that may be anything ------------------------------------------------------------
-
--- The text at a path, trimmed; null if there is none.
-CREATE OR REPLACE FUNCTION image_adapter.text_at(document jsonb, VARIADIC path text[]) RETURNS text
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN CASE WHEN jsonb_typeof(document #> path) = 'string'
-                THEN nullif(btrim(document #>> path, E' \t\r\n'), '') END;
-
--- The number at a path; null if there is none.
-CREATE OR REPLACE FUNCTION image_adapter.number_at(document jsonb, VARIADIC path text[])
-    RETURNS numeric
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN CASE WHEN jsonb_typeof(document #> path) = 'number'
-                THEN (document #>> path)::numeric END;
-
--- The used percentage for a remaining one, clamped as in llm-access; null for null, which greatest
--- and least would skip.  Rounded, because a number too close to zero is out of double precision's
--- range.
-CREATE OR REPLACE FUNCTION image_adapter.used_percent(remaining numeric) RETURNS double precision
-    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-    RETURN (100 - least(greatest(round(remaining, 6), 0), 100))::double precision;
+-- -- Reading JSON ---------------------------------------------------------------------------------
 
 -- A list of account names in its order.  Null for an absent or empty list, which llm-access treats
 -- alike.  An empty array for a value in which no name can be read.
@@ -199,9 +154,7 @@ CREATE OR REPLACE FUNCTION image_adapter.name_map(document jsonb) RETURNS jsonb
     );
 
 -- A view calls functions with the rights of the role that reads it.
-GRANT EXECUTE ON FUNCTION image_adapter.text_at(jsonb, text[]),
-    image_adapter.number_at(jsonb, text[]), image_adapter.used_percent(numeric),
-    image_adapter.names(jsonb), image_adapter.name_map(jsonb) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION image_adapter.names(jsonb), image_adapter.name_map(jsonb) TO PUBLIC;
 
 -- -- Views ----------------------------------------------------------------------------------------
 
@@ -210,9 +163,9 @@ CREATE OR REPLACE VIEW image_adapter.budgets AS
 SELECT DISTINCT ON (named.account_name)
        named.account_name,
        lower(image_adapter.text_at(entry, 'plan_type')) AS plan_type,
-       image_adapter.used_percent(
+       100 - image_adapter.percent(
            image_adapter.number_at(entry, 'primary_remaining_percent')) AS used_percent_primary,
-       image_adapter.used_percent(
+       100 - image_adapter.percent(
            image_adapter.number_at(entry, 'secondary_remaining_percent')) AS used_percent_secondary
 FROM public.llm_codex_status_cache c
 CROSS JOIN LATERAL jsonb_array_elements(
@@ -224,7 +177,7 @@ WHERE c.id = 'default' AND named.account_name IS NOT NULL
 ORDER BY named.account_name, place DESC;
 
 CREATE OR REPLACE FUNCTION image_gateway.contract_version() RETURNS integer
-    LANGUAGE sql IMMUTABLE AS 'SELECT 1';
+    LANGUAGE sql IMMUTABLE AS 'SELECT 2';
 
 CREATE OR REPLACE VIEW image_gateway.keys AS
 SELECT k.key_hash,
@@ -232,8 +185,8 @@ SELECT k.key_hash,
        k.name AS key_name,
        CASE WHEN k.provider_type = 'codex' AND k.protocol_family = 'openai'
             THEN k.status ELSE 'other_provider' END AS status,
-       -- For a key without a row here llm-access uses the column's default, which is on.
-       coalesce(r.codex_image_generation_enabled, true) AS image_enabled,
+       -- Off for a key without a row there.
+       coalesce(r.codex_image_generation_enabled, false) AS image_enabled,
        r.account_group_id AS group_id,
        r.account_group_id IS NULL OR coalesce(i.allow_image_generation, false)
            AS group_image_enabled,
@@ -258,7 +211,14 @@ SELECT k.key_hash,
                              WHERE a.account_name = e.account_name)
            ORDER BY e.account_name
        ) END AS account_names,
-       CASE r.route_strategy WHEN 'fixed' THEN 'fixed' ELSE 'auto' END AS route_strategy
+       CASE r.route_strategy WHEN 'fixed' THEN 'fixed' ELSE 'auto' END AS route_strategy,
+       NULL::timestamptz AS expires_at,
+       NULL::boolean AS quota_allows,
+       NULL::bigint AS images_remaining,
+       NULL::numeric AS cost_remaining,
+       NULL::text AS owner_id,
+       NULL::integer AS owner_max_concurrency,
+       NULL::integer AS json_keepalive_seconds
 FROM public.llm_keys k
 LEFT JOIN public.llm_key_route_config r ON r.key_id = k.key_id
 LEFT JOIN public.llm_key_usage_rollups u ON u.key_id = k.key_id
@@ -323,7 +283,7 @@ SELECT a.account_name,
        o.same_account_retries,
        NULL::timestamptz AS blocked_until,
        a.last_error,
-       false AS fails_free
+       NULL::boolean AS fails_free
 FROM public.llm_codex_accounts a
 LEFT JOIN image_adapter.budgets b ON b.account_name = a.account_name
 LEFT JOIN public.llm_runtime_config c ON c.id = 'default'
@@ -395,6 +355,9 @@ FROM image_adapter.accounts own
 -- A name means one account.  llm-access's own lists mean its accounts, so those keep the name.
 WHERE NOT EXISTS (SELECT FROM public.llm_codex_accounts a WHERE a.account_name = own.account_name);
 
+-- An older version of this adapter had it.
+DROP FUNCTION IF EXISTS image_adapter.used_percent(numeric);
+
 -- -- Triggers on the adapter's own tables ---------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION image_adapter.refuse_taken_name() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -408,37 +371,6 @@ BEGIN
 END
 $$;
 
--- An account that is named is not served until it is read again.  The budget that it has used only
--- ranks it, and changes often: then it is not named.  Nor is a new account: no gateway has it in
--- memory.  A payload must be shorter than 8000 bytes; a name that is cut short matches no account,
--- and all accounts are read again.
-CREATE OR REPLACE FUNCTION image_adapter.tell_account() RETURNS trigger LANGUAGE plpgsql AS $$
-DECLARE
-    payload text := left('account:' || OLD.account_name, 1900);
-BEGIN
-    IF TG_OP = 'UPDATE' THEN
-        OLD.last_error := NEW.last_error; -- the gateway does not read it
-        IF OLD IS NOT DISTINCT FROM NEW THEN
-            RETURN NULL;
-        END IF;
-        OLD.used_percent_primary := NEW.used_percent_primary;
-        OLD.used_percent_secondary := NEW.used_percent_secondary;
-        IF OLD IS NOT DISTINCT FROM NEW THEN
-            payload := 'accounts';
-        END IF;
-    END IF;
-    PERFORM pg_notify('image_gateway_changed', payload);
-    RETURN NULL;
-END
-$$;
-
-CREATE OR REPLACE FUNCTION image_adapter.tell() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM pg_notify('image_gateway_changed', TG_ARGV[0]);
-    RETURN NULL;
-END
-$$;
-
 CREATE OR REPLACE TRIGGER refuse_taken_name
     BEFORE INSERT OR UPDATE OF account_name ON image_adapter.accounts
     FOR EACH ROW EXECUTE FUNCTION image_adapter.refuse_taken_name();
@@ -448,12 +380,6 @@ CREATE OR REPLACE TRIGGER tell_groups
 CREATE OR REPLACE TRIGGER tell_group_accounts
     AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON image_adapter.group_accounts
     FOR EACH STATEMENT EXECUTE FUNCTION image_adapter.tell('keys');
-CREATE OR REPLACE TRIGGER tell_account
-    AFTER UPDATE OR DELETE ON image_adapter.accounts
-    FOR EACH ROW EXECUTE FUNCTION image_adapter.tell_account();
-CREATE OR REPLACE TRIGGER tell_accounts
-    AFTER INSERT OR TRUNCATE ON image_adapter.accounts
-    FOR EACH STATEMENT EXECUTE FUNCTION image_adapter.tell('accounts');
 CREATE OR REPLACE TRIGGER tell_codex_options
     AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON image_adapter.codex_options
     FOR EACH STATEMENT EXECUTE FUNCTION image_adapter.tell('accounts');

@@ -16,3 +16,12 @@ ALTER ROLE image_gateway_reader SET default_transaction_read_only = on;
 GRANT USAGE ON SCHEMA image_gateway TO image_gateway_reader;
 GRANT SELECT ON image_gateway.keys, image_gateway.accounts TO image_gateway_reader;
 GRANT EXECUTE ON FUNCTION image_gateway.contract_version() TO image_gateway_reader;
+
+-- What an adapter tells `image-gateway check`.
+DO $$
+BEGIN
+    IF to_regclass('image_gateway.warnings') IS NOT NULL THEN
+        GRANT SELECT ON image_gateway.warnings TO image_gateway_reader;
+    END IF;
+END
+$$;

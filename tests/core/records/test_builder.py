@@ -45,7 +45,7 @@ def shown(made: RecordBuilder) -> dict[str, Any]:
 def test_a_head_a_key_and_what_was_sent_arrive_under_their_names() -> None:
     arrival = Arrival(TIME, "req-1", "192.0.2.1", "edits", "/v1/images/edits", "curl/8")
     made = RecordBuilder(arrival, Timeline(Clock()))
-    made.key = key(key_id="k", key_name="n", group_id="g")
+    made.key = key(key_id="k", key_name="n", group_id="g", owner_id="o")
     made.body_form = "multipart"
     built = made.build(Sent(200, 12, 34), PRICES).as_json()
     assert {name: value for name, value in built.items() if value is not None} == {
@@ -57,6 +57,7 @@ def test_a_head_a_key_and_what_was_sent_arrive_under_their_names() -> None:
         "key_id": "k",
         "key_name": "n",
         "group_id": "g",
+        "owner_id": "o",
         "endpoint": "edits",
         "path": "/v1/images/edits",
         "body_form": "multipart",

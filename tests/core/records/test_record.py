@@ -27,6 +27,7 @@ FIELDS = (
     "key_id",
     "key_name",
     "group_id",
+    "owner_id",
     "endpoint",
     "path",
     "body_form",

@@ -92,7 +92,7 @@ def _everything() -> Iterator[AttemptOutcome]:
         _FLAGS,
         _FLAGS,
         (0.0, LATE),
-        _FLAGS,
+        (None, *_FLAGS),
     ):
         yield _answer(
             status,
@@ -150,19 +150,16 @@ def _promised(outcome: AttemptOutcome) -> Action:  # noqa: PLR0911 - by hand
         return Action.NEXT
     if status in {401, 402, 403, 429}:
         return Action.NEXT
-    is_free = outcome.fails_free and outcome.error.shaped
+    is_codex = outcome.dialect == "codex"
+    is_free = outcome.fails_free is True and (is_codex or outcome.error.shaped)
     if status in {503, 529} and outcome.seconds > 30:
-        return Action.NEXT if is_free or _is_free_codex(outcome) else Action.RETURN
-    if 500 <= status <= 599 and (outcome.dialect == "codex" or is_free):
+        return Action.NEXT if is_free else Action.RETURN
+    if 500 <= status <= 599 and (is_free or (is_codex and outcome.fails_free is None)):
         return Action.NEXT
     if status in {503, 529}:
-        says_so = outcome.wait is not None or outcome.error.shaped
+        says_so = outcome.wait is not None or outcome.error.shaped or is_codex
         return Action.NEXT if says_so else Action.RETURN
     return Action.RETURN
-
-
-def _is_free_codex(outcome: AttemptOutcome) -> bool:
-    return outcome.dialect == "codex" and outcome.fails_free
 
 
 def test_every_outcome_has_the_promised_step(walk: Walk) -> None:

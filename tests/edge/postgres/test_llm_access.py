@@ -128,9 +128,9 @@ async def test_a_key_of_llm_access_is_found_by_its_secret(
 async def test_a_key_without_routing_and_usage_has_what_llm_access_gives_by_default(
     still: LlmAccess, open_control: OpenControl
 ) -> None:
-    """No row in either table: the image switch is on, no group, no limits, all accounts."""
+    """No row in either table: a missing switch is off; no group, no limits, all accounts."""
     key = await key_of(still, open_control, still.add_llm_key(quota_billable_limit=5))
-    assert (key.image_enabled, key.group_id, key.group_image_enabled) == (True, None, True)
+    assert (key.image_enabled, key.group_id, key.group_image_enabled) == (False, None, True)
     assert (key.max_concurrency, key.min_start_interval_ms) == (None, None)
     assert (key.quota_remaining, key.account_names, key.route_strategy) == (5, None, "auto")
     assert (key.model_map, key.allowed_models) == ({}, None)
@@ -761,7 +761,6 @@ async def test_a_name_stands_for_one_account_and_llm_access_s_keeps_it(
 
 
 BAD_ROWS: list[tuple[str, str]] = [
-    ("accounts (account_name, dialect)", "('a', 'codex')"),
     ("accounts (account_name, dialect)", "('', 'openai')"),
     ("accounts (account_name, dialect)", "('a', 'azure')"),
     ("accounts (account_name, dialect, image_max_concurrency)", "('a', 'openai', 0)"),

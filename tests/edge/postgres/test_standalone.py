@@ -486,7 +486,7 @@ def test_whatever_a_file_may_hold_the_calls_around_it_are_charged(
     tables: Standalone, plane: Plane, drawn: list[dict[str, Any]]
 ) -> None:
     """What has a charge, the database can hold, whatever its time and its names."""
-    plane.execute("TRUNCATE image_control.keys, image_control.charges")
+    plane.execute("TRUNCATE image_control.keys, image_control.charges CASCADE")
     odd = [found for found in map(charges.of, drawn) if isinstance(found, Charge)]
     for key_id in {"sound", *(charge.key_id for charge in odd)}:
         plane.add_key(key_id=key_id)

@@ -74,4 +74,5 @@ SCRIPTS = Page("scripts/README.md")
 def every_page() -> list[Page]:
     """All pages that the repository holds."""
     paths = [path for folder in _FOLDERS for path in PROJECT.glob(f"{folder}README.md")]
+    paths += PROJECT.glob("image_gateway/sql/planes/*.md")
     return [Page(path.relative_to(PROJECT).as_posix()) for path in sorted(paths)]

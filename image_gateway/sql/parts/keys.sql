@@ -33,20 +33,19 @@ CREATE TABLE IF NOT EXISTS keys (
     route_strategy         text NOT NULL DEFAULT 'auto' CHECK (route_strategy IN ('fixed', 'auto')),
     created_at             timestamptz NOT NULL DEFAULT now()
 );
+-- The limits beside quota_limit are quotas in pictures and in money (USD), in total and for each day
+-- and month (UTC); null is no limit.
 ALTER TABLE keys
     ADD COLUMN IF NOT EXISTS owner_id text REFERENCES owners,
     ADD COLUMN IF NOT EXISTS expires_at timestamptz,
-    ADD COLUMN IF NOT EXISTS json_keepalive_seconds integer CHECK (json_keepalive_seconds >= 0);
+    ADD COLUMN IF NOT EXISTS json_keepalive_seconds integer CHECK (json_keepalive_seconds >= 0),
+    ADD COLUMN IF NOT EXISTS image_limit bigint CHECK (image_limit >= 0),
+    ADD COLUMN IF NOT EXISTS image_limit_day bigint CHECK (image_limit_day >= 0),
+    ADD COLUMN IF NOT EXISTS image_limit_month bigint CHECK (image_limit_month >= 0),
+    ADD COLUMN IF NOT EXISTS cost_limit numeric CHECK (cost_limit >= 0),
+    ADD COLUMN IF NOT EXISTS cost_limit_day numeric CHECK (cost_limit_day >= 0),
+    ADD COLUMN IF NOT EXISTS cost_limit_month numeric CHECK (cost_limit_month >= 0);
 CREATE INDEX IF NOT EXISTS keys_owner_id ON keys (owner_id);
-
--- Quotas in pictures and in money (USD), in total, for a day and for a month (UTC); null: no limit.
-CREATE TABLE IF NOT EXISTS key_limits (
-    key_id  text NOT NULL REFERENCES keys ON DELETE CASCADE,
-    span    text NOT NULL CHECK (span IN ('total', 'day', 'month')),
-    images  bigint CHECK (images >= 0),
-    cost    numeric CHECK (cost >= 0),
-    PRIMARY KEY (key_id, span)
-);
 
 -- What was charged to a key in the span that began on a day: one row a span, the newest.
 CREATE TABLE IF NOT EXISTS key_usage (
@@ -68,6 +67,19 @@ CREATE OR REPLACE FUNCTION span_start(span text, moment timestamptz) RETURNS dat
 -- A view calls functions with the rights of the role that reads it.
 GRANT EXECUTE ON FUNCTION span_start TO PUBLIC;
 
+-- The spans that hold the present moment, one row a key.
+CREATE OR REPLACE VIEW key_used AS
+SELECT key_id,
+       coalesce(sum(images) FILTER (WHERE span = 'total'), 0)::bigint AS images_used,
+       coalesce(sum(images) FILTER (WHERE span = 'day'), 0)::bigint AS images_used_day,
+       coalesce(sum(images) FILTER (WHERE span = 'month'), 0)::bigint AS images_used_month,
+       coalesce(sum(cost) FILTER (WHERE span = 'total'), 0) AS cost_used,
+       coalesce(sum(cost) FILTER (WHERE span = 'day'), 0) AS cost_used_day,
+       coalesce(sum(cost) FILTER (WHERE span = 'month'), 0) AS cost_used_month
+FROM key_usage
+WHERE since = span_start(span, now())
+GROUP BY key_id;
+
 CREATE OR REPLACE VIEW image_gateway.keys AS
 SELECT k.key_hash,
        k.key_id,
@@ -85,22 +97,19 @@ SELECT k.key_hash,
        k.route_strategy,
        k.expires_at,
        NULL::boolean AS quota_allows,
-       remaining.images AS images_remaining,
-       remaining.cost AS cost_remaining,
+       least(k.image_limit - coalesce(u.images_used, 0),
+             k.image_limit_day - coalesce(u.images_used_day, 0),
+             k.image_limit_month - coalesce(u.images_used_month, 0)) AS images_remaining,
+       least(k.cost_limit - coalesce(u.cost_used, 0),
+             k.cost_limit_day - coalesce(u.cost_used_day, 0),
+             k.cost_limit_month - coalesce(u.cost_used_month, 0)) AS cost_remaining,
        k.owner_id,
        o.max_concurrency AS owner_max_concurrency,
        k.json_keepalive_seconds
 FROM keys k
 LEFT JOIN groups g USING (group_id)
 LEFT JOIN owners o USING (owner_id)
-CROSS JOIN LATERAL (
-    SELECT min(l.images - coalesce(u.images, 0)) AS images,
-           min(l.cost - coalesce(u.cost, 0)) AS cost
-    FROM key_limits l
-    LEFT JOIN key_usage u
-        ON u.key_id = l.key_id AND u.span = l.span AND u.since = span_start(l.span, now())
-    WHERE l.key_id = k.key_id
-) remaining;
+LEFT JOIN LATERAL (SELECT * FROM key_used used WHERE used.key_id = k.key_id) u ON true;
 
 -- Charges a call: 'charged', 'charged_before', 'too_old' or 'unknown_key'.  A call whose day or month
 -- is over counts for the total alone.
@@ -172,24 +181,12 @@ BEGIN
 END
 $$;
 
-CREATE OR REPLACE FUNCTION tell_limits() RETURNS trigger
-    LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
-BEGIN
-    PERFORM pg_notify('image_gateway_changed', 'key:' || k.key_hash)
-    FROM keys k WHERE k.key_id IN (OLD.key_id, NEW.key_id);
-    RETURN NULL;
-END
-$$;
-
 CREATE OR REPLACE TRIGGER tell_key
     AFTER INSERT OR UPDATE OR DELETE ON keys
     FOR EACH ROW EXECUTE FUNCTION tell_key();
 CREATE OR REPLACE TRIGGER tell_keys
     AFTER TRUNCATE ON keys
     FOR EACH STATEMENT EXECUTE FUNCTION tell('keys');
-CREATE OR REPLACE TRIGGER tell_limits
-    AFTER INSERT OR UPDATE OR DELETE ON key_limits
-    FOR EACH ROW EXECUTE FUNCTION tell_limits();
 CREATE OR REPLACE TRIGGER tell_groups
     AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON groups
     FOR EACH STATEMENT EXECUTE FUNCTION tell('keys');

@@ -16,7 +16,8 @@ END
 $$;
 
 GRANT USAGE ON SCHEMA image_gateway, {own_tables} TO image_gateway_charger;
-GRANT EXECUTE ON FUNCTION image_gateway.charge, schema_version, forget_charges
+GRANT EXECUTE ON FUNCTION image_gateway.charge, image_gateway.own_schema,
+    schema_version, forget_charges
     TO image_gateway_charger;
 GRANT SELECT, INSERT ON charged_files TO image_gateway_charger;
 

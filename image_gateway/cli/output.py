@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import Final, Self
 
 _MIB: Final = 1024 * 1024
@@ -109,7 +110,7 @@ def show(args: argparse.Namespace, value: object, *lines: str) -> None:
     The caller escapes ``lines``.
     """
     if args.json:
-        say(json.dumps(value, indent=2, default=_plain))
+        say(json.dumps(value, indent=2, default=_json))
     else:
         for line in lines:
             say(line)
@@ -135,9 +136,14 @@ def cell(value: object) -> str:
         return ", ".join(f"{cell(key)}={cell(item)}" for key, item in value.items()) or "-"
     if isinstance(value, list | tuple):
         return ", ".join(map(cell, value)) or "-"
-    if isinstance(value, int):
-        return f"{value:,}"
+    if isinstance(value, int | Decimal):
+        return f"{value:,}" if isinstance(value, int) else f"{value.normalize():,f}"
     return escaped(_plain(value))
+
+
+def _json(value: object) -> object:
+    """A float has all the digits of a cost up to some billions."""
+    return float(value) if isinstance(value, Decimal) else _plain(value)
 
 
 def _plain(value: object) -> str:

@@ -1,4 +1,4 @@
-"""``image-gateway control``: the standalone control plane's keys, groups, accounts and usage.
+"""``image-gateway control``: keys, groups, owners, accounts and usage in the gateway's own tables.
 
 Each command makes one change over ADMIN_DATABASE_URL and prints the result, for people or with
 ``--json`` for programs.  A row that would break the contract is refused before anything is written,
@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from image_gateway.cli.control import accounts, groups, keys, usage
+from image_gateway.cli.control import accounts, groups, keys, owners, usage
 from image_gateway.cli.control.arguments import UsageError
 from image_gateway.cli.environment import setting
 from image_gateway.cli.exits import (
@@ -23,17 +23,12 @@ from image_gateway.cli.exits import (
 )
 from image_gateway.cli.output import escaped
 from image_gateway.core.rows import RowError
-from image_gateway.edge.postgres import standalone
-from image_gateway.edge.postgres.standalone import (
-    InUseError,
-    NotThereError,
-    Standalone,
-    TakenError,
-    UnusableError,
-)
+from image_gateway.edge.postgres import admin
+from image_gateway.edge.postgres.admin import AdminConnection, UnusableError
+from image_gateway.edge.postgres.own_tables import InUseError, NotThereError, TakenError
 
 _MISSING = (
-    "IMAGE_GATEWAY_ADMIN_DATABASE_URL is missing: set it to the URL of the standalone control "
+    "IMAGE_GATEWAY_ADMIN_DATABASE_URL is missing: set it to the URL of the control "
     "plane's Postgres, with a role that may write, or set IMAGE_GATEWAY_ADMIN_DATABASE_URL_FILE to "
     "a file that holds this URL"
 )
@@ -41,22 +36,22 @@ _MISSING = (
 
 def add_command(commands: "argparse._SubParsersAction[Any]") -> None:
     """Put ``control`` on the command line."""
-    control = commands.add_parser("control", help="change the standalone control plane")
+    control = commands.add_parser("control", help="change keys and accounts, charge calls")
     control.set_defaults(run=handled(_run))
     kinds = control.add_subparsers(required=True, metavar="KIND")
-    for kind in (keys, groups, accounts, usage):
+    for kind in (keys, groups, owners, accounts, usage):
         kind.add_commands(kinds)
 
 
 def _run(args: argparse.Namespace) -> None:
     """Raises ``CommandError``, and ``config.SettingsError``."""
-    handler: Callable[[Standalone, argparse.Namespace], None] = args.handler
+    handler: Callable[[AdminConnection, argparse.Namespace], None] = args.handler
     database = setting("ADMIN_DATABASE_URL")
     if database is None:
         raise CommandError(_MISSING, BAD_SETTINGS)
     try:
-        with standalone.connected(database) as plane:
-            handler(plane, args)
+        with admin.connected(database) as connection:
+            handler(connection, args)
     except (RowError, UsageError) as error:
         raise CommandError(escaped(str(error)), BAD_SETTINGS) from None
     except (NotThereError, TakenError, InUseError) as error:

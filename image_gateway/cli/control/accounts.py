@@ -18,7 +18,8 @@ from image_gateway.core.dialects import DIALECTS, Dialect
 from image_gateway.core.model import DEFAULT_SLOTS, Credential
 from image_gateway.core.request.model_names import is_image_model
 from image_gateway.core.rows import account_from_row
-from image_gateway.edge.postgres.standalone import Standalone, TableRow
+from image_gateway.edge.postgres.admin import AdminConnection, TableRow
+from image_gateway.edge.postgres.own_tables import OwnTables
 
 _NOT_V1: Final = (
     "the path of the base URL does not end in /v1, as OpenAI's does: calls go to exactly this URL, "
@@ -140,7 +141,7 @@ def _add_add(commands: "argparse._SubParsersAction[Any]") -> None:
     add.add_argument(
         "--proxy", type=arguments.name, metavar="URL", help="a proxy: http, https, socks5(h)"
     )
-    add.add_argument("--fails-free", action="store_true", help=_FAILS_FREE)
+    add.add_argument("--fails-free", action=argparse.BooleanOptionalAction, help=_FAILS_FREE)
     add.add_argument("--slots", type=arguments.count, metavar="N", help="most calls at a time")
     add.add_argument(
         "--weight", type=_number, metavar="W", help="share of calls among accounts; usually 1"
@@ -157,7 +158,7 @@ def _number(text: str) -> float:
 # -- handlers --------------------------------------------------------------------------------------
 
 
-def _add_account(plane: Standalone, args: argparse.Namespace) -> None:
+def _add_account(admin: AdminConnection, args: argparse.Namespace) -> None:
     dialect = DIALECTS["azure" if args.azure else "openai" if args.openai else "codex"]
     _check_options(dialect, args)
     if args.codex_route == "responses" and args.responses_model is None:
@@ -181,7 +182,7 @@ def _add_account(plane: Standalone, args: argparse.Namespace) -> None:
     }
     account_from_row(row)  # before stdin is read, which may be a person
     row["credential"] = _credential(args, row)
-    added = plane.add_account(row)
+    added = OwnTables(admin).add_account(row)
     _warn_of_base(added)
     _show_row(args, added)
 
@@ -206,7 +207,7 @@ def _check_options(dialect: Dialect, args: argparse.Namespace) -> None:
         raise UsageError(f"{dialect.described} needs --api-key-file")
 
 
-def _update(plane: Standalone, args: argparse.Namespace) -> None:
+def _update(admin: AdminConnection, args: argparse.Namespace) -> None:
     changes: TableRow = {}
     _check_main_model(args.responses_model)
     for column, text in (
@@ -227,7 +228,7 @@ def _update(plane: Standalone, args: argparse.Namespace) -> None:
         account_from_row(changed)
         return changed
 
-    row = plane.change_account(args.name, change)
+    row = OwnTables(admin).change_account(args.name, change)
     _warn_of_base(row)
     _show_row(args, row)
 
@@ -249,51 +250,51 @@ def _warn_of_base(row: TableRow) -> None:
             complain(_NOT_V1)
 
 
-def _remove(plane: Standalone, args: argparse.Namespace) -> None:
-    row = plane.remove_account(args.name)
+def _remove(admin: AdminConnection, args: argparse.Namespace) -> None:
+    row = OwnTables(admin).remove_account(args.name)
     output.show(args, _public(row), f"removed account {cell(row['account_name'])}")
 
 
-def _set_credential(plane: Standalone, args: argparse.Namespace) -> None:
+def _set_credential(admin: AdminConnection, args: argparse.Namespace) -> None:
     def change(row: TableRow) -> TableRow:
         return {**row, "credential": credential}
 
-    row = plane.account(args.name)
+    row = OwnTables(admin).account(args.name)
     dialect = DIALECTS[row["dialect"]]
     takes_api_key = "api_key" in dialect.credentials
     if (args.api_key_file is not None) != takes_api_key:
         needed = "--api-key-file" if takes_api_key else "--codex-auth"
         raise UsageError(f"{dialect.described} needs {needed}")
     credential = _credential(args, row)
-    _show_row(args, plane.change_account(args.name, change))
+    _show_row(args, OwnTables(admin).change_account(args.name, change))
 
 
-def _set_status(status: str) -> Callable[[Standalone, argparse.Namespace], None]:
-    def handler(plane: Standalone, args: argparse.Namespace) -> None:
-        _change(plane, args, {"status": status})
+def _set_status(status: str) -> Callable[[AdminConnection, argparse.Namespace], None]:
+    def handler(admin: AdminConnection, args: argparse.Namespace) -> None:
+        _change(admin, args, {"status": status})
 
     return handler
 
 
-def _set_images(plane: Standalone, args: argparse.Namespace) -> None:
-    _change(plane, args, {"image_enabled": arguments.SWITCH[args.switch]})
+def _set_images(admin: AdminConnection, args: argparse.Namespace) -> None:
+    _change(admin, args, {"image_enabled": arguments.SWITCH[args.switch]})
 
 
-def _set_slots(plane: Standalone, args: argparse.Namespace) -> None:
-    _change(plane, args, {"image_max_concurrency": args.slots})
+def _set_slots(admin: AdminConnection, args: argparse.Namespace) -> None:
+    _change(admin, args, {"image_max_concurrency": args.slots})
 
 
-def _set_deployments(plane: Standalone, args: argparse.Namespace) -> None:
-    _change(plane, args, {"deployments": None if args.all else dict(args.deployments)})
+def _set_deployments(admin: AdminConnection, args: argparse.Namespace) -> None:
+    _change(admin, args, {"deployments": None if args.all else dict(args.deployments)})
 
 
-def _change(plane: Standalone, args: argparse.Namespace, changes: TableRow) -> None:
+def _change(admin: AdminConnection, args: argparse.Namespace, changes: TableRow) -> None:
     def change(row: TableRow) -> TableRow:
         changed = {**row, **changes}
         row_checks.refuse_new(account_from_row, row, changed)
         return changed
 
-    _show_row(args, plane.change_account(args.name, change))
+    _show_row(args, OwnTables(admin).change_account(args.name, change))
 
 
 # -- secrets ---------------------------------------------------------------------------------------
@@ -345,8 +346,8 @@ def _read(source: str) -> str:
 # -- output ----------------------------------------------------------------------------------------
 
 
-def _list(plane: Standalone, args: argparse.Namespace) -> None:
-    rows = [_public(row) for row in plane.list_accounts()]
+def _list(admin: AdminConnection, args: argparse.Namespace) -> None:
+    rows = [_public(row) for row in OwnTables(admin).list_accounts()]
     cells = [
         [
             cell(row["account_name"]),
@@ -363,8 +364,8 @@ def _list(plane: Standalone, args: argparse.Namespace) -> None:
     output.show(args, rows, output.listed(heads, cells))
 
 
-def _show(plane: Standalone, args: argparse.Namespace) -> None:
-    _show_row(args, plane.account(args.name))
+def _show(admin: AdminConnection, args: argparse.Namespace) -> None:
+    _show_row(args, OwnTables(admin).account(args.name))
 
 
 def _show_row(args: argparse.Namespace, row: TableRow) -> None:

@@ -7,7 +7,8 @@ from image_gateway.cli import output
 from image_gateway.cli.control import arguments, keys
 from image_gateway.cli.control.arguments import UsageError
 from image_gateway.cli.output import cell
-from image_gateway.edge.postgres.standalone import Standalone, TableRow
+from image_gateway.edge.postgres.admin import AdminConnection, TableRow
+from image_gateway.edge.postgres.own_tables import key_tables
 
 
 def add_commands(kinds: "argparse._SubParsersAction[Any]") -> None:
@@ -35,8 +36,8 @@ def add_commands(kinds: "argparse._SubParsersAction[Any]") -> None:
     show.add_argument("group_id", metavar="GROUP_ID", type=arguments.name)
 
 
-def _create(plane: Standalone, args: argparse.Namespace) -> None:
-    row = plane.add_group(
+def _create(admin: AdminConnection, args: argparse.Namespace) -> None:
+    row = key_tables(admin).add_group(
         {
             "group_id": args.group_id,
             "group_name": args.name or "",
@@ -46,7 +47,7 @@ def _create(plane: Standalone, args: argparse.Namespace) -> None:
     _show_row(args, row)
 
 
-def _update(plane: Standalone, args: argparse.Namespace) -> None:
+def _update(admin: AdminConnection, args: argparse.Namespace) -> None:
     if args.images is None and args.name is None:
         raise UsageError("nothing to change: give --images, --name or both")
 
@@ -54,11 +55,11 @@ def _update(plane: Standalone, args: argparse.Namespace) -> None:
         images = row["image_enabled"] if args.images is None else arguments.SWITCH[args.images]
         return {**row, "image_enabled": images, "group_name": args.name or row["group_name"]}
 
-    _show_row(args, plane.change_group(args.group_id, change))
+    _show_row(args, key_tables(admin).change_group(args.group_id, change))
 
 
-def _remove(plane: Standalone, args: argparse.Namespace) -> None:
-    row = plane.remove_group(args.group_id)
+def _remove(admin: AdminConnection, args: argparse.Namespace) -> None:
+    row = key_tables(admin).remove_group(args.group_id)
     output.show(args, row, f"removed group {cell(row['group_id'])}")
 
 
@@ -67,8 +68,8 @@ def _show_row(args: argparse.Namespace, row: TableRow) -> None:
     output.show(args, row, f"group {cell(row['group_id'])}: its keys {switch} make images")
 
 
-def _list(plane: Standalone, args: argparse.Namespace) -> None:
-    rows = plane.list_groups()
+def _list(admin: AdminConnection, args: argparse.Namespace) -> None:
+    rows = key_tables(admin).list_groups()
     cells = [
         [cell(row[column]) for column in ("group_id", "group_name", "image_enabled", "keys")]
         for row in rows
@@ -76,8 +77,9 @@ def _list(plane: Standalone, args: argparse.Namespace) -> None:
     output.show(args, rows, output.listed(("group", "name", "images", "keys"), cells))
 
 
-def _show(plane: Standalone, args: argparse.Namespace) -> None:
-    group, rows = plane.group(args.group_id), plane.list_keys(args.group_id)
+def _show(admin: AdminConnection, args: argparse.Namespace) -> None:
+    tables = key_tables(admin)
+    group, rows = tables.group(args.group_id), tables.list_keys(group_id=args.group_id)
     output.show(
         args,
         {**group, "keys": [keys.public(row) for row in rows]},

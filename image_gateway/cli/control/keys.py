@@ -4,7 +4,7 @@ import argparse
 import hashlib
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from image_gateway.cli import output
 from image_gateway.cli.control import arguments, row_checks
@@ -12,15 +12,66 @@ from image_gateway.cli.control.arguments import UsageError
 from image_gateway.cli.output import cell
 from image_gateway.core.model import Key
 from image_gateway.core.rows import key_from_row
-from image_gateway.edge.postgres.standalone import Standalone, TableRow
+from image_gateway.edge.postgres.admin import AdminConnection, TableRow
+from image_gateway.edge.postgres.own_tables import key_tables
 
 SECRET_PREFIX: Final = "sk-ig-"  # noqa: S105 - a prefix is not a secret
 SECRET_BYTES: Final = 32
-_LIMITS: Final = {
-    "max_concurrency": arguments.count,
-    "min_start_interval_ms": arguments.count,
-    "quota": arguments.quota,
-}
+
+
+class _Limit(NamedTuple):
+    """An option that sets a limit, and the column of the key that holds it."""
+
+    option: str
+    column: str
+    parse: Callable[[str], Any]
+    metavar: str
+    purpose: str
+
+
+_LIMITS: Final = (
+    _Limit(
+        "--max-concurrency",
+        "max_concurrency",
+        arguments.count,
+        "N",
+        "most calls at a time; 0: no limit",
+    ),
+    _Limit(
+        "--min-start-interval-ms",
+        "min_start_interval_ms",
+        arguments.count,
+        "N",
+        "least milliseconds between two starts of calls; 0: no limit",
+    ),
+    _Limit("--quota", "quota_limit", arguments.quota, "N", "most tokens in total"),
+    _Limit("--images", "image_limit", arguments.quota, "N", "most pictures in total"),
+    _Limit(
+        "--images-per-day", "image_limit_day", arguments.quota, "N", "most pictures in a day (UTC)"
+    ),
+    _Limit(
+        "--images-per-month",
+        "image_limit_month",
+        arguments.quota,
+        "N",
+        "most pictures in a month (UTC)",
+    ),
+    _Limit("--usd", "cost_limit", arguments.dollars, "X", "most USD in total"),
+    _Limit("--usd-per-day", "cost_limit_day", arguments.dollars, "X", "most USD in a day (UTC)"),
+    _Limit(
+        "--usd-per-month", "cost_limit_month", arguments.dollars, "X", "most USD in a month (UTC)"
+    ),
+    _Limit(
+        "--expires", "expires_at", arguments.moment, "T", "the time from which calls are refused"
+    ),
+    _Limit(
+        "--json-keepalive-seconds",
+        "json_keepalive_seconds",
+        arguments.count,
+        "N",
+        "for this key in place of JSON_KEEPALIVE_SECONDS",
+    ),
+)
 
 
 def add_commands(kinds: "argparse._SubParsersAction[Any]") -> None:
@@ -55,21 +106,32 @@ def _add_create(commands: "argparse._SubParsersAction[Any]") -> None:
     create.add_argument("key_id", metavar="KEY_ID", type=arguments.new_key_id)
     create.add_argument("--name", type=arguments.name, help="its name, for people")
     create.add_argument("--group", type=arguments.name, help="the group it belongs to")
+    create.add_argument("--owner", type=arguments.name, help="the owner it belongs to")
     create.add_argument(
         "--models", type=arguments.names, metavar="A,B", help="allow only these models"
     )
     create.add_argument(
         "--accounts", type=arguments.names, metavar="A,B", help="use only these accounts"
     )
-    for limit, parse in _LIMITS.items():
-        create.add_argument(_option(limit), type=parse, metavar="N", help=_PURPOSES[limit])
+    for limit in _LIMITS:
+        create.add_argument(
+            limit.option,
+            dest=limit.column,
+            type=limit.parse,
+            metavar=limit.metavar,
+            help=limit.purpose,
+        )
 
 
 def _add_limits(commands: "argparse._SubParsersAction[Any]") -> None:
     limits = _add(commands, "limits", _set_limits, "change a key's limits")
-    for limit, parse in _LIMITS.items():
+    for limit in _LIMITS:
         limits.add_argument(
-            _option(limit), type=_or_none(parse), metavar="N|none", help=_PURPOSES[limit]
+            limit.option,
+            dest=limit.column,
+            type=arguments.or_none(limit.parse),
+            metavar=f"{limit.metavar}|none",
+            help=limit.purpose,
         )
 
 
@@ -93,6 +155,11 @@ def _add_lists(commands: "argparse._SubParsersAction[Any]") -> None:
     groups.add_argument("group", nargs="?", metavar="GROUP", type=arguments.name)
     groups.add_argument("--none", action="store_true", help="take the key out of its group")
 
+    owner = _add(commands, "owner", _set_owner, "give a key to an owner, or to none")
+    owners = owner.add_mutually_exclusive_group(required=True)
+    owners.add_argument("owner", nargs="?", metavar="OWNER", type=arguments.name)
+    owners.add_argument("--none", action="store_true", help="take the key from its owner")
+
     accounts = _add(commands, "accounts", _set_accounts, "set which accounts a key may use")
     accounts.add_argument("names", nargs="*", metavar="NAME", type=arguments.name)
     accounts.add_argument("--all", action="store_true", help="use every account")
@@ -103,36 +170,16 @@ def _add_lists(commands: "argparse._SubParsersAction[Any]") -> None:
         )
 
 
-_PURPOSES: Final = {
-    "max_concurrency": "most calls at a time; 0: no limit",
-    "min_start_interval_ms": "least milliseconds between two starts of calls; 0: no limit",
-    "quota": "most tokens in total",
-}
 _STRATEGIES: Final = {
     "fixed": "try the accounts in the order given",
     "auto": "try the best account first",
 }
 
 
-def _option(limit: str) -> str:
-    return f"--{limit.replace('_', '-')}"
-
-
-class _NoLimit:
-    """The value of ``none``; None means that the option was not given."""
-
-
-def _or_none(parse: Callable[[str], int]) -> Callable[[str], int | _NoLimit]:
-    def parse_or_none(text: str) -> int | _NoLimit:
-        return _NoLimit() if text == "none" else parse(text)
-
-    return parse_or_none
-
-
 # -- handlers --------------------------------------------------------------------------------------
 
 
-def _create(plane: Standalone, args: argparse.Namespace) -> None:
+def _create(admin: AdminConnection, args: argparse.Namespace) -> None:
     secret = _new_secret()
     row = {
         "key_id": args.key_id,
@@ -141,62 +188,63 @@ def _create(plane: Standalone, args: argparse.Namespace) -> None:
         "status": "active",
         "image_enabled": True,
         "group_id": args.group,
-        "quota_limit": args.quota,
-        "max_concurrency": args.max_concurrency,
-        "min_start_interval_ms": args.min_start_interval_ms,
+        "owner_id": args.owner,
+        **{limit.column: getattr(args, limit.column) for limit in _LIMITS},
         "allowed_models": args.models,
         "model_map": None,
         "account_names": args.accounts,
         "route_strategy": "auto",
     }
     _as_read(row)
-    _show_secret(args, plane.add_key(row), secret, "secret of the new key {}")
+    _show_secret(args, key_tables(admin).add_key(row), secret, "secret of the new key {}")
 
 
-def _renew_secret(plane: Standalone, args: argparse.Namespace) -> None:
+def _renew_secret(admin: AdminConnection, args: argparse.Namespace) -> None:
     secret = _new_secret()
-    row = plane.change_key(args.key_id, lambda row: {**row, "key_hash": _hashed(secret)})
+    row = key_tables(admin).change_key(
+        args.key_id, lambda row: {**row, "key_hash": _hashed(secret)}
+    )
     _show_secret(args, row, secret, "new secret for key {}")
 
 
-def _list(plane: Standalone, args: argparse.Namespace) -> None:
-    rows = plane.list_keys()
+def _list(admin: AdminConnection, args: argparse.Namespace) -> None:
+    rows = key_tables(admin).list_keys()
     output.show(args, [public(row) for row in rows], listed(rows))
 
 
-def _show(plane: Standalone, args: argparse.Namespace) -> None:
-    _show_row(args, plane.key(args.key_id))
+def _show(admin: AdminConnection, args: argparse.Namespace) -> None:
+    _show_row(args, key_tables(admin).key(args.key_id))
 
 
-def _remove(plane: Standalone, args: argparse.Namespace) -> None:
-    row = plane.remove_key(args.key_id)
+def _remove(admin: AdminConnection, args: argparse.Namespace) -> None:
+    row = key_tables(admin).remove_key(args.key_id)
     output.show(args, public(row), f"removed key {cell(row['key_id'])}")
 
 
-def _set_status(status: str) -> Callable[[Standalone, argparse.Namespace], None]:
-    def handler(plane: Standalone, args: argparse.Namespace) -> None:
-        _change(plane, args, {"status": status})
+def _set_status(status: str) -> Callable[[AdminConnection, argparse.Namespace], None]:
+    def handler(admin: AdminConnection, args: argparse.Namespace) -> None:
+        _change(admin, args, {"status": status})
 
     return handler
 
 
-def _set_images(plane: Standalone, args: argparse.Namespace) -> None:
-    _change(plane, args, {"image_enabled": arguments.SWITCH[args.switch]})
+def _set_images(admin: AdminConnection, args: argparse.Namespace) -> None:
+    _change(admin, args, {"image_enabled": arguments.SWITCH[args.switch]})
 
 
-def _set_limits(plane: Standalone, args: argparse.Namespace) -> None:
-    values = {limit: getattr(args, limit) for limit in _LIMITS}
+def _set_limits(admin: AdminConnection, args: argparse.Namespace) -> None:
     changes = {
-        "quota_limit" if limit == "quota" else limit: None if isinstance(value, _NoLimit) else value
-        for limit, value in values.items()
-        if value is not None
+        limit.column: None if value is arguments.NO_VALUE else value
+        for limit in _LIMITS
+        if (value := getattr(args, limit.column)) is not None
     }
     if not changes:
-        raise UsageError(f"nothing to change: give one of {', '.join(map(_option, _LIMITS))}")
-    _change(plane, args, changes)
+        options = ", ".join(limit.option for limit in _LIMITS)
+        raise UsageError(f"nothing to change: give one of {options}")
+    _change(admin, args, changes)
 
 
-def _set_models(plane: Standalone, args: argparse.Namespace) -> None:
+def _set_models(admin: AdminConnection, args: argparse.Namespace) -> None:
     changes: TableRow = _selection(args, "allowed_models")
     if args.map:
         changes["model_map"] = dict(args.map)
@@ -204,20 +252,24 @@ def _set_models(plane: Standalone, args: argparse.Namespace) -> None:
         changes["model_map"] = None
     if not changes:
         raise UsageError("nothing to change: give NAME... or --all, --map or --no-map")
-    _change(plane, args, changes)
+    _change(admin, args, changes)
 
 
-def _set_group(plane: Standalone, args: argparse.Namespace) -> None:
-    _change(plane, args, {"group_id": args.group})
+def _set_group(admin: AdminConnection, args: argparse.Namespace) -> None:
+    _change(admin, args, {"group_id": args.group})
 
 
-def _set_accounts(plane: Standalone, args: argparse.Namespace) -> None:
+def _set_owner(admin: AdminConnection, args: argparse.Namespace) -> None:
+    _change(admin, args, {"owner_id": args.owner})
+
+
+def _set_accounts(admin: AdminConnection, args: argparse.Namespace) -> None:
     changes: TableRow = _selection(args, "account_names")
     if args.strategy is not None:
         changes["route_strategy"] = args.strategy
     if not changes:
         raise UsageError("nothing to change: give NAME... or --all, --fixed or --auto")
-    _change(plane, args, changes)
+    _change(admin, args, changes)
 
 
 def _selection(args: argparse.Namespace, column: str) -> TableRow:
@@ -229,13 +281,13 @@ def _selection(args: argparse.Namespace, column: str) -> TableRow:
     return {column: args.names or None} if args.names or args.all else {}
 
 
-def _change(plane: Standalone, args: argparse.Namespace, changes: TableRow) -> None:
+def _change(admin: AdminConnection, args: argparse.Namespace, changes: TableRow) -> None:
     def change(row: TableRow) -> TableRow:
         changed = {**row, **changes}
         row_checks.refuse_new(_as_read, row, changed)
         return changed
 
-    _show_row(args, plane.change_key(args.key_id, change))
+    _show_row(args, key_tables(admin).change_key(args.key_id, change))
 
 
 def _as_read(row: Mapping[str, object]) -> Key:
@@ -262,7 +314,7 @@ def public(row: TableRow) -> TableRow:
 def listed(rows: Sequence[TableRow]) -> str:
     """Keys as a table."""
     return output.listed(
-        ("key", "name", "status", "images", "group", "used", "quota"),
+        ("key", "name", "status", "images", "group", "owner", "tokens", "pictures", "USD"),
         [
             [
                 cell(row["key_id"]),
@@ -270,12 +322,19 @@ def listed(rows: Sequence[TableRow]) -> str:
                 cell(row["status"]),
                 cell(row["image_enabled"]),
                 cell(row["group_id"]),
-                cell(row["quota_used"]),
-                cell(row["quota_limit"]),
+                cell(row["owner_id"]),
+                _used(row["quota_used"], row["quota_limit"]),
+                _used(row["images_used"], row["image_limit"]),
+                _used(row["cost_used"], row["cost_limit"]),
             ]
             for row in rows
         ],
     )
+
+
+def _used(used: object, limit: object) -> str:
+    """How much of a total was used, and how much may be."""
+    return cell(used) if limit is None else f"{cell(used)} of {cell(limit)}"
 
 
 def _show_secret(args: argparse.Namespace, row: TableRow, secret: str, heading: str) -> None:

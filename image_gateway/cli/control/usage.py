@@ -1,20 +1,20 @@
-"""Usage: the tokens of calls, read from the log records and charged to the quotas of their keys.
+"""Usage: what calls used, read from the log records and charged to their keys.
 
-Every call is charged once, whatever happens.  Its ``request_id`` is the primary key of the charges,
-and the statement that inserts the charge also changes the quota.  So a run that was interrupted, a
-second run at the same time, or a copy of a file charges nothing twice, and the next run charges
-what was left.  A sealed file that was read to its end is recorded, only to save reading it again.
-The current file of an instance is read each time, so that a quota is not a whole file behind.  A
-file that may be incomplete is not recorded: a copy may have its size and its beginning before it
-has its end.
+Every call is charged once, whatever happens: the control plane's ``image_gateway.charge`` marks its
+``request_id`` and changes the key in one transaction.  So a run that was interrupted, a second run
+at the same time, or a copy of a file charges nothing twice, and the next run charges what was left.
+A sealed file that was read to its end is recorded, only to save reading it again.  The current file
+of an instance is read each time, so that a quota is not a whole file behind.  A file that may be
+incomplete is not recorded: a copy may have its size and its beginning before it has its end.
 """
 
 import argparse
 import hashlib
 import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,24 +23,35 @@ from image_gateway.cli.control import arguments
 from image_gateway.cli.log_files import complain_of, find_files
 from image_gateway.cli.output import Progress, cell, complain, counted, escaped
 from image_gateway.core.records import charges
-from image_gateway.core.records.charges import Charge, Uncharged
-from image_gateway.edge.postgres.standalone import Standalone
+from image_gateway.core.records.charges import Uncharged
+from image_gateway.core.records.summary import Record
+from image_gateway.edge.postgres.admin import AdminConnection
+from image_gateway.edge.postgres.charging import Charged, Charging
 from image_gateway.edge.records import reader
 from image_gateway.edge.records.reader import Reading, RecordFile
 
-_BATCH: Final = 1000
-"""Calls in one transaction, which locks the rows of their keys for some milliseconds."""
 _SAMPLE_BYTES: Final = 64 * 1024
 
 
 def add_commands(kinds: "argparse._SubParsersAction[Any]") -> None:
     """Put ``usage`` on the command line."""
-    usage = kinds.add_parser("usage", help="charge calls to quotas")
+    usage = kinds.add_parser("usage", help="charge calls to their keys")
     commands = usage.add_subparsers(required=True, metavar="COMMAND")
     apply = arguments.add_command(
-        commands, "apply", _apply, "charge the tokens in the log records to their keys, once each"
+        commands, "apply", _apply, "charge the calls in the log records to their keys, once each"
     )
     log_files.add_dir(apply)
+
+
+@dataclass(slots=True)
+class _KeySums:
+    """What was charged to a key, and its paid calls that have no usage."""
+
+    calls: int = 0
+    tokens: int = 0
+    images: int = 0
+    cost: Decimal = Decimal(0)
+    without_usage: int = 0
 
 
 @dataclass(slots=True)
@@ -51,40 +62,54 @@ class _Applied:
     known_files: int = 0
     records: int = 0
     uncharged: Counter[Uncharged] = field(default_factory=Counter)
-    charged: int = 0
-    charged_before: int = 0
-    unknown_key: int = 0
-    too_old: int = 0
-    keys: dict[str, list[int]] = field(default_factory=dict)
-    """For each key: calls, tokens and pictures charged, and calls read that have no usage."""
-
-    def of_key(self, key_id: str) -> list[int]:
-        """The sums of a key, which start at zero."""
-        return self.keys.setdefault(key_id, [0, 0, 0, 0])
+    charged: Counter[Charged] = field(default_factory=Counter)
+    keys: defaultdict[str, _KeySums] = field(default_factory=lambda: defaultdict(_KeySums))
 
 
-def _apply(plane: Standalone, args: argparse.Namespace) -> None:
+def _apply(admin: AdminConnection, args: argparse.Namespace) -> None:
+    charging = Charging(admin)
     applied, reading = _Applied(), Reading()
     files = [(file, _digest(file)) for file in find_files(args)]
-    new = [(file, digest) for file, digest in files if not (digest and plane.is_charged(digest))]
+    new = [(file, digest) for file, digest in files if not (digest and charging.is_charged(digest))]
     applied.known_files = len(files) - len(new)
-    newest_before = plane.newest_charged_file()
+    newest_before = charging.newest_charged_file()
     unknown = _unknown_folders(files, new)
     with Progress(sum(file.size for file, _ in new)) as progress:
         for file, digest in new:
             gone_before, holes_before = reading.gone_files, reading.holes
-            charged_before = applied.charged_before
-            for batch in _batches(file, reading, applied, progress):
-                _charge(plane, batch, applied)
+            charged_before = applied.charged[Charged.BEFORE]
+            for record in reader.read(file, reading):
+                progress.show(reading.read_bytes)
+                applied.records += 1
+                _charge(charging, record, applied)
             if reading.gone_files == gone_before:
                 applied.files += 1
                 if digest is not None and reading.holes == holes_before:
-                    plane.note_charged(digest, file.path.name)
-            if unknown.get(file.path.parent) is file and applied.charged_before == charged_before:
+                    charging.note_charged(digest, file.path.name)
+            is_new = applied.charged[Charged.BEFORE] == charged_before
+            if is_new and unknown.get(file.path.parent) is file:
                 _complain_of_gap(file.path, newest_before)
-    plane.forget_charges()
+    charging.forget_charges()
     complain_of(reading)
-    _show_row(args, applied, reading)
+    _show_result(args, applied, reading)
+
+
+def _charge(charging: Charging, record: Record, applied: _Applied) -> None:
+    charge = charges.of(record)
+    if isinstance(charge, Uncharged):
+        applied.uncharged[charge] += 1
+        key_id = record.get("key_id")
+        if charge is Uncharged.WITHOUT_USAGE and isinstance(key_id, str):
+            applied.keys[key_id].without_usage += 1
+        return
+    word = charging.charge(charge)
+    applied.charged[word] += 1
+    if word is Charged.CHARGED:
+        sums = applied.keys[charge.key_id]
+        sums.calls += 1
+        sums.tokens += charge.tokens
+        sums.images += charge.images
+        sums.cost += charge.cost or 0
 
 
 _Files = Sequence[tuple[RecordFile, str | None]]
@@ -114,45 +139,6 @@ def _complain_of_gap(oldest: Path, newest_before: str | None) -> None:
         )
 
 
-def _batches(
-    file: RecordFile, reading: Reading, applied: _Applied, progress: Progress
-) -> Iterator[list[Charge]]:
-    """The charges of a file; the last batch may be empty."""
-    batch: list[Charge] = []
-    for record in reader.read(file, reading):
-        progress.show(reading.read_bytes)
-        applied.records += 1
-        charge = charges.of(record)
-        if isinstance(charge, Uncharged):
-            applied.uncharged[charge] += 1
-            key_id = record.get("key_id")
-            if charge is Uncharged.WITHOUT_USAGE and isinstance(key_id, str):
-                applied.of_key(key_id)[-1] += 1
-        else:
-            batch.append(charge)
-        if len(batch) == _BATCH:
-            yield batch
-            batch = []
-    yield batch
-
-
-def _charge(plane: Standalone, batch: Sequence[Charge], applied: _Applied) -> None:
-    if not batch:
-        return
-    keys = plane.charge(batch)
-    for key in keys:
-        applied.charged += key.calls
-        applied.too_old += key.old_calls
-        if key.calls:
-            sums = applied.of_key(key.key_id)
-            for index, number in enumerate((key.calls, key.tokens, key.images)):
-                sums[index] += number
-    key_ids = {key.key_id for key in keys}
-    unknown = sum(charge.key_id not in key_ids for charge in batch)
-    applied.unknown_key += unknown
-    applied.charged_before += len(batch) - unknown - sum(key.calls + key.old_calls for key in keys)
-
-
 def _digest(file: RecordFile) -> str | None:
     """Identifies a sealed file by its size, its beginning and its end, both full of request ids.
 
@@ -173,23 +159,31 @@ def _digest(file: RecordFile) -> str | None:
     return digest.hexdigest()
 
 
-def _show_row(args: argparse.Namespace, applied: _Applied, reading: Reading) -> None:
-    keys = [
-        {"key_id": key_id, **dict(zip(_SUMS, sums, strict=True))}
-        for key_id, sums in sorted(applied.keys.items())
-    ]
-    tokens = sum(row[1] for row in applied.keys.values())
+def _show_result(args: argparse.Namespace, applied: _Applied, reading: Reading) -> None:
+    keys = [{"key_id": key_id, **asdict(sums)} for key_id, sums in sorted(applied.keys.items())]
+    tokens = sum(sums.tokens for sums in applied.keys.values())
+    images = sum(sums.images for sums in applied.keys.values())
+    cost = sum((sums.cost for sums in applied.keys.values()), Decimal(0))
+    calls = applied.charged[Charged.CHARGED]
     other_counts = {
-        "charged_before": applied.charged_before,
+        "charged_before": applied.charged[Charged.BEFORE],
         "without_usage": applied.uncharged[Uncharged.WITHOUT_USAGE],
-        "unknown_key": applied.unknown_key,
-        "too_old": applied.too_old,
+        "unknown_key": applied.charged[Charged.UNKNOWN_KEY],
+        "no_price": applied.charged[Charged.NO_PRICE],
+        "too_old": applied.charged[Charged.TOO_OLD],
         "unreadable": applied.uncharged[Uncharged.UNREADABLE],
     }
     lines = [
         f"{counted(applied.files)} read, {cell(applied.known_files)} read before",
         f"{counted(applied.records, 'record')} read",
-        f"{counted(applied.charged, 'call')} charged, {counted(tokens, 'token')}",
+        ", ".join(
+            (
+                f"{counted(calls, 'call')} charged",
+                counted(tokens, "token"),
+                counted(images, "picture"),
+                f"{cell(cost)} USD",
+            )
+        ),
         *(
             f"{counted(count, 'call')} {_LABELS[name]}"
             for name, count in other_counts.items()
@@ -198,8 +192,7 @@ def _show_row(args: argparse.Namespace, applied: _Applied, reading: Reading) -> 
     ]
     if keys:
         cells = [[cell(value) for value in row.values()] for row in keys]
-        headings = ("key", *(name.replace("_", " ") for name in _SUMS))
-        lines += ["", output.listed(headings, cells)]
+        lines += ["", output.listed(_HEADINGS, cells)]
     output.show(
         args,
         {
@@ -208,8 +201,10 @@ def _show_row(args: argparse.Namespace, applied: _Applied, reading: Reading) -> 
             "gone_files": reading.gone_files,
             "skipped_lines": reading.skipped_lines,
             "records": applied.records,
-            "charged": applied.charged,
+            "charged": calls,
             "tokens": tokens,
+            "images": images,
+            "cost": cost,
             **other_counts,
             "keys": keys,
         },
@@ -217,11 +212,12 @@ def _show_row(args: argparse.Namespace, applied: _Applied, reading: Reading) -> 
     )
 
 
-_SUMS: Final = ("calls", "tokens", "images", "without_usage")
+_HEADINGS: Final = ("key", "calls", "tokens", "pictures", "cost USD", "without usage")
 _LABELS: Final = {
     "charged_before": "charged before",
     "without_usage": "without usage, charged nothing",
     "unknown_key": "of unknown keys, not charged",
+    "no_price": "without a price, not charged; set PRICES",
     "too_old": "too old to be charged",
     "unreadable": "with usage but without a valid id, key or time, not charged",
 }

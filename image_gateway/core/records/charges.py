@@ -5,37 +5,54 @@ if an upstream reports only those.  A paid call whose usage is not known costs n
 number would be wrong, and is counted separately: where a call is broken off because its client
 left, the usage is never known.  A record without attempts costs nothing: it was refused, or found a
 call that is charged to the request that started it.
+
+A charge also says what a control plane with prices, or with accounts of its own, needs: the model,
+the account, the kinds of the tokens and the cost.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from enum import StrEnum
 from typing import Final
 
 from image_gateway.core import untrusted
-from image_gateway.core.records import usage
+from image_gateway.core.records import prices, usage
 from image_gateway.core.routing.failover import Action
 
 MOST_IMAGES: Final = 1_000_000
 LONGEST_TEXT: Final = 256
-"""Characters of an id: a record holds no longer id (``core.records.record``), and an index
-could not hold one.
+"""Characters of an id or a name: a record holds no longer one (``core.records.record``), and an
+index could not hold one.
 """
 
 _PAID: Final = (Action.DELIVER, Action.END)
 """The actions after which an upstream has made a picture, or may have."""
+_USAGES: Final = ("usage", "usage_text")
+"""The tokens that are charged: those of the pictures, and those of the main model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """One call to charge; ``called_at`` is its arrival."""
+    """One call to charge; ``called_at`` is its arrival.
+
+    ``input``, ``cached_input`` (a part of it) and ``output`` are the tokens as far as the answer
+    tells them apart: an upstream that reports only a total leaves them 0.  ``model`` is the one
+    that the upstream was asked for.  ``cost`` is in USD; None: not known, as of a subscription.
+    """
 
     request_id: str
     key_id: str
     tokens: int
     images: int
     called_at: datetime
+    model: str | None = None
+    account_name: str | None = None
+    input: int = 0
+    cached_input: int = 0
+    output: int = 0
+    cost: Decimal | None = None
 
 
 class Uncharged(StrEnum):
@@ -60,7 +77,20 @@ def of(record: Mapping[str, object]) -> Charge | Uncharged:
     called_at = untrusted.moment(record.get("time"))
     if request_id is None or key_id is None or called_at is None:
         return Uncharged.UNREADABLE
-    return Charge(request_id, key_id, tokens, images, called_at)
+    usages = [untrusted.mapping(record.get(name)) for name in _USAGES]
+    return Charge(
+        request_id,
+        key_id,
+        tokens,
+        images,
+        called_at,
+        model=_text(record.get("upstream_model")) or _text(record.get("model")),
+        account_name=_text(record.get("account_name")),
+        input=sum(usage.count_of(each, "input_tokens") or 0 for each in usages),
+        cached_input=sum(usage.cached_of(each) or 0 for each in usages),
+        output=sum(usage.count_of(each, "output_tokens") or 0 for each in usages),
+        cost=prices.usd(record.get("cost_usd")),
+    )
 
 
 def attempts_of(record: Mapping[str, object]) -> Sequence[object]:
@@ -71,7 +101,7 @@ def attempts_of(record: Mapping[str, object]) -> Sequence[object]:
 
 def tokens_of(record: Mapping[str, object]) -> int | None:
     """The tokens of a call's pictures and of its main model; None if its record has neither."""
-    totals = [usage.total_of(record.get(name)) for name in ("usage", "usage_text")]
+    totals = [usage.total_of(record.get(name)) for name in _USAGES]
     known = [total for total in totals if total is not None]
     return sum(known) if known else None
 

@@ -12,7 +12,7 @@ from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Final, NamedTuple
 
 from image_gateway.core import untrusted
-from image_gateway.core.records.usage import Usage, count_of
+from image_gateway.core.records.usage import Usage, cached_fields, count_of
 
 MOST_USD: Final = 1_000_000_000
 """More than this is not the price of a million tokens, and not the cost of a call."""
@@ -182,8 +182,7 @@ def _went(usage: Usage, price: Price) -> _Tokens | None:
 
 def _cached(usage: Usage, came: _Tokens) -> _Tokens | None:
     """How many of the tokens that came were cached; none of them if the answer reports none."""
-    details = untrusted.mapping(usage.get("input_tokens_details"))
-    source = usage if {"cached_tokens", "cached_tokens_details"} & usage.keys() else details
+    source = cached_fields(usage)
     total = count_of(source, "cached_tokens")
     kinds = untrusted.mapping(source.get("cached_tokens_details"))
     if not _says_kinds(kinds):

@@ -78,3 +78,28 @@ def total_of(usage: object) -> int | None:
     if len(counts) == len(parts):
         return sum(counts)
     return None if any(counts) else total
+
+
+def cached_fields(usage: Usage) -> Usage:
+    """The part of a usage that tells its cached tokens: itself, or the details of its tokens in."""
+    if {"cached_tokens", "cached_tokens_details"} & usage.keys():
+        return usage
+    return untrusted.mapping(usage.get("input_tokens_details"))
+
+
+def cached_of(usage: object) -> int | None:
+    """How many of the tokens in were cached.
+
+    None if the usage does not say, or says more than came in: cached tokens are cheap, so a
+    number that cannot be right must not lower a bill.
+    """
+    fields = untrusted.mapping(usage)
+    source = cached_fields(fields)
+    cached = count_of(source, "cached_tokens")
+    if cached is None:
+        kinds = untrusted.mapping(source.get("cached_tokens_details"))
+        counts = [count_of(kinds, name) for name in _KINDS]
+        known = [count for count in counts if count is not None]
+        cached = sum(known) if known else None
+    came = count_of(fields, "input_tokens")
+    return None if cached is None or came is None or cached > came else cached

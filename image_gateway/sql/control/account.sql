@@ -6,6 +6,6 @@ SELECT account_name, dialect, status, image_enabled, image_max_concurrency, base
        -- Python's datetime has neither infinity nor the year 10000.
        least(greatest(blocked_until, '1970-01-01'), '9000-01-01') AS blocked_until,
        created_at
-FROM image_control.accounts
+FROM accounts
 WHERE account_name = %(account_name)s
 FOR NO KEY UPDATE

@@ -1,5 +1,5 @@
 -- Adds an account; no row if the name is taken.  Parameters: the columns.
-INSERT INTO image_control.accounts
+INSERT INTO accounts
     (account_name, dialect, status, image_enabled, image_max_concurrency, base_url, api_version,
      deployments, credential, responses_model, codex_route, proxy_url, routing_weight,
      fails_free)

@@ -1,5 +1,5 @@
 -- Changes an account.  Parameters: the columns.
-UPDATE image_control.accounts
+UPDATE accounts
 SET status = %(status)s,
     image_enabled = %(image_enabled)s,
     image_max_concurrency = %(image_max_concurrency)s,

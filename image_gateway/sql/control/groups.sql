@@ -1,6 +1,6 @@
 -- All groups, each with its number of keys.
 SELECT g.group_id, g.group_name, g.image_enabled, g.created_at, count(k.key_id) AS keys
-FROM image_control.groups g
-LEFT JOIN image_control.keys k USING (group_id)
+FROM groups g
+LEFT JOIN keys k USING (group_id)
 GROUP BY g.group_id
 ORDER BY g.group_id

@@ -1,4 +1,4 @@
 -- Removes an account.  Parameter: account_name.
-DELETE FROM image_control.accounts
+DELETE FROM accounts
 WHERE account_name = %(account_name)s
 RETURNING account_name

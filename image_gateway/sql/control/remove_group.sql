@@ -1,4 +1,4 @@
 -- Removes a group; fails while keys belong to it.  Parameter: group_id.
-DELETE FROM image_control.groups
+DELETE FROM groups
 WHERE group_id = %(group_id)s
 RETURNING group_id

@@ -11,10 +11,12 @@ from image_gateway.core.records.charges import LONGEST_TEXT, Charge, Uncharged
 from image_gateway.core.records.usage import MOST_TOKENS
 from tests.parts.charged import odd_records, record
 
+MOMENT = datetime(2026, 11, 21, 20, tzinfo=UTC)
+CHARGE = Charge("req_1", "key-1", 12, 2, MOMENT, input=5, output=7)
+
 
 def test_a_call_charges_the_tokens_of_its_usage() -> None:
-    moment = datetime(2026, 11, 21, 20, tzinfo=UTC)
-    assert charges.of(record()) == Charge("req_1", "key-1", 12, 2, moment)
+    assert charges.of(record()) == CHARGE
 
 
 @pytest.mark.parametrize(
@@ -95,8 +97,7 @@ def test_an_attempt_that_made_nothing_is_not_paid_for(action: Any) -> None:
 def test_a_call_that_was_finished_without_its_client_is_charged() -> None:
     """Its usage is known, and its pictures are kept for a retry."""
     left = record(status=None, error_code="client_left", client_left=True, call_source="made")
-    moment = datetime(2026, 11, 21, 20, tzinfo=UTC)
-    assert charges.of(left) == Charge("req_1", "key-1", 12, 2, moment)
+    assert charges.of(left) == CHARGE
 
 
 @pytest.mark.parametrize("source", ["joined", "taken-over", "replayed"])

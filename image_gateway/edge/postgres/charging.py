@@ -1,0 +1,110 @@
+"""Charges calls on a control plane, over its function ``image_gateway.charge``, each call once.
+
+A call is a transaction of its own: its key, its user and the plane's own counters are locked only
+for its moment, so that neither the plane nor another run waits long or in a circle.  A call is
+committed without waiting for the disk: its mark and what it changed are in one transaction, which a
+crash loses as a whole, and the next run makes again.  ``note_charged`` waits, and with it the disk
+has all calls before it.
+"""
+
+from enum import StrEnum
+from typing import Final
+
+import psycopg
+
+from image_gateway.core.records.charges import Charge
+from image_gateway.edge.postgres.admin import LOCK_SECONDS, AdminConnection, UnusableError
+
+KEEP_DAYS: Final = 400
+"""How long a charge is kept, to recognise its call; an older call is never charged."""
+_TRIES: Final = 5
+"""Of a call whose transaction Postgres ended because of another's."""
+
+
+class Charged(StrEnum):
+    """What became of a call, in the words of ``image_gateway.charge``."""
+
+    CHARGED = "charged"
+    BEFORE = "charged_before"
+    TOO_OLD = "too_old"
+    UNKNOWN_KEY = "unknown_key"
+    NO_PRICE = "no_price"
+
+
+class Charging:
+    """The charges of a control plane; raises ``UnusableError`` if it has none."""
+
+    def __init__(self, admin: AdminConnection) -> None:
+        self._admin = admin
+        [row] = admin.query("can_charge")
+        if row["can_charge"] is not True:
+            raise UnusableError(
+                "the control plane has no function image_gateway.charge, so its calls cannot be "
+                "charged here. `image-gateway schema NAME` prints the SQL of a control plane that "
+                "this gateway knows; it may be run again"
+            )
+        self._notes_files = row["notes_files"] is True
+
+    def __repr__(self) -> str:
+        return f"<Charging over {self._admin!r}>"
+
+    def charge(self, charge: Charge) -> Charged:
+        """Charge a call to its key."""
+        values = {
+            "request_id": charge.request_id,
+            "key_id": charge.key_id,
+            "called_at": charge.called_at,
+            "model": charge.model,
+            "account_name": charge.account_name,
+            "tokens": {
+                "total": charge.tokens,
+                "input": charge.input,
+                "cached_input": charge.cached_input,
+                "output": charge.output,
+            },
+            "images": charge.images,
+            "cost": charge.cost,
+            "lock_ms": LOCK_SECONDS * 1000,
+        }
+        for _ in range(_TRIES - 1):
+            try:
+                return self._charge(values)
+            except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
+                continue
+        return self._charge(values)
+
+    def _charge(self, values: dict[str, object]) -> Charged:
+        row = self._admin.execute_alone("charge", values).fetchone()
+        word = str(None if row is None else row["word"])
+        try:
+            return Charged(word)
+        except ValueError:
+            known = ", ".join(Charged)
+            raise UnusableError(
+                f"image_gateway.charge answered {word!r}; it must answer one of {known}"
+            ) from None
+
+    def is_charged(self, digest: str) -> bool:
+        """Whether a file was charged to its end."""
+        if not self._notes_files:
+            return False
+        [row] = self._admin.query("is_file_charged", {"digest": digest})
+        return row["is_charged"] is True
+
+    def note_charged(self, digest: str, file_name: str) -> None:
+        """Note that a file was charged to its end, so that it is not read again."""
+        if self._notes_files:
+            self._admin.execute("file_charged", {"digest": digest, "file_name": file_name})
+
+    def newest_charged_file(self) -> str | None:
+        """The name of the newest sealed file that was charged to its end, on any machine."""
+        if not self._notes_files:
+            return None
+        [row] = self._admin.query("newest_charged_file")
+        name: str | None = row["file_name"]
+        return name
+
+    def forget_charges(self) -> None:
+        """Delete the charges of calls that are too old to be charged again."""
+        if self._notes_files:
+            self._admin.execute("forget_charges")

@@ -15,8 +15,6 @@ import psycopg
 from image_gateway.core.records.charges import Charge
 from image_gateway.edge.postgres.admin import LOCK_SECONDS, AdminConnection, UnusableError
 
-KEEP_DAYS: Final = 400
-"""How long a charge is kept, to recognise its call; an older call is never charged."""
 _TRIES: Final = 5
 """Of a call whose transaction Postgres ended because of another's."""
 

@@ -19,7 +19,7 @@ from image_gateway.core.records import charges
 from image_gateway.core.records.charges import Charge
 from image_gateway.edge.postgres import admin
 from image_gateway.edge.postgres.admin import UnusableError
-from image_gateway.edge.postgres.charging import KEEP_DAYS, Charged, Charging
+from image_gateway.edge.postgres.charging import Charged, Charging
 from tests.edge.postgres.listening import listening
 from tests.parts.charged import odd_records
 from tests.parts.eventually import BOUND_SECONDS, eventually
@@ -27,6 +27,8 @@ from tests.parts.examples import scaled
 from tests.parts.plane import Plane
 
 NOW = datetime.now(UTC)
+KEEP_DAYS = 400
+"""How long a charge is kept, to recognise its call; an older call is never charged."""
 
 
 @contextmanager

@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 import orjson
 
 from image_gateway.core import untrusted
-from image_gateway.core.dialects import DIALECTS
+from image_gateway.core.dialects import DIALECTS, Dialect
+from image_gateway.core.encrypted import WITHOUT_KEY, CannotOpenError, Keyring
 from image_gateway.core.model import (
     DEFAULT_SLOTS,
     HTTP_SCHEMES,
@@ -81,8 +82,11 @@ def key_from_row(row: ViewRow) -> Key:
     )
 
 
-def account_from_row(row: ViewRow) -> Account:
-    """An account from a row of ``image_gateway.accounts``; raises ``RowError``."""
+def account_from_row(row: ViewRow, keyring: Keyring = WITHOUT_KEY) -> Account:
+    """An account from a row of ``image_gateway.accounts``; raises ``RowError``.
+
+    ``keyring`` opens what the control plane keeps encrypted.
+    """
     dialect = DIALECTS.get(_text(row, "dialect"))
     if dialect is None:
         raise RowError(f"dialect must be one of {', '.join(DIALECTS)}")
@@ -115,11 +119,11 @@ def account_from_row(row: ViewRow) -> Account:
         base_url=base_url,
         api_version=_optional_text(row, "api_version"),
         deployments=_optional_names(row, "deployments"),
-        credential=_credential(row),
+        credential=_credential(row, dialect, keyring),
         client_version=client_version and _header_safe(client_version, "client_version"),
         responses_model=_optional_text(row, "responses_model"),
         codex_route=cast("Literal['direct', 'responses']", route),
-        proxy=_proxy(row),
+        proxy=_proxy(row, keyring),
         routing_weight=weight,
         used_percent_primary=_optional_number(row, "used_percent_primary"),
         used_percent_secondary=_optional_number(row, "used_percent_secondary"),
@@ -131,11 +135,18 @@ def account_from_row(row: ViewRow) -> Account:
     )
 
 
-def _credential(row: ViewRow) -> Credential | None:
-    """Accepts three shapes: flat, camelCase, or nested under ``tokens`` and ``account``."""
+def _credential(row: ViewRow, dialect: Dialect, keyring: Keyring) -> Credential | None:
+    """Accepts three shapes: flat, camelCase, or nested under ``tokens`` and ``account``; each of
+    them, or the token alone, may be encrypted.
+    """
     value = _optional_object(row, "credential")
     if value is None:
         return None
+    if _ENCRYPTED in value:
+        text = _opened(value[_ENCRYPTED], "credential", keyring)
+        token = "api_key" if "api_key" in dialect.credentials else "access_token"
+        fields = _json_object(text)
+        value = {**value, **({token: text} if fields is None else fields)}
     tokens = untrusted.mapping(value.get("tokens"))
     account = untrusted.mapping(value.get("account"))
     access_token = _first_text(
@@ -165,6 +176,25 @@ def _credential(row: ViewRow) -> Credential | None:
     return None
 
 
+_ENCRYPTED: Final = "encrypted"
+
+
+def _opened(sealed: object, column: str, keyring: Keyring) -> str:
+    try:
+        return keyring.open(sealed)
+    except CannotOpenError as error:
+        raise RowError(f"{column} {error}") from None
+
+
+def _json_object(text: str) -> Mapping[str, object] | None:
+    """The fields if the text is a JSON object, else None: it is the secret itself."""
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
 def _header_safe(text: str, column: str) -> str:
     if not (text.isascii() and text.isprintable()):
         raise RowError(f"{column} must be printable ASCII, because it is sent in a header")
@@ -185,7 +215,7 @@ def token_expiry(token: str) -> float | None:
     return float(expiry) if isinstance(expiry, int | float) else None
 
 
-def _proxy(row: ViewRow) -> Proxy | None:
+def _proxy(row: ViewRow, keyring: Keyring) -> Proxy | None:
     url = _optional_text(row, "proxy_url")
     if url is None:
         return None
@@ -196,6 +226,9 @@ def _proxy(row: ViewRow) -> Proxy | None:
             "proxy_username must not contain a colon, which separates it from the password"
         )
     password = _optional_text(row, "proxy_password")
+    sealed = None if password is None else _json_object(password)
+    if sealed is not None and _ENCRYPTED in sealed:
+        password = _opened(sealed[_ENCRYPTED], "proxy_password", keyring) or None
     if username is not None and not url.startswith(tuple(HTTP_SCHEMES)):
         for column, value in (("proxy_username", username), ("proxy_password", password or "")):
             if not (value.isascii() and 1 <= len(value) <= _LONGEST_SOCKS_TEXT):

@@ -19,6 +19,7 @@ from image_gateway.cli import control, keep_dir, logs
 from image_gateway.cli.environment import read
 from image_gateway.cli.exits import BAD_SETTINGS, CONTROL_PLANE_UNUSABLE, FAILED, OK
 from image_gateway.cli.output import complain, escaped, say
+from image_gateway.core.encrypted import Keyring
 from image_gateway.core.model import Account
 from image_gateway.core.request.catalogue import Catalogue
 from image_gateway.core.routing import offers, retirement
@@ -106,6 +107,7 @@ def _check(_: argparse.Namespace) -> int:
     if settings is None:
         return BAD_SETTINGS
     say("ok: settings")
+    _warn_of_open_key(settings)
     can_keep = keep_dir.check(settings)
     try:
         findings, is_pooled = asyncio.run(_ask_control_plane(settings))
@@ -151,6 +153,16 @@ def _check(_: argparse.Namespace) -> int:
     return OK if can_keep else FAILED
 
 
+def _warn_of_open_key(settings: config.Settings) -> None:
+    path = settings.credential_key_file
+    mode = 0 if path is None else path.stat().st_mode & 0o777
+    if mode & 0o077:
+        say(
+            f"warning: CREDENTIAL_KEY_FILE {escaped(str(path))} is open to others than its owner "
+            f"(mode {mode:04o}): run chmod 600"
+        )
+
+
 def _warn_of_shutdowns(
     settings: config.Settings, catalogue: Catalogue, accounts: Sequence[Account]
 ) -> None:
@@ -169,7 +181,8 @@ def _warn_of_shutdowns(
 
 
 async def _ask_control_plane(settings: config.Settings) -> tuple[Findings, bool]:
-    findings = await contract.check(settings.control_database_url)
+    keyring = Keyring(settings.credential_key)
+    findings = await contract.check(settings.control_database_url, keyring)
     return findings, await contract.is_pooled(settings.direct_database_url)
 
 

@@ -23,6 +23,7 @@ from typing import Final
 from image_gateway.calls.registry import Calls
 from image_gateway.config import Settings, SettingsError
 from image_gateway.context import AppContext
+from image_gateway.core.encrypted import Keyring
 from image_gateway.core.records import prices
 from image_gateway.core.records.prices import Prices
 from image_gateway.core.request import catalogue
@@ -82,13 +83,14 @@ async def serve(settings: Settings) -> None:
     """
     asyncio.get_running_loop().set_exception_handler(writer.report_loop_error)
     stop = asyncio.Event()
+    keyring = Keyring(settings.credential_key)
     with _signals(stop) as on_hangup:
-        await _wait_for_control_plane(settings, stop)
+        await _wait_for_control_plane(settings, keyring, stop)
         if stop.is_set():
             return
         await _refuse_pooler(settings)
         async with AsyncExitStack() as stack:
-            app = await _open_context(settings, stack)
+            app = await _open_context(settings, keyring, stack)
             on_hangup(app.logs.reopen)
             await _read_accounts(app.control_plane)
             image_port: Listener | None = None
@@ -127,7 +129,7 @@ async def serve(settings: Settings) -> None:
     _log.info("stopped")
 
 
-async def _open_context(settings: Settings, stack: AsyncExitStack) -> AppContext:
+async def _open_context(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> AppContext:
     rotation = Rotation(
         settings.log_max_file_bytes, settings.log_max_file_seconds, settings.log_max_files
     )
@@ -156,6 +158,7 @@ async def _open_context(settings: Settings, stack: AsyncExitStack) -> AppContext
             settings.control_database_url,
             settings.direct_database_url,
             Freshness(settings.grant_ttl_seconds, settings.grant_max_stale_seconds),
+            keyring,
         )
     )
     starts = StartClock()
@@ -208,12 +211,14 @@ def _current_slots(plane: ControlPlane, candidate: Candidate) -> int:
     return candidate.limit if account is None else account.image_max_concurrency
 
 
-async def _wait_for_control_plane(settings: Settings, stop: asyncio.Event) -> None:
+async def _wait_for_control_plane(
+    settings: Settings, keyring: Keyring, stop: asyncio.Event
+) -> None:
     """Wait until Postgres answers, for up to ``START_WAIT_SECONDS``, and check the contract."""
     deadline = time.monotonic() + settings.start_wait_seconds
     while True:
         try:
-            await contract.check(settings.control_database_url)
+            await contract.check(settings.control_database_url, keyring)
         except UnavailableError as error:
             if time.monotonic() >= deadline:
                 raise

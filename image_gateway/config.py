@@ -67,6 +67,9 @@ class Settings:
     log_max_file_seconds: float
     log_max_files: int
     prompt_hash_key: Secret | None
+    credential_key_file: Path | None
+    credential_key: Secret | None
+    """What the file holds."""
     grant_ttl_seconds: float
     grant_max_stale_seconds: float
     start_wait_seconds: float
@@ -189,6 +192,13 @@ SETTINGS: Final[Sequence[Setting]] = (
         "of it they are not. Default: generated once, kept in STATE_DIR.",
         parse_hash_key,
         secret=True,
+    ),
+    Setting(
+        "CREDENTIAL_KEY_FILE",
+        None,
+        "The file of the key with which the control plane encrypts credentials; it is read at the "
+        "start.",
+        parse_path,
     ),
     Setting(
         "GRANT_TTL_SECONDS",
@@ -402,6 +412,10 @@ def parse(environment: Mapping[str, str], read: Read) -> Settings:
             f"{PREFIX}PUBLIC_URL needs {PREFIX}KEEP_SECONDS above 0: addresses lead to pictures "
             "that are kept"
         )
+    key_file = values.setdefault("credential_key_file", None)
+    values["credential_key"] = (
+        None if key_file is None else _credential_key(key_file, read, mistakes)
+    )
     if mistakes:
         raise SettingsError(mistakes)
     values.pop("admin_database_url", None)  # the daemon must not be able to write
@@ -416,6 +430,24 @@ def parse(environment: Mapping[str, str], read: Read) -> Settings:
         values.setdefault(name.lower(), _folder(environment, name))
     values.setdefault("keep_dir", _keep_dir(values["state_dir"]))
     return Settings(**values)
+
+
+MOST_KEY_BYTES: Final = 4096
+"""The keys of the planes have 44 characters or so; a longer file is another one."""
+
+
+def _credential_key(path: Path, read: Read, mistakes: list[str]) -> Secret | None:
+    name = f"{PREFIX}CREDENTIAL_KEY_FILE"
+    try:
+        key = read(path).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        mistakes.append(f"{name}: {_shown(path)} cannot be read: {_reason(error)}")
+        return None
+    if not key:
+        mistakes.append(f"{name}: {_shown(path)} is empty")
+    elif len(key.encode()) > MOST_KEY_BYTES:
+        mistakes.append(f"{name}: {_shown(path)} has more than 4 KiB, so it is not a key")
+    return Secret(key)
 
 
 _LOCAL: Final = frozenset({"0.0.0.0", "127.0.0.1", "::", "::1", "localhost"})  # noqa: S104 - no bind
@@ -509,13 +541,17 @@ def _resolve_files(
             try:
                 raw[plain] = read(Path(str(value)))
             except (OSError, UnicodeDecodeError) as error:
-                # An operator may have set the secret itself instead of the path of its file.
-                looks_secret = any(character in str(value) for character in "@=")
-                path = "the file that it names" if looks_secret else value
-                mistakes.append(f"{PREFIX}{name}: {path} cannot be read: {_reason(error)}")
+                mistakes.append(f"{PREFIX}{name}: {_shown(value)} cannot be read: {_reason(error)}")
         else:
             mistakes.append(f"unknown setting {PREFIX}{name}")
     return raw
+
+
+def _shown(path: object) -> str:
+    """The path of a secret's file, unless an operator may have set the secret itself."""
+    text = str(path)
+    looks_secret = "@" in text or "=" in text or text.startswith("sk-")
+    return "the file that it names" if looks_secret else text
 
 
 def _reason(error: OSError | UnicodeDecodeError) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from cryptography.fernet import Fernet
 
 from image_gateway import __version__
 from tests.edge.kept.parts import NOW, Clock, identity, keep, opened
@@ -102,6 +103,78 @@ def test_check_tells_of_a_role_that_could_write_and_of_broken_accounts(plane: Pl
     assert "hush" not in done.stdout
     assert "warning: account east: base_url is not an Azure host" in done.stdout
     assert "account west" not in done.stdout
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    """A key of Fernet, for its owner alone."""
+    path = tmp_path / "encryption.key"
+    path.touch(0o600)
+    path.write_bytes(Fernet.generate_key())
+    return path
+
+
+def test_check_names_each_account_whose_secret_does_not_open(plane: Plane, key_file: Path) -> None:
+    sealed = Fernet(key_file.read_bytes()).encrypt(b"hush").decode()
+    encrypted = {"encrypted": {"scheme": "fernet", "value": sealed}}
+    plane.add_account("one", None)
+    plane.add_account("token", None, credential=encrypted)
+    plane.add_account(
+        "proxied", None, proxy_url="http://proxy:1", proxy_password=json.dumps(encrypted)
+    )
+
+    def checked(**settings: str) -> str:
+        done = command("check", control_database_url=plane.reader_url, **settings)
+        assert done.returncode == 0, done.stderr
+        assert sealed not in done.stdout
+        assert "hush" not in done.stdout
+        return done.stdout
+
+    said = checked(credential_key_file=str(key_file))
+    assert "ok: 3 of 3 accounts are usable" in said
+    assert "warning" not in said
+
+    key_file.write_bytes(Fernet.generate_key())
+    said = checked(credential_key_file=str(key_file))
+    why = "is encrypted with fernet and does not open with the key in CREDENTIAL_KEY_FILE: "
+    assert f"warning: left out of service: account token: credential {why}" in said
+    assert f"warning: left out of service: account proxied: proxy_password {why}" in said
+    assert "ok: 1 of 3 accounts are usable" in said
+
+    said = checked()
+    why = "credential is encrypted with fernet: set the gateway's CREDENTIAL_KEY_FILE to a file"
+    assert f"warning: left out of service: account token: {why}" in said
+    assert "ok: 1 of 3 accounts are usable" in said
+
+
+@pytest.mark.parametrize(("mode", "is_open"), [(0o400, False), (0o640, True), (0o602, True)])
+def test_check_warns_of_a_key_that_others_may_read_or_change(
+    plane: Plane, key_file: Path, mode: int, *, is_open: bool
+) -> None:
+    plane.add_account("one", None)
+    key_file.chmod(mode)
+    settings = {"control_database_url": plane.reader_url, "credential_key_file": str(key_file)}
+    done = command("check", **settings)
+    assert done.returncode == 0, done.stderr
+    said = f"CREDENTIAL_KEY_FILE {key_file} is open to others than its owner (mode {mode:04o})"
+    assert (f"warning: {said}" in done.stdout) is is_open
+    assert ("warning" in done.stdout) is is_open
+
+
+@pytest.mark.parametrize("word", ["check", "serve"])
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("/nonexistent/key", "cannot be read: No such file or directory"),
+        ("/tmp", "cannot be read: Is a directory"),
+        ("/dev/null", "is empty"),
+        ("/dev/zero", "cannot be read: File too large"),  # and its end is not waited for
+    ],
+)
+def test_a_key_file_that_holds_no_key_ends_a_start_with_64(word: str, path: str, why: str) -> None:
+    done = command(word, control_database_url="postgresql://h/d", credential_key_file=path)
+    assert done.returncode == 64
+    assert done.stderr == f"image-gateway: IMAGE_GATEWAY_CREDENTIAL_KEY_FILE: {path} {why}\n"
 
 
 def test_check_of_a_database_without_the_contract_exits_with_69(plane: Plane) -> None:

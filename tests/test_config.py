@@ -90,6 +90,8 @@ def test_one_setting_is_enough_and_the_others_have_the_promised_defaults() -> No
         log_max_file_seconds=86_400.0,
         log_max_files=30,
         prompt_hash_key=None,
+        credential_key_file=None,
+        credential_key=None,
         grant_ttl_seconds=5.0,
         grant_max_stale_seconds=600.0,
         start_wait_seconds=30.0,
@@ -135,7 +137,7 @@ def test_one_setting_is_enough_and_the_others_have_the_promised_defaults() -> No
 def test_the_table_and_the_settings_are_the_same_names() -> None:
     names = [setting.name.lower() for setting in SETTINGS]
     # What could write is for ``control`` alone: the daemon does not hold it.
-    fields = set(Settings.__dataclass_fields__) - {"attempt_seconds"}
+    fields = set(Settings.__dataclass_fields__) - {"attempt_seconds", "credential_key"}
     seconds = {f"{name}_seconds" for name in DIALECTS}
     assert sorted(names) == sorted([*fields, *seconds, "admin_database_url"])
     assert all(setting.purpose for setting in SETTINGS)
@@ -324,7 +326,7 @@ _TIMES = [
     "CODEX_SECONDS",
 ]
 _WAITS = ["SLOT_WAIT_SECONDS", "RETRY_GUARD_SECONDS", "KEEP_SECONDS", "JSON_KEEPALIVE_SECONDS"]
-_FOLDERS = ["LOG_DIR", "STATE_DIR", "SPOOL_DIR", "KEEP_DIR"]
+_PATHS = ["LOG_DIR", "STATE_DIR", "SPOOL_DIR", "KEEP_DIR", "CREDENTIAL_KEY_FILE"]
 _BAD_VALUES: list[tuple[str, str]] = [
     *[
         (name, text)
@@ -345,7 +347,7 @@ _BAD_VALUES: list[tuple[str, str]] = [
         for text in ("", "postgresql://u:hush4711@[h/d", "a='hush4711")
     ],
     *[("PROMPT_HASH_KEY", text) for text in ("", "hush4711", "x" * 15, " " * 20)],
-    *[(name, text) for name in _FOLDERS for text in ("", "  ")],
+    *[(name, text) for name in _PATHS for text in ("", "  ")],
     *[("SLOTS", text) for text in ("", "Shared", "Process", "2")],
     *[(name, text) for name in _WAITS for text in ("", "-1", "long", "inf")],
     *[("WHEN_CLIENT_LEAVES", text) for text in ("", "Finish", "leave", "true")],
@@ -709,6 +711,46 @@ def test_a_secret_given_twice_is_a_mistake(*, in_file: bool) -> None:
         files={"/run/secret": "hush4711hush4711"},
     )
     assert mistakes == (f"{P}PROMPT_HASH_KEY and {P}PROMPT_HASH_KEY_FILE are both set; remove one",)
+
+
+_KEY_FILE = {"CONTROL_DATABASE_URL": DSN, "CREDENTIAL_KEY_FILE": "/etc/credential.key"}
+
+
+@pytest.mark.parametrize("content", ["hush4711", " hush4711\n", "x" * 4096])
+def test_the_key_of_credentials_is_the_content_of_its_file(content: str) -> None:
+    made = _parse(_KEY_FILE, files={"/etc/credential.key": content})
+    assert made.credential_key == Secret(content.strip())
+    assert made.credential_key_file == Path("/etc/credential.key")
+    assert "hush4711" not in repr(made)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (FileNotFoundError(2, "No such file or directory"), "cannot be read: No such file"),
+        (PermissionError(13, "Permission denied"), "cannot be read: Permission denied"),
+        (UnicodeDecodeError("utf-8", b"hush4711\xff", 8, 9, "bad"), "cannot be read: not UTF-8"),
+        ("", "is empty"),
+        (" \n", "is empty"),
+        ("hush4711" * 513, "has more than 4 KiB, so it is not a key"),
+    ],
+)
+def test_a_key_file_that_holds_no_key_is_a_mistake_with_its_path(
+    content: str | Exception, problem: str
+) -> None:
+    [mistake] = _mistakes(_KEY_FILE, files={"/etc/credential.key": content})
+    assert mistake.startswith(f"{P}CREDENTIAL_KEY_FILE: /etc/credential.key {problem}")
+
+
+@pytest.mark.parametrize("key", ["sk-hush4711", "hush4711AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGB8="])
+def test_a_key_in_place_of_its_file_s_path_is_not_shown(key: str) -> None:
+    mistake = _mistake({"CREDENTIAL_KEY_FILE": key})
+    assert mistake.startswith(f"{P}CREDENTIAL_KEY_FILE: the file that it names cannot be read")
+
+
+def test_a_key_itself_is_no_setting() -> None:
+    """It stands in a file, and never in the environment, where children and /proc show it."""
+    assert _mistake({"CREDENTIAL_KEY": "hush4711"}) == f"unknown setting {P}CREDENTIAL_KEY"
 
 
 def test_the_direct_database_is_the_control_database_unless_given() -> None:

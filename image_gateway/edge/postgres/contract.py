@@ -16,6 +16,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from image_gateway import sql
 from image_gateway.core.dialects import DIALECTS
+from image_gateway.core.encrypted import WITHOUT_KEY, Keyring
 from image_gateway.core.model import Account, Secret
 from image_gateway.core.routing import ranking
 from image_gateway.core.routing.budget import Budgets
@@ -69,8 +70,8 @@ class Findings:
     writable: tuple[str, ...]
 
 
-async def check(database: Secret) -> Findings:
-    """Check the control plane's contract, role and accounts.
+async def check(database: Secret, keyring: Keyring = WITHOUT_KEY) -> Findings:
+    """Check the control plane's contract, role and accounts, whose credentials ``keyring`` opens.
 
     Raises ``ContractError`` if the contract is missing or incomplete, and ``UnavailableError`` if
     Postgres does not answer.
@@ -89,7 +90,7 @@ async def check(database: Secret) -> Findings:
     sound, broken, idle, doubtful = [], [], [], []
     for row in rows:
         try:
-            account = account_from_row(row)
+            account = account_from_row(row, keyring)
         except RowError as error:
             broken.append(f"account {row.get('account_name')}: {error}")
         else:

@@ -24,6 +24,7 @@ from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool, TooManyRequests
 
 from image_gateway import sql
+from image_gateway.core.encrypted import WITHOUT_KEY, Keyring
 from image_gateway.core.model import Account, Grant, Key, Secret
 from image_gateway.core.rows import RowError, ViewRow, account_from_row, key_from_row
 from image_gateway.edge.postgres import connections
@@ -62,11 +63,21 @@ _log = logging.getLogger(__name__)
 
 
 class ControlPlane:
-    """Reads keys and accounts from Postgres; opened and closed by ``async with``."""
+    """Reads keys and accounts from Postgres; opened and closed by ``async with``.
 
-    def __init__(self, database: Secret, direct: Secret, freshness: Freshness) -> None:
+    ``keyring`` opens the credentials that are encrypted there.
+    """
+
+    def __init__(
+        self,
+        database: Secret,
+        direct: Secret,
+        freshness: Freshness,
+        keyring: Keyring = WITHOUT_KEY,
+    ) -> None:
         self._freshness = freshness
         self._direct = direct
+        self._keyring = keyring
         self._pool = AsyncConnectionPool(
             database.reveal(),
             kwargs={**connections.OPTIONS, "prepare_threshold": None, "row_factory": dict_row},
@@ -242,7 +253,7 @@ class ControlPlane:
         broken: set[str] = set()
         for row in await self._select("accounts"):
             try:
-                account = account_from_row(row)
+                account = account_from_row(row, self._keyring)
             except RowError as error:
                 broken.add(f"account {row.get('account_name')}: {error}")
             else:

@@ -14,7 +14,7 @@ LOCKS = (
     FOLDER / "python" / "openai-cli.lock",
 )
 # Pinned, but not clients: what another package of the list wants beside it.
-BESIDE = {("zod", "4.6.7"), ("openai", "3.57.0")}
+BESIDE = {("zod", "4.6.7"), ("openai", "3.57.0"), ("pynacl", "1.6.2")}
 
 
 def pins(path: Path) -> set[tuple[str, str]]:

@@ -103,7 +103,7 @@ def test_any_text_that_was_encrypted_opens_again(
 
 
 @pytest.mark.parametrize(
-    "plain", ["sk-1234", "sk-12345", f"sk-{'a' * 48}", f"sk-{'a' * 60}!", "sk-"]
+    "plain", ["sk-1234", "sk-12345", f"sk-{'a' * 48}", f"sk-proj-{'a' * 156}", "sk-"]
 )
 def test_an_old_plain_row_of_litellm_is_used_as_it_is(plain: str) -> None:
     assert _keyring(SALT).open(_sealed("litellm", plain)) == plain
@@ -111,7 +111,6 @@ def test_an_old_plain_row_of_litellm_is_used_as_it_is(plain: str) -> None:
 
 def test_what_could_be_encrypted_is_never_used_as_it_is() -> None:
     """With a wrong key it would be sent to the upstream as a credential."""
-    assert "does not open" in _problem(_keyring(SALT), _sealed("litellm", f"sk-{'a' * 53}"))
     for plain in ("4711", "Bearer x", "v2:sk-1234", "v3:gcm:abcd", ""):
         assert "does not open" in _problem(_keyring(SALT), _sealed("litellm", plain))
         assert "does not open" in _problem(_keyring(FERNET_KEY), _sealed("fernet", plain))

@@ -5,6 +5,7 @@ import json
 import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -55,6 +56,47 @@ def test_every_column_of_a_key_arrives() -> None:
     assert made.model_map == {"a": "b"}
     assert made.account_names == ("z", "y")
     assert made.route_strategy == "fixed"
+
+
+_LATER: dict[str, Any] = {
+    "quota_allows": False,
+    "images_remaining": 3,
+    "cost_remaining": 0.25,
+    "owner_id": "ada",
+    "owner_max_concurrency": 4,
+    "json_keepalive_seconds": 0,
+}
+
+
+def test_what_version_2_added_comes_as_json_or_as_columns() -> None:
+    """The daemon reads it as JSON, because a view of version 1 lacks it; commands have columns."""
+    end = datetime(2027, 1, 31, 12, tzinfo=UTC)
+    text = json.dumps({"expires_at": "2027-01-31T12:00:00+00:00", **_LATER})
+    assert key_from_row(key_row(contract_2=text)) == key_from_row(
+        key_row(expires_at=end, **{**_LATER, "cost_remaining": Decimal("0.25")})
+    )
+    made = key_from_row(key_row(contract_2=text))
+    assert made.expires_at == end
+    assert {name: getattr(made, name) for name in _LATER} == _LATER
+
+
+@pytest.mark.parametrize("text", [None, "{}", json.dumps(dict.fromkeys(_LATER))])
+def test_what_a_view_of_version_1_lacks_is_null(text: str | None) -> None:
+    made = key_from_row(key_row(contract_2=text))
+    assert made == key_from_row(key_row())
+    assert (made.expires_at, made.quota_allows, made.images_remaining) == (None, True, None)
+
+
+@pytest.mark.parametrize("text", ["infinity", "10000-01-01T00:00:00+00:00"])
+def test_a_time_that_python_does_not_reach_is_never(text: str) -> None:
+    assert key_from_row(key_row(expires_at=text)).expires_at is None
+
+
+@pytest.mark.parametrize("text", ["-infinity", "0044-03-15T00:00:00+00:00 BC"])
+def test_a_time_before_all_times_is_over(text: str) -> None:
+    expired = key_from_row(key_row(expires_at=text)).expires_at
+    assert expired is not None
+    assert expired < datetime(2, 1, 1, tzinfo=UTC)
 
 
 @pytest.mark.parametrize("column", ["image_enabled", "group_image_enabled"])
@@ -216,6 +258,18 @@ _BAD_KEYS: list[tuple[str, Any]] = [
     ("account_names", [None]),
     ("route_strategy", _SECRET),
     ("route_strategy", 4711),
+    ("expires_at", _SECRET),
+    ("expires_at", "2026-01-01T00:00:00"),
+    ("expires_at", 4711),
+    ("quota_allows", "false"),
+    ("images_remaining", 47.11),
+    ("cost_remaining", "4711"),
+    ("cost_remaining", float("nan")),
+    ("owner_id", 4711),
+    ("owner_max_concurrency", -4711),
+    ("json_keepalive_seconds", -4711),
+    ("contract_2", _SECRET),
+    ("contract_2", f'["{_SECRET}"]'),
 ]
 
 _BAD_ACCOUNTS: list[tuple[str, Any]] = [

@@ -7,6 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from image_gateway.core.records.charges import LONGEST_TEXT
+from image_gateway.core.records.prices import MOST_USD
 from image_gateway.core.records.usage import MOST_TOKENS
 
 
@@ -16,10 +17,14 @@ def record(**fields: Any) -> dict[str, Any]:
         "time": "2026-11-21T20:00:00.000Z",
         "request_id": "req_1",
         "key_id": "key-1",
+        "model": "gpt-image-2",
+        "upstream_model": None,
+        "account_name": "one",
         "attempts": [{"account_name": "one"}],
         "response_image_count": 2,
         "usage": {"input_tokens": 5, "output_tokens": 7, "total_tokens": 12},
         "usage_text": None,
+        "cost_usd": None,
         "may_be_billed": False,
         **fields,
     }
@@ -52,16 +57,23 @@ _TIMES = st.builds(
     _OFFSETS,
 )
 _COUNTS = st.integers(-1, 2 * MOST_TOKENS)
-_USAGES = st.dictionaries(
-    st.sampled_from(["input_tokens", "output_tokens", "total_tokens"]), _COUNTS
+_KINDS = st.dictionaries(st.sampled_from(["text_tokens", "image_tokens"]), _COUNTS | _JSON)
+_CACHED = {"cached_tokens": _COUNTS, "cached_tokens_details": _KINDS}
+_USAGES = st.fixed_dictionaries(
+    {},
+    optional={
+        **dict.fromkeys(("input_tokens", "output_tokens", "total_tokens"), _COUNTS),
+        **_CACHED,
+        "input_tokens_details": _KINDS | st.fixed_dictionaries({}, optional=_CACHED) | _JSON,
+    },
 )
 _ODD = {
     "time": _TIMES,
-    "request_id": _TEXTS,
-    "key_id": _TEXTS,
+    **dict.fromkeys(("request_id", "key_id", "model", "upstream_model", "account_name"), _TEXTS),
     "response_image_count": _COUNTS,
     "usage": _USAGES,
     "usage_text": _USAGES,
+    "cost_usd": st.floats(-1, 2 * MOST_USD) | st.integers(-1, 2 * MOST_USD),
     "attempts": st.lists(
         st.fixed_dictionaries({"action": st.sampled_from(["deliver", "end", "next", None])}),
         max_size=2,

@@ -39,7 +39,7 @@ class Charge:
 
     ``input``, ``cached_input`` (a part of it) and ``output`` are the tokens as far as the answer
     tells them apart: an upstream that reports only a total leaves them 0.  ``model`` is the one
-    that the upstream was asked for.  ``cost`` is in USD; None: not known, as of a subscription.
+    that the upstream was asked for.  ``cost`` is in USD; None: not known, as it never is for Codex.
     """
 
     request_id: str

@@ -1,6 +1,7 @@
 """What a record charges, whatever a file may hold."""
 
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -8,15 +9,16 @@ from hypothesis import given
 
 from image_gateway.core.records import charges
 from image_gateway.core.records.charges import LONGEST_TEXT, Charge, Uncharged
+from image_gateway.core.records.prices import MOST_USD
 from image_gateway.core.records.usage import MOST_TOKENS
 from tests.parts.charged import odd_records, record
 
 MOMENT = datetime(2026, 11, 21, 20, tzinfo=UTC)
-CHARGE = Charge("req_1", "key-1", 12, 2, MOMENT, input=5, output=7)
+SOUND = Charge("req_1", "key-1", 12, 2, MOMENT, "gpt-image-2", "one", 5, 0, 7)
 
 
 def test_a_call_charges_the_tokens_of_its_usage() -> None:
-    assert charges.of(record()) == CHARGE
+    assert charges.of(record()) == SOUND
 
 
 @pytest.mark.parametrize(
@@ -59,6 +61,75 @@ def test_the_main_model_s_tokens_are_charged_as_well(
     assert found.tokens == tokens
 
 
+def charge_of(**fields: Any) -> Charge:
+    found = charges.of(record(**fields))
+    assert isinstance(found, Charge)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("usage", "usage_text", "parts"),
+    [
+        ({"total_tokens": 12}, None, (0, 0, 0)),
+        ({"input_tokens": 5, "output_tokens": 7}, None, (5, 0, 7)),
+        (
+            {"input_tokens": 5, "cached_tokens": 3, "output_tokens": 7},
+            {
+                "input_tokens": 900,
+                "input_tokens_details": {"cached_tokens": 800},
+                "output_tokens": 90,
+            },
+            (905, 803, 97),
+        ),
+        ({"total_tokens": 12}, {"input_tokens": 9, "output_tokens": "90"}, (9, 0, 0)),
+        ({"total_tokens": 12, "input_tokens": 5, "cached_tokens": 6}, None, (5, 0, 0)),
+    ],
+)
+def test_tokens_in_cached_and_out_are_those_of_the_pictures_and_of_the_main_model(
+    usage: Any, usage_text: Any, parts: tuple[int, int, int]
+) -> None:
+    found = charge_of(usage=usage, usage_text=usage_text)
+    assert (found.input, found.cached_input, found.output) == parts
+
+
+@pytest.mark.parametrize(
+    ("names", "model"),
+    [
+        ({"model": "draw", "upstream_model": "gpt-image-2"}, "gpt-image-2"),
+        ({"model": "draw"}, "draw"),
+        ({"model": "draw", "upstream_model": ""}, "draw"),
+        ({"model": "a\0b", "upstream_model": 5}, None),
+        ({"model": None}, None),
+    ],
+)
+def test_the_model_is_the_one_that_the_upstream_was_asked_for(
+    names: dict[str, Any], model: str | None
+) -> None:
+    assert charge_of(**names).model == model
+
+
+@pytest.mark.parametrize("name", [None, 5, "", "a\0b", "x" * (LONGEST_TEXT + 1)])
+def test_a_call_without_an_account_that_decided_is_charged_all_the_same(name: Any) -> None:
+    found = charge_of(account_name=name)
+    assert (found.account_name, found.tokens) == (None, 12)
+
+
+@pytest.mark.parametrize(
+    ("cost_usd", "cost"),
+    [
+        (0.1, Decimal("0.1")),
+        (0, Decimal(0)),
+        (None, None),
+        (-0.1, None),
+        (True, None),
+        ("0.1", None),
+        (MOST_USD + 1, None),
+    ],
+)
+def test_the_cost_is_exact_or_not_known(cost_usd: Any, cost: Decimal | None) -> None:
+    assert charge_of(cost_usd=cost_usd).cost == cost
+
+
 @pytest.mark.parametrize(
     "usage",
     [
@@ -97,7 +168,7 @@ def test_an_attempt_that_made_nothing_is_not_paid_for(action: Any) -> None:
 def test_a_call_that_was_finished_without_its_client_is_charged() -> None:
     """Its usage is known, and its pictures are kept for a retry."""
     left = record(status=None, error_code="client_left", client_left=True, call_source="made")
-    assert charges.of(left) == CHARGE
+    assert charges.of(left) == SOUND
 
 
 @pytest.mark.parametrize("source", ["joined", "taken-over", "replayed"])
@@ -145,6 +216,9 @@ def test_any_record_gives_a_charge_or_says_why_not(non_base64: dict[str, Any]) -
     if isinstance(found, Charge):
         assert 0 <= found.tokens <= 4 * MOST_TOKENS
         assert 0 <= found.images <= charges.MOST_IMAGES
+        assert 0 <= found.cached_input <= found.input <= 2 * MOST_TOKENS
+        assert 0 <= found.output <= 2 * MOST_TOKENS
+        assert found.cost is None or 0 <= found.cost <= MOST_USD
         assert found.called_at.tzinfo is UTC
-        assert "\0" not in found.request_id + found.key_id
-        assert max(len(found.request_id), len(found.key_id)) <= LONGEST_TEXT
+        for name in (found.request_id, found.key_id, found.model, found.account_name):
+            assert name is None or (0 < len(name) <= LONGEST_TEXT and "\0" not in name)

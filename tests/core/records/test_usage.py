@@ -88,6 +88,30 @@ def test_a_usage_is_small_and_holds_only_numbers(value: object) -> None:
         assert "hush" not in repr(found)
     total = usage.total_of(value)
     assert total is None or 0 <= total <= 2 * MOST_TOKENS
+    assert usage.cached_of(value) in {None, usage.cached_of(found)}
+
+
+@pytest.mark.parametrize(
+    ("value", "cached"),
+    [
+        (PICTURES, 5),
+        (MAIN_MODEL, 800),
+        (SVG, None),
+        ({"input_tokens": 9, "cached_tokens": 0}, 0),
+        ({"input_tokens": 9, "input_tokens_details": {"cached_tokens": 9}}, 9),
+        ({"input_tokens": 9, "cached_tokens_details": {"text_tokens": 2, "image_tokens": 3}}, 5),
+        ({"input_tokens": 9, "cached_tokens_details": {"image_tokens": 3}}, 3),
+        ({"input_tokens": 9, "cached_tokens": 10}, None),
+        ({"cached_tokens": 5}, None),
+        ({"input_tokens": 9, "cached_tokens_details": {}}, None),
+        ({"input_tokens": 9, "cached_tokens": True}, None),
+        ("hush", None),
+    ],
+)
+def test_cached_tokens_are_a_part_of_those_that_came_wherever_they_are_told(
+    value: object, cached: int | None
+) -> None:
+    assert usage.cached_of(value) == cached
 
 
 @pytest.mark.parametrize("model", ["gpt-5.5", "gpt-5.5-2026-11-01", "openai/gpt-5.5"])

@@ -4,15 +4,13 @@ A record comes from a file, so it may hold anything: a value of the wrong type c
 Sums are exact.  Latencies fall into buckets that are exact below 128 ms and at most 1/64 of their
 value wide above, so a percentile is off by at most 1/128 (0.8 %); up to ten minutes there are about
 900 buckets, for any number of calls.  A table holds at most ``MOST_NAMES`` names, because clients
-choose some of them; the last names in the alphabet stay, a rule that does not depend on the order
-of the records.
+choose some of them.
 
 A record without attempts is a call like any other, but tokens, pictures and cost come from records
 with attempts only: of several requests that get the answer of one call, one has bought it.
 """
 
 import contextlib
-import heapq
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from typing import Final, Literal
 
 from image_gateway.core import untrusted
 from image_gateway.core.records import charges, prices
+from image_gateway.core.records.bounded import Bounded, order
 from image_gateway.core.records.charges import Uncharged
 from image_gateway.core.records.histogram import Histogram
 from image_gateway.core.records.record import saves_purchase
@@ -190,57 +189,44 @@ class Tally:
         return [None if bucket is None else bucket.middle for bucket in buckets]
 
 
+class _NamedTally(Tally):
+    """The tally of a name; ``label`` is what its newest record calls its key, and when."""
+
+    label: tuple[datetime, str] | None = None
+
+
 class Table:
-    """Tallies by name; ``others`` holds the calls of all names beyond the limit."""
+    """Tallies by name, of which most are kept (``core.records.bounded``)."""
 
     def __init__(self, dimension: Dimension, most_names: int = MOST_NAMES) -> None:
         self.dimension = dimension
-        self.others: Tally | None = None
-        self._most_names = most_names
-        self._tallies: dict[str | None, Tally] = {}
-        self._labels: dict[str, tuple[datetime, str]] = {}
-        # A heap with the first name in the alphabet on top.  A removed name never comes back,
-        # because only later names stay; so every tally in the table is complete.
-        self._names: list[str] = []
+        self._tallies = Bounded(_NamedTally, most_names)
 
     def __repr__(self) -> str:
-        return f"<Table by {self.dimension}: {len(self._tallies)} names>"
+        return f"<Table by {self.dimension}: {self._tallies!r}>"
+
+    @property
+    def others(self) -> Tally | None:
+        """The calls of all names beyond the limit; None if there are none."""
+        return self._tallies.others
 
     def add(self, facts: Facts) -> None:
         """Count a call under its name."""
-        name = facts.names[self.dimension]
-        tally = self._tallies.get(name) or self._admit(name)
+        tally = self._tallies.row((facts.names[self.dimension],))
         tally.add(facts)
-        if self.dimension == "key" and name in self._tallies and facts.key_name is not None:
+        if self.dimension == "key" and facts.key_name is not None:
             label = (facts.time, facts.key_name)
-            if name is not None and self._labels.get(name, label) <= label:
-                self._labels[name] = label
+            tally.label = max(tally.label or label, label)
 
     def rows(self) -> list[tuple[str | None, Tally]]:
         """Names with their tallies, most calls first; the name None is for calls without one."""
-        return sorted(
-            self._tallies.items(), key=lambda row: (-row[1].calls, row[0] is None, row[0] or "")
-        )
+        rows = [(name, tally) for (name,), tally in self._tallies.rows.items()]
+        return sorted(rows, key=lambda row: (-row[1].calls, order((row[0],))))
 
     def label(self, name: str | None) -> str | None:
         """The name of the key with this id, from its newest record."""
-        label = self._labels.get(name) if name is not None else None
-        return None if label is None else label[1]
-
-    def _admit(self, name: str | None) -> Tally:
-        """The tally for a new name: its own, or that of the others."""
-        tally = self._tallies[name] = Tally()
-        if name is None:
-            return tally
-        heapq.heappush(self._names, name)
-        if len(self._names) <= self._most_names:
-            return tally
-        removed = heapq.heappop(self._names)
-        self._labels.pop(removed, None)
-        if self.others is None:
-            self.others = Tally()
-        self.others.merge(self._tallies.pop(removed))
-        return self.others if removed == name else tally
+        tally = None if name is None else self._tallies.rows.get((name,))
+        return None if tally is None or tally.label is None else tally.label[1]
 
 
 class Summary:

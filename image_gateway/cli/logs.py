@@ -8,14 +8,13 @@ Records hold data from outside, so people see it with control characters escaped
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from dataclasses import asdict, fields
 from decimal import Decimal
 from typing import Any, Final
 
-from image_gateway.cli import kept_calls, log_files, output
-from image_gateway.cli.exits import BAD_SETTINGS, CommandError, handled
+from image_gateway.cli import kept_calls, log_files, log_window, output
+from image_gateway.cli.exits import CommandError, handled
 from image_gateway.cli.log_files import complain_of, find_files
 from image_gateway.cli.output import Progress, counted, escaped, say
 from image_gateway.core import untrusted
@@ -48,14 +47,7 @@ def add_command(commands: "argparse._SubParsersAction[Any]") -> None:
     log_files.add_dir(source)
     source.add_argument("--json", action="store_true", help="print one JSON document")
     window = argparse.ArgumentParser(add_help=False)
-    for name, which in (("--since", "at T or later"), ("--until", "before T")):
-        window.add_argument(
-            name,
-            type=_moment,
-            metavar="T",
-            help=f"only calls that came {which}; T is a time (UTC without an offset), or a span "
-            "back from now such as 90m, 24h, 7d",
-        )
+    log_window.add_options(window)
 
     reports = commands.add_parser(
         "logs", help="report on the log records, list kept calls"
@@ -91,25 +83,18 @@ def add_command(commands: "argparse._SubParsersAction[Any]") -> None:
     kept_calls.add_report(reports)
 
 
-def _moment(text: str) -> datetime:
-    try:
-        return summary.moment(text, datetime.now(UTC))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
 # -- summary ---------------------------------------------------------------------------------------
 
 
 def _summary(args: argparse.Namespace) -> None:
     result = Summary(list(dict.fromkeys(args.by or summary.DIMENSIONS)))
-    counts = _read_all(args, result.add)
+    counts = log_window.read(args, result.add)
     if args.json:
-        _say_json(
+        output.say_json(
             {
-                **_window_json(args, counts),
-                "first": _rfc3339(result.first),
-                "last": _rfc3339(result.last),
+                **log_window.as_json(args, counts),
+                "first": log_window.rfc3339(result.first),
+                "last": log_window.rfc3339(result.last),
                 "already_paid": result.already_paid,
                 "total": _tally_json(result.total),
                 "tables": {table.dimension: _table_json(table) for table in result.tables},
@@ -192,13 +177,13 @@ def _tally_json(tally: Tally) -> dict[str, object]:
 
 def _usage(args: argparse.Namespace) -> None:
     totals: dict[str | None, KeyUsage] = {}
-    counts = _read_all(args, lambda record, _: summary.add_usage(totals, record))
+    counts = log_window.read(args, lambda record, _: summary.add_usage(totals, record))
     keys = [
         {"key_id": key_id, **asdict(usage)}
         for key_id, usage in sorted(totals.items(), key=lambda row: (row[0] is None, row[0] or ""))
     ]
     if args.json:
-        _say_json({**_window_json(args, counts), "keys": keys})
+        output.say_json({**log_window.as_json(args, counts), "keys": keys})
     elif keys:
         rows = [[_text(value) for value in row.values()] for row in keys]
         say(output.table([name.replace("_", " ") for name in keys[0]], rows))
@@ -224,7 +209,7 @@ def _find(args: argparse.Namespace) -> None:
     if record is None:
         raise CommandError(f"no record of {escaped(args.id)} in {counted(len(files))}")
     if args.json:
-        _say_json(record if starter_id is None else {**record, "call_request": starter})
+        output.say_json(record if starter_id is None else {**record, "call_request": starter})
         return
     _say_record(record)
     if starter_id is not None:
@@ -276,62 +261,7 @@ def _say_record(record: Record) -> None:
         say(output.table(_ATTEMPT_FIELDS, rows))
 
 
-# -- reading ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _ReadCounts:
-    """How much was read."""
-
-    files: int
-    skipped_lines: int
-
-
-def _read_all(args: argparse.Namespace, add: Callable[[Record, datetime], None]) -> _ReadCounts:
-    """Call ``add`` with each record of the window and its time.  Raises ``CommandError``."""
-    if args.since is not None and args.until is not None and args.since >= args.until:
-        raise CommandError("--since must be before --until", BAD_SETTINGS)
-    files = [file for file in find_files(args) if file.may_hold(args.since)]
-    reading = Reading()
-    with Progress(sum(file.size for file in files)) as progress:
-        for file in files:
-            for record in reader.read(file, reading):
-                progress.show(reading.read_bytes)
-                arrived = summary.time_of(record)
-                if arrived is None:
-                    reading.skipped_lines += 1
-                elif (args.since is None or arrived >= args.since) and (
-                    args.until is None or arrived < args.until
-                ):
-                    add(record, arrived)
-    complain_of(reading)
-    return _ReadCounts(len(files) - reading.gone_files, reading.skipped_lines)
-
-
-# -- output ----------------------------------------------------------------------------------------
-
-
-def _say_json(document: object) -> None:
-    say(json.dumps(document, indent=2, default=_number))
-
-
-def _number(value: object) -> float:
-    """A cost; a float has all of its digits up to some billions."""
-    assert isinstance(value, Decimal)
-    return float(value)
-
-
-def _window_json(args: argparse.Namespace, counts: _ReadCounts) -> dict[str, object]:
-    return {
-        "since": _rfc3339(args.since),
-        "until": _rfc3339(args.until),
-        "files": counts.files,
-        "skipped_lines": counts.skipped_lines,
-    }
-
-
-def _rfc3339(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat().replace("+00:00", "Z")
+# -- values ----------------------------------------------------------------------------------------
 
 
 def _text(value: object) -> str:

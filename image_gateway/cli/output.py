@@ -29,6 +29,16 @@ def complain(line: str) -> None:
     print(f"image-gateway: {line}", file=sys.stderr)
 
 
+def say_json(document: object) -> None:
+    """Print a result for programs, in which a sum of money is a number."""
+    say(json.dumps(document, indent=2, default=_number))
+
+
+def _number(value: object) -> float:
+    assert isinstance(value, Decimal)
+    return float(value)  # it has all digits of a cost up to some billions
+
+
 def escaped(text: str) -> str:
     """Text with its characters that cannot be printed replaced by their escapes."""
     return "".join(

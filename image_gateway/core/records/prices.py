@@ -9,10 +9,17 @@ counts and the call leaves more than one kind possible.
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from decimal import ROUND_HALF_EVEN, Decimal
-from typing import Final, NamedTuple
+from typing import Final
 
 from image_gateway.core import untrusted
-from image_gateway.core.records.usage import Usage, cached_fields, count_of
+from image_gateway.core.records.usage import (
+    Kinds,
+    Usage,
+    cached_fields,
+    count_of,
+    says_kinds,
+    split,
+)
 
 MOST_USD: Final = 1_000_000_000
 """More than this is not the price of a million tokens, and not the cost of a call."""
@@ -128,13 +135,6 @@ def _amount(value: object, where: str) -> Decimal:
 # -- one usage -------------------------------------------------------------------------------------
 
 
-class _Tokens(NamedTuple):
-    """Tokens of both kinds."""
-
-    text: int
-    image: int
-
-
 def _of_pictures(bill: Bill, price: Price) -> Decimal | None:
     """Micro-dollars for the tokens of pictures."""
     if bill.usage is None:
@@ -166,51 +166,35 @@ def _of_text(usage: Usage, price: Price) -> Decimal | None:
     )
 
 
-def _came(usage: Usage, *, only_text: bool) -> _Tokens | None:
+def _came(usage: Usage, *, only_text: bool) -> Kinds | None:
     details = untrusted.mapping(usage.get("input_tokens_details"))
-    if only_text and not _says_kinds(details):
+    if only_text and not says_kinds(details):
         details = {"image_tokens": 0}
-    return _split(count_of(usage, "input_tokens"), details)
+    return split(count_of(usage, "input_tokens"), details)
 
 
-def _went(usage: Usage, price: Price) -> _Tokens | None:
+def _went(usage: Usage, price: Price) -> Kinds | None:
     details = untrusted.mapping(usage.get("output_tokens_details"))
-    if price.text_out is None and not _says_kinds(details):
+    if price.text_out is None and not says_kinds(details):
         details = {"text_tokens": 0}  # a model without a price for text out makes pictures only
-    return _split(count_of(usage, "output_tokens"), details)
+    return split(count_of(usage, "output_tokens"), details)
 
 
-def _cached(usage: Usage, came: _Tokens) -> _Tokens | None:
+def _cached(usage: Usage, came: Kinds) -> Kinds | None:
     """How many of the tokens that came were cached; none of them if the answer reports none."""
     source = cached_fields(usage)
     total = count_of(source, "cached_tokens")
     kinds = untrusted.mapping(source.get("cached_tokens_details"))
-    if not _says_kinds(kinds):
+    if not says_kinds(kinds):
         total = total or 0
         # The kinds are certain where only one came, and where all tokens were cached.
         if came.image == 0 or came.text == 0:
             kinds = {"image_tokens" if came.image == 0 else "text_tokens": 0}
         elif total == sum(came):
             kinds = {"text_tokens": came.text, "image_tokens": came.image}
-    cached = _split(total, kinds)
+    cached = split(total, kinds)
     is_part = cached is not None and cached.text <= came.text and cached.image <= came.image
     return cached if is_part else None
-
-
-def _says_kinds(details: Usage) -> bool:
-    return not {"text_tokens", "image_tokens"}.isdisjoint(details)
-
-
-def _split(total: int | None, details: Usage) -> _Tokens | None:
-    """Tokens by kind; None if the details do not say, or contradict the total."""
-    text, image = count_of(details, "text_tokens"), count_of(details, "image_tokens")
-    if total is not None:
-        text = total - image if text is None and image is not None else text
-        image = total - text if image is None and text is not None else image
-    if text is None or image is None:
-        return _Tokens(0, 0) if total == 0 else None
-    is_sound = min(text, image) >= 0 and total in {None, text + image}
-    return _Tokens(text, image) if is_sound else None
 
 
 def _times(count: int, price: Decimal | None) -> Decimal | None:

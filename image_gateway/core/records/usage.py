@@ -8,7 +8,7 @@ Responses route".
 
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from image_gateway.core import untrusted
 
@@ -103,3 +103,27 @@ def cached_of(usage: object) -> int | None:
         cached = sum(known) if known else None
     came = count_of(fields, "input_tokens")
     return None if cached is None or came is None or cached > came else cached
+
+
+class Kinds(NamedTuple):
+    """Tokens of both kinds."""
+
+    text: int
+    image: int
+
+
+def says_kinds(details: Usage) -> bool:
+    """Whether details tell one kind of tokens from the other."""
+    return not {"text_tokens", "image_tokens"}.isdisjoint(details)
+
+
+def split(total: int | None, details: Usage) -> Kinds | None:
+    """Tokens by kind; None if the details do not say, or contradict the total."""
+    text, image = count_of(details, "text_tokens"), count_of(details, "image_tokens")
+    if total is not None:
+        text = total - image if text is None and image is not None else text
+        image = total - text if image is None and text is not None else image
+    if text is None or image is None:
+        return Kinds(0, 0) if total == 0 else None
+    is_sound = min(text, image) >= 0 and total in {None, text + image}
+    return Kinds(text, image) if is_sound else None

@@ -166,7 +166,8 @@ SETTINGS: Final[Sequence[Setting]] = (
     Setting(
         "ADMIN_DATABASE_URL",
         None,
-        "The standalone control plane's Postgres, with a role that may write; only for `control`.",
+        "The control plane's Postgres, with a role that may write to the gateway's own tables "
+        "there; only for `control`. For `usage apply` the role `image_gateway_charger` is enough.",
         parse_database,
         secret=True,
     ),

@@ -16,10 +16,11 @@ import psycopg
 import pytest
 
 from image_gateway import __main__, config, sql
+from image_gateway.cli import logs_usage
 from image_gateway.core import errors
 from image_gateway.core.dialects import DIALECTS, UpstreamRoute, codex_intents, faults
 from image_gateway.core.dialects.faults import Fault
-from image_gateway.core.records import record, status, summary
+from image_gateway.core.records import record, status, summary, totals
 from image_gateway.core.request.catalogue import Parameter
 from image_gateway.core.routing import capability, failover
 from image_gateway.core.routing.failover import Action
@@ -102,9 +103,17 @@ def test_every_command_of_control_is_told_with_its_options() -> None:
 def test_every_option_and_figure_of_logs_is_told() -> None:
     told = COMMANDS.section("logs")
     known = [options(parser) for words, parser in PARSERS.items() if words[0] == "logs"]
-    assert set(re.findall(r"--[\w-]+", told)) == set().union(*known)
-    figures = {*summary.SUMS, *(each.name for each in dataclasses.fields(summary.KeyUsage))}
-    assert figures <= set(re.findall(r"`(\w+)`", told))
+    assert set(re.findall(r"--[a-z][\w-]*", told)) == set().union(*known)
+    names = {*summary.SUMS, *totals.DIMENSIONS, *totals.DIMENSIONS.values()}
+    assert names <= set(re.findall(r"`(\w+)`", told))
+
+
+def test_every_figure_of_usage_is_told_in_order_with_its_heading() -> None:
+    told = COMMANDS.rows("Usage")
+    figures = [re.findall(r"`(\w+)`", cells[0]) for cells in told]
+    assert [name for names in figures for name in names] == list(totals.FIGURES)
+    headings = [heading for cells in told for heading in cells[1].split(", ") if heading]
+    assert headings == list(logs_usage.HEADINGS.values())
 
 
 def test_every_example_of_a_command_is_one() -> None:

@@ -1,6 +1,6 @@
 """``image-gateway logs``: reports on the log records of all files of all instances.
 
-The list of kept calls is in ``kept_calls``.
+The report on usage is in ``logs_usage``, the list of kept calls in ``kept_calls``.
 
 The commands need no daemon, no control plane and no setting but ``LOG_DIR``, and only read files.
 Records hold data from outside, so people see it with control characters escaped.
@@ -9,18 +9,18 @@ Records hold data from outside, so people see it with control characters escaped
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from decimal import Decimal
 from typing import Any, Final
 
-from image_gateway.cli import kept_calls, log_files, log_window, output
+from image_gateway.cli import kept_calls, log_files, log_window, logs_usage, output
 from image_gateway.cli.exits import CommandError, handled
 from image_gateway.cli.log_files import complain_of, find_files
 from image_gateway.cli.output import Progress, counted, escaped, say
 from image_gateway.core import untrusted
 from image_gateway.core.records import summary
 from image_gateway.core.records.record import AttemptRecord
-from image_gateway.core.records.summary import KeyUsage, Record, Summary, Table, Tally
+from image_gateway.core.records.summary import Record, Summary, Table, Tally
 from image_gateway.edge.records import reader
 from image_gateway.edge.records.reader import Reading, RecordFile
 
@@ -76,10 +76,7 @@ def add_command(commands: "argparse._SubParsersAction[Any]") -> None:
         help="the id of a request, or of a call, which finds one of its requests",
     )
     find_parser.set_defaults(run=handled(_find))
-    usage_parser = reports.add_parser(
-        "usage", parents=[window, source], help="show what each key used, for other control planes"
-    )
-    usage_parser.set_defaults(run=handled(_usage))
+    logs_usage.add_report(reports)
     kept_calls.add_report(reports)
 
 
@@ -170,25 +167,6 @@ def _tally_json(tally: Tally) -> dict[str, object]:
         **dict(zip(summary.SUMS, tally.sums, strict=True)),
         "cost_usd": tally.cost_usd,
     }
-
-
-# -- usage -----------------------------------------------------------------------------------------
-
-
-def _usage(args: argparse.Namespace) -> None:
-    totals: dict[str | None, KeyUsage] = {}
-    counts = log_window.read(args, lambda record, _: summary.add_usage(totals, record))
-    keys = [
-        {"key_id": key_id, **asdict(usage)}
-        for key_id, usage in sorted(totals.items(), key=lambda row: (row[0] is None, row[0] or ""))
-    ]
-    if args.json:
-        output.say_json({**log_window.as_json(args, counts), "keys": keys})
-    elif keys:
-        rows = [[_text(value) for value in row.values()] for row in keys]
-        say(output.table([name.replace("_", " ") for name in keys[0]], rows))
-    else:
-        say("no usage")
 
 
 # -- find ------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from image_gateway.__main__ import main
 from image_gateway.cli import log_files, output
 from image_gateway.core.records import record
 from image_gateway.core.records.record import AttemptRecord
-from tests.cli.conftest import Ask, Fail, drawn, found, refused, rows, write
+from tests.cli.conftest import Ask, Fail, drawn, found, rows, write
 from tests.daemon.conftest import Door, open_door
 from tests.parts.examples import scaled
 from tests.parts.gateway import Gateway
@@ -33,12 +33,6 @@ STATS = {
     *("input_tokens", "output_tokens", "text_input_tokens", "text_output_tokens", "total_tokens"),
     *("images", "cost_usd"),
 }
-USAGE = {
-    *("key_id", "requests_with_images", "images", "input_tokens", "output_tokens"),
-    *("text_input_tokens", "text_output_tokens", "total_tokens", "cost_usd"),
-    *("may_be_billed", "without_usage"),
-}
-
 LOGS = (sys.executable, "-m", "image_gateway", "logs")
 
 
@@ -209,40 +203,6 @@ def test_what_is_no_record_is_counted_on_stderr(
     assert said.err == "image-gateway: skipped 2 lines without a record\n"
     assert json.loads(said.out)["skipped_lines"] == 2
     assert json.loads(said.out)["total"]["calls"] == 4
-
-
-# -- usage -----------------------------------------------------------------------------------------
-
-
-def test_usage_is_told_for_each_key_and_refused_calls_are_none(logs: Path, ask: Ask) -> None:
-    attempt = AttemptRecord("account-1", "codex", "sent", action="replace")
-    lost = refused(300, key_id="key-3", error_code="outcome_unknown", attempts=[attempt])
-    lost["may_be_billed"] = True
-    write(logs / "blue" / "requests-20261121T120500Z-0001.jsonl", lost, refused(301, key_id="k4"))
-    told = json.loads(ask("usage", "--json", "--dir", logs))
-    assert list(told) == ["since", "until", "files", "skipped_lines", "keys"]
-    assert all(set(row) == USAGE for row in told["keys"])
-    assert [
-        (row["key_id"], row["requests_with_images"], row["total_tokens"], row["may_be_billed"])
-        for row in told["keys"]
-    ] == [("key-1", 2, 10_080, 0), ("key-2", 1, 5_040, 0), ("key-3", 0, 0, 1)]
-    assert [row["cost_usd"] for row in told["keys"]] == [0.2405, 0.12025, None]
-    text = rows(ask("usage", "--dir", logs))
-    assert text["key-1"] == [
-        *("2", "2", "100", "8,000", "1,800", "180", "10,080", "0.240500", "0", "0"),
-    ]
-
-
-def test_a_client_that_leaves_early_shows_with_its_key(logs: Path, ask: Ask) -> None:
-    left = drawn(300, key_id="key-3", response_image_count=None, client_left=True)
-    left |= {"usage": None, "usage_text": None}
-    write(logs / "blue" / "requests-20261121T120500Z-0001.jsonl", left)
-    told = {row["key_id"]: row for row in json.loads(ask("usage", "--json", "--dir", logs))["keys"]}
-    assert {key_id: row["without_usage"] for key_id, row in told.items()} == {
-        "key-1": 0,
-        "key-2": 0,
-        "key-3": 1,
-    }
 
 
 # -- where and when --------------------------------------------------------------------------------

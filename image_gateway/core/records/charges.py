@@ -65,15 +65,12 @@ class Uncharged(StrEnum):
 
 def of(record: Mapping[str, object]) -> Charge | Uncharged:
     """The charge of a log record; accepts any content that a file may hold."""
-    attempts = attempts_of(record)
-    images = untrusted.count(record.get("response_image_count"), MOST_IMAGES) or 0
     tokens = tokens_of(record)
-    if not attempts:
+    if not attempts_of(record):
         return Uncharged.NOTHING_MADE
     if tokens is None:
-        is_paid = images > 0 or record.get("may_be_billed") is True or any(map(_is_paid, attempts))
-        return Uncharged.WITHOUT_USAGE if is_paid else Uncharged.NOTHING_MADE
-    request_id, key_id = _text(record.get("request_id")), _text(record.get("key_id"))
+        return Uncharged.WITHOUT_USAGE if is_paid(record) else Uncharged.NOTHING_MADE
+    request_id, key_id = name_in(record, "request_id"), name_in(record, "key_id")
     called_at = untrusted.moment(record.get("time"))
     if request_id is None or key_id is None or called_at is None:
         return Uncharged.UNREADABLE
@@ -82,10 +79,10 @@ def of(record: Mapping[str, object]) -> Charge | Uncharged:
         request_id,
         key_id,
         tokens,
-        images,
+        images_of(record),
         called_at,
-        model=_text(record.get("upstream_model")) or _text(record.get("model")),
-        account_name=_text(record.get("account_name")),
+        model=model_of(record),
+        account_name=name_in(record, "account_name"),
         input=sum(usage.count_of(each, "input_tokens") or 0 for each in usages),
         cached_input=sum(usage.cached_of(each) or 0 for each in usages),
         output=sum(usage.count_of(each, "output_tokens") or 0 for each in usages),
@@ -106,11 +103,28 @@ def tokens_of(record: Mapping[str, object]) -> int | None:
     return sum(known) if known else None
 
 
-def _is_paid(attempt: object) -> bool:
-    return untrusted.mapping(attempt).get("action") in _PAID
+def images_of(record: Mapping[str, object]) -> int:
+    """The pictures in an answer; 0 if their number is not known."""
+    return untrusted.count(record.get("response_image_count"), MOST_IMAGES) or 0
 
 
-def _text(value: object) -> str | None:
+def is_paid(record: Mapping[str, object]) -> bool:
+    """Whether a request with attempts has bought something, or may have."""
+    return (
+        images_of(record) > 0
+        or record.get("may_be_billed") is True
+        or any(untrusted.mapping(each).get("action") in _PAID for each in attempts_of(record))
+    )
+
+
+def model_of(record: Mapping[str, object]) -> str | None:
+    """The model that the upstream was asked for, as far as the record knows it."""
+    return name_in(record, "upstream_model") or name_in(record, "model")
+
+
+def name_in(record: Mapping[str, object], field: str) -> str | None:
+    """An id or a name of a record; None if it is missing, or no database could hold it."""
+    value = record.get(field)
     # A text in Postgres cannot hold a NUL.
     is_valid = isinstance(value, str) and 0 < len(value) <= LONGEST_TEXT and "\0" not in value
     return value if isinstance(value, str) and is_valid else None

@@ -21,7 +21,6 @@ from typing import Final, Literal
 from image_gateway.core import untrusted
 from image_gateway.core.records import charges, prices
 from image_gateway.core.records.bounded import Bounded, order
-from image_gateway.core.records.charges import Uncharged
 from image_gateway.core.records.histogram import Histogram
 from image_gateway.core.records.record import saves_purchase
 
@@ -252,48 +251,3 @@ class Summary:
         self.total.add(facts)
         for table in self.tables:
             table.add(facts)
-
-
-@dataclass(slots=True)
-class KeyUsage:
-    """The usage of one key; the fields are those of the ``usage`` command's JSON."""
-
-    requests_with_images: int = 0
-    images: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    text_input_tokens: int = 0
-    text_output_tokens: int = 0
-    total_tokens: int = 0
-    cost_usd: Decimal | None = None
-    may_be_billed: int = 0
-    without_usage: int = 0
-
-
-def add_usage(totals: dict[str | None, KeyUsage], record: Record) -> None:
-    """Add a record to its key's totals; a call that used nothing is left out.
-
-    Such a call has no pictures and no usage and was certainly not paid for, as every refused call;
-    or an earlier request has paid for it.  ``without_usage`` counts the paid calls that
-    ``charges.of`` cannot charge.
-    """
-    if not charges.attempts_of(record):
-        return
-    has_usage = any(isinstance(record.get(name), Mapping) for name in ("usage", "usage_text"))
-    images = _images(record)
-    may_be_billed = record.get("may_be_billed") is True
-    without_usage = charges.of(record) is Uncharged.WITHOUT_USAGE
-    if not (images or may_be_billed or without_usage or has_usage):
-        return
-    came, went, text_came, text_went, total_tokens = _tokens(record)
-    total = totals.setdefault(untrusted.text(record.get("key_id")), KeyUsage())
-    total.requests_with_images += images > 0
-    total.images += images
-    total.input_tokens += came
-    total.output_tokens += went
-    total.text_input_tokens += text_came
-    total.text_output_tokens += text_went
-    total.total_tokens += total_tokens
-    total.cost_usd = _added(total.cost_usd, _cost_usd(record))
-    total.may_be_billed += may_be_billed
-    total.without_usage += without_usage

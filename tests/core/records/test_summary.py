@@ -1,6 +1,5 @@
 """Sums are exact, percentiles as near as promised, and neither knows the order of the records."""
 
-from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -11,10 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from image_gateway.core.records import charges, summary
-from image_gateway.core.records.charges import Charge, Uncharged
-from image_gateway.core.records.summary import DIMENSIONS, PERCENTS, SUMS, KeyUsage, Summary, Tally
+from image_gateway.core.records.summary import DIMENSIONS, PERCENTS, SUMS, Summary, Tally
 from image_gateway.core.records.usage import MOST_TOKENS
-from tests.parts.charged import odd_records
 
 NOON = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
 ERROR = Fraction(1, 128)
@@ -287,115 +284,16 @@ def test_a_key_is_called_what_its_newest_record_calls_it() -> None:
     assert table.label("key-2") is None
 
 
-# -- usage -----------------------------------------------------------------------------------------
-
-
-def used(*given_records: dict[str, Any]) -> dict[str | None, dict[str, Any]]:
-    totals: dict[str | None, KeyUsage] = {}
-    for record in given_records:
-        summary.add_usage(totals, record)
-    return {key_id: asdict(usage) for key_id, usage in totals.items()}
-
-
-def test_usage_is_counted_for_each_key() -> None:
-    text = {"input_tokens": 900, "output_tokens": 90, "total_tokens": 990}
-    assert used(
-        call(cost_usd=0.01, usage_text=text),
-        call(response_image_count=3, cost_usd=0.02),
-        call(key_id="key-2", usage=None),
-    ) == {
-        "key-1": {
-            "requests_with_images": 2,
-            "images": 4,
-            "input_tokens": 10,
-            "output_tokens": 14,
-            "text_input_tokens": 900,
-            "text_output_tokens": 90,
-            "total_tokens": 1014,
-            "cost_usd": Decimal("0.03"),
-            "may_be_billed": 0,
-            "without_usage": 0,
-        },
-        "key-2": {
-            "requests_with_images": 1,
-            "images": 1,
-            "input_tokens": 0,
-            "output_tokens": 0,
-            "text_input_tokens": 0,
-            "text_output_tokens": 0,
-            "total_tokens": 0,
-            "cost_usd": None,
-            "may_be_billed": 0,
-            "without_usage": 1,
-        },
-    }
-
-
-@pytest.mark.parametrize("count", [None, 0, True, -1, "1"])
-def test_a_refused_call_is_no_usage(count: object) -> None:
-    refused = call(response_image_count=count, usage=None, attempts=[])
-    failed = call(response_image_count=count, usage=None, attempts=[{"action": "return"}])
-    assert used(refused, failed) == {}
-
-
-def test_a_call_is_used_once_however_many_requests_get_its_answer() -> None:
-    first = call(cost_usd=0.5)
-    again = [retry("joined"), retry("replayed", may_be_billed=True)]
-    assert used(first, *again) == used(first)
-    assert used(*again) == {}
-
-
-def test_a_call_that_was_finished_without_its_client_is_usage() -> None:
-    left = call(status=None, error_code="client_left", client_left=True, cost_usd=0.5)
-    found = used(left)["key-1"]
-    assert (found["images"], found["total_tokens"], found["cost_usd"], found["without_usage"]) == (
-        *(1, 12, Decimal("0.5"), 0),
-    )
-
-
-def test_what_may_be_billed_is_counted_though_nothing_came_of_it() -> None:
-    lost = call(
-        response_image_count=None, usage=None, may_be_billed=True, attempts=[{"action": "replace"}]
-    )
-    found = {name: value for name, value in used(lost)["key-1"].items() if value}
-    assert found == {"may_be_billed": 1, "without_usage": 1}
-
-
-@given(odd_records())
-def test_a_call_that_is_charged_nothing_though_it_was_paid_for_shows_with_its_key(
-    non_base64: dict[str, Any],
-) -> None:
-    """The same call and the same tokens as the charges go by."""
-    charge = charges.of(non_base64)
-    [found] = used(non_base64).values() or [asdict(KeyUsage())]
-    assert found["without_usage"] == (charge is Uncharged.WITHOUT_USAGE)
-    if isinstance(charge, Charge):
-        assert found["total_tokens"] == charge.tokens
-
-
-def test_the_main_model_s_tokens_alone_are_usage() -> None:
-    text = {"input_tokens": 5, "output_tokens": 7, "total_tokens": 12}
-    found = used(call(response_image_count=0, usage=None, usage_text=text))["key-1"]
-    assert (found["input_tokens"], found["text_input_tokens"], found["total_tokens"]) == (0, 5, 12)
-
-
 def test_a_record_of_the_first_version_is_read_as_ever() -> None:
     """It lacks the fields that came later; its ``size`` is what came back."""
     first = {**call(size="1024x1024"), "schema_version": 1}
     now = call(schema_version=2, size="auto", usage_text=None, cost_usd=None)
     assert numbers(summed([first]).total) == numbers(summed([now]).total)
-    assert used(first) == used(now)
     assert charges.of(first) == charges.of(now)
-
-
-def test_tokens_without_a_picture_are_usage() -> None:
-    found = used(call(response_image_count=0))["key-1"]
-    assert (found["requests_with_images"], found["total_tokens"]) == (0, 12)
 
 
 def test_a_total_that_says_nothing_beside_its_parts_is_their_sum() -> None:
     tokens = {"input_tokens": 5, "output_tokens": 7, "total_tokens": 0}
-    assert used(call(usage=tokens))["key-1"]["total_tokens"] == 12
     assert summed([call(usage=tokens)]).total.sums[SUMS.index("total_tokens")] == 12
 
 

@@ -111,7 +111,7 @@ def usd(value: object) -> Decimal | None:
     number = untrusted.number(value)
     if number is None or not 0 <= number <= MOST_USD:
         return None
-    return Decimal(str(number)).quantize(_MICRO)
+    return abs(Decimal(str(number)).quantize(_MICRO))  # -0.0 is 0, and is written without a sign
 
 
 def _price(name: str, table: object) -> Price:

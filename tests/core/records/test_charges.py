@@ -119,6 +119,7 @@ def test_a_call_without_an_account_that_decided_is_charged_all_the_same(name: An
     [
         (0.1, Decimal("0.1")),
         (0, Decimal(0)),
+        (-0.0, Decimal(0)),
         (None, None),
         (-0.1, None),
         (True, None),
@@ -127,7 +128,9 @@ def test_a_call_without_an_account_that_decided_is_charged_all_the_same(name: An
     ],
 )
 def test_the_cost_is_exact_or_not_known(cost_usd: Any, cost: Decimal | None) -> None:
-    assert charge_of(cost_usd=cost_usd).cost == cost
+    found = charge_of(cost_usd=cost_usd).cost
+    assert found == cost
+    assert "-" not in str(found)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """``image-gateway logs usage``: what calls used, for people, and for programs that bill it."""
 
 import argparse
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from decimal import Decimal
 from typing import Any, Final
@@ -9,7 +10,7 @@ from image_gateway.cli import log_files, log_window, output
 from image_gateway.cli.exits import handled
 from image_gateway.cli.output import cell, complain, escaped, say
 from image_gateway.core.records import totals
-from image_gateway.core.records.totals import DIMENSIONS, Totals, TotalsTable
+from image_gateway.core.records.totals import DIMENSIONS, FIGURES, Totals, TotalsTable
 
 HEADINGS: Final = {
     "calls": "calls",
@@ -43,7 +44,9 @@ def add_report(reports: "argparse._SubParsersAction[Any]") -> None:
         choices=tuple(DIMENSIONS),
         help="what to sum by; of several, each combination has a row (default: key)",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print one JSON document")
+    form.add_argument("--csv", action="store_true", help="print CSV, with a row of names first")
     parser.set_defaults(run=handled(_usage))
 
 
@@ -57,6 +60,8 @@ def _usage(args: argparse.Namespace) -> None:
         )
     if args.json:
         output.say_json({**log_window.as_json(args, counts), **_document(table)})
+    elif args.csv:
+        output.say_csv(_csv(table))
     elif table.total().calls:
         say(output.table(*_table(table)))
     else:
@@ -72,6 +77,16 @@ def _document(table: TotalsTable) -> dict[str, object]:
         "others": None if table.others is None else asdict(table.others),
         "total": asdict(table.total()),
     }
+
+
+def _csv(table: TotalsTable) -> Iterator[Sequence[str | int | Decimal | None]]:
+    """Without a row for all, which a sum over a column would count twice."""
+    yield [*(DIMENSIONS[dimension] for dimension in table.by), *FIGURES]
+    rows = table.rows()
+    if table.others is not None:
+        rows.append((("(others)",) * len(table.by), table.others))
+    for name, sums in rows:
+        yield [*name, *(getattr(sums, figure) for figure in FIGURES)]
 
 
 def _table(table: TotalsTable) -> tuple[list[str], list[list[str]]]:

@@ -5,10 +5,11 @@ Results go to stdout, errors, warnings and progress to stderr.  Data from outsid
 """
 
 import argparse
+import csv
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Final, Self
@@ -37,6 +38,29 @@ def say_json(document: object) -> None:
 def _number(value: object) -> float:
     assert isinstance(value, Decimal)
     return float(value)  # it has all digits of a cost up to some billions
+
+
+def say_csv(rows: Iterable[Sequence[str | int | Decimal | None]]) -> None:
+    """Print rows for programs and spreadsheets, as RFC 4180 has it; None is an empty cell.
+
+    Data from outside must not become a formula in a spreadsheet.  So a text that begins like one,
+    or with an apostrophe, gets an apostrophe in front, which spreadsheets take for the mark of a
+    text; a program takes one away, and has the text.
+    """
+    writer = csv.writer(sys.stdout, lineterminator="\r\n")
+    writer.writerows([_csv_cell(value) for value in row] for row in rows)
+
+
+def _csv_cell(value: str | int | Decimal | None) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        return f"{value:f}" if isinstance(value, Decimal) else str(value)
+    text = escaped(value)  # a tab in front, too, would begin a formula
+    return f"'{text}" if text.lstrip().startswith(_FORMULA) else text
+
+
+_FORMULA: Final = ("=", "+", "-", "@", "'")
 
 
 def escaped(text: str) -> str:

@@ -1,5 +1,7 @@
 """``image-gateway logs usage``: what somebody bills from, in a table and for programs."""
 
+import csv
+import io
 import json
 from decimal import Decimal
 from pathlib import Path
@@ -196,6 +198,9 @@ def test_more_rows_than_are_kept_are_one_and_told_of(
     assert [row["owner_id"] for row in usage["rows"]] == ["o-2", None]
     assert usage["others"]["calls"] == 2
     assert usage["total"] == whole
+    assert main(["logs", "usage", "--csv", "--by", "owner", "--dir", str(month)]) == 0
+    read = [(row["owner_id"], row["calls"]) for row in cells(capsys.readouterr().out)]
+    assert read == [("o-2", "1"), ("", "3"), ("(others)", "2")]
     assert main(["logs", "usage", "--by", "owner", "day", "--dir", str(month)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in lines] == [
@@ -220,6 +225,73 @@ def test_the_table_has_a_row_for_each_name_and_one_for_all(month: Path, ask: Ask
     assert usage["(all)"] == "6 6 700 300 400 300 20,000 2,700 - 270 30 23,670 0.460750 1 2"
 
 
+# -- for spreadsheets ------------------------------------------------------------------------------
+
+
+def cells(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+
+
+def test_csv_has_names_that_stay_and_plain_numbers(month: Path, ask: Ask) -> None:
+    text = ask("usage", "--csv", "--by", "owner", "day", "--dir", month)
+    assert text == (
+        "owner_id,day,calls,requests_with_images,images,input_tokens,input_tokens_text,"
+        "input_tokens_image,input_tokens_cached,output_tokens,text_input_tokens,"
+        "text_input_tokens_cached,text_output_tokens,svg_input_tokens,svg_output_tokens,"
+        "svg_total_tokens,total_tokens,cost_usd,may_be_billed,without_usage,without_cost\r\n"
+        "o-1,2026-11-22,2,2,2,550,150,400,300,8000,0,,0,10,20,30,8550,0.100000,0,0,1\r\n"
+        "o-2,2026-11-22,1,1,1,0,,,,0,0,,0,,,,0,,0,1,1\r\n"
+        ",2026-11-21,3,3,3,150,150,0,,12000,2700,,270,,,,15120,0.360750,0,0,0\r\n"
+    )
+
+
+@pytest.mark.parametrize("by", [["key"], ["owner", "day"], [*DIMENSIONS]])
+def test_csv_and_json_have_the_same_figures(month: Path, ask: Ask, by: list[str]) -> None:
+    usage = told(ask, "--by", *by, "--dir", month)
+    read = cells(ask("usage", "--csv", "--by", *by, "--dir", month))
+    rows_told = usage.get("keys") or usage["rows"]
+    assert [[*row] for row in read] == [[*row] for row in rows_told]
+    for row, other in zip(read, rows_told, strict=True):
+        for name, value in other.items():
+            if name in FIGURES and value is not None:
+                assert Decimal(row[name]) == Decimal(str(value)), name
+            else:
+                assert row[name] == (value or ""), name
+
+
+@pytest.mark.parametrize("formula", ["=1+1", "+1", "-1", "@SUM(A1)", " =1", "'=1", "''", "-"])
+def test_no_name_becomes_a_formula_and_each_can_be_had_back(
+    logs: Path, ask: Ask, formula: str
+) -> None:
+    write(logs / "green" / "requests.jsonl", drawn(0, key_id=formula))
+    names = [row["key_id"] for row in cells(ask("usage", "--csv", "--dir", logs))]
+    assert sorted(names) == sorted(["key-1", f"'{formula}"])
+
+
+@pytest.mark.parametrize(
+    ("name", "cell"),
+    [
+        ("\t=1", "\\t=1"),
+        ("\r=1", "\\r=1"),
+        ("\n=1", "\\n=1"),
+        ("\x1b[2J", "\\x1b[2J"),
+        ('a "b", c', 'a "b", c'),
+        ("a=b", "a=b"),
+        ("Zoë 雪", "Zoë 雪"),
+    ],
+)
+def test_every_name_is_one_cell_on_one_line(logs: Path, ask: Ask, name: str, cell: str) -> None:
+    write(logs / "green" / "requests.jsonl", drawn(0, key_id=name))
+    text = ask("usage", "--csv", "--dir", logs)
+    assert len(text.splitlines()) == 3
+    assert cell in [row["key_id"] for row in cells(text)]
+
+
+def test_no_call_is_a_csv_without_rows(logs: Path, ask: Ask) -> None:
+    text = ask("usage", "--csv", "--by", "group", "--until", "2020-01-01", "--dir", logs)
+    assert text == ",".join(["group_id", *FIGURES]) + "\r\n"
+
+
 # -- what cannot be --------------------------------------------------------------------------------
 
 
@@ -228,9 +300,10 @@ def test_the_table_has_a_row_for_each_name_and_one_for_all(month: Path, ask: Ask
     [
         (["--by", "size"], "invalid choice: 'size' (choose from 'key', 'owner',"),
         (["--by"], "--by: expected at least one argument"),
+        (["--json", "--csv"], "argument --csv: not allowed with argument --json"),
     ],
 )
-def test_what_usage_cannot_be_told_by_is_refused(
+def test_what_usage_cannot_be_told_by_or_as_is_refused(
     fail: Fail, words: list[str], complaint: str
 ) -> None:
     code, said = fail("usage", *words)

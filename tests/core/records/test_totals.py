@@ -93,6 +93,13 @@ def test_tokens_in_are_told_by_kind_where_the_answer_does_so_soundly(
     assert (found.input_tokens, found.total_tokens) == (5, 12)
 
 
+def test_kinds_of_tokens_that_are_not_told_themselves_are_left_out() -> None:
+    """Else the kinds would be more than their whole."""
+    details = {"text_tokens": 2, "image_tokens": 3}
+    usage = {"input_tokens_details": details, "output_tokens": 7, "total_tokens": 12}
+    assert Totals.of(record(usage=usage)) == replace(ONE, input_tokens=0)
+
+
 def test_cached_tokens_stand_apart_for_pictures_and_for_the_main_model() -> None:
     usage = {"input_tokens": 5, "cached_tokens": 4, "output_tokens": 7}
     text = {**TEXT, "input_tokens_details": {"cached_tokens": 800}}

@@ -32,12 +32,7 @@ def complain(line: str) -> None:
 
 def say_json(document: object) -> None:
     """Print a result for programs, in which a sum of money is a number."""
-    say(json.dumps(document, indent=2, default=_number))
-
-
-def _number(value: object) -> float:
-    assert isinstance(value, Decimal)
-    return float(value)  # it has all digits of a cost up to some billions
+    say(json.dumps(document, indent=2, default=_json))
 
 
 def say_csv(rows: Iterable[Sequence[str | int | Decimal | None]]) -> None:
@@ -144,7 +139,7 @@ def show(args: argparse.Namespace, value: object, *lines: str) -> None:
     The caller escapes ``lines``.
     """
     if args.json:
-        say(json.dumps(value, indent=2, default=_json))
+        say_json(value)
     else:
         for line in lines:
             say(line)

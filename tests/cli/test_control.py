@@ -788,9 +788,9 @@ def test_the_logs_of_all_instances_are_charged_once_and_told(
         "gone_files": 0,
         "skipped_lines": 1,
         "records": 9,
-        "charged": 5,
+        "charged": 6,
         "tokens": 122,
-        "images": 5,
+        "images": 6,
         "cost": 0,
         "charged_before": 0,
         "without_usage": 1,
@@ -799,7 +799,7 @@ def test_the_logs_of_all_instances_are_charged_once_and_told(
         "too_old": 1,
         "unreadable": 0,
         "keys": [
-            {"key_id": "a", "calls": 3, "tokens": 15, "images": 3, "cost": 0, "without_usage": 1},
+            {"key_id": "a", "calls": 4, "tokens": 15, "images": 4, "cost": 0, "without_usage": 1},
             {"key_id": "b", "calls": 2, "tokens": 107, "images": 2, "cost": 0, "without_usage": 0},
         ],
     }
@@ -834,11 +834,11 @@ def test_people_are_told_in_words_and_a_table(
     assert done.out.splitlines() == [
         "1 file read, 0 read before",
         "2 records read",
-        "1 call charged, 1,500 tokens, 1 picture, 0.25 USD",
-        "1 call without usage, charged nothing",
+        "2 calls charged, 1,500 tokens, 2 pictures, 0.25 USD",
+        "1 call without usage, charged for its pictures alone",
         "",
         "key  calls  tokens  pictures  cost USD  without usage",
-        "a        1   1,500         1      0.25              1",
+        "a        2   1,500         2      0.25              1",
     ]
     assert done.err == ""
 

@@ -61,7 +61,8 @@ class _Applied:
     files: int = 0
     known_files: int = 0
     records: int = 0
-    uncharged: Counter[Uncharged] = field(default_factory=Counter)
+    without_usage: int = 0
+    unreadable: int = 0
     charged: Counter[Charged] = field(default_factory=Counter)
     keys: defaultdict[str, _KeySums] = field(default_factory=lambda: defaultdict(_KeySums))
 
@@ -97,17 +98,22 @@ def _apply(admin: AdminConnection, args: argparse.Namespace) -> None:
 def _charge(charging: Charging, record: Record, applied: _Applied) -> None:
     charge = charges.of(record)
     if isinstance(charge, Uncharged):
-        applied.uncharged[charge] += 1
+        applied.unreadable += charge is Uncharged.UNREADABLE
         key_id = record.get("key_id")
-        if charge is Uncharged.WITHOUT_USAGE and isinstance(key_id, str):
-            applied.keys[key_id].without_usage += 1
+        if charge is Uncharged.WITHOUT_USAGE:
+            applied.without_usage += 1
+            if isinstance(key_id, str):
+                applied.keys[key_id].without_usage += 1
         return
     word = charging.charge(charge)
     applied.charged[word] += 1
+    if charge.tokens is None:
+        applied.without_usage += 1
+        applied.keys[charge.key_id].without_usage += 1
     if word is Charged.CHARGED:
         sums = applied.keys[charge.key_id]
         sums.calls += 1
-        sums.tokens += charge.tokens
+        sums.tokens += charge.tokens or 0
         sums.images += charge.images
         sums.cost += charge.cost or 0
 
@@ -167,11 +173,11 @@ def _show_result(args: argparse.Namespace, applied: _Applied, reading: Reading) 
     calls = applied.charged[Charged.CHARGED]
     other_counts = {
         "charged_before": applied.charged[Charged.BEFORE],
-        "without_usage": applied.uncharged[Uncharged.WITHOUT_USAGE],
+        "without_usage": applied.without_usage,
         "unknown_key": applied.charged[Charged.UNKNOWN_KEY],
         "no_price": applied.charged[Charged.NO_PRICE],
         "too_old": applied.charged[Charged.TOO_OLD],
-        "unreadable": applied.uncharged[Uncharged.UNREADABLE],
+        "unreadable": applied.unreadable,
     }
     lines = [
         f"{counted(applied.files)} read, {cell(applied.known_files)} read before",
@@ -215,7 +221,7 @@ def _show_result(args: argparse.Namespace, applied: _Applied, reading: Reading) 
 _HEADINGS: Final = ("key", "calls", "tokens", "pictures", "cost USD", "without usage")
 _LABELS: Final = {
     "charged_before": "charged before",
-    "without_usage": "without usage, charged nothing",
+    "without_usage": "without usage, charged for its pictures alone",
     "unknown_key": "of unknown keys, not charged",
     "no_price": "without a price, not charged; set PRICES",
     "too_old": "too old to be charged",

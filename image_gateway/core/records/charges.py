@@ -1,10 +1,10 @@
-"""The charge of a call against its key's quota: the tokens in its record.
+"""The charge of a call against its key's quotas: what its record says that it used.
 
-The unit is the token: ``total_tokens`` of ``usage`` and of ``usage_text``, or the sum of the parts
-if an upstream reports only those.  A paid call whose usage is not known costs nothing, because any
-number would be wrong, and is counted separately: where a call is broken off because its client
-left, the usage is never known.  A record without attempts costs nothing: it was refused, or found a
-call that is charged to the request that started it.
+Tokens are the ``total_tokens`` of ``usage`` and of ``usage_text``, or the sum of the parts if an
+upstream reports only those.  Of a paid call whose usage is not known only the pictures are charged,
+because any number of tokens would be wrong, and it is counted separately: where a call is broken
+off because its client left, not even they are known.  A record without attempts costs nothing: it
+was refused, or found a call that is charged to the request that started it.
 
 A charge also says what a control plane with prices, or with accounts of its own, needs: the model,
 the account, the kinds of the tokens and the cost.
@@ -37,14 +37,15 @@ _USAGES: Final = ("usage", "usage_text")
 class Charge:
     """One call to charge; ``called_at`` is its arrival.
 
-    ``input``, ``cached_input`` (a part of it) and ``output`` are the tokens as far as the answer
-    tells them apart: an upstream that reports only a total leaves them 0.  ``model`` is the one
-    that the upstream was asked for.  ``cost`` is in USD; None: not known, as it never is for Codex.
+    ``tokens`` is None if the usage is not known.  ``input``, ``cached_input`` (a part of it) and
+    ``output`` are the tokens as far as the answer tells them apart: an upstream that reports only a
+    total leaves them 0.  ``model`` is the one that the upstream was asked for.  ``cost`` is in USD;
+    None: not known, as it never is for Codex.
     """
 
     request_id: str
     key_id: str
-    tokens: int
+    tokens: int | None
     images: int
     called_at: datetime
     model: str | None = None
@@ -68,7 +69,8 @@ def of(record: Mapping[str, object]) -> Charge | Uncharged:
     tokens = tokens_of(record)
     if not attempts_of(record):
         return Uncharged.NOTHING_MADE
-    if tokens is None:
+    images = images_of(record)
+    if tokens is None and not images:
         return Uncharged.WITHOUT_USAGE if is_paid(record) else Uncharged.NOTHING_MADE
     request_id, key_id = name_in(record, "request_id"), name_in(record, "key_id")
     called_at = untrusted.moment(record.get("time"))
@@ -79,7 +81,7 @@ def of(record: Mapping[str, object]) -> Charge | Uncharged:
         request_id,
         key_id,
         tokens,
-        images_of(record),
+        images,
         called_at,
         model=model_of(record),
         account_name=name_in(record, "account_name"),

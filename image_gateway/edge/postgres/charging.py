@@ -29,6 +29,18 @@ class Charged(StrEnum):
     NO_PRICE = "no_price"
 
 
+def _tokens(charge: Charge) -> dict[str, int]:
+    """Empty if the usage of the call is not known."""
+    if charge.tokens is None:
+        return {}
+    return {
+        "total": charge.tokens,
+        "input": charge.input,
+        "cached_input": charge.cached_input,
+        "output": charge.output,
+    }
+
+
 class Charging:
     """The charges of a control plane; raises ``UnusableError`` if it has none."""
 
@@ -54,12 +66,7 @@ class Charging:
             "called_at": charge.called_at,
             "model": charge.model,
             "account_name": charge.account_name,
-            "tokens": {
-                "total": charge.tokens,
-                "input": charge.input,
-                "cached_input": charge.cached_input,
-                "output": charge.output,
-            },
+            "tokens": _tokens(charge),
             "images": charge.images,
             "cost": charge.cost,
             "lock_ms": LOCK_SECONDS * 1000,

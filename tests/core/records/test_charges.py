@@ -146,8 +146,10 @@ def test_the_cost_is_exact_or_not_known(cost_usd: Any, cost: Decimal | None) -> 
         [12],
     ],
 )
-def test_pictures_without_a_known_usage_charge_nothing_and_are_told_apart(usage: Any) -> None:
-    assert charges.of(record(usage=usage)) is Uncharged.WITHOUT_USAGE
+def test_pictures_without_a_known_usage_are_charged_without_tokens(usage: Any) -> None:
+    found = charges.of(record(usage=usage))
+    assert isinstance(found, Charge)
+    assert (found.tokens, found.images) == (None, 2)
     left = record(usage=usage, response_image_count=None, may_be_billed=True)
     assert charges.of(left) is Uncharged.WITHOUT_USAGE
     failed = record(usage=usage, response_image_count=None)
@@ -217,7 +219,7 @@ def test_a_moment_is_told_in_utc_whatever_its_offset() -> None:
 def test_any_record_gives_a_charge_or_says_why_not(non_base64: dict[str, Any]) -> None:
     found = charges.of(non_base64)
     if isinstance(found, Charge):
-        assert 0 <= found.tokens <= 4 * MOST_TOKENS
+        assert 0 <= (found.tokens or 0) <= 4 * MOST_TOKENS
         assert 0 <= found.images <= charges.MOST_IMAGES
         assert 0 <= found.cached_input <= found.input <= 2 * MOST_TOKENS
         assert 0 <= found.output <= 2 * MOST_TOKENS

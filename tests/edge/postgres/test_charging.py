@@ -305,5 +305,5 @@ def test_whatever_a_file_may_hold_the_calls_around_it_are_charged(
     sound = Charge("req_sound", "sound", 10, 1, NOW)
     words = [(charge, charging.charge(charge)) for charge in (*odd, sound)]
     assert words[-1][1] is Charged.CHARGED
-    charged = sum(charge.tokens for charge, word in words if word is Charged.CHARGED)
+    charged = sum(charge.tokens or 0 for charge, word in words if word is Charged.CHARGED)
     assert charged == sum(used(plane).values())

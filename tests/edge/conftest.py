@@ -15,10 +15,10 @@ import pytest
 import uvloop
 
 from image_gateway.core.model import Secret
+from image_gateway.core.routing.lock_names import LockKind, LockName
 from image_gateway.edge.postgres import cache, control_plane
 from image_gateway.edge.postgres.cache import Freshness
 from image_gateway.edge.postgres.control_plane import ControlPlane
-from image_gateway.edge.slots.advisory_locks import lock_key
 from image_gateway.edge.spool import Spool, Spools
 from image_gateway.edge.upstream.http_client import UpstreamClient
 from tests.edge.peer import anonymous
@@ -166,9 +166,9 @@ class Watcher:
         )
         return [number for (number,) in found]
 
-    def slots(self, account_name: str) -> list[int]:
-        """The taken slots of one account."""
-        base = lock_key(account_name)
+    def slots(self, name: str, kind: LockKind = LockKind.ACCOUNT) -> list[int]:
+        """The taken places under one name."""
+        base = LockName(kind, name).base
         return [lock - base for lock in self.locks() if 0 <= lock - base < 1024]
 
     def sessions(self) -> list[int]:

@@ -1,32 +1,56 @@
-"""Slots that several processes share: one Postgres session, one advisory lock for each slot.
+"""Places that several processes share: one Postgres session, one advisory lock for each place.
 
-The server frees a lock when its session ends, so a process that dies gives its slots back.  Only
-one task may use a session (``edge.slots.broker`` owns it): when a query is cancelled, it is unknown
-whether it took its lock (measured: of 200 cancelled queries 35 did).
+The server frees a lock when its session ends, so a process that dies gives its places back.  Only
+one task may use a session (``edge.slots.places`` says which): when a query is cancelled, it is
+unknown whether it took its lock (measured: of 200 cancelled queries 35 did).
 
-Locks belong to one database: every process that reads the same control plane shares them.
+Locks belong to one database: every process that reads the same control plane shares them.  The lock
+table belongs to the whole server; how much of it is taken, and when it is counted, is
+``core.routing.lock_table``'s.
 """
 
 import asyncio
-import hashlib
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any, Final, Self
 
 import psycopg
 
 from image_gateway import sql
 from image_gateway.core.model import Secret
+from image_gateway.core.routing.lock_names import LockName
+from image_gateway.core.routing.lock_table import LockTable, NameCount
 from image_gateway.edge.postgres import connections
 
 ANSWER_SECONDS: Final = 2.0
-"""How long a statement may take until the session counts as lost; it takes 0.1 ms."""
+"""How long a statement may take until the session counts as lost; it takes 0.2 ms."""
 
-_SLOT_BITS: Final = 10
-_HASH_BITS: Final = 54
+Row = Mapping[str, Any]
 
 
 class LostSessionError(Exception):
     """The session is gone, and with it every lock; the message is an exception's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """A lock that is wanted under a name of which at most ``limit`` may be taken."""
+
+    name: LockName
+    limit: int
+
+
+class NoLock(Enum):
+    """Why there is no lock."""
+
+    FULL = auto()
+    """The name has no place left."""
+    UNTRIED = auto()
+    """A name before it has none, so it was not tried."""
+    ALONE = auto()
+    """There is no session, or no room in the lock table: the process counts by itself."""
 
 
 class SlotSession:
@@ -37,7 +61,9 @@ class SlotSession:
 
     def __init__(self, connection: connections.AsyncConnection) -> None:
         self._connection = connection
-        self._held: dict[str, set[int]] = {}
+        self._held: dict[int, set[int]] = {}
+        """Locks, by the first one of their name."""
+        self._table = LockTable(0)
 
     def __repr__(self) -> str:
         return f"<SlotSession {sum(map(len, self._held.values()))} locks>"
@@ -53,6 +79,9 @@ class SlotSession:
         session = cls(connection)
         try:
             await session._query("slot_session")
+            [table] = await session._query("lock_table")
+            session._table = LockTable(table["size"])
+            await session.count()
         except BaseException:
             await session.close()
             raise
@@ -68,36 +97,87 @@ class SlotSession:
         """End the session, which frees its locks."""
         await self._connection.close()
 
-    async def take(self, account_name: str, limit: int) -> int | None:
-        """Take a slot and give its number; None if ``limit`` slots are taken."""
-        held = self._held.get(account_name, set())
-        if len(held) >= limit:
-            return None
-        values = {"base": lock_key(account_name), "limit": limit, "held": list(held)}
-        row = await self._query("take_slot", values)
-        if row is None:
-            return None
-        slot: int = row["slot"]
-        self._held.setdefault(account_name, set()).add(slot)
-        if row["in_use"] > limit:
-            await self.give_back(account_name, slot)
-            return None
-        return slot
+    @property
+    def table(self) -> LockTable:
+        """The lock table as this session knows it."""
+        return self._table
 
-    async def give_back(self, account_name: str, slot: int) -> None:
-        """Release a slot."""
-        self._held[account_name].discard(slot)
-        if not self._held[account_name]:
-            del self._held[account_name]
-        await self._query("give_back_slot", {"base": lock_key(account_name), "slot": slot})
+    async def take(self, wants: Sequence[Want]) -> list[int | NoLock]:
+        """Take a lock under each name, in their order, until one has no place left.
 
-    async def check(self) -> None:
-        """Check that the session still exists."""
-        await self._query("slot_alive")
+        Each result is the number of a place, or why there is no lock.
+        """
+        if self._table.must_count_before(len(wants)):
+            await self.count()
+        results: list[int | NoLock] = [NoLock.ALONE] * len(wants)
+        asked = self._affordable(wants)
+        if not asked:
+            return results
+        for at, lock in zip(
+            asked, await self._take_locks([wants[at] for at in asked]), strict=True
+        ):
+            results[at] = lock
+        taken = [(at, place) for at, place in enumerate(results) if isinstance(place, int)]
+        limits = [(wants[at].name.base, wants[at].limit) for at, _ in taken]
+        # Counted after the lock is taken: of several sessions that take one under a name at the
+        # same time at least one sees all.
+        if taken and self._table.must_count_after(limits, time.monotonic()):
+            await self.count()
+            over = next((i for i, name in enumerate(limits) if self._table.is_over(*name)), None)
+            if over is not None:
+                await self.give_back([(wants[at].name, place) for at, place in taken[over:]])
+                for at, _ in taken[over:]:
+                    results[at] = NoLock.UNTRIED
+                results[taken[over][0]] = NoLock.FULL
+        return results
 
-    async def _query(
-        self, name: str, values: Mapping[str, object] | None = None
-    ) -> dict[str, Any] | None:
+    async def give_back(self, places: Sequence[tuple[LockName, int]]) -> None:
+        """Release locks."""
+        locks = []
+        for name, place in places:
+            base = name.base
+            locks.append(base + place)
+            self._held[base].discard(base + place)
+            if not self._held[base]:
+                del self._held[base]
+        self._table.give_back(len(locks))
+        await self._query("give_back_locks", {"locks": locks})
+
+    async def count(self) -> None:
+        """Count the locks of all sessions, which also shows that this one still exists."""
+        rows = await self._query("count_locks")
+        names = {
+            row["base"]: NameCount(row["in_use"], row["highest"])
+            for row in rows
+            if row["base"] is not None
+        }
+        self._table.count(rows[0]["locks"], names, time.monotonic())
+
+    def _affordable(self, wants: Sequence[Want]) -> list[int]:
+        """Which of the locks the budget has room for, by their numbers, in order."""
+        room = self._table.grant(len(wants))
+        by_rank = sorted(range(len(wants)), key=lambda at: wants[at].name.kind.rank)
+        return sorted(by_rank[:room])
+
+    async def _take_locks(self, wants: Sequence[Want]) -> list[int | NoLock]:
+        bases = [want.name.base for want in wants]
+        values = {
+            "bases": bases,
+            "limits": [want.limit for want in wants],
+            "held": [lock for base in set(bases) for lock in self._held.get(base, ())],
+        }
+        results: list[int | NoLock] = [NoLock.UNTRIED] * len(wants)
+        for at, row in enumerate(await self._query("take_locks", values)):
+            lock: int | None = row["lock"]
+            if lock is None:
+                results[at] = NoLock.FULL
+            else:
+                self._held.setdefault(bases[at], set()).add(lock)
+                results[at] = lock - bases[at]
+                self._table.take(1)
+        return results
+
+    async def _query(self, name: str, values: Mapping[str, object] | None = None) -> Sequence[Row]:
         query = asyncio.create_task(self._execute(name, values))
         try:
             done, _ = await asyncio.wait([query], timeout=ANSWER_SECONDS)
@@ -112,20 +192,6 @@ class SlotSession:
                 await asyncio.wait([query])
                 query.exception()  # expected: nobody waits for the result any more
 
-    async def _execute(
-        self, name: str, values: Mapping[str, object] | None
-    ) -> dict[str, Any] | None:
+    async def _execute(self, name: str, values: Mapping[str, object] | None) -> Sequence[Row]:
         cursor = await self._connection.execute(sql.query(f"daemon/{name}").encode(), values)
-        return await cursor.fetchone() if cursor.description else None
-
-
-def lock_key(account_name: str) -> int:
-    """The lock of an account's first slot, a signed bigint; the next 1023 are its others.
-
-    54 bits of SHA-256(``image-gateway:`` + name), times 1024.  It must not change: operators read
-    it in ``pg_locks``, and other versions of the gateway run beside this one.
-    """
-    digest = hashlib.sha256(b"image-gateway:" + account_name.encode("utf-8", "surrogatepass"))
-    first = int.from_bytes(digest.digest()[:8], "big") >> (64 - _HASH_BITS)
-    unsigned = first << _SLOT_BITS
-    return unsigned - (1 << 64) if unsigned >= 1 << 63 else unsigned
+        return connections.rows(await cursor.fetchall()) if cursor.description else ()

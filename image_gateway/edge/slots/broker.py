@@ -2,12 +2,8 @@
 
 ``core.routing.slots.WaitQueue`` decides which call is next; this module holds the futures.  One
 task takes slots and gives them back, for all calls, in rounds: a caller that is cancelled meanwhile
-leaves the queue, and a slot that comes too late for it goes to another call.
-
-Slots are counted in this process and, if they are shared (``edge.slots.shared_slots``), by locks
-for all processes.  A running call without a lock, because it started while there was no session,
-takes one before other calls of its account are admitted, even beyond the limit: it runs, so it
-counts.
+leaves the queue, and a slot that comes too late for it goes to another call.  How slots are counted
+over all processes, and what an outage changes, is ``edge.slots.places``'s.
 
 Calls that wait here do not take a shared slot as soon as it is free, but in their next round:
 rounds come at random moments, so that each of several processes has its chance.
@@ -22,18 +18,18 @@ from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Final, Self
 
-from image_gateway.core.model import MOST_SLOTS, Account, Key, Secret
+from image_gateway.core.model import Account, Key, Secret
+from image_gateway.core.routing.lock_names import LockKind, LockName
 from image_gateway.core.routing.slots import (
     Candidate,
     HoldTime,
-    Slot,
     SlotTable,
     StartClock,
     Waiter,
     WaitQueue,
 )
 from image_gateway.edge.slots.advisory_locks import LostSessionError
-from image_gateway.edge.slots.shared_slots import SharedSlots
+from image_gateway.edge.slots.places import Place, Places
 
 ROUND_SECONDS: Final = 0.25
 """The mean time between two rounds while calls wait; each takes 0.5 to 1.5 times as long."""
@@ -57,20 +53,18 @@ class Lease:
     """One account's slot, held until ``release``; a context manager."""
 
     def __init__(
-        self, broker: "SlotBroker", waiter: Waiter, candidate: Candidate, slot: Slot
+        self, broker: "SlotBroker", waiter: Waiter, candidate: Candidate, place: Place
     ) -> None:
         self._broker: SlotBroker | None = broker
         self.candidate = candidate
         self.key_id = waiter.key_id
-        self.slot = slot
-        self.lock: int | None = None
-        """The number of its lock, None if it is counted in this process alone."""
+        self.place = place
         self.since = time.monotonic()
         self._start_before: float | None = None
 
     def __repr__(self) -> str:
         state = "held" if self.is_held else "released"
-        return f"<Lease {self.candidate.account_name!r} lock={self.lock} {state}>"
+        return f"<Lease {self.candidate.account_name!r} lock={self.place.lock} {state}>"
 
     @property
     def account_name(self) -> str:
@@ -119,7 +113,7 @@ class SlotBroker:
         limit: Callable[[Candidate], int] = attrgetter("limit"),
     ) -> None:
         self._woken = asyncio.Event()
-        self._shared = None if database is None else SharedSlots(database, self._woken.set)
+        self._places = Places(database, self._woken.set)
         self._starts = starts
         self._limit = limit
         self._table = SlotTable()
@@ -131,8 +125,6 @@ class SlotBroker:
         self._round_at = float("inf")
         self._full: frozenset[str] = frozenset()
         """Accounts without a free slot, while calls wait."""
-        self._returned: list[tuple[str, int]] = []
-        """Locks whose slots were given back."""
         self._freed: set[str] = set()
         """Accounts of which a slot was given back."""
 
@@ -141,8 +133,7 @@ class SlotBroker:
         return f"<SlotBroker {shared} {len(self._leases)} held, {self._queue!r}>"
 
     async def __aenter__(self) -> Self:
-        if self._shared is not None:
-            await self._shared.open()
+        await self._places.open()
         self._task = asyncio.create_task(self._serve())
         return self
 
@@ -150,15 +141,14 @@ class SlotBroker:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
-        if self._shared is not None:
-            await self._shared.close()
+        await self._places.close()
 
     # -- asking ----------------------------------------------------------------------------------
 
     @property
     def is_shared(self) -> bool:
         """Whether other processes see the slots that this one takes."""
-        return self._shared is not None and self._shared.is_open
+        return self._places.is_shared
 
     @property
     def waiting(self) -> int:
@@ -221,13 +211,11 @@ class SlotBroker:
 
     def give_back(self, lease: Lease) -> None:
         """For ``Lease`` alone."""
-        lease.slot.release()
+        lease.place.release()
         del self._leases[lease]
         self._queue.give_back(lease.key_id)
         self._freed.add(lease.account_name)
         self._hold_time.note(lease.account_name, time.monotonic() - lease.since)
-        if lease.lock is not None:
-            self._returned.append((lease.account_name, lease.lock))
         self._woken.set()
 
     def _busy(self, waiter: Waiter) -> BusyError:
@@ -260,8 +248,7 @@ class SlotBroker:
         while True:
             try:
                 await self._wake()
-                await self._return_locks()
-                await self._maintain()
+                await self._places.maintain()
                 is_round = time.monotonic() >= self._round_at
                 # Between rounds, accounts that calls already wait for count as full.
                 skips = self.is_shared and not is_round
@@ -279,10 +266,7 @@ class SlotBroker:
         return time.monotonic() + ROUND_SECONDS * random.uniform(0.5, 1.5)  # noqa: S311
 
     async def _wake(self) -> None:
-        until = self._round_at
-        if self._shared is not None:
-            until = min(until, self._shared.due)
-        seconds = max(until - time.monotonic(), 0)
+        seconds = max(min(self._round_at, self._places.due) - time.monotonic(), 0)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(None if seconds == float("inf") else seconds):
                 await self._woken.wait()
@@ -296,7 +280,7 @@ class SlotBroker:
         """
         full = set(skipped)
         while True:
-            await self._return_locks()
+            await self._places.give_back()
             full -= self._freed - skipped
             self._freed.clear()
             match = self._queue.next(full, self._may_start)
@@ -327,63 +311,25 @@ class SlotBroker:
         return future is not None and not future.done() and not self._seconds_until_due(waiter)
 
     async def _take(self, waiter: Waiter, candidate: Candidate) -> Lease | None:
-        shared = self._shared
-        if shared is not None and not shared.admits:
+        if not self._places.admits:
             return None
-        slot = self._table.take(candidate.account_name, self._limit(candidate))
+        name, limit = candidate.account_name, self._limit(candidate)
+        slot = self._table.take(name, limit)
         if slot is None:
             return None
-        lease = Lease(self, waiter, candidate, slot)
-        if shared is not None and shared.is_open:
-            lease.lock = await self._take_lock(shared, candidate)
-            if lease.lock is None:
-                slot.release()
-                return None
+        place = Place(self._places, slot, LockName(LockKind.ACCOUNT, name), limit)
+        try:
+            full = await self._places.admit([place])
+        except LostSessionError:
+            full = place
+        if full is not None:
+            place.release()
+            return None
+        lease = Lease(self, waiter, candidate, place)
         self._leases[lease] = None
         return lease
 
-    async def _take_lock(self, shared: SharedSlots, candidate: Candidate) -> int | None:
-        name = candidate.account_name
-        if any(lease.lock is None for lease in self._leases if lease.account_name == name):
-            return None
-        try:
-            return await shared.take(name, self._limit(candidate))
-        except LostSessionError:
-            self._forget_locks()
-            return None
-
     def _undo(self, lease: Lease) -> None:
         """Give back a lease whose caller is gone."""
-        lease.slot.release()
+        lease.place.release()
         del self._leases[lease]
-        if lease.lock is not None:
-            self._returned.append((lease.account_name, lease.lock))
-
-    async def _maintain(self) -> None:
-        """Maintain the session, and take locks for running calls that have none."""
-        shared = self._shared
-        if shared is None:
-            return
-        try:
-            await shared.maintain(in_use=bool(self._leases))
-            for lease in [lease for lease in self._leases if lease.lock is None]:
-                if not shared.is_open:
-                    break
-                lease.lock = await shared.take(lease.account_name, MOST_SLOTS)
-                if not lease.is_held and lease.lock is not None:
-                    self._returned.append((lease.account_name, lease.lock))
-        except LostSessionError:
-            self._forget_locks()
-
-    async def _return_locks(self) -> None:
-        shared = self._shared
-        try:
-            while shared is not None and shared.is_open and self._returned:
-                await shared.give_back(*self._returned.pop())
-        except LostSessionError:
-            self._forget_locks()
-
-    def _forget_locks(self) -> None:
-        for lease in self._leases:
-            lease.lock = None
-        self._returned.clear()

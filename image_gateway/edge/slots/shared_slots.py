@@ -1,10 +1,10 @@
-"""The session by which processes share slots, and what happens while it is lost.
+"""The session by which processes count calls together, and what happens while it is lost.
 
 A lost session is opened again in a task of its own, so that no call waits for a Postgres that does
 not answer.  A loss has three phases.  For ``ALONE_SECONDS`` at most no call is admitted: the
 session may be lost while Postgres is up.  Then, until the session is back, each process counts its
-own slots.  Once it is back, no call is admitted for ``SETTLE_SECONDS``, in which other processes
-take the locks of their running calls again.  Only one task may use it (``edge.slots.broker``).
+own calls.  Once it is back, no call is admitted for ``SETTLE_SECONDS``, in which other processes
+take the locks of their running calls again.  Only one task may use it (``edge.slots.places``).
 """
 
 import asyncio
@@ -12,11 +12,12 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from image_gateway.core.model import Secret
-from image_gateway.edge.slots.advisory_locks import LostSessionError, SlotSession
+from image_gateway.core.routing.lock_names import LockName
+from image_gateway.edge.slots.advisory_locks import LostSessionError, NoLock, SlotSession, Want
 
 RETRY_SECONDS: Final = 1.0
 """Between two attempts to reach Postgres again."""
@@ -26,7 +27,7 @@ be up, and other processes may hold slots there."""
 SETTLE_SECONDS: Final = 2 * RETRY_SECONDS
 """How long no call is admitted after a lost session was replaced: other processes return, too."""
 HEARTBEAT_SECONDS: Final = 2.0
-"""How often a session that holds locks is checked."""
+"""How often a session that holds locks is checked, and the lock table counted."""
 IDLE_SECONDS: Final = 10.0
 """The same for one that holds none, so that the metrics are right in quiet times, too."""
 
@@ -37,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 
 class SharedSlots:
-    """One process's session for the shared slots; ``wake`` is called when ``maintain`` is due.
+    """One process's session for the shared locks; ``wake`` is called when ``maintain`` is due.
 
     ``take``, ``give_back`` and ``maintain`` raise ``LostSessionError``: then every lock is gone.
     """
@@ -48,6 +49,7 @@ class SharedSlots:
         self._session: SlotSession | None = None
         self._opening: asyncio.Task[SlotSession] | None = None
         self._was_lost = False
+        self._was_short = False
         self._retry_at = _LONG_AGO
         self._heartbeat_at = _NEVER
         self._admits_at = _LONG_AGO
@@ -57,8 +59,13 @@ class SharedSlots:
 
     @property
     def is_open(self) -> bool:
-        """Whether other processes see the slots that this one takes."""
+        """Whether other processes see the places that this one takes."""
         return self._session is not None
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the lock table has no room for the locks of calls that run."""
+        return self._session is not None and self._session.table.is_short
 
     @property
     def admits(self) -> bool:
@@ -89,21 +96,23 @@ class SharedSlots:
         if self._session is not None:
             await self._session.close()
 
-    async def take(self, account_name: str, limit: int) -> int | None:
-        """Take a lock and give its number; None if ``limit`` locks are taken."""
+    async def take(self, wants: Sequence[Want]) -> list[int | NoLock]:
+        """Take a lock under each name, in their order, until one has no place left."""
         session = self._open_session()
         # A loss matters from now on, so find it soon.
         self._heartbeat_at = min(self._heartbeat_at, time.monotonic() + HEARTBEAT_SECONDS)
         try:
-            return await session.take(account_name, limit)
+            taken = await session.take(wants)
         except LostSessionError as error:
             await self._lose(error)
             raise
+        self._tell_shortage()
+        return taken
 
-    async def give_back(self, account_name: str, lock: int) -> None:
-        """Release a lock."""
+    async def give_back(self, places: Sequence[tuple[LockName, int]]) -> None:
+        """Release locks."""
         try:
-            await self._open_session().give_back(account_name, lock)
+            await self._open_session().give_back(places)
         except LostSessionError as error:
             await self._lose(error)
             raise
@@ -117,10 +126,11 @@ class SharedSlots:
                 self._finish_opening()
         elif time.monotonic() >= self._heartbeat_at:
             try:
-                await self._session.check()
+                await self._session.count()
             except LostSessionError as error:
                 await self._lose(error)
                 raise
+            self._tell_shortage()
             pause = HEARTBEAT_SECONDS if in_use else IDLE_SECONDS
             self._heartbeat_at = time.monotonic() + pause
 
@@ -151,10 +161,11 @@ class SharedSlots:
         if self._was_lost:
             self._admits_at = time.monotonic() + SETTLE_SECONDS
             self._was_lost = False
-            _log.info("slots are shared with the other processes again")
+            _log.info("slots and limits are shared with the other processes again")
 
     async def _lose(self, error: LostSessionError) -> None:
         session, self._session = self._session, None
+        self._was_short = False
         if session is not None:
             await session.close()
         self._retry_at = time.monotonic()
@@ -164,7 +175,21 @@ class SharedSlots:
     def _warn(self, error: LostSessionError) -> None:
         self._was_lost = True
         _log.warning(
-            "slots are not shared: %s; each process counts its own until Postgres is back. Check "
-            "DIRECT_DATABASE_URL if this lasts",
+            "slots are not shared: %s; until Postgres is back each process counts its own, and its "
+            "own calls of each key and owner. Check DIRECT_DATABASE_URL if this lasts",
             error,
         )
+
+    def _tell_shortage(self) -> None:
+        if self._session is None or self.is_short is self._was_short:
+            return
+        self._was_short = self.is_short
+        if self._was_short:
+            _log.warning(
+                "the lock table of Postgres has no room for more than %d advisory locks: until "
+                "there are fewer, each process counts new calls by itself. Raise "
+                "max_locks_per_transaction",
+                self._session.table.budget,
+            )
+        else:
+            _log.info("the lock table of Postgres has room again: new calls are counted together")

@@ -177,7 +177,7 @@ async def test_the_best_account_comes_first(room: SlotBroker) -> None:
     leases = [await room.slot(LONE, ranked, 0) for _ in range(3)]
     assert [lease.account_name for lease in leases] == ["beta", "alpha", "alpha"]
     assert (room.in_use("alpha"), room.in_use("beta")) == (2, 1)
-    assert all((lease.lock is None) is not room.is_shared for lease in leases)
+    assert all((lease.place.lock is None) is not room.is_shared for lease in leases)
     leases[1].release()
     leases[0].release()
     assert (await room.slot(LONE, ranked, PATIENCE)).account_name == "beta"
@@ -555,7 +555,7 @@ async def test_a_lost_session_is_replaced_and_running_calls_take_their_locks_aga
     watcher.end_sessions()
     await eventually(lambda: len(watcher.locks()) == 2 and watcher.sessions() != [before])
     await eventually(lambda: room.is_shared)
-    await eventually(lambda: {lease.lock for lease in leases} == {0, 1})
+    await eventually(lambda: {lease.place.lock for lease in leases} == {0, 1})
     for lease in leases:
         lease.release()
     await eventually(lambda: not watcher.locks())
@@ -572,7 +572,7 @@ async def test_a_lost_session_is_soon_found_by_one_call_that_runs_alone(
         watcher.end_sessions()
         await eventually(lambda: not watcher.locks())
         await eventually(watcher.locks, shared_slots.HEARTBEAT_SECONDS + 1)
-        await eventually(lambda: lease.lock == 0)
+        await eventually(lambda: lease.place.lock == 0)
 
 
 @pytest.mark.usefixtures("in_small")
@@ -583,12 +583,12 @@ async def test_while_postgres_is_away_a_room_goes_by_its_own_count(
     async with Relay(database) as relay:
         room = await open_room(relay.url)
         first = await room.slot(LONE, [two], 0)
-        assert (room.is_shared, first.lock) == (True, 0)
+        assert (room.is_shared, first.place.lock) == (True, 0)
         relay.cut()
         second, seconds = await timed(room.slot(LONE, [two], PATIENCE))
         assert isinstance(second, Lease)
         assert seconds < AT_ONCE_SECONDS
-        assert (room.is_shared, first.lock, second.lock) == (False, None, None)
+        assert (room.is_shared, first.place.lock, second.place.lock) == (False, None, None)
         assert "process" in repr(room)
         assert "slots are not shared" in caplog.text
         with pytest.raises(BusyError):
@@ -600,7 +600,7 @@ async def test_while_postgres_is_away_a_room_goes_by_its_own_count(
         await eventually(lambda: not watcher.locks())
         await relay.open()
         await eventually(lambda: room.is_shared)
-        await eventually(lambda: {second.lock, third.lock} == {0, 1})
+        await eventually(lambda: {second.place.lock, third.place.lock} == {0, 1})
         assert len(watcher.locks()) == 2
         second.release()
         third.release()
@@ -628,7 +628,7 @@ async def test_when_postgres_is_back_nobody_is_admitted_until_others_came_back_t
         # ``is_shared`` was seen a moment after it became true.
         assert time.monotonic() - began > shared_slots.SETTLE_SECONDS - 0.1
         assert seconds < shared_slots.SETTLE_SECONDS + 2 * broker.ROUND_SECONDS + 0.5
-        assert {running.lock, lease.lock} == {0, 1}
+        assert {running.place.lock, lease.place.lock} == {0, 1}
         assert len(watcher.locks()) == 2
         running.release()
         lease.release()
@@ -806,7 +806,7 @@ async def test_a_room_that_opened_without_postgres_shares_once_it_is_there(
         lease = await room.slot(LONE, [ALPHA], 0)
         assert watcher.locks() == []
         await relay.open()
-        await eventually(lambda: lease.lock == 0)
+        await eventually(lambda: lease.place.lock == 0)
         assert room.is_shared
         lease.release()
         await take_all(room, ALPHA)

@@ -1,2 +1,0 @@
--- Releases one slot.  Parameters: base, slot.
-SELECT pg_advisory_unlock(%(base)s::bigint + %(slot)s::int)

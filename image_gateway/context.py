@@ -39,13 +39,11 @@ class AppContext:
     logs: RequestLog
     metrics: Metrics
     slots: SlotBroker
-    """The accounts' slots."""
+    """The accounts' slots, and the places of keys and owners."""
     starts: StartClock
     text_api: TextApi | None
     """Gets the calls on the Responses paths that do not ask for a picture."""
     prompt_key: bytes = field(repr=False)
-    key_slots: SlotTable = field(default_factory=SlotTable)
-    """The keys' calls."""
     key_visits: SlotTable = field(default_factory=SlotTable)
     """The keys' requests that send their bodies, or wait for a call that another one started."""
     key_polls: SlotTable = field(default_factory=SlotTable)

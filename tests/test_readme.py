@@ -367,7 +367,7 @@ def test_what_happens_when_something_fails_is_told_and_each_line_has_its_test() 
 def served_metrics() -> dict[str, set[str]]:
     """The metrics without their prefix, each with its labels."""
     account = AccountGauges("a", Condition.USABLE, 0, 3)
-    now = GaugeValues("1", 0.0, (account,), 0, {}, True, 0, True, True, 0.0, 0, CallGauges())
+    now = GaugeValues("1", 0.0, (account,), 0, {}, True, 0, 0, True, True, 0.0, 0, CallGauges())
     metrics = Metrics(lambda: now)
     attempt = record.AttemptRecord("a", "codex", "answer", 200, None, "deliver", 1)
     metrics.observe(record.Record(datetime.now(UTC), "req_1", attempts=(attempt,), auth_ms=1))

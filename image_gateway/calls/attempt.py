@@ -26,6 +26,7 @@ from image_gateway.core.routing import failover, plain_answers
 from image_gateway.core.routing.cooldowns import Target
 from image_gateway.core.routing.failover import AttemptOutcome, Stage, Step
 from image_gateway.core.scrubbing import Scrubber
+from image_gateway.edge.slots.claims import Claim
 from image_gateway.edge.spool import Spool
 from image_gateway.edge.upstream.http_client import (
     LostError,
@@ -44,13 +45,15 @@ _ERROR_SECONDS: Final = 10.0
 
 @dataclass(frozen=True)
 class UpstreamJob:
-    """The job of one request: the request, its key's grant, the client's headers, the body's spool.
+    """The job of one request: the request, its key's grant and the claim of the call, the client's
+    headers, the body's spool.
 
     ``deadline``, on the monotonic clock, is for the whole job.
     """
 
     request: AnyRequest
     grant: Grant
+    claim: Claim
     client: Headers
     spool: Spool
     deadline: float

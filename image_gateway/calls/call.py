@@ -51,8 +51,8 @@ class Call:
     """A purchase, from its first attempt to its answer.
 
     ``record`` is that of the request that starts it: the call's attempts, usage and cost stand
-    there.  ``resources`` are given back when the upstream is done: the request's body, the key's
-    place.
+    there.  ``resources`` are given back when the upstream is done: the request's body, the claim of
+    the key and its owner.
     """
 
     def __init__(
@@ -97,6 +97,8 @@ class Call:
             background=self._background,
         )
         self._dispatch = Dispatch(app, context, job, identity.call_id)
+        self._claim = job.claim
+        self._claim.when_decided(self.answer.wake)
         self._is_asked = False
         self._stop: _Stop | None = None
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -301,6 +303,14 @@ class Call:
                 return False
             await self.answer.changed(remaining)
         return True
+
+    async def may_go_on(self) -> bool:
+        """Wait until it is known whether the limits of its key and its owner, over all processes,
+        admit it; False if they do not.
+        """
+        while self.ending is None and not self._claim.is_decided:
+            await self.answer.changed()
+        return not self._claim.is_refused
 
     def view(self) -> CallView:
         """The call as a request that looks for one sees it."""

@@ -17,10 +17,11 @@ from image_gateway.core.errors import Refusal
 from image_gateway.core.model import Account
 from image_gateway.core.records.phases import Phase
 from image_gateway.core.request.intent import IntentRequest
-from image_gateway.core.routing import exhausted, ranking
+from image_gateway.core.routing import admission, exhausted, ranking
 from image_gateway.core.routing.cooldowns import Target
 from image_gateway.core.routing.failover import Action
-from image_gateway.edge.slots.broker import BusyError, EarlyError, Lease
+from image_gateway.edge.slots.claims import LimitError
+from image_gateway.edge.slots.leases import BusyError, EarlyError, Lease
 
 
 class Dispatch:
@@ -121,7 +122,9 @@ class Dispatch:
             return False
 
     async def _slot(self, ranked: Sequence[Account]) -> Lease:
-        """A slot of the best account that has one; raises ``Refusal`` after the longest wait."""
+        """A slot of the best account that has one; raises ``Refusal`` after the longest wait, and
+        at once if the call is one too many of its key or its owner.
+        """
         waited = self._context.record.timeline.seconds(Phase.WAITING) or 0.0
         seconds = min(
             self._app.settings.slot_wait_seconds - waited,
@@ -132,9 +135,12 @@ class Dispatch:
                 self._grant.key,
                 ranked,
                 seconds,
+                claim=self._job.claim,
                 starts=not self._has_started,
                 call_id=self._call_id,
             )
+        except LimitError as reached:
+            raise admission.too_many(self._grant.key, reached.kind) from None
         except EarlyError as early:
             raise self._too_early(early.seconds) from None
         except BusyError as busy:

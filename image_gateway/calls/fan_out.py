@@ -8,7 +8,7 @@ from image_gateway.calls.attempt import AttemptPlan, AttemptResult, AttemptRunne
 from image_gateway.calls.collecting import AnyCollector
 from image_gateway.context import AppContext
 from image_gateway.core.routing.failover import Action
-from image_gateway.edge.slots.broker import BusyError, Lease
+from image_gateway.edge.slots.leases import BusyError, Lease
 from image_gateway.edge.upstream.http_client import UpstreamResponse
 
 

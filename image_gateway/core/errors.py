@@ -54,6 +54,7 @@ ERROR_SPECS: Final[Mapping[str, ErrorSpec]] = {
     "key_image_generation_disabled": ErrorSpec(403, _PERMISSION, Source.CLIENT),
     "insufficient_quota": ErrorSpec(429, "insufficient_quota", Source.CLIENT, retry=False),
     "key_concurrency": ErrorSpec(429, _LIMIT, Source.CLIENT),
+    "owner_concurrency": ErrorSpec(429, _LIMIT, Source.CLIENT),
     "key_start_interval": ErrorSpec(429, _LIMIT, Source.CLIENT),
     "unknown_path": ErrorSpec(404, _INVALID, Source.CLIENT),
     "method_not_allowed": ErrorSpec(405, _INVALID, Source.CLIENT),

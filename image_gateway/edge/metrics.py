@@ -69,6 +69,7 @@ class GaugeValues:
     waiting: int
     phases: Mapping[PhaseLabel, int]
     slots_shared: bool
+    slots_without_lock: int
     bytes_in_flight: int
     control_plane_up: bool
     notify: bool
@@ -214,8 +215,14 @@ class _Gauges(Collector):
         yield _single("calls_kept_bytes", "Bytes of kept answers on disk.", now.calls.kept_bytes)
         yield _single(
             "slots_shared",
-            "1 while all processes count slots together, 0 while this one counts alone.",
+            "1 while all processes count slots, and calls of keys and owners, together; 0 while "
+            "this one counts alone.",
             now.slots_shared,
+        )
+        yield _single(
+            "slots_without_lock",
+            "Places of running calls that other processes should see and do not.",
+            now.slots_without_lock,
         )
         yield _single(
             "bytes_in_flight",

@@ -27,10 +27,11 @@ from image_gateway.core.errors import Refusal
 from image_gateway.core.model import Key
 from image_gateway.core.records.builder import FoundCall, RecordBuilder
 from image_gateway.core.records.phases import Phase
+from image_gateway.core.routing import admission
 from image_gateway.edge.client.downstream import Downstream
 from image_gateway.edge.client.event_stream import EVENTS_TYPE, EventStream, Playable
 from image_gateway.edge.kept.entry import KeptAnswer, KeptEntry
-from image_gateway.exchange.call_lookup import poll_place, too_many
+from image_gateway.exchange.call_lookup import poll_place
 from image_gateway.exchange.delivery import Delivery, KeepAlive
 
 _JSON: Final = {"content-type": "application/json"}
@@ -98,8 +99,9 @@ class BackgroundResponses:
     # -- beginning one: the methods of a ``handover.Submission`` ----------------------------------
 
     async def wait(self, call: Call) -> bool:
-        # A call that a request in the foreground began can only be waited for.
-        return call.identity.has_id and await call.begin_keeping()
+        # A call that a request in the foreground began can only be waited for; and a limit is told
+        # as one of this process is.
+        return call.identity.has_id and await call.begin_keeping() and await call.may_go_on()
 
     async def give_id(self, call: Call) -> None:
         await self._send_call(call)
@@ -233,7 +235,7 @@ class BackgroundResponses:
     async def _stream_events(self, found: Call | KeptEntry, key: Key, after: int) -> None:
         place = poll_place(self._app, key)
         if place is None:
-            raise too_many(key)
+            raise admission.too_many(key)
         with place:
             if isinstance(found, Call):
                 await self._follow(found, after)

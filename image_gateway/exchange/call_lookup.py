@@ -1,8 +1,9 @@
 """How a request comes to its call: it finds one that runs or has ended, or starts one.
 
-A key's quota and its concurrency count for calls, not for requests: a key with one place can fetch
-its own picture while the call that makes it holds that place.  So they are checked only for a call
-that starts.  What a key's requests may do besides is bounded by ``MOST_FURTHER``.
+The quota of a key, its concurrency and that of its owner count for calls, not for requests: a key
+with one place can fetch its own picture while the call that makes it holds that place.  So they are
+checked only for a call that starts.  What a key's requests may do besides is bounded by
+``MOST_FURTHER``, in each process.
 """
 
 import time
@@ -25,11 +26,11 @@ from image_gateway.core.request.intent import AnyRequest
 from image_gateway.core.routing import admission
 from image_gateway.core.routing.slots import Slot
 from image_gateway.edge.client.downstream import Downstream
+from image_gateway.edge.slots.claims import Claim, LimitError
 from image_gateway.edge.spool import Spool
 
 MOST_FURTHER: Final = 8
 """Requests of a key beyond its concurrency that send their bodies, or wait for another's call."""
-_KEY_RETRY_SECONDS: Final = 1.0
 
 
 class CallLookup:
@@ -64,7 +65,7 @@ class CallLookup:
         most = None if limit is None else limit + MOST_FURTHER
         self._visit = self._app.key_visits.take(key.key_id, most)
         if self._visit is None:
-            raise too_many(key)
+            raise admission.too_many(key)
         return self._visit
 
     async def find(
@@ -107,16 +108,13 @@ class CallLookup:
         try:
             admission.check_quota(key)
             admission.check_count(key, request.count)
-            slot = self._app.key_slots.take(key.key_id, key.max_concurrency)
-            if slot is None:
-                raise too_many(key)
+            claim = resources.enter_context(self._claim(key))
         except Refusal:
             self._calls.refuse(asking, self._record)
             raise
-        resources.enter_context(slot)
         self.leave()
         deadline = time.monotonic() + self._app.settings.total_seconds
-        job = UpstreamJob(request, grant, self._downstream.headers, body, deadline)
+        job = UpstreamJob(request, grant, claim, self._downstream.headers, body, deadline)
         call = self._calls.start(
             asking,
             job,
@@ -126,6 +124,12 @@ class CallLookup:
             found=self._held.close,
         )
         return FoundHere(call, CallSource.MADE)
+
+    def _claim(self, key: Key) -> Claim:
+        try:
+            return self._app.slots.claim(key)
+        except LimitError as reached:
+            raise admission.too_many(key, reached.kind) from None
 
     def leave(self) -> None:
         """The request waits for nothing more, so that its place is free."""
@@ -152,14 +156,3 @@ def poll_place(app: AppContext, key: Key) -> Slot | None:
     """
     limit = key.max_concurrency
     return app.key_polls.take(key.key_id, None if limit is None else limit + MOST_FURTHER)
-
-
-def too_many(key: Key) -> Refusal:
-    """The key has as many calls, or requests for them, in flight as it may."""
-    calls = "call" if key.max_concurrency == 1 else "calls"
-    return Refusal(
-        "key_concurrency",
-        f"Concurrency limit reached: {key.max_concurrency} {calls} in flight for this key. "
-        "Wait for one to end.",
-        retry_after=_KEY_RETRY_SECONDS,
-    )

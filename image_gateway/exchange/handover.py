@@ -29,8 +29,8 @@ class Submission(Protocol):
     """
 
     async def wait(self, call: Call) -> bool:
-        """Wait until the call can be found by its id, and as long as the client likes; whether it
-        gets the id, not the answer.
+        """Wait until the call can be found by its id and no limit stands against it, and as long as
+        the client likes; whether it gets the id, not the answer.
         """
 
     async def give_id(self, call: Call) -> None:

@@ -36,7 +36,8 @@ class RespondAsync:
         return f"<RespondAsync {self._wishes!r}>"
 
     async def wait(self, call: Call) -> bool:
-        if not await call.begin_keeping():
+        # A limit is told as one of this process is: in place of an id.
+        if not (await call.begin_keeping() and await call.may_go_on()):
             return False
         if not self._wishes.wait_seconds:
             return True

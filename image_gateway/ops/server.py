@@ -61,6 +61,7 @@ def read_gauges(app: AppContext) -> GaugeValues:
         waiting=app.slots.waiting,
         phases=app.tracker.phases(),
         slots_shared=app.slots.is_shared,
+        slots_without_lock=app.slots.alone,
         bytes_in_flight=app.spools.memory.used + app.spools.disk.used,
         control_plane_up=not app.control_plane.is_away,
         notify=app.control_plane.listening,

@@ -20,6 +20,7 @@ from image_gateway.core.errors import Refusal
 from image_gateway.core.records.builder import Arrival, RecordBuilder
 from image_gateway.core.records.phases import Timeline
 from image_gateway.edge.kept.store import KeptCalls
+from image_gateway.edge.slots.claims import Claim
 from image_gateway.edge.spool import Spools
 
 
@@ -58,7 +59,7 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 def begin(calls: Calls, resources: ExitStack) -> Call:
     record = RecordBuilder(Arrival(datetime.now(UTC), "req_1"), Timeline(time.monotonic))
-    job: Any = SimpleNamespace(request=None)
+    job: Any = SimpleNamespace(request=None, claim=Claim([]))
     asking = Asking("a" * 64, "b" * 64)
     return calls.start(asking, job, record, resources, streams=False, found=lambda: None)
 

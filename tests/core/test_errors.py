@@ -22,6 +22,7 @@ PROMISED: dict[str, tuple[int, str]] = {
     "key_image_generation_disabled": (403, _PERMISSION),
     "insufficient_quota": (429, "insufficient_quota"),
     "key_concurrency": (429, "rate_limit_error"),
+    "owner_concurrency": (429, "rate_limit_error"),
     "key_start_interval": (429, "rate_limit_error"),
     "unknown_path": (404, _INVALID),
     "method_not_allowed": (405, _INVALID),

@@ -12,7 +12,7 @@ NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 
 def make(calls: CallGauges | None = None) -> Metrics:
-    now = GaugeValues("1", 0.0, (), 0, {}, True, 0, True, True, None, 0, calls or CallGauges())
+    now = GaugeValues("1", 0.0, (), 0, {}, True, 0, 0, True, True, None, 0, calls or CallGauges())
     return Metrics(lambda: now)
 
 

@@ -2,7 +2,7 @@
 
 They need no body and run before one is read.  Which models a key may use is
 ``core.routing.offers``; limits in time and number (concurrency, start interval) are
-``core.routing.slots``.
+``core.routing.slots``, and only what a client is told of them is said here.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +11,10 @@ from typing import Final, NamedTuple
 
 from image_gateway.core.errors import Refusal
 from image_gateway.core.model import Key
+from image_gateway.core.routing.lock_names import LockKind
+
+_RETRY_SECONDS: Final = 1.0
+"""A call may end at any moment."""
 
 
 class _Check(NamedTuple):
@@ -94,6 +98,24 @@ def check_count(key: Key, pictures: int) -> None:
             "for fewer, or ask the operator of this gateway to raise the key's quota of pictures.",
             param="n",
         )
+
+
+def too_many(key: Key, kind: LockKind = LockKind.KEY) -> Refusal:
+    """The key, or all keys of its owner, have as many calls in flight as they may."""
+    if kind is LockKind.OWNER:
+        code, limit, whose = (
+            "owner_concurrency",
+            key.owner_max_concurrency,
+            "all keys of this owner",
+        )
+    else:
+        code, limit, whose = "key_concurrency", key.max_concurrency, "this key"
+    calls = "call" if limit == 1 else "calls"
+    return Refusal(
+        code,
+        f"Concurrency limit reached: {limit} {calls} in flight for {whose}. Wait for one to end.",
+        retry_after=_RETRY_SECONDS,
+    )
 
 
 def _has_left(remaining: float | None) -> bool:

@@ -17,6 +17,8 @@ class LockKind(Enum):
     """What a name is of, and what is hashed before it; no prefix begins with another one."""
 
     ACCOUNT = "image-gateway:"
+    KEY = "image-gateway-key:"
+    OWNER = "image-gateway-owner:"
 
     @property
     def rank(self) -> int:

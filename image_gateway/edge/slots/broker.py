@@ -2,8 +2,9 @@
 
 ``core.routing.slots.WaitQueue`` decides which call is next; this module holds the futures.  One
 task takes slots and gives them back, for all calls, in rounds: a caller that is cancelled meanwhile
-leaves the queue, and a slot that comes too late for it goes to another call.  How slots are counted
-over all processes, and what an outage changes, is ``edge.slots.places``'s.
+leaves the queue, and a slot that comes too late for it goes to another call.  With its first slot a
+call's claim is decided (``edge.slots.claims``), whether or not there is a slot for it.  How all of
+that is counted over all processes, and what an outage changes, is ``edge.slots.places``'s.
 
 Calls that wait here do not take a shared slot as soon as it is free, but in their next round:
 rounds come at random moments, so that each of several processes has its chance.
@@ -15,6 +16,8 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Final, Self
 
@@ -29,6 +32,8 @@ from image_gateway.core.routing.slots import (
     WaitQueue,
 )
 from image_gateway.edge.slots.advisory_locks import LostSessionError
+from image_gateway.edge.slots.claims import Claim, Claims, LimitError
+from image_gateway.edge.slots.leases import BusyError, EarlyError, Lease
 from image_gateway.edge.slots.places import Place, Places
 
 ROUND_SECONDS: Final = 0.25
@@ -37,65 +42,23 @@ ROUND_SECONDS: Final = 0.25
 _log = logging.getLogger(__name__)
 
 
-class BusyError(Exception):
-    """No slot was free in time; one is likely to be free in ``seconds``."""
+@dataclass(frozen=True, slots=True)
+class _Caller:
+    """Who waits for a slot, and the claim of its call."""
 
-    def __init__(self, seconds: float) -> None:
-        super().__init__(seconds)
-        self.seconds = seconds
-
-
-class EarlyError(BusyError):
-    """A slot may be free, but the key may not start a call for another ``seconds``."""
-
-
-class Lease:
-    """One account's slot, held until ``release``; a context manager."""
-
-    def __init__(
-        self, broker: "SlotBroker", waiter: Waiter, candidate: Candidate, place: Place
-    ) -> None:
-        self._broker: SlotBroker | None = broker
-        self.candidate = candidate
-        self.key_id = waiter.key_id
-        self.place = place
-        self.since = time.monotonic()
-        self._start_before: float | None = None
-
-    def __repr__(self) -> str:
-        state = "held" if self.is_held else "released"
-        return f"<Lease {self.candidate.account_name!r} lock={self.place.lock} {state}>"
+    future: asyncio.Future[Lease]
+    claim: Claim | None
 
     @property
-    def account_name(self) -> str:
-        """The account of the slot."""
-        return self.candidate.account_name
+    def is_gone(self) -> bool:
+        """Whether it has its answer, or gave up."""
+        return self.future.done()
 
     @property
-    def is_held(self) -> bool:
-        """Whether it was not released yet."""
-        return self._broker is not None
-
-    def start(self, starts: StartClock) -> None:
-        """Note that its key starts a call."""
-        self._start_before = starts.start(self.key_id, self.since)
-
-    def undo_start(self, starts: StartClock) -> None:
-        """Take the start back: no call was made."""
-        if self._start_before is not None:
-            starts.undo(self.key_id, self.since, self._start_before)
-
-    def release(self) -> None:
-        """Give the slot back; a second call does nothing."""
-        broker, self._broker = self._broker, None
-        if broker is not None:
-            broker.give_back(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.release()
+    def open_claim(self) -> Claim | None:
+        """The claim of its call, if that is still to be decided."""
+        is_open = self.claim is not None and not self.claim.is_decided and not self.is_gone
+        return self.claim if is_open else None
 
 
 class SlotBroker:
@@ -114,12 +77,13 @@ class SlotBroker:
     ) -> None:
         self._woken = asyncio.Event()
         self._places = Places(database, self._woken.set)
+        self._claims = Claims(self._places)
         self._starts = starts
         self._limit = limit
         self._table = SlotTable()
         self._queue = WaitQueue(max_waiting)
         self._hold_time = HoldTime()
-        self._futures: dict[Waiter, asyncio.Future[Lease]] = {}
+        self._callers: dict[Waiter, _Caller] = {}
         self._leases: dict[Lease, None] = {}
         self._task: asyncio.Task[None] | None = None
         self._round_at = float("inf")
@@ -151,6 +115,11 @@ class SlotBroker:
         return self._places.is_shared
 
     @property
+    def alone(self) -> int:
+        """The places of running calls that other processes should see and do not."""
+        return self._places.alone
+
+    @property
     def waiting(self) -> int:
         """The number of calls that wait."""
         return self._queue.waiting
@@ -167,19 +136,29 @@ class SlotBroker:
         """The place of a call in the queue, 1 for the first; None if it does not wait."""
         return self._queue.position(call_id)
 
+    def claim(self, key: Key) -> Claim:
+        """A place of the key, and one of its owner, for a call that starts.
+
+        Raises ``LimitError`` if this process has as many calls of them as may be.
+        """
+        return self._claims.make(key)
+
     async def slot(
         self,
         key: Key,
         accounts: Sequence[Account],
         seconds: float,
         *,
+        claim: Claim | None = None,
         starts: bool = False,
         call_id: str | None = None,
     ) -> Lease:
         """A slot of the best of the accounts that has one free; raises ``BusyError``.
 
-        Waits for up to ``seconds``; at 0 it does not wait.  ``starts``: the call counts as a start
-        of its key, and waits for the key's interval, too.  ``call_id`` is for ``position``.
+        Waits for up to ``seconds``; at 0 it does not wait.  ``claim``: the call's; raises
+        ``LimitError`` at once if another process has too many of its calls.  ``starts``: the call
+        counts as a start of its key, and waits for the key's interval, too.  ``call_id`` is for
+        ``position``.
         """
         waiter = Waiter(
             key.key_id,
@@ -191,7 +170,8 @@ class SlotBroker:
             seconds,
             call_id=call_id,
         )
-        future = self._futures[waiter] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
+        self._callers[waiter] = _Caller(future, claim)
         self._queue.join(waiter)
         self._woken.set()
         lease: Lease | None = None
@@ -203,14 +183,13 @@ class SlotBroker:
             raise self._busy(waiter) from None
         finally:
             self._queue.leave(waiter)
-            del self._futures[waiter]
+            del self._callers[waiter]
             if lease is None and future.done() and not (future.cancelled() or future.exception()):
                 # The slot was granted in the moment in which the caller gave up.
                 future.result().undo_start(self._starts)
                 future.result().release()
 
-    def give_back(self, lease: Lease) -> None:
-        """For ``Lease`` alone."""
+    def _give_back(self, lease: Lease) -> None:
         lease.place.release()
         del self._leases[lease]
         self._queue.give_back(lease.key_id)
@@ -285,32 +264,59 @@ class SlotBroker:
             self._freed.clear()
             match = self._queue.next(full, self._may_start)
             if match is None:
+                if await self._decide_claim():
+                    continue
                 break
             waiter, candidate = match
-            lease = await self._take(waiter, candidate)
+            caller = self._callers[waiter]
+            try:
+                lease = await self._take(waiter, candidate, caller.open_claim)
+            except LimitError as reached:
+                self._refuse(waiter, reached)
+                continue
             if lease is None:
                 full.add(candidate.account_name)
                 continue
-            future = self._futures.get(waiter)
-            if future is None or future.done():
+            if caller.is_gone:
                 self._undo(lease)
                 continue
             self._queue.serve(waiter)
             if waiter.interval_ms is not None:
                 lease.start(self._starts)
-            future.set_result(lease)
+            caller.future.set_result(lease)
         rejected = self._queue.settle()
         self._full = frozenset(full) if self._queue.waiting else frozenset()
         for waiter in rejected:
-            future = self._futures.get(waiter)
-            if future is not None and not future.done():
-                future.set_exception(self._busy(waiter))
+            self._refuse(waiter, self._busy(waiter))
+
+    async def _decide_claim(self) -> bool:
+        """Decide the claim of a call that gets no slot now; False if there is none."""
+        waiting = ((waiter, caller.open_claim) for waiter, caller in self._callers.items())
+        waiter, claim = next(((w, c) for w, c in waiting if c is not None), (None, None))
+        if waiter is None or claim is None or not self._places.admits:
+            return False
+        try:
+            claim.decide(await self._places.admit(claim.places))
+        except LostSessionError:
+            pass
+        except LimitError as reached:
+            self._refuse(waiter, reached)
+        return True
+
+    def _refuse(self, waiter: Waiter, error: Exception) -> None:
+        self._queue.leave(waiter)
+        caller = self._callers.get(waiter)
+        if caller is not None and not caller.is_gone:
+            caller.future.set_exception(error)
 
     def _may_start(self, waiter: Waiter) -> bool:
-        future = self._futures.get(waiter)
-        return future is not None and not future.done() and not self._seconds_until_due(waiter)
+        caller = self._callers.get(waiter)
+        return caller is not None and not caller.is_gone and not self._seconds_until_due(waiter)
 
-    async def _take(self, waiter: Waiter, candidate: Candidate) -> Lease | None:
+    async def _take(
+        self, waiter: Waiter, candidate: Candidate, claim: Claim | None
+    ) -> Lease | None:
+        """A slot, None if there is none; raises ``LimitError`` if the claim is refused."""
         if not self._places.admits:
             return None
         name, limit = candidate.account_name, self._limit(candidate)
@@ -318,14 +324,18 @@ class SlotBroker:
         if slot is None:
             return None
         place = Place(self._places, slot, LockName(LockKind.ACCOUNT, name), limit)
-        try:
-            full = await self._places.admit([place])
-        except LostSessionError:
-            full = place
-        if full is not None:
-            place.release()
-            return None
-        lease = Lease(self, waiter, candidate, place)
+        with ExitStack() as unless_taken:
+            unless_taken.callback(place.release)
+            try:
+                full = await self._places.admit([*(claim.places if claim else ()), place])
+            except LostSessionError:
+                return None
+            if claim is not None:
+                claim.decide(full)
+            if full is not None:
+                return None
+            unless_taken.pop_all()
+        lease = Lease(waiter.key_id, name, place, time.monotonic(), self._give_back)
         self._leases[lease] = None
         return lease
 

@@ -103,6 +103,11 @@ class Places:
         return self._shared is None or self._shared.admits
 
     @property
+    def alone(self) -> int:
+        """The number of places that other processes should see and do not."""
+        return len(self._alone)
+
+    @property
     def due(self) -> float:
         """When ``maintain`` must be called, on the monotonic clock."""
         return float("inf") if self._shared is None else self._shared.due

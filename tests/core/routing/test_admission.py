@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from image_gateway.core.errors import Refusal
 from image_gateway.core.model import Key
 from image_gateway.core.routing import admission
+from image_gateway.core.routing.lock_names import LockKind
 from tests.core.builders import key
 
 NOW = datetime(2026, 11, 29, tzinfo=UTC)
@@ -107,3 +108,21 @@ def test_a_call_may_not_ask_for_more_pictures_than_are_left(left: int, asked: in
 
 def test_without_a_quota_of_pictures_a_call_may_ask_for_any_number() -> None:
     admission.check_count(key(), 10)
+
+
+@pytest.mark.parametrize(
+    ("limit", "calls"),
+    [(1, "1 call in flight"), (4, "4 calls in flight")],
+)
+def test_a_limit_that_is_reached_is_told_with_its_number_and_no_name(
+    limit: int, calls: str
+) -> None:
+    """Whose the keys are is the operator's business."""
+    one = key(max_concurrency=limit, owner_id="somebody", owner_max_concurrency=limit)
+    of_key = admission.too_many(one)
+    of_owner = admission.too_many(one, LockKind.OWNER)
+    assert (of_key.code, of_owner.code) == ("key_concurrency", "owner_concurrency")
+    start, end = f"Concurrency limit reached: {calls} for", "Wait for one to end."
+    assert of_key.message == f"{start} this key. {end}"
+    assert of_owner.message == f"{start} all keys of this owner. {end}"
+    assert of_key.headers() == of_owner.headers() == {"retry-after": "1", "retry-after-ms": "1000"}

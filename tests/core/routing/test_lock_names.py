@@ -10,6 +10,8 @@ from image_gateway.core.routing.lock_names import LockKind, LockName
 
 PREFIXES = {
     LockKind.ACCOUNT: "image-gateway:",
+    LockKind.KEY: "image-gateway-key:",
+    LockKind.OWNER: "image-gateway-owner:",
 }
 KINDS = st.sampled_from(LockKind)
 
@@ -23,7 +25,7 @@ def expected_base(kind: LockKind, name: str) -> int:
 
 @given(KINDS, st.text())
 @example(LockKind.ACCOUNT, "")
-@example(LockKind.ACCOUNT, "\ud800")
+@example(LockKind.OWNER, "\ud800")
 def test_a_base_is_54_bits_of_the_names_hash_as_a_signed_bigint(kind: LockKind, name: str) -> None:
     base = LockName(kind, name).base
     assert base == expected_base(kind, name)
@@ -37,8 +39,19 @@ def test_a_base_is_54_bits_of_the_names_hash_as_a_signed_bigint(kind: LockKind, 
         (LockKind.ACCOUNT, "alpha", -5729135293836412928),
         (LockKind.ACCOUNT, "beta", -9219018809624531968),
         (LockKind.ACCOUNT, "Zürich #1", 2405563729380653056),
+        (LockKind.KEY, "alpha", -8283565909397133312),
+        (LockKind.OWNER, "alpha", 591082917727586304),
     ],
 )
 def test_a_name_never_changes(kind: LockKind, name: str, base: int) -> None:
     """Another version of the program beside this one has to find the same locks."""
     assert LockName(kind, name).base == base
+
+
+@given(KINDS, st.text(), KINDS, st.text())
+def test_no_key_or_owner_is_hashed_as_an_account_is(
+    kind: LockKind, name: str, other_kind: LockKind, other_name: str
+) -> None:
+    """Whatever they are called: what is hashed begins otherwise."""
+    is_same = (kind, name) == (other_kind, other_name)
+    assert (kind.value + name == other_kind.value + other_name) is is_same

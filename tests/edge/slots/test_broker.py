@@ -5,8 +5,8 @@ import contextlib
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AsyncExitStack, closing
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import closing
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, Final
@@ -22,11 +22,13 @@ from image_gateway.core.routing.slots import StartClock
 from image_gateway.demo import postgres
 from image_gateway.edge.postgres import connections
 from image_gateway.edge.slots import advisory_locks, broker, shared_slots
-from image_gateway.edge.slots.broker import BusyError, EarlyError, Lease, SlotBroker
+from image_gateway.edge.slots.broker import SlotBroker
+from image_gateway.edge.slots.leases import BusyError, EarlyError, Lease
 from tests.core import builders
 from tests.edge.conftest import Watcher
 from tests.edge.relay import Relay
 from tests.edge.server import Server
+from tests.edge.slots.conftest import Open
 from tests.parts.eventually import BOUND_SECONDS, eventually
 from tests.parts.examples import scaled
 
@@ -37,8 +39,6 @@ AT_ONCE_SECONDS: Final = 0.2
 
 EMPTY: Final = "<SlotBroker shared 0 held, <WaitQueue of 0, most 200>>"
 """A room in which nobody is."""
-
-Open = Callable[..., Coroutine[Any, Any, SlotBroker]]
 
 
 def key(key_id: str, **changes: Any) -> Key:
@@ -53,18 +53,6 @@ GREEDY, LONE, THIRD = key("greedy"), key("lone"), key("third")
 ALPHA, BETA = account("alpha", 1), account("beta", 1)
 
 
-@pytest.fixture
-async def open_room(database: str) -> AsyncIterator[Open]:
-    """Opens rooms; they share the slots of one database unless told otherwise."""
-    async with AsyncExitStack() as stack:
-
-        async def opened(url: str | None = database, most: int = 200) -> SlotBroker:
-            shared = None if url is None else Secret(url)
-            return await stack.enter_async_context(SlotBroker(shared, most, StartClock()))
-
-        yield opened
-
-
 @pytest.fixture(params=["shared", "process"])
 async def room(request: pytest.FixtureRequest, open_room: Open, database: str) -> SlotBroker:
     """A room with a database, and one without."""
@@ -72,16 +60,6 @@ async def room(request: pytest.FixtureRequest, open_room: Open, database: str) -
     made = await open_room(database if is_shared else None)
     assert made.is_shared is is_shared
     return made
-
-
-@pytest.fixture
-def in_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The times of an outage in small, in their own proportions."""
-    monkeypatch.setattr(shared_slots, "RETRY_SECONDS", 0.3)
-    monkeypatch.setattr(shared_slots, "SETTLE_SECONDS", 0.6)
-    monkeypatch.setattr(shared_slots, "HEARTBEAT_SECONDS", 0.2)
-    monkeypatch.setattr(advisory_locks, "ANSWER_SECONDS", 0.3)
-    monkeypatch.setattr(connections, "CONNECT_SECONDS", 0.5)
 
 
 class Queue:

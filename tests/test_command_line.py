@@ -254,6 +254,7 @@ def test_check_finds_a_transaction_pooler_and_says_what_to_do(plane: Plane) -> N
         cured = command("check", control_database_url=pooled, direct_database_url=plane.url)
         assert cured.returncode == 0, cured.stderr
         assert "ok: DIRECT_DATABASE_URL does not lead through a transaction pooler" in cured.stdout
+        assert "ok: Postgres's lock table holds " in cured.stdout
 
 
 def test_check_says_what_is_kept_where_and_changes_nothing(plane: Plane, tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 ``check`` reads the control plane's database: the contract's version, the views and their columns,
 what the role could write, each account's row.  ``is_pooled`` checks the connection that carries
-LISTEN and the slots' locks.  ``image-gateway check`` and ``serve`` use both.
+LISTEN and the slots' locks.  ``image-gateway check`` and ``serve`` use both, and ``check`` asks how
+many locks that server has room for.
 """
 
 import asyncio
@@ -49,6 +50,19 @@ async def is_pooled(direct: Secret) -> bool:
         return await pooler.is_pooled(direct)
     except (psycopg.Error, OSError, TimeoutError) as error:
         raise UnavailableError(first_line(error, direct)) from error
+
+
+async def lock_table_size(direct: Secret) -> int:
+    """How many locks the server has room for; raises ``UnavailableError``."""
+    try:
+        async with (
+            asyncio.timeout(LOAD_SECONDS),
+            connections.connected(direct, autocommit=False) as connection,
+        ):
+            [row] = await _rows(connection, "lock_table")
+    except (psycopg.Error, OSError, TimeoutError) as error:
+        raise UnavailableError(first_line(error, direct)) from error
+    return cast("int", row["size"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,5 +10,15 @@ CREATE TABLE IF NOT EXISTS key_options (
 );
 
 CREATE OR REPLACE TRIGGER tell_key_options
-    AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON key_options
+    AFTER INSERT OR DELETE OR TRUNCATE
+    OR UPDATE OF key_id, image_enabled, max_concurrency, min_start_interval_ms,
+                 json_keepalive_seconds
+    ON key_options
     FOR EACH STATEMENT EXECUTE FUNCTION tell('keys');
+
+-- Charges may count the pictures down; only a change of whether any are left is notified.
+CREATE OR REPLACE TRIGGER tell_images_remaining
+    AFTER UPDATE OF images_remaining ON key_options
+    FOR EACH ROW
+    WHEN ((OLD.images_remaining > 0) IS DISTINCT FROM (NEW.images_remaining > 0))
+    EXECUTE FUNCTION tell('keys');

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
-_FOLDERS = ("", "caddy/", "image_gateway/**/", "scripts/", "systemd/", "tests/")
+_FOLDERS = ("", "bench/", "caddy/", "image_gateway/**/", "scripts/", "systemd/", "tests/")
 _FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -263,8 +263,8 @@ SETTINGS: Final[Sequence[Setting]] = (
     Setting(
         "SLOTS",
         "shared",
-        "Whether all processes count the accounts' slots together (`shared`), or each process "
-        "counts its own (`process`, only for a single instance).",
+        "Whether all processes count the accounts' slots and the calls of keys and owners together "
+        "(`shared`), or each process counts its own (`process`, only for a single instance).",
         choice_of("shared", "process"),
     ),
     Setting("SLOT_WAIT_SECONDS", "30", "How long a call waits for a slot; 0: no wait.", parse_wait),

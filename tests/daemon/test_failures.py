@@ -69,15 +69,18 @@ async def test_postgres_is_away(make_gateway: Maker, upstream: ScriptedUpstream)
         gateway = make_gateway(plane.reader_url, grant_ttl_seconds=0.2).start()
         door = make_door(gateway, plane, upstream)
         await set_slots(door, 2)
+        limited = make_door(gateway, plane, upstream, max_concurrency=1)
+        assert (await limited.post(PROMPT))[0] == 200
         upstream.script = held = Held()
         running = await held_call(door, held)
         server.kill()
-        second = await held_call(door, held)
-        status, _, body = await door.post(PROMPT)
-        assert status == 429, "the limit holds in the outage, too"
-        check_error(body, "account_concurrency")
+        second, third = await held_call(door, held), await held_call(limited, held)
+        for full, code in ((door, "account_concurrency"), (limited, "key_concurrency")):
+            status, _, body = await full.post(PROMPT)
+            assert status == 429, "the limit holds in the outage, too"
+            check_error(body, code)
         held.let_go.set()
-        assert (await running)[0] == (await second)[0] == 200
+        assert [(await each)[0] for each in (running, second, third)] == [200, 200, 200]
         stranger = Door(gateway, plane, "none", "sk-stranger", "none")
         status, headers, body = await stranger.post(PROMPT)
         assert status == 503
@@ -86,7 +89,7 @@ async def test_postgres_is_away(make_gateway: Maker, upstream: ScriptedUpstream)
         await until_metric(gateway, "image_gateway_slots_shared", 0)
         assert (await ready(gateway))[0] == 200
         assert gateway.stop() == 0
-        assert [r["status"] for r in gateway.records()].count(200) == 2
+        assert [r["status"] for r in gateway.records()].count(200) == 4
 
 
 async def test_postgres_falls_silent(

@@ -2,7 +2,7 @@
 
 One mechanism serves keys and accounts.  A ``Slot`` is a context manager; releasing it is
 synchronous and idempotent, so a ``finally`` can always do it, cancelled or not.  The counts are
-this process's own; ``edge.slots.advisory_locks`` holds what several processes share.
+this process's own; ``edge.slots.places`` counts over all processes.
 
 ``WaitQueue`` decides which waiting call gets an account's slot.  It is fair between keys: it serves
 the key that holds the fewest slots, and among equals the key that was served longest ago.  So a key

@@ -49,6 +49,9 @@ DECLARE
     decoded bytea := '';
     piece text;
 BEGIN
+    IF strpos(content, '%') = 0 THEN
+        RETURN content;
+    END IF;
     FOR piece IN SELECT (regexp_matches(content, '%[0-9A-Fa-f]{2}|[^%]+|%', 'g'))[1] LOOP
         decoded := decoded || CASE WHEN piece ~ '^%.' THEN decode(substr(piece, 2), 'hex')
                                    ELSE convert_to(piece, 'UTF8') END;
@@ -59,29 +62,44 @@ EXCEPTION WHEN OTHERS THEN
 END
 $$;
 
--- A proxy's URL without its user and password, and these decoded, as the contract's columns; url is
--- null if the text is no proxy's URL.
-CREATE OR REPLACE FUNCTION proxy_of(content text, OUT url text, OUT username text, OUT password text)
-    LANGUAGE plpgsql IMMUTABLE AS $$
-DECLARE
-    parts text[] := regexp_match(
-        btrim(content, E' \t\r\n'),
-        '^(https?|socks5h?)://(?:([^/@]*)@)?([^/@?#\s]+)/?$', 'i');
-BEGIN
-    IF parts IS NULL THEN
-        RETURN;
-    END IF;
-    url := lower(parts[1]) || '://' || parts[3];
-    username := nullif(percent_decoded(split_part(parts[2], ':', 1)), '');
-    password := CASE WHEN parts[2] LIKE '%:%'
-                     THEN percent_decoded(substr(parts[2], strpos(parts[2], ':') + 1)) END;
-    IF parts[2] <> '' AND username IS NULL OR parts[2] LIKE '%:%' AND password IS NULL THEN
-        url := NULL;
-        username := NULL;
-        password := NULL;
-    END IF;
-END
-$$;
+-- A proxy's URL without its user and password, and these decoded, as the contract's columns; all
+-- null if the text is no proxy's URL.  The names in the body are looked up now: a view calls this
+-- for a role that may not look up any in this schema.
+CREATE OR REPLACE FUNCTION proxy_of(content text)
+    RETURNS TABLE (url text, username text, password text)
+    LANGUAGE sql IMMUTABLE ROWS 1
+BEGIN ATOMIC
+    SELECT CASE WHEN is_read THEN scheme || '://' || host END,
+           CASE WHEN is_read THEN nullif(name, '') END,
+           CASE WHEN is_read THEN word END
+    FROM (
+        SELECT scheme, host, name, word,
+               (login = '') IS NOT FALSE
+               OR name <> '' AND (login NOT LIKE '%:%' OR word IS NOT NULL) AS is_read
+        FROM (
+            SELECT lower(split_part(content, '://', 1)) AS scheme,
+                   split_part(place, '@', -1) AS host,
+                   login,
+                   percent_decoded(split_part(login, ':', 1)) AS name,
+                   CASE WHEN login LIKE '%:%'
+                        THEN percent_decoded(substr(login, strpos(login, ':') + 1)) END AS word
+            FROM (
+                SELECT btrim(content, E' \t\r\n') AS content
+                -- Without parts to capture, because those are slow.
+                WHERE btrim(content, E' \t\r\n')
+                      ~* '^(https?|socks5h?)://([^/@]*@)?[^/@?#\s]+/?$'
+            ) AS trimmed
+            RIGHT JOIN (SELECT) AS always ON true
+            CROSS JOIN LATERAL (
+                SELECT rtrim(substr(content, strpos(content, '://') + 3), '/') AS place
+            ) AS p
+            CROSS JOIN LATERAL (
+                SELECT CASE WHEN place LIKE '%@%' THEN split_part(place, '@', 1) END AS login
+            ) AS l
+            OFFSET 0
+        ) AS decoded
+    ) AS proxy;
+END;
 
 -- The base URL of an OpenAI-compatible upstream as the contract has it: it ends in /v1, or in the
 -- version that it names itself.

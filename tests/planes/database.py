@@ -15,6 +15,16 @@ from tests.parts.plane import Plane
 
 _FOLDER = Path(__file__).parent
 
+_CATALOGUE = (
+    """SELECT table_name, column_name, data_type, column_default, is_nullable
+       FROM information_schema.columns WHERE table_schema = 'public' ORDER BY 1, 2""",
+    "SELECT tablename, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1, 2",
+    """SELECT tgrelid::regclass::text, tgname FROM pg_trigger
+       WHERE NOT tgisinternal ORDER BY 1, 2""",
+    "SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace ORDER BY 1",
+    "SELECT nspname FROM pg_namespace WHERE nspname LIKE 'image%'",
+)
+
 
 class PlaneDatabase(Plane):
     """``url`` may do everything, ``reader_url`` only read, ``charger_url`` only charge.
@@ -71,6 +81,14 @@ class PlaneDatabase(Plane):
         with psycopg.connect(self.url, autocommit=True) as connection:
             lines = connection.execute(statement.encode(), values).fetchall()
         return "\n".join(line[0] for line in lines)
+
+    def of_the_plane(self) -> list[list[Any]]:
+        """What an adapter must leave as it was: the control plane's tables with their columns,
+        indexes, triggers, functions and rows; and the gateway's schemas.
+        """
+        tables = self.ask("SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1")
+        rows = [f'SELECT to_jsonb(t)::text FROM public."{name}" t ORDER BY 1' for (name,) in tables]
+        return [self.ask(query) for query in (*_CATALOGUE, *rows)]
 
     def charge(self, *, url: str | None = None, **arguments: Any) -> str:
         """Charge a call as ``usage apply`` does; gives the function's word for it."""

@@ -3,9 +3,10 @@
 -- settings that llm-access does not have.  It does not change llm-access.  It may be run again.
 --
 -- Run it on llm-access's database, as a role that may read the llm_* tables and create schemas;
--- then reader.sql.  llm_access_notify.sql is optional.  Postgres refuses an llm-access migration
--- that drops a column read here or alters its type: drop the views, migrate, run this file again,
--- and reader.sql for its grants.
+-- then reader.sql.  llm_access_notify.sql is optional.  image_gateway.charge alone writes to a table
+-- of llm-access (llm_key_usage_rollups), for the role of charger.sql.  Postgres refuses an
+-- llm-access migration that drops a column read here or alters its type: drop the views, migrate,
+-- run this file again, and reader.sql for its grants.
 --
 -- A JSON value of the wrong type never fails a view: it counts as absent, or takes its own account
 -- or key out of service, so that one odd row never affects the others.
@@ -29,7 +30,10 @@ BEGIN
                                               'model_name_map_json', 'request_max_concurrency',
                                               'request_min_start_interval_ms',
                                               'codex_image_generation_enabled']),
-               ('llm_key_usage_rollups', ARRAY['key_id', 'billable_tokens']),
+               ('llm_key_usage_rollups', ARRAY['key_id', 'billable_tokens',
+                                               'input_uncached_tokens', 'input_cached_tokens',
+                                               'output_tokens', 'last_used_at_ms',
+                                               'updated_at_ms']),
                ('llm_account_groups', ARRAY['group_id', 'provider_type', 'account_names_json']),
                ('llm_codex_accounts', ARRAY['account_name', 'account_id', 'status', 'auth_json',
                                             'settings_json', 'last_error']),
@@ -354,6 +358,77 @@ SELECT account_name, dialect, status, image_enabled, image_max_concurrency, base
 FROM image_adapter.accounts own
 -- A name means one account.  llm-access's own lists mean its accounts, so those keep the name.
 WHERE NOT EXISTS (SELECT FROM public.llm_codex_accounts a WHERE a.account_name = own.account_name);
+
+-- What the views cannot see; `image-gateway check` says it.
+CREATE OR REPLACE VIEW image_gateway.warnings AS
+SELECT 'llm-access counts the tokens of the pictures that it makes itself in'
+    || ' llm_key_usage_rollups.codex_image_usage_tokens; the quota of a key here is what its'
+    || ' billable_tokens leave.' AS warning
+WHERE EXISTS (SELECT FROM pg_attribute
+              WHERE attrelid = to_regclass('public.llm_key_usage_rollups')
+                AND attname = 'codex_image_usage_tokens' AND NOT attisdropped);
+
+-- -- Usage ----------------------------------------------------------------------------------------
+
+-- Charges a call to the usage of its key in llm-access: 'charged', 'charged_before', 'too_old' or
+-- 'unknown_key'.  The columns for pictures came with later migrations, and may be missing.
+CREATE OR REPLACE FUNCTION image_gateway.charge(
+    request_id text, key_id text, at timestamptz, model text, account_name text, tokens jsonb,
+    images integer, cost numeric
+) RETURNS text LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+DECLARE
+    total bigint := token_count(charge.tokens, 'total');
+    cached bigint := least(token_count(charge.tokens, 'cached_input'),
+                           token_count(charge.tokens, 'input'));
+    called_at_ms bigint := floor(extract(epoch FROM charge.at) * 1000);
+    now_ms bigint := floor(extract(epoch FROM now()) * 1000);
+    additions text;
+    result text;
+BEGIN
+    PERFORM FROM public.llm_keys k WHERE k.key_id = charge.key_id;
+    IF NOT FOUND THEN
+        RETURN 'unknown_key';
+    END IF;
+    result := note_charge(
+        charge.request_id, charge.key_id, charge.at, charge.model, charge.account_name,
+        charge.tokens, greatest(charge.images, 0),
+        CASE WHEN charge.cost < 'NaN' THEN greatest(charge.cost, 0) END);
+    IF result <> 'charged' THEN
+        RETURN result;
+    END IF;
+    INSERT INTO public.llm_key_usage_rollups AS u (
+        key_id, input_uncached_tokens, input_cached_tokens, output_tokens, billable_tokens,
+        last_used_at_ms, updated_at_ms)
+    VALUES (charge.key_id, token_count(charge.tokens, 'input') - cached, cached,
+            token_count(charge.tokens, 'output'), total, called_at_ms, now_ms)
+    ON CONFLICT (key_id) DO UPDATE
+    SET input_uncached_tokens = u.input_uncached_tokens + excluded.input_uncached_tokens,
+        input_cached_tokens = u.input_cached_tokens + excluded.input_cached_tokens,
+        output_tokens = u.output_tokens + excluded.output_tokens,
+        billable_tokens = u.billable_tokens + excluded.billable_tokens,
+        last_used_at_ms = greatest(u.last_used_at_ms, excluded.last_used_at_ms),
+        updated_at_ms = greatest(u.updated_at_ms, excluded.updated_at_ms);
+    SELECT string_agg(addition.assignment, ', ') INTO additions
+    FROM (VALUES ('codex_image_usage_tokens',
+                  'codex_image_usage_tokens = codex_image_usage_tokens + $2'),
+                 ('codex_image_usage_missing_events',
+                  'codex_image_usage_missing_events = codex_image_usage_missing_events'
+                  ' + ($2 = 0)::integer'),
+                 ('codex_image_last_used_at_ms',
+                  'codex_image_last_used_at_ms = greatest(codex_image_last_used_at_ms, $3)')
+         ) AS addition (column_name, assignment)
+    JOIN pg_attribute a
+        ON a.attrelid = 'public.llm_key_usage_rollups'::regclass
+       AND a.attname = addition.column_name AND NOT a.attisdropped;
+    IF additions IS NOT NULL THEN
+        EXECUTE 'UPDATE public.llm_key_usage_rollups SET ' || additions || ' WHERE key_id = $1'
+        USING charge.key_id, total, called_at_ms;
+    END IF;
+    RETURN result;
+END
+$$;
+REVOKE ALL ON FUNCTION image_gateway.charge FROM PUBLIC;
 
 -- An older version of this adapter had it.
 DROP FUNCTION IF EXISTS image_adapter.used_percent(numeric);

@@ -223,7 +223,7 @@ _LABELS: Final = {
     "charged_before": "charged before",
     "without_usage": "without usage, charged for its pictures alone",
     "unknown_key": "of unknown keys, not charged",
-    "no_price": "without a price, not charged; set PRICES",
+    "no_price": "without a price, not charged",
     "too_old": "too old to be charged",
     "unreadable": "with usage but without a valid id, key or time, not charged",
 }

@@ -4,7 +4,8 @@ SELECT account_name, dialect, status, image_enabled, image_max_concurrency, base
        proxy_url, proxy_username, proxy_password, routing_weight,
        used_percent_primary, used_percent_secondary, same_account_retries, fails_free,
        -- Python's datetime has neither infinity nor the year 10000.
-       least(greatest(blocked_until, '1970-01-01'), '9000-01-01') AS blocked_until,
+       CASE WHEN blocked_until IS NOT NULL
+            THEN least(greatest(blocked_until, '1970-01-01'), '9000-01-01') END AS blocked_until,
        created_at
 FROM accounts
 WHERE account_name = %(account_name)s

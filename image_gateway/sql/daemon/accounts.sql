@@ -8,6 +8,7 @@ SELECT account_name, dialect, status, image_enabled, image_max_concurrency, base
             WHEN to_jsonb(accounts) -> 'fails_free' = 'false' AND version.number > 1 THEN false
        END AS fails_free,
        -- Python's datetime has neither infinity nor the year 10000.
-       least(greatest(blocked_until, '1970-01-01'), '9000-01-01') AS blocked_until
+       CASE WHEN blocked_until IS NOT NULL
+            THEN least(greatest(blocked_until, '1970-01-01'), '9000-01-01') END AS blocked_until
 FROM image_gateway.accounts
 CROSS JOIN image_gateway.contract_version() AS version (number)

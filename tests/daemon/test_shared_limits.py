@@ -1,7 +1,9 @@
-"""A limit of a key is one over all processes, whichever of them a call comes to."""
+"""A limit of a key or an owner is one over all processes, whichever of them a call comes to."""
 
 import asyncio
 import json
+import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,10 +12,11 @@ import pytest
 from tests.daemon.calls.parts import ask, ended, error_code, submit
 from tests.daemon.conftest import Door, make_door
 from tests.daemon.responses.calls import PATH
+from tests.daemon.test_contention import Tally, body_of, start, stop
 from tests.daemon.test_ops import metric
 from tests.daemon.test_refusals import PROMPT, Held, check_error, check_refused
 from tests.parts.eventually import eventually
-from tests.parts.gateway import Gateway
+from tests.parts.gateway import Gateway, unlike
 from tests.parts.plane import Plane
 from tests.parts.upstream import ScriptedUpstream
 
@@ -100,3 +103,56 @@ async def test_a_call_that_waits_for_a_slot_holds_its_keys_place_in_all_processe
     assert [(await each)[0] for each in (running, waits)] == [200, 200]
     await eventually(lambda: locks(here.plane) == 0)
     assert [door.gateway.stop() for door in doors] == [0, 0]
+
+
+async def test_an_owner_of_two_keys_has_one_limit_at_three_processes(
+    plane: Plane, make_gateway: Callable[..., Gateway], upstream: ScriptedUpstream
+) -> None:
+    """In a burst exactly as many calls as may be are served, and under load never more."""
+    gateways = [make_gateway(plane.reader_url, slot_wait_seconds=30) for _ in range(3)]
+    start(gateways)
+    plane.execute("INSERT INTO image_control.owners VALUES ('the-owner', 'The owner', 4)")
+    first = make_door(gateways[0], plane, upstream, owner_id="the-owner")
+    plane.update("accounts", {"account_name": first.account}, image_max_concurrency=10)
+    second = make_door(
+        gateways[0], plane, upstream, owner_id="the-owner", account_names=[first.account]
+    )
+    doors = [replace(door, gateway=gateway) for gateway in gateways for door in (first, second)]
+    upstream.script = held = Held()
+    burst = [asyncio.create_task(door.post(unlike())) for door in doors for _ in range(4)]
+    await eventually(lambda: sum(each.done() for each in burst) == 20)
+    refused = [each.result() for each in burst if each.done()]
+    for status, headers, body in refused:
+        assert status == 429
+        assert check_error(body, "owner_concurrency")["message"] == (
+            "Concurrency limit reached: 4 calls in flight for all keys of this owner. Wait for one "
+            "to end."
+        )
+        assert int(headers["retry-after-ms"]) > 0
+        assert "the-owner" not in f"{headers}"
+    await eventually(lambda: len(upstream.calls) == 4)
+    assert locks(plane) == 8
+    held.let_go.set()
+    answers = await asyncio.gather(*burst)
+    assert Counter(status for status, _, _ in answers) == {200: 4, 429: 20}
+    await eventually(lambda: locks(plane) == 0)
+
+    upstream.script = tally = Tally(random.Random(20261129), 0.05)
+    statuses: Counter[int] = Counter()
+
+    async def load(at: int, door: Door) -> None:
+        for number in range(20):
+            statuses[(await door.post(body_of(f"daemon-{at} {door.key_id} {number}")))[0]] += 1
+
+    await asyncio.gather(*(load(at, door) for at, door in enumerate(doors)))
+    assert tally.most == {first.account: 4}, "the limit was passed, or never reached"
+    assert set(statuses) == {200, 429}
+    await eventually(lambda: locks(plane) == 0)
+    records = [record for gateway in gateways for record in gateway.records()]
+    assert Counter(record["status"] for record in records) == statuses + Counter({200: 4, 429: 20})
+    for record in records:
+        if record["status"] == 429:
+            assert (record["error_code"], record["error_source"]) == ("owner_concurrency", "client")
+            assert (record["attempts"], record["may_be_billed"]) == ([], False)
+            assert (record["wait_ms"] or 0) < 10_000, "it waited for a slot"
+    assert stop(gateways) == [0, 0, 0]

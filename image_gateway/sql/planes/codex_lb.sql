@@ -381,10 +381,10 @@ DECLARE
     present timestamp := now() AT TIME ZONE 'UTC';
     pictures integer := greatest(coalesce(charge.images, 0), 0);
     -- No call costs more than a million dollars.  Calls over a Codex subscription have no price, and
-    -- codex-lb charges them what it has for pictures; so does this.
+    -- codex-lb charges them what it has for pictures; so does this, if their tokens are known.
     dollars numeric := CASE
         WHEN charge.cost <> 'NaN' THEN least(greatest(charge.cost, 0), 1000000)
-        WHEN is_image_model(charge.model) THEN picture_price(charge.tokens) END;
+        WHEN is_image_model(charge.model) THEN nullif(picture_price(charge.tokens), 0) END;
     result text;
 BEGIN
     IF NOT EXISTS (SELECT FROM public.api_keys k WHERE k.id = charge.key_id) THEN

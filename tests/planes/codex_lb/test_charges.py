@@ -159,8 +159,11 @@ def test_a_call_without_a_price_costs_what_codex_lb_would_charge(books: CodexLb)
     cached = Jsonb({"total": 60, "input": 10, "cached_input": 50, "output": 0})
     assert charge(books, "unpriced 2", "unpriced", cost=None, tokens=cached) == "charged"
     assert used(books, "unpriced") == [6380 + 100]
-    assert charge(books, "unpriced 3", "unpriced", cost=None, model="gpt-5.5") == "charged"
+    for request_id, unknown in (("unpriced 3", {"model": "x"}), ("unpriced 4", {"tokens": None})):
+        assert charge(books, request_id, "unpriced", cost=None, **unknown) == "charged"
     assert used(books, "unpriced") == [6380 + 100]
+    logged = books.ask("SELECT cost_usd FROM request_logs WHERE api_key_id = 'unpriced'")
+    assert sorted(str(cost) for (cost,) in logged) == ["0.0001", "0.00638", "None", "None"]
 
 
 def test_an_infinite_price_is_a_big_one(books: CodexLb) -> None:

@@ -1,0 +1,4 @@
+BEGIN;
+SET LOCAL client_min_messages = warning;
+\ir ../parts/uninstall.sql
+COMMIT;

@@ -10,7 +10,7 @@ from functools import cache
 from importlib import resources
 from typing import Final
 
-ADAPTERS: Final = ("llm_access", "codex_lb", "cliproxyapi", "new_api", "litellm")
+ADAPTERS: Final = ("llm_access", "sub2api", "codex_lb", "cliproxyapi", "new_api", "litellm")
 """The control planes of others; each has its views, and files that notify and that uninstall."""
 
 PLANES: Final = ("standalone", *ADAPTERS)

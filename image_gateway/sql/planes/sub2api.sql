@@ -4,9 +4,9 @@
 -- api_keys, because sub2api keeps the keys themselves and not their hashes.  It may be run again.
 --
 -- Run it on sub2api's database, as the owner of sub2api's tables; then reader.sql.
--- sub2api_notify.sql is optional.  Postgres refuses a migration of sub2api that drops a column read
--- here or alters its type: drop the views, migrate, run this file again, and reader.sql for its
--- grants.
+-- sub2api_notify.sql is optional.  image_gateway.charge alone writes to sub2api's tables, for the
+-- role of charger.sql.  Postgres refuses a migration of sub2api that drops a column read here or
+-- alters its type: drop the views, migrate, run this file again, and reader.sql for its grants.
 --
 -- What only newer versions of sub2api have is read as to_jsonb(row) -> 'column', so that it may be
 -- missing.  A JSON value of the wrong type never fails a view: it counts as absent, or takes its own
@@ -511,6 +511,193 @@ SELECT format('Keys with lists of IP addresses: %s; the gateway refuses them (ip
 FROM image_gateway.keys
 WHERE status = 'ip_restricted'
 HAVING count(*) > 0;
+
+-- -- Usage ----------------------------------------------------------------------------------------
+
+-- A window after a charge: one that is over, or has never begun, begins again.  A call that is older
+-- than the window is long leaves it as it is.
+CREATE OR REPLACE FUNCTION charged_window(
+    used numeric, began timestamptz, span interval, begins timestamptz, at timestamptz,
+    cost numeric, OUT used_now numeric, OUT begins_now timestamptz
+) LANGUAGE sql STABLE AS $$
+    SELECT CASE WHEN at <= now() - span THEN used
+                WHEN began > now() - span THEN used + cost
+                ELSE cost END,
+           CASE WHEN at <= now() - span OR began > now() - span THEN began ELSE begins END
+$$;
+
+-- The quota in an account's extra after a charge, as sub2api writes it.
+CREATE OR REPLACE FUNCTION charged_quota(extra jsonb, at timestamptz, cost numeric) RETURNS jsonb
+    LANGUAGE sql STABLE AS $$
+    SELECT extra
+        || jsonb_build_object('quota_used', coalesce(amount_at(extra, 'quota_used'), 0) + cost)
+        || coalesce(jsonb_object_agg(prefix || 'used',
+               CASE WHEN quota_window_is_over(extra, window_name, span) THEN 0
+                    ELSE coalesce(amount_at(extra, prefix || 'used'), 0) END + cost)
+           FILTER (WHERE counts), '{}')
+        || coalesce(jsonb_object_agg(prefix || 'start',
+               to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'))
+           FILTER (WHERE counts AND quota_window_is_over(extra, window_name, span)), '{}')
+    FROM (SELECT *, amount_at(extra, prefix || 'limit') > 0 AND at > now() - span AS counts
+          FROM (VALUES ('quota_daily_', 'daily', interval '24 hours'),
+                       ('quota_weekly_', 'weekly', interval '7 days')
+               ) AS windows (prefix, window_name, span)) AS quotas
+$$;
+
+-- Charges a call in sub2api's books: 'charged', 'charged_before', 'too_old' or 'unknown_key'.  What
+-- a picture costs is the group's price of one in 2K, the size that sub2api takes for one that it
+-- does not know; without such a price it is the cost that the gateway knows.  Rows are locked in
+-- sub2api's own order.
+CREATE OR REPLACE FUNCTION image_gateway.charge(
+    request_id text, key_id text, at timestamptz, model text, account_name text, tokens jsonb,
+    images integer, cost numeric
+) RETURNS text LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+DECLARE
+    pictures integer := greatest(coalesce(charge.images, 0), 0);
+    -- Null if it is not known, or no number.
+    known_cost numeric := CASE WHEN charge.cost < 'NaN'
+                               THEN greatest(charge.cost, 0) END;
+    -- A request id of sub2api's own begins otherwise.  usage_logs holds 64 characters.
+    mark text := 'image:' || charge.request_id;
+    called public.api_keys;
+    called_group public.groups;
+    is_simple boolean := coalesce((SELECT o.run_mode = 'simple' FROM options o), false);
+    plan_id bigint;
+    used_account public.accounts;
+    new_extra jsonb;
+    total numeric;
+    multiplier numeric;
+    actual numeric;
+    result text;
+BEGIN
+    IF charge.key_id ~ '^\d{1,18}$' THEN
+        SELECT k.* INTO called FROM public.api_keys k WHERE k.id = charge.key_id::bigint;
+    END IF;
+    IF called.id IS NULL THEN
+        RETURN 'unknown_key';
+    END IF;
+    result := note_charge(charge.request_id, charge.key_id, charge.at, charge.model,
+                          charge.account_name, charge.tokens, pictures, known_cost);
+    IF result <> 'charged' THEN
+        RETURN result;
+    END IF;
+    IF length(mark) > 64 THEN
+        mark := 'image:' || left(hash_of(charge.request_id), 58);
+    END IF;
+    -- The adapter's own record may have been removed since sub2api's was written.
+    PERFORM FROM public.usage_billing_dedup_archive d
+    WHERE d.request_id = mark AND d.api_key_id = called.id;
+    IF FOUND THEN
+        RETURN 'charged_before';
+    END IF;
+    INSERT INTO public.usage_billing_dedup (request_id, api_key_id, request_fingerprint)
+    VALUES (mark, called.id, hash_of(concat_ws(' ', mark, called.id)))
+    ON CONFLICT DO NOTHING;
+    IF NOT FOUND THEN
+        RETURN 'charged_before';
+    END IF;
+
+    SELECT g.* INTO called_group FROM public.groups g WHERE g.id = called.group_id;
+    total := CASE WHEN called_group.image_price_2k < 'NaN'
+                  THEN greatest(called_group.image_price_2k, 0) * pictures
+                  ELSE coalesce(known_cost, 0) END;
+    multiplier := coalesce(
+        CASE WHEN to_jsonb(called_group) -> 'image_rate_independent' = 'true'
+             THEN amount_at(to_jsonb(called_group), 'image_rate_multiplier') END,
+        (SELECT m.rate_multiplier FROM public.user_group_rate_multipliers m
+         WHERE m.user_id = called.user_id AND m.group_id = called.group_id),
+        called_group.rate_multiplier, 1);
+    multiplier := greatest(coalesce(nullif(multiplier, 'NaN'), 1), 0);
+    actual := total * multiplier;
+    IF NOT is_simple AND called_group.subscription_type = 'subscription' THEN
+        SELECT s.id INTO plan_id
+        FROM public.user_subscriptions s
+        WHERE s.user_id = called.user_id AND s.group_id = called.group_id
+          AND s.deleted_at IS NULL
+        ORDER BY s.status = 'active' DESC, s.expires_at DESC, s.id
+        LIMIT 1;
+    END IF;
+    -- The name of another account begins otherwise (refuse_taken_name).
+    IF charge.account_name ~ '^\d{1,18}:' THEN
+        SELECT a.* INTO used_account
+        FROM public.accounts a
+        WHERE a.id = split_part(charge.account_name, ':', 1)::bigint;
+    END IF;
+
+    -- Each number is changed where it lies: sub2api may change the same row at the same time.
+    IF NOT is_simple AND total > 0 THEN
+        IF plan_id IS NOT NULL THEN
+            UPDATE public.user_subscriptions s
+            SET (daily_usage_usd, daily_window_start) = (
+                    SELECT w.* FROM charged_window(s.daily_usage_usd, s.daily_window_start,
+                        '24 hours', date_trunc('day', now()), charge.at, total) w),
+                (weekly_usage_usd, weekly_window_start) = (
+                    SELECT w.* FROM charged_window(s.weekly_usage_usd, s.weekly_window_start,
+                        '7 days', date_trunc('day', now()), charge.at, total) w),
+                (monthly_usage_usd, monthly_window_start) = (
+                    SELECT w.* FROM charged_window(s.monthly_usage_usd, s.monthly_window_start,
+                        '30 days', date_trunc('day', now()), charge.at, total) w),
+                updated_at = now()
+            WHERE s.id = plan_id;
+        ELSE
+            UPDATE public.users u SET balance = u.balance - actual, updated_at = now()
+            WHERE u.id = called.user_id;
+        END IF;
+        UPDATE public.api_keys k
+        SET quota_used = k.quota_used + CASE WHEN k.quota > 0 THEN actual ELSE 0 END,
+            status = CASE WHEN k.quota > 0 AND k.status = 'active'
+                           AND k.quota_used + actual >= k.quota
+                          THEN 'quota_exhausted' ELSE k.status END,
+            updated_at = now()
+        WHERE k.id = called.id;
+        UPDATE public.api_keys k
+        SET (usage_5h, window_5h_start) = (
+                SELECT w.* FROM charged_window(k.usage_5h, k.window_5h_start,
+                    '5 hours', now(), charge.at, actual) w),
+            (usage_1d, window_1d_start) = (
+                SELECT w.* FROM charged_window(k.usage_1d, k.window_1d_start,
+                    '24 hours', date_trunc('day', now()), charge.at, actual) w),
+            (usage_7d, window_7d_start) = (
+                SELECT w.* FROM charged_window(k.usage_7d, k.window_7d_start,
+                    '7 days', date_trunc('day', now()), charge.at, actual) w),
+            updated_at = now()
+        WHERE k.id = called.id
+          AND (k.rate_limit_5h > 0 OR k.rate_limit_1d > 0 OR k.rate_limit_7d > 0);
+        UPDATE public.accounts a
+        SET extra = charged_quota(a.extra, charge.at, total * a.rate_multiplier),
+            updated_at = now()
+        WHERE a.id = used_account.id AND a.type = 'apikey'
+          AND (amount_at(a.extra, 'quota_limit') > 0 OR amount_at(a.extra, 'quota_daily_limit') > 0
+               OR amount_at(a.extra, 'quota_weekly_limit') > 0)
+        RETURNING a.extra INTO new_extra;
+        -- So sub2api learns that it must not use the account any more.
+        INSERT INTO public.scheduler_outbox (event_type, account_id)
+        SELECT 'account_changed', used_account.id
+        WHERE NOT quota_allows(new_extra) AND quota_allows(used_account.extra);
+    END IF;
+
+    -- The row names one of sub2api's accounts; a call that another account served has none.
+    INSERT INTO public.usage_logs (
+        user_id, api_key_id, account_id, request_id, model, requested_model, group_id,
+        subscription_id, input_tokens, cache_read_tokens, output_tokens, total_cost, actual_cost,
+        rate_multiplier, account_rate_multiplier, billing_type, image_count, image_size, created_at)
+    SELECT called.user_id, called.id, used_account.id, mark,
+           coalesce(left(charge.model, 100), ''), left(charge.model, 100), called.group_id, plan_id,
+           least(greatest(token_count(charge.tokens, 'input')
+                          - token_count(charge.tokens, 'cached_input'), 0), 2147483647),
+           least(token_count(charge.tokens, 'cached_input'), 2147483647),
+           least(token_count(charge.tokens, 'output'), 2147483647),
+           total, actual, multiplier, used_account.rate_multiplier,
+           CASE WHEN plan_id IS NULL THEN 0 ELSE 1 END, pictures, '2K', charge.at
+    WHERE used_account.id IS NOT NULL
+    ON CONFLICT DO NOTHING;
+    UPDATE key_options o SET images_remaining = o.images_remaining - pictures
+    WHERE o.key_id = charge.key_id;
+    RETURN result;
+END
+$$;
+REVOKE ALL ON FUNCTION charged_window, charged_quota, image_gateway.charge FROM PUBLIC;
 
 -- -- Triggers on the adapter's own tables ---------------------------------------------------------
 

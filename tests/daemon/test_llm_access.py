@@ -58,11 +58,13 @@ async def test_what_llm_access_forbids_is_refused_before_any_upstream(
     llm: LlmAccess, beside: Gateway, upstream: ScriptedUpstream
 ) -> None:
     llm.add_llm_group("writers", ["alice"])
+    on: dict[str, Any] = {"codex_image_generation_enabled": True}
     refused = {
-        llm.add_llm_key(status="disabled"): (403, "key_disabled"),
-        llm.add_llm_key(provider_type="kiro"): (403, "key_disabled"),
-        llm.add_llm_key(used=1000): (429, "insufficient_quota"),
+        llm.add_llm_key(status="disabled", **on): (403, "key_disabled"),
+        llm.add_llm_key(provider_type="kiro", **on): (403, "key_disabled"),
+        llm.add_llm_key(used=1000, **on): (429, "insufficient_quota"),
         llm.add_llm_key(account_group_id="writers"): (403, "group_image_generation_disabled"),
+        llm.add_llm_key(): (403, "key_image_generation_disabled"),
         llm.add_llm_key(codex_image_generation_enabled=False): (
             403,
             "key_image_generation_disabled",
@@ -79,7 +81,7 @@ async def test_quota_that_text_calls_use_up_stops_pictures_at_once(
     llm: LlmAccess, beside: Gateway, upstream: ScriptedUpstream
 ) -> None:
     """By NOTIFY: what is known of the key would be good for ten minutes more."""
-    secret = llm.add_llm_key("k", used=999)
+    secret = llm.add_llm_key("k", used=999, codex_image_generation_enabled=True)
 
     async def status() -> int:
         return parse(await beside.raw(post(secret, PROMPT)))[0]

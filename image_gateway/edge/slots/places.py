@@ -5,8 +5,9 @@ counts it from the moment in which it is made (``core.routing.slots``); it count
 ``Places.admit`` has found a lock for it.  ``release`` is synchronous, so that a ``finally`` can
 always do it; the lock follows later.
 
-One task alone awaits the methods of ``Places``, because only one may use the session.  So whoever
-holds a place may release it while its lock is being taken: such a late lock is given back.
+One task alone awaits the methods of ``Places``, but for ``returned``, because only one may use the
+session.  So whoever holds a place may release it while its lock is being taken: such a late lock is
+given back.
 
 Two things leave a running call without a lock.  If the session is lost, every lock is gone, and
 until it is back the process counts by itself; then running calls take their locks again, even

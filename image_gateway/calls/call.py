@@ -97,6 +97,7 @@ class Call:
             background=self._background,
         )
         self._dispatch = Dispatch(app, context, job, identity.call_id)
+        self._app = app
         self._claim = job.claim
         self._claim.when_decided(self.answer.wake)
         self._is_asked = False
@@ -208,6 +209,8 @@ class Call:
         try:
             outcome = await self._outcome()
             self._has_outcome = True
+            # Who calls again at once, and comes to another process, finds the own place free.
+            await self._app.slots.returned()
             ending = await self._end(outcome)
             if self._has_pictures_before(ending):
                 ending = replace(ending, state=CallState.MADE)

@@ -19,7 +19,9 @@ from image_gateway.core.calls.model import CallState
 from image_gateway.core.errors import Refusal
 from image_gateway.core.records.builder import Arrival, RecordBuilder
 from image_gateway.core.records.phases import Timeline
+from image_gateway.core.routing.slots import StartClock
 from image_gateway.edge.kept.store import KeptCalls
+from image_gateway.edge.slots.broker import SlotBroker
 from image_gateway.edge.slots.claims import Claim
 from image_gateway.edge.spool import Spools
 
@@ -54,6 +56,7 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
             spools=spools,
             kept=KeptCalls(tmp_path / "calls", 0, 0, time.time),
             prompt_key=b"k" * 32,
+            slots=SlotBroker(None, 0, StartClock()),
         )
 
 

@@ -105,6 +105,15 @@ async def test_a_call_that_waits_for_a_slot_holds_its_keys_place_in_all_processe
     assert [door.gateway.stop() for door in doors] == [0, 0]
 
 
+async def test_a_client_that_calls_again_at_once_finds_its_own_place_free_at_another_process(
+    doors: list[Door],
+) -> None:
+    """One call at a time; the last byte comes after its locks were given back."""
+    statuses = [(await doors[number % 2].post(unlike()))[0] for number in range(100)]
+    assert set(statuses) == {200}
+    assert [door.gateway.stop() for door in doors] == [0, 0]
+
+
 async def test_an_owner_of_two_keys_has_one_limit_at_three_processes(
     plane: Plane, make_gateway: Callable[..., Gateway], upstream: ScriptedUpstream
 ) -> None:

@@ -38,6 +38,8 @@ from image_gateway.edge.slots.places import Place, Places
 
 ROUND_SECONDS: Final = 0.25
 """The mean time between two rounds while calls wait; each takes 0.5 to 1.5 times as long."""
+RETURN_SECONDS: Final = 0.25
+"""The longest wait for a Postgres that is slow to take locks back; it takes 0.2 ms."""
 
 _log = logging.getLogger(__name__)
 
@@ -188,6 +190,12 @@ class SlotBroker:
                 # The slot was granted in the moment in which the caller gave up.
                 future.result().undo_start(self._starts)
                 future.result().release()
+
+    async def returned(self) -> None:
+        """Wait until what was released just now is free for other processes, too."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RETURN_SECONDS):
+                await self._places.returned()
 
     def _give_back(self, lease: Lease) -> None:
         lease.place.release()

@@ -3,7 +3,7 @@
 A place is one call in flight under a name: its account's, its key's or its owner's.  This process
 counts it from the moment in which it is made (``core.routing.slots``); it counts for all once
 ``Places.admit`` has found a lock for it.  ``release`` is synchronous, so that a ``finally`` can
-always do it; the lock follows later.
+always do it; the lock follows, and ``returned`` waits for that.
 
 One task alone awaits the methods of ``Places``, but for ``returned``, because only one may use the
 session.  So whoever holds a place may release it while its lock is being taken: such a late lock is
@@ -16,6 +16,7 @@ no room for further locks, new calls are counted by their process alone; they ta
 soon as there is room, the accounts' first.
 """
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -79,6 +80,8 @@ class Places:
         """Those of them that have none."""
         self._returned: list[tuple[LockName, int]] = []
         """Locks whose places were released."""
+        self._watchers: list[asyncio.Future[None]] = []
+        """Those who wait until they are given back."""
 
     def __repr__(self) -> str:
         return f"<Places {len(self._admitted)} admitted, {len(self._alone)} without a lock>"
@@ -92,6 +95,7 @@ class Places:
         """End the session, which frees its locks."""
         if self._shared is not None:
             await self._shared.close()
+            self._forget_locks()
 
     @property
     def is_shared(self) -> bool:
@@ -136,14 +140,24 @@ class Places:
             self._returned.append((place.name, place.lock))
             self._wake()
 
+    async def returned(self) -> None:
+        """Wait until nobody finds a lock any more of a place that was released just now."""
+        if self._returned:
+            watcher: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._watchers.append(watcher)
+            await watcher
+
     async def give_back(self) -> None:
         """Give back the locks whose places were released."""
         while self._shared is not None and self._shared.is_open and self._returned:
             returned, self._returned = self._returned, []
+            watchers, self._watchers = self._watchers, []
             try:
                 await self._shared.give_back(returned)
             except LostSessionError:
                 self._forget_locks()
+            finally:
+                _wake(watchers)
 
     async def maintain(self) -> None:
         """Maintain the session, and take locks for running calls that have none."""
@@ -200,3 +214,11 @@ class Places:
             place.lock = None
         self._alone = dict(self._admitted)
         self._returned.clear()
+        _wake(self._watchers)
+        self._watchers.clear()
+
+
+def _wake(watchers: Sequence[asyncio.Future[None]]) -> None:
+    for watcher in watchers:
+        if not watcher.done():
+            watcher.set_result(None)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+import time
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import pytest
 
 from image_gateway.core.model import Account, Key
 from image_gateway.core.routing.lock_names import LockKind
-from image_gateway.edge.slots import advisory_locks
+from image_gateway.edge.slots import advisory_locks, broker
 from image_gateway.edge.slots.broker import SlotBroker
 from image_gateway.edge.slots.claims import Claim, LimitError
 from image_gateway.edge.slots.leases import BusyError, Lease
@@ -295,6 +296,34 @@ async def test_a_call_cancelled_at_any_point_leaves_no_lock(
         (await begin(room, by, ONE)).end()
     assert were_served == {False, True}, "the points do not reach from the one end to the other"
     await eventually(lambda: not watcher.locks())
+
+
+async def test_what_was_released_is_free_for_others_when_that_is_told(
+    open_room: Open, watcher: Watcher
+) -> None:
+    room = await open_room()
+    calls = [await begin(room, owned("k", 2, max_concurrency=2)) for _ in range(2)]
+    for left in (3, 0):
+        calls.pop().end()
+        await room.returned()
+        assert len(watcher.locks()) == left
+    await room.returned()
+
+
+async def test_a_postgres_that_is_slow_to_take_locks_back_holds_nobody_up_for_long(
+    open_room: Open, database: str
+) -> None:
+    async with Relay(database) as relay:
+        room = await open_room(relay.url)
+        call = await begin(room, key(max_concurrency=1))
+        relay.stall()
+        call.end()
+        began = time.monotonic()
+        await room.returned()
+        seconds = time.monotonic() - began
+        assert broker.RETURN_SECONDS - 0.01 < seconds < advisory_locks.ANSWER_SECONDS
+        await eventually(lambda: not room.is_shared)
+        await asyncio.wait_for(room.returned(), 5)
 
 
 # -- an outage -------------------------------------------------------------------------------------

@@ -614,8 +614,8 @@ BEGIN
         SELECT s.id INTO plan_id
         FROM public.user_subscriptions s
         WHERE s.user_id = called.user_id AND s.group_id = called.group_id
-          AND s.deleted_at IS NULL
-        ORDER BY s.status = 'active' DESC, s.expires_at DESC, s.id
+        -- One that was deleted since the call pays, too: the balance was never to pay for it.
+        ORDER BY s.deleted_at IS NULL DESC, s.status = 'active' DESC, s.expires_at DESC, s.id
         LIMIT 1;
     END IF;
     -- The name of another account begins otherwise (refuse_taken_name).

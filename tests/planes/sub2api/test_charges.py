@@ -277,6 +277,26 @@ def test_without_a_subscription_the_balance_pays(fresh: Sub2Api) -> None:
     assert balance(fresh) == Decimal("19.5")
 
 
+def test_a_subscription_that_was_deleted_since_pays_for_its_calls(fresh: Sub2Api) -> None:
+    """Unless there is a new one; the balance was never to pay."""
+    fresh.execute("UPDATE user_subscriptions SET deleted_at = now() WHERE user_id = 1")
+    assert charge(fresh, key_id="9") == "charged"
+    assert balance(fresh) == 20
+    old = "SELECT daily_usage_usd FROM user_subscriptions WHERE user_id = 1 AND id = 2"
+    assert one(fresh, old) == (Decimal("5.51"),)
+    day = timedelta(days=1)
+    fresh.add(
+        "user_subscriptions",
+        user_id=1,
+        group_id=4,
+        starts_at=datetime.now(UTC) - day,
+        expires_at=datetime.now(UTC) + day,
+    )
+    assert charge(fresh, key_id="9", request_id="req_2") == "charged"
+    assert balance(fresh) == 20
+    assert one(fresh, old) == (Decimal("5.51"),)
+
+
 def test_a_quota_that_is_used_up_ends_the_key_as_in_sub2api(fresh: Sub2Api) -> None:
     fresh.execute("UPDATE api_keys SET quota = 3.16 WHERE id = 1")
     assert charge(fresh) == "charged"

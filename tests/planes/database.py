@@ -39,7 +39,12 @@ class PlaneDatabase(Plane):
 
     def create_bare(self) -> None:
         """Make the database with the control plane's own tables and rows alone."""
-        self.create(_FOLDER.joinpath(f"{self.plane}.sql").read_text("utf-8"))
+        self.create("")
+        self.create_tables()
+
+    def create_tables(self) -> None:
+        """Make the control plane's own tables and rows in a database that is there."""
+        self.execute(_FOLDER.joinpath(f"{self.plane}.sql").read_text("utf-8"))
 
     def install(self) -> None:
         """Install the adapter and its roles, as its page says."""

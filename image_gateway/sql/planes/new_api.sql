@@ -492,7 +492,7 @@ SELECT account_name, dialect, status, image_enabled, image_max_concurrency, base
        blocked_until, last_error, fails_free
 FROM accounts own
 -- These names are those of channels, also of channels that do not exist yet.
-WHERE own.account_name !~ '^\d+(#\d+)?$';
+WHERE own.account_name !~ '^[0-9]+(#[0-9]+)?$';
 
 -- What the views cannot see or have to leave out.
 CREATE OR REPLACE VIEW image_gateway.warnings AS
@@ -563,7 +563,7 @@ CREATE OR REPLACE FUNCTION image_gateway.charge(
 ) RETURNS text LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 DECLARE
-    channel bigint := CASE WHEN charge.account_name ~ '^[1-9]\d{0,17}(#\d+)?$'
+    channel bigint := CASE WHEN charge.account_name ~ '^[1-9][0-9]{0,17}(#[0-9]+)?$'
                            THEN split_part(charge.account_name, '#', 1)::bigint END;
     pictures integer := greatest(charge.images, 0);
     price numeric;
@@ -576,7 +576,7 @@ BEGIN
            to_jsonb(t) ->> 'auto_groups' AS own_list
     INTO token
     FROM public.tokens t
-    WHERE t.id = CASE WHEN charge.key_id ~ '^[1-9]\d{0,17}$' THEN charge.key_id::bigint END
+    WHERE t.id = CASE WHEN charge.key_id ~ '^[1-9][0-9]{0,17}$' THEN charge.key_id::bigint END
     FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         RETURN 'unknown_key';
@@ -664,7 +664,7 @@ REVOKE ALL ON FUNCTION image_gateway.charge FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION refuse_taken_name() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF NEW.account_name ~ '^\d+(#\d+)?$' THEN
+    IF NEW.account_name ~ '^[0-9]+(#[0-9]+)?$' THEN
         RAISE EXCEPTION USING ERRCODE = 'unique_violation', MESSAGE = format(
             'the account name "%s" is kept for a channel of new-api; use one that is no number',
             NEW.account_name);

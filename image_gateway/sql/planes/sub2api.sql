@@ -172,10 +172,11 @@ CREATE OR REPLACE FUNCTION account_label(id bigint, name text) RETURNS text
     RETURN id::text || ':' || name;
 
 -- A number in JSON, also one that is written as a text, as sub2api reads it; null if there is none.
+-- Here and below not \d, which in a database with ICU's collation means the digits of any script.
 CREATE OR REPLACE FUNCTION amount_at(document jsonb, name text) RETURNS numeric
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN CASE WHEN jsonb_typeof(document -> name) = 'number'
-                  OR document ->> name ~ '^[+-]?\d{1,30}(\.\d{1,30})?([eE][+-]?\d{1,3})?$'
+                  OR document ->> name ~ '^[+-]?[0-9]{1,30}(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?$'
                 THEN (document ->> name)::numeric END;
 
 -- Whether a key's windows allow a call; one that is over, or has never begun, does.  The body is a
@@ -494,7 +495,7 @@ SELECT account_name, dialect, status, image_enabled, image_max_concurrency, base
        blocked_until, last_error, fails_free
 FROM accounts
 -- A name means one account.
-WHERE account_name !~ '^\d+:';
+WHERE account_name !~ '^[0-9]+:';
 
 -- What the views cannot see; `image-gateway check` says it.
 CREATE OR REPLACE VIEW image_gateway.warnings AS
@@ -571,7 +572,7 @@ DECLARE
     actual numeric;
     result text;
 BEGIN
-    IF charge.key_id ~ '^\d{1,18}$' THEN
+    IF charge.key_id ~ '^[0-9]{1,18}$' THEN
         SELECT k.* INTO called FROM public.api_keys k WHERE k.id = charge.key_id::bigint;
     END IF;
     IF called.id IS NULL THEN
@@ -619,7 +620,7 @@ BEGIN
         LIMIT 1;
     END IF;
     -- The name of another account begins otherwise (refuse_taken_name).
-    IF charge.account_name ~ '^\d{1,18}:' THEN
+    IF charge.account_name ~ '^[0-9]{1,18}:' THEN
         SELECT a.* INTO used_account
         FROM public.accounts a
         WHERE a.id = split_part(charge.account_name, ':', 1)::bigint;
@@ -703,7 +704,7 @@ REVOKE ALL ON FUNCTION charged_window, charged_quota, image_gateway.charge FROM 
 
 CREATE OR REPLACE FUNCTION refuse_taken_name() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF NEW.account_name ~ '^\d+:' THEN
+    IF NEW.account_name ~ '^[0-9]+:' THEN
         RAISE EXCEPTION USING ERRCODE = 'unique_violation', MESSAGE = format(
             'the account name "%s" begins like those of sub2api''s accounts (NUMBER:NAME); use'
             ' another', NEW.account_name);

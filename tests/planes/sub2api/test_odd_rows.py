@@ -139,3 +139,37 @@ def _charge(odd: "psycopg.Connection[dict[str, Any]]", request_id: str, key_id: 
         [request_id, key_id],
     ).fetchall()
     assert row["word"] == "charged"
+
+
+def test_digits_of_other_scripts_are_no_number(server_url: str) -> None:
+    """A database with ICU's collation, where the build has ICU, takes them for digits in a pattern,
+    and no cast reads them.
+    """
+    made = Sub2Api(server_url)
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        has_icu = connection.execute(
+            "SELECT FROM pg_collation WHERE collname = 'en-x-icu'"
+        ).rowcount
+        provider = "LOCALE_PROVIDER icu ICU_LOCALE 'en-US'" if has_icu else ""
+        connection.execute(
+            f"CREATE DATABASE {made.name} TEMPLATE template0 {provider} LOCALE 'C'"
+            " ENCODING 'UTF8'".encode()
+        )
+    try:
+        made.create_tables()
+        made.install()
+        name = made.add_openai(1, extra={"quota_limit": "\u0661", "quota_used": "\uff19"})
+        assert made.account(name).status == "active"
+        call: dict[str, Any] = {
+            "at": datetime.now(UTC),
+            "model": "m",
+            "tokens": "{}",
+            "images": 1,
+            "cost": 1,
+        }
+        assert made.charge(request_id="1", key_id="\u0661", account_name=name, **call) == (
+            "unknown_key"
+        )
+        assert made.charge(request_id="1", key_id="1", account_name="\u0661:a", **call) == "charged"
+    finally:
+        made.drop()

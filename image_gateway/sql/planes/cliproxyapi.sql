@@ -85,19 +85,30 @@ SELECT id, content FROM auth_store WHERE lower(text_at(content, 'type')) = 'code
 
 -- The proxy-url of the configuration, which is YAML: a line of its own at the top level.  Null if
 -- there is none.  A value in another form than a plain or a quoted one is given as it is written,
--- and is no proxy's URL then.
+-- and is no proxy's URL then.  Nor is what is given for a value on further lines, and for a
+-- configuration whose top level is written otherwise, such as JSON, and has a proxy-url somewhere.
 CREATE OR REPLACE FUNCTION configured_proxy(configuration text) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN (
-        SELECT CASE WHEN line ~ '^"[^"\\]*"\s*(#.*)?$' THEN nullif(btrim(split_part(line, '"', 2)), '')
+        SELECT CASE WHEN is_beyond THEN 'unreadable'
+                    WHEN line ~ '^"[^"\\]*"\s*(#.*)?$' THEN nullif(btrim(split_part(line, '"', 2)), '')
                     WHEN line ~ '^''[^'']*''\s*(#.*)?$'
                     THEN nullif(btrim(split_part(line, '''', 2)), '')
                     WHEN line ~ '^(~|null)?\s*(#.*)?$' THEN NULL
                     WHEN line ~ '^\S+\s+#' THEN split_part(regexp_replace(line, '\s', ' '), ' ', 1)
                     ELSE line END
         FROM (
-            SELECT btrim((regexp_match(
-                configuration, '^["'']?proxy-url["'']?[ \t]*:([^\n]*)$', 'n'))[1], E' \t\r') AS line
+            SELECT btrim(parts[1], E' \t\r') AS line,
+                   parts[2] IS NOT NULL
+                   -- The first line that says something is no key of the top level.
+                   OR strpos(configuration, 'proxy-url') > 0
+                      AND (regexp_match(configuration,
+                                        '^(?![ \t\r]*(?:#|%|---[ \t\r]*$|$))[^\n]*$', 'n'))[1]
+                          !~ '^["'']?[A-Za-z]' AS is_beyond
+            FROM regexp_match(
+                configuration,
+                '^["'']?proxy-url["'']?[ \t]*:([^\n]*)(\n(?:[ \t\r]*(?:#[^\n]*)?\n)*[ \t]+[^\s#])?',
+                'n') AS parts
         ) AS found
     );
 

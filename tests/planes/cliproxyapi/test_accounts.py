@@ -163,6 +163,9 @@ def configured(server_url: str) -> Iterator[Store]:
         ('proxy-url: "http:\\/\\/all:8080"', "unavailable"),
         ("proxy-url: *all", "unavailable"),
         ("proxy-url: {}", "unavailable"),
+        ("proxy-url:\n  http://all:8080", "unavailable"),
+        ("proxy-url: # for all\n\n  # all\n  http://all:8080", "unavailable"),
+        ("proxy-url: # none\n  # none", None),
     ],
 )
 def test_a_credential_without_a_proxy_has_that_of_the_configuration(
@@ -179,6 +182,26 @@ def test_a_credential_without_a_proxy_has_that_of_the_configuration(
     assert own is not None
     assert own.url == "socks5://10.0.0.9:1080"
     assert (found["codex-i.json"].status, found["codex-i.json"].proxy) == ("active", None)
+
+
+@pytest.mark.parametrize(
+    ("configuration", "status"),
+    [
+        ('{"port": 8317, "proxy-url": "http://all:8080"}', "proxy_unavailable"),
+        ('# JSON\n---\n{\n  "proxy-url": "http://all:8080"\n}\n', "proxy_unavailable"),
+        ("  port: 8317\n  proxy-url: http://all:8080\n", "proxy_unavailable"),
+        ("--- {proxy-url: http://all:8080}\n", "proxy_unavailable"),
+        ("\ufeffproxy-url: http://all:8080\n", "proxy_unavailable"),
+        ("? proxy-url\n: http://all:8080\n", "proxy_unavailable"),
+        ('{"port": 8317}', "active"),
+        ("\n# here\r\n---\r\nport: 8317\ncodex:\n  - proxy-url: http://one:8080\n", "active"),
+    ],
+)
+def test_a_configuration_that_cannot_be_read_is_not_taken_for_one_without_a_proxy(
+    configured: Store, configuration: str, status: str
+) -> None:
+    configured.configure(configuration)
+    assert configured.accounts()["codex-a.json"].status == status
 
 
 def test_no_configuration_is_no_proxy(configured: Store) -> None:

@@ -455,7 +455,10 @@ CROSS JOIN LATERAL (
     SELECT p.url, p.username, p.password,
            jsonb_typeof(read.setting) NOT IN ('object', 'null')
            OR jsonb_typeof(read.setting -> 'proxy') NOT IN ('string', 'null')
-           OR read.proxy <> '' AND p.url IS NULL AS is_unusable
+           OR read.setting ->> 'proxy' <> '' AND p.url IS NULL
+           -- new-api finds a field in whatever case its name is written.
+           OR EXISTS (SELECT FROM jsonb_object_keys(object_of(read.setting)) AS field
+                      WHERE lower(field) = 'proxy' AND field <> 'proxy') AS is_unusable
     FROM (
         SELECT setting, text_at(setting, 'proxy') AS proxy
         FROM (

@@ -223,6 +223,9 @@ def test_calls_go_through_the_proxy_of_the_channel(
         '{"proxy": "ftp://p.test"}',
         '{"proxy": "http://%ff:x@p.test"}',
         '{"proxy": "http://p.test/path"}',
+        '{"proxy": " "}',
+        '{"Proxy": "http://p.test"}',
+        '{"proxy": "", "PROXY": "http://p.test"}',
     ],
 )
 def test_an_account_whose_proxy_cannot_be_read_never_connects_without_it(

@@ -123,6 +123,13 @@ def test_what_the_views_cannot_see_is_told(fresh: NewApi) -> None:
     assert of_changes.endswith("by the gateway: 1, 3")
 
 
+def test_what_json_may_hold_and_jsonb_may_not_hides_no_warning(fresh: NewApi) -> None:
+    fresh.install()
+    before = fresh.warnings()
+    fresh.execute('UPDATE channels SET channel_info = \'{"a": "\\u0000"}\' WHERE id = 1')
+    assert fresh.warnings() == before != []
+
+
 def test_the_sql_of_its_page_runs(fresh: NewApi) -> None:
     fresh.install()
     blocks = re.findall(

@@ -112,13 +112,17 @@ LEFT JOIN owners o USING (owner_id)
 LEFT JOIN LATERAL (SELECT * FROM key_used used WHERE used.key_id = k.key_id) u ON true;
 
 -- Charges a call: 'charged', 'charged_before', 'too_old' or 'unknown_key'.  A call whose day or month
--- is over counts for the total alone.
+-- is over counts for the total alone.  One that is said to come later than now counts for today: else
+-- nothing would count for a day until that day is there.
 CREATE OR REPLACE FUNCTION image_gateway.charge(
     request_id text, key_id text, at timestamptz, model text, account_name text, tokens jsonb,
     images integer, cost numeric
 ) RETURNS text LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 DECLARE
+    pictures integer := greatest(coalesce(charge.images, 0), 0);
+    -- Null if it is not known, or no number.
+    price numeric := CASE WHEN charge.cost < 'Infinity' THEN greatest(charge.cost, 0) END;
     result text;
     before image_gateway.keys;
 BEGIN
@@ -127,7 +131,7 @@ BEGIN
         RETURN 'unknown_key';
     END IF;
     result := note_charge(charge.request_id, charge.key_id, charge.at, charge.model,
-                          charge.account_name, charge.tokens, charge.images, charge.cost);
+                          charge.account_name, charge.tokens, pictures, price);
     IF result <> 'charged' THEN
         RETURN result;
     END IF;
@@ -136,8 +140,8 @@ BEGIN
     SET quota_used = k.quota_used + token_count(charge.tokens, 'total')
     WHERE k.key_id = charge.key_id;
     INSERT INTO key_usage AS u (key_id, span, since, images, cost)
-    SELECT charge.key_id, s.span, span_start(s.span, charge.at), charge.images,
-           coalesce(charge.cost, 0)
+    SELECT charge.key_id, s.span, span_start(s.span, least(charge.at, now())), pictures,
+           coalesce(price, 0)
     FROM unnest(ARRAY['total', 'day', 'month']) AS s (span)
     ON CONFLICT (key_id, span) DO UPDATE
     SET images = excluded.images + CASE WHEN excluded.since = u.since THEN u.images ELSE 0 END,

@@ -254,6 +254,28 @@ def test_a_new_day_begins_with_nothing_used(charging: Charging, plane: Plane) ->
     assert remaining(plane)[0] == 0
 
 
+def test_a_call_from_a_clock_that_is_ahead_counts_for_today(
+    charging: Charging, plane: Plane
+) -> None:
+    """Not for its own day, until which no other call would count."""
+    plane.add_key(key_id="a", image_limit_day=3, image_limit_month=5)
+    charging.charge(call(1, days=-400))
+    charging.charge(call(2))
+    assert remaining(plane)[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("images", "cost"), [(-2, Decimal(-1)), (0, Decimal("NaN")), (0, Decimal("Infinity"))]
+)
+def test_odd_numbers_charge_nothing_and_the_call_is_noted(
+    charging: Charging, plane: Plane, images: int, cost: Decimal
+) -> None:
+    plane.add_key(key_id="a", image_limit=10, cost_limit=1)
+    odd = replace(call(1), images=images, cost=cost)
+    assert [charging.charge(odd), charging.charge(odd)] == [Charged.CHARGED, Charged.BEFORE]
+    assert remaining(plane) == (10, 1)
+
+
 # -- what running gateways hear --------------------------------------------------------------------
 
 

@@ -513,6 +513,12 @@ BEGIN
     IF NOT FOUND THEN
         RETURN 'unknown_key';
     END IF;
+    -- It keeps its id until the charge is committed.
+    PERFORM FROM public."LiteLLM_VerificationToken" v WHERE v.token = spender.token FOR KEY SHARE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'the key was regenerated or removed in this moment; charge the call again'
+            USING ERRCODE = 'serialization_failure';
+    END IF;
     result := note_charge(charge.request_id, charge.key_id, charge.at, charge.model,
                           charge.account_name, charge.tokens, pictures, price);
     IF result <> 'charged' THEN

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
@@ -209,6 +210,31 @@ def test_a_call_before_a_key_was_regenerated_is_charged_to_its_successor(still: 
     assert still.charge(**call(key_id)) == "charged"
     assert spent(still, KEY, token=successor) == (0.5,)
     assert spent(still, SPEND_LOG, "api_key", request_id=f"image:req_{key_id}") == (successor,)
+
+
+def test_a_key_that_is_regenerated_meanwhile_is_charged_when_asked_again(still: LiteLlm) -> None:
+    """Never half: `usage apply` asks again after a serialization failure."""
+    key_id, ids = everybody(still)
+    successor = f"{key_id[:-4]}next"
+    with psycopg.connect(still.url) as litellm, ThreadPoolExecutor(1) as threads:
+        litellm.execute(
+            f'INSERT INTO "{OLD_KEY}" (id, token, active_token_id, revoke_at)'
+            " VALUES (%(old)s, %(old)s, %(new)s, '2099-01-01')",
+            {"old": key_id, "new": successor},
+        )
+        litellm.execute(f'UPDATE "{KEY}" SET token = %s WHERE token = %s', (successor, key_id))
+        charging = threads.submit(still.charge, **call(key_id))
+        while not still.ask(
+            "SELECT 1 FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        ):
+            assert not charging.done()
+        litellm.commit()
+        with pytest.raises(psycopg.errors.SerializationFailure):
+            charging.result()
+    assert spent(still, TEAM, team_id=ids["team_id"]) == (0.0,)
+    assert still.charge(**call(key_id)) == "charged"
+    assert spent(still, KEY, token=successor) == (0.25,)
 
 
 @pytest.mark.parametrize(

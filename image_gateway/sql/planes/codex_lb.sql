@@ -383,7 +383,8 @@ DECLARE
     -- No call costs more than a million dollars.  Calls over a Codex subscription have no price, and
     -- codex-lb charges them what it has for pictures; so does this, if their tokens are known.
     dollars numeric := CASE
-        WHEN charge.cost <> 'NaN' THEN least(greatest(charge.cost, 0), 1000000)
+        -- Rounded, because a number too close to zero is out of double precision's range.
+        WHEN charge.cost <> 'NaN' THEN round(least(greatest(charge.cost, 0), 1000000), 12)
         WHEN is_image_model(charge.model) THEN nullif(picture_price(charge.tokens), 0) END;
     result text;
 BEGIN

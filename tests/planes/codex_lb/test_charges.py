@@ -130,6 +130,7 @@ def test_a_key_that_is_gone_and_a_call_that_is_too_old_are_charged_nothing(books
         {"tokens": Jsonb({"total": -5, "input": "7", "output": None})},
         {"cost": Decimal("NaN"), "tokens": None},
         {"cost": Decimal(-3)},
+        {"cost": Decimal("1e-400")},
         {"cost": None, "tokens": None},
         {"images": -1},
         {"images": None},

@@ -1,5 +1,5 @@
 BEGIN;
 SET LOCAL client_min_messages = warning;
-DROP INDEX IF EXISTS public.image_adapter_token_hash;
+-- The index goes with the function that it calls.
 \ir ../parts/uninstall.sql
 COMMIT;

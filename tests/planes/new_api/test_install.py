@@ -171,6 +171,20 @@ def test_it_goes_without_a_trace(fresh: NewApi) -> None:
     assert traces() == before
 
 
+def test_removing_it_gives_up_before_it_holds_new_api_up(fresh: NewApi) -> None:
+    """Behind a long transaction, such as a backup's, it would make every later one wait."""
+    fresh.install()
+    fresh.execute(sql.schema("new_api_notify"))
+    removal = sql.schema("new_api_uninstall")
+    assert "lock_timeout = '5s'" in removal
+    with psycopg.connect(fresh.url) as backup:
+        backup.execute("SELECT count(*) FROM channels")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            fresh.execute(removal.replace("lock_timeout = '5s'", "lock_timeout = '50ms'"))
+        backup.execute("SELECT count(*) FROM tokens")
+    fresh.execute(removal)
+
+
 MANY = """
     INSERT INTO channels (id, type, "key", name, models, "group", setting, model_mapping)
     SELECT n, 1, 'k' || n, 'c', 'text-a,gpt-image-2', 'default,g' || n % 10,

@@ -218,3 +218,11 @@ def test_removed_and_installed_again_it_serves_and_knows_no_older_charge(llm: Pl
     assert llm.key(llm.secret).quota_remaining == 863
     assert llm.ask("TABLE image_adapter.groups") == [("g", True)]
     assert llm.ask("TABLE image_adapter.charges") == []
+
+
+def test_a_change_that_cannot_be_told_is_made_all_the_same(bare: Plane) -> None:
+    bare.install()
+    bare.execute(sql.schema("llm_access_notify"))
+    bare.add_llm_key("k")
+    bare.execute("UPDATE llm_keys SET key_hash = repeat('a', 9000) WHERE key_id = 'k'")
+    assert bare.ask("SELECT length(key_hash) FROM llm_keys WHERE key_id = 'k'") == [(9000,)]

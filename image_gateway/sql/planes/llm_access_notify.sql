@@ -24,12 +24,14 @@ CREATE SCHEMA IF NOT EXISTS image_adapter_notify;
 
 -- llm-access writes these tables, maybe as a role without rights on the adapter, and a trigger that
 -- fails makes the write fail.  So each function runs with its owner's rights and a fixed
--- search_path.
+-- search_path, and an error in it means only that nobody is told.
 
 CREATE OR REPLACE FUNCTION image_adapter_notify.tell() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM pg_notify('image_gateway_changed', TG_ARGV[0]);
+    RETURN NULL;
+EXCEPTION WHEN OTHERS THEN
     RETURN NULL;
 END
 $$;
@@ -44,6 +46,8 @@ BEGIN
         PERFORM pg_notify('image_gateway_changed', 'key:' || NEW.key_hash);
     END IF;
     RETURN NULL;
+EXCEPTION WHEN OTHERS THEN
+    RETURN NULL;
 END
 $$;
 
@@ -53,6 +57,8 @@ CREATE OR REPLACE FUNCTION image_adapter_notify.tell_account() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM pg_notify('image_gateway_changed', left('account:' || OLD.account_name, 1900));
+    RETURN NULL;
+EXCEPTION WHEN OTHERS THEN
     RETURN NULL;
 END
 $$;
@@ -69,6 +75,8 @@ BEGIN
         PERFORM pg_notify('image_gateway_changed', 'key:' || key_hash)
         FROM public.llm_keys WHERE key_id = NEW.key_id;
     END IF;
+    RETURN NULL;
+EXCEPTION WHEN OTHERS THEN
     RETURN NULL;
 END
 $$;
@@ -95,6 +103,8 @@ BEGIN
     FROM public.llm_keys
     WHERE key_id = changed
       AND (quota_billable_limit > used_before) <> (quota_billable_limit > used_after);
+    RETURN NULL;
+EXCEPTION WHEN OTHERS THEN
     RETURN NULL;
 END
 $$;
@@ -123,6 +133,8 @@ BEGIN
     THEN
         PERFORM pg_notify('image_gateway_changed', 'accounts');
     END IF;
+    RETURN NULL;
+EXCEPTION WHEN OTHERS THEN
     RETURN NULL;
 END
 $$;

@@ -220,6 +220,20 @@ def test_removed_and_installed_again_it_serves_and_knows_no_older_charge(llm: Pl
     assert llm.ask("TABLE image_adapter.charges") == []
 
 
+def test_an_older_installation_takes_codex_accounts_of_its_own_from_now_on(bare: Plane) -> None:
+    bare.install()
+    bare.execute(
+        "ALTER TABLE image_adapter.accounts DROP CONSTRAINT accounts_dialect_check,"
+        " ADD CHECK (dialect IN ('azure', 'openai'))"
+    )
+    for _ in range(2):
+        bare.install()
+    bare.execute("INSERT INTO image_adapter.accounts (account_name, dialect) VALUES ('c', 'codex')")
+    assert bare.accounts()["c"].dialect == "codex"
+    with pytest.raises(psycopg.errors.CheckViolation):
+        bare.execute("INSERT INTO image_adapter.accounts (account_name, dialect) VALUES ('x', 'x')")
+
+
 def test_a_change_that_cannot_be_told_is_made_all_the_same(bare: Plane) -> None:
     bare.install()
     bare.execute(sql.schema("llm_access_notify"))

@@ -28,7 +28,8 @@ CREATE TABLE IF NOT EXISTS accounts (
 );
 
 -- An older installation lacks fails_free, or cannot hold null there: null means what the dialect
--- usually does, and was false for every account for which nobody had chosen.
+-- usually does, and was false for every account for which nobody had chosen.  That of llm-access had
+-- no Codex accounts here.
 ALTER TABLE accounts ADD COLUMN IF NOT EXISTS fails_free boolean;
 DO $$
 BEGIN
@@ -38,6 +39,14 @@ BEGIN
         ALTER TABLE accounts ALTER COLUMN fails_free DROP NOT NULL,
                              ALTER COLUMN fails_free DROP DEFAULT;
         UPDATE accounts SET fails_free = NULL WHERE NOT fails_free;
+    END IF;
+    IF EXISTS (SELECT FROM pg_constraint
+               WHERE conrelid = 'accounts'::regclass AND conname = 'accounts_dialect_check'
+                 AND strpos(pg_get_constraintdef(oid), 'codex') = 0)
+    THEN
+        ALTER TABLE accounts DROP CONSTRAINT accounts_dialect_check,
+                             ADD CONSTRAINT accounts_dialect_check
+                                 CHECK (dialect IN ('codex', 'azure', 'openai'));
     END IF;
 END
 $$;

@@ -42,7 +42,7 @@ def schema(name: str, plane: str | None = None) -> str:
     """
     if name == "charger":
         own_tables = "image_control" if plane == "standalone" else "image_adapter"
-        return _text("roles/charger").format(own_tables=own_tables)
+        return _text("roles/charger").format(own_tables=own_tables, plane=plane)
     folder = "roles" if name in ROLES else "planes"
     return _INCLUDE.sub(lambda line: _text(line[1]), _text(f"{folder}/{name}"))
 

@@ -106,6 +106,8 @@ def connected(database: Secret) -> Iterator[AdminConnection]:
         raise _refused(error.diag.message_primary) from None
     except psycopg.errors.CheckViolation as error:
         raise RowError(f"the row breaks the check {error.diag.constraint_name}") from None
+    except psycopg.errors.UniqueViolation as error:
+        raise RowError(error.diag.message_primary or "the name is taken") from None
     except psycopg.errors.LockNotAvailable:
         raise UnusableError(
             f"another transaction held the rows for more than {LOCK_SECONDS} s, and the change "

@@ -111,7 +111,7 @@ async def check(database: Secret, keyring: Keyring = WITHOUT_KEY) -> Findings:
             sound.append(account)
             name, condition = account.account_name, ranking.condition(account, _untouched())
             if condition not in ranking.SERVING:
-                idle.append(f"account {name} serves no call: {condition}")
+                idle.append(f"account {name} serves no call: {condition}{_detail(account)}")
             doubts = DIALECTS[account.dialect].doubts(account)
             doubtful += [f"account {name}: {doubt}" for doubt in doubts]
     return Findings(
@@ -124,6 +124,16 @@ async def check(database: Secret, keyring: Keyring = WITHOUT_KEY) -> Findings:
         tuple(doubtful),
         writable,
     )
+
+
+def _detail(account: Account) -> str:
+    """What an operator needs beside the condition: the control plane's own word or time."""
+    if account.status != "active":
+        return f" (status {account.status or 'null'})"
+    blocked = account.blocked_until
+    if blocked is not None and blocked > datetime.now(UTC):
+        return f" (blocked until {blocked.astimezone(UTC):%Y-%m-%d %H:%M} UTC)"
+    return ""
 
 
 async def models_of_keys(database: Secret, models: Sequence[str]) -> list[NamedByKeys]:

@@ -1,13 +1,37 @@
--- `image-gateway control` asks first which schema holds the gateway's own tables, the newest plane's,
--- and which version they have.  Version 4 added what contract 2 has, and charges in pictures and
--- money.
+-- One database serves one control plane: a second one would replace the views of the first, and all
+-- of its keys would be unknown.
 DO $$
+DECLARE
+    wanted text := current_setting('image_gateway.plane');
+    installed text;
 BEGIN
+    IF to_regprocedure('image_gateway.plane_name()') IS NOT NULL THEN
+        EXECUTE 'SELECT image_gateway.plane_name()' INTO installed;
+    ELSIF to_regclass('image_gateway.keys') IS NOT NULL THEN
+        -- Installed before it was remembered.
+        installed := CASE WHEN to_regclass('image_adapter.codex_options') IS NOT NULL
+                          THEN 'llm_access'
+                          WHEN to_regclass('image_control.keys') IS NOT NULL
+                          THEN 'standalone' END;
+    END IF;
+    IF installed <> wanted THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format(
+            'the control plane of this database is %s, and %s would replace its views. To update '
+            'it, run `image-gateway schema %s`; to give it up, %s, then run this file again.',
+            installed, wanted, installed,
+            CASE installed WHEN 'standalone' THEN 'DROP SCHEMA image_gateway CASCADE'
+                           ELSE format('run `image-gateway schema %s_uninstall`', installed) END);
+    END IF;
+    EXECUTE format(
+        'CREATE OR REPLACE FUNCTION image_gateway.plane_name() RETURNS text LANGUAGE sql IMMUTABLE'
+        ' AS %L', format('SELECT %L', wanted));
+    -- `image-gateway control` asks which schema holds the gateway's own tables.
     EXECUTE format(
         'CREATE OR REPLACE FUNCTION image_gateway.own_schema() RETURNS text LANGUAGE sql IMMUTABLE'
         ' AS %L', format('SELECT %L', current_schema()));
 END
 $$;
 
+-- Their version.  Version 4 added what contract 2 has, and charges in pictures and money.
 CREATE OR REPLACE FUNCTION schema_version() RETURNS integer
     LANGUAGE sql IMMUTABLE AS 'SELECT 4';

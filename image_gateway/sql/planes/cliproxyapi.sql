@@ -70,6 +70,7 @@ END
 $$;
 
 SET LOCAL search_path = image_adapter, pg_temp;
+SET LOCAL image_gateway.plane = 'cliproxyapi';
 
 \ir ../parts/version.sql
 \ir ../parts/accounts.sql

@@ -88,6 +88,7 @@ $$;
 CREATE SCHEMA IF NOT EXISTS image_adapter;
 CREATE SCHEMA IF NOT EXISTS image_gateway;
 SET LOCAL search_path = image_adapter, pg_temp;
+SET LOCAL image_gateway.plane = 'llm_access';
 
 \ir ../parts/version.sql
 \ir ../parts/accounts.sql

@@ -8,6 +8,7 @@ BEGIN;
 CREATE SCHEMA IF NOT EXISTS image_control;
 CREATE SCHEMA IF NOT EXISTS image_gateway;
 SET LOCAL search_path = image_control, pg_temp;
+SET LOCAL image_gateway.plane = 'standalone';
 
 \ir ../parts/version.sql
 \ir ../parts/accounts.sql

@@ -9,6 +9,10 @@ SET LOCAL search_path = {own_tables}, pg_temp;
 
 DO $$
 BEGIN
+    IF to_regproc('image_gateway.charge') IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE =
+            'image_gateway.charge is not here: run `image-gateway schema {plane}` first.';
+    END IF;
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'image_gateway_charger') THEN
         CREATE ROLE image_gateway_charger LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOINHERIT;
     END IF;

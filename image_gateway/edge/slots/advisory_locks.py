@@ -126,9 +126,11 @@ class SlotSession:
             over = next((i for i, name in enumerate(limits) if self._table.is_over(*name)), None)
             if over is not None:
                 await self.give_back([(wants[at].name, place) for at, place in taken[over:]])
-                for at, _ in taken[over:]:
+                first = taken[over][0]
+                results[first] = NoLock.FULL
+                for at in asked[asked.index(first) + 1 :]:
+                    # Also one that was found full: it stands behind the name that decides.
                     results[at] = NoLock.UNTRIED
-                results[taken[over][0]] = NoLock.FULL
         return results
 
     async def give_back(self, places: Sequence[tuple[LockName, int]]) -> None:

@@ -360,6 +360,15 @@ async def test_what_is_over_a_lowered_limit_goes_back_with_all_behind_it(
     assert [watcher.slots(name) for name in ("alpha", "beta", "gamma")] == [[0], [1], []]
 
 
+async def test_of_a_name_over_its_limit_and_a_full_one_behind_it_the_first_is_full(
+    open_session: Open,
+) -> None:
+    first, second = await open_session(), await open_session()
+    await first.take(wants(("beta", 2), ("beta", 2), ("gamma", 1)))
+    await give_back(first, "beta", 0)
+    assert await second.take(wants(("beta", 1), ("gamma", 1))) == [NoLock.FULL, NoLock.UNTRIED]
+
+
 async def test_takes_in_a_row_read_the_lock_table_once(
     open_session: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:

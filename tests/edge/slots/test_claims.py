@@ -224,6 +224,20 @@ async def test_a_lowered_limit_counts_the_calls_beyond_it(
     await eventually(lambda: not watcher.locks())
 
 
+async def test_a_lowered_limit_refuses_a_call_that_would_wait_for_a_slot(
+    open_room: Open, watcher: Watcher
+) -> None:
+    """Though one statement finds the limit passed and the account full."""
+    rooms = [await open_room(), await open_room()]
+    holder = await begin(rooms[0], key("somebody"), ONE)
+    calls = [await begin(rooms[0], key(max_concurrency=3)) for _ in range(3)]
+    calls[0].end()
+    await eventually(lambda: watcher.slots("k", LockKind.KEY) == [1, 2])
+    assert await refused(rooms[1], key(max_concurrency=1), ONE) is LockKind.KEY
+    for call in (holder, *calls[1:]):
+        call.end()
+
+
 async def test_an_owner_of_two_keys_has_one_limit_in_three_processes_under_load(
     open_room: Open, watcher: Watcher
 ) -> None:

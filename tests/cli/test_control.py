@@ -798,6 +798,7 @@ def test_the_logs_of_all_instances_are_charged_once_and_told(
         "no_price": 0,
         "too_old": 1,
         "unreadable": 0,
+        "failed": 0,
         "keys": [
             {"key_id": "a", "calls": 4, "tokens": 15, "images": 4, "cost": 0, "without_usage": 1},
             {"key_id": "b", "calls": 2, "tokens": 107, "images": 2, "cost": 0, "without_usage": 0},
@@ -920,6 +921,28 @@ def test_one_odd_line_keeps_no_other_from_being_charged(
     told = apply(control, tmp_path)
     assert told["charged"] + told["unreadable"] == 3
     assert told["charged"] >= 2
+
+
+def test_a_call_at_which_the_plane_fails_keeps_no_other_from_being_charged(
+    control: Control, charged: Plane, tmp_path: Path
+) -> None:
+    """It is told each time, and charged once the plane is repaired."""
+    charged.execute(
+        "ALTER TABLE image_control.charges ADD CONSTRAINT few CHECK (images < 9 OR key_id <> 'a')"
+    )
+    odd = record("r1", response_image_count=9), record("r3\033", response_image_count=9)
+    seal(tmp_path, 1, odd[0], record("r2", "b"), odd[1])
+    for charges in (1, 0):
+        done = control("usage", "apply", "--dir", str(tmp_path), "--json")
+        assert done.code == 1
+        told = json.loads(done.out)
+        assert (told["charged"], told["failed"], told["files"]) == (charges, 2, 1)
+        assert "call r1 of key a cannot be charged: " in done.err
+        assert "call r3\\x1b of key a" in done.err
+        assert "failed at 2 calls" in done.err
+    charged.execute("ALTER TABLE image_control.charges DROP CONSTRAINT few")
+    assert apply(control, tmp_path)["charged"] == 2
+    assert apply(control, tmp_path)["known_files"] == 1
 
 
 def test_calls_that_tell_no_usage_show_with_their_key(

@@ -5,7 +5,9 @@ Every call is charged once, whatever happens: the control plane's ``image_gatewa
 at the same time, or a copy of a file charges nothing twice, and the next run charges what was left.
 A sealed file that was read to its end is recorded, only to save reading it again.  The current file
 of an instance is read each time, so that a quota is not a whole file behind.  A file that may be
-incomplete is not recorded: a copy may have its size and its beginning before it has its end.
+incomplete is not recorded: a copy may have its size and its beginning before it has its end.  Nor
+is one with a call at which the control plane fails: it keeps no other from being charged, and is
+tried again by each run.
 """
 
 import argparse
@@ -20,17 +22,20 @@ from typing import Any, Final
 
 from image_gateway.cli import log_files, output
 from image_gateway.cli.control import arguments
+from image_gateway.cli.exits import CommandError
 from image_gateway.cli.log_files import complain_of, find_files
 from image_gateway.cli.output import Progress, cell, complain, counted, escaped
 from image_gateway.core.records import charges
 from image_gateway.core.records.charges import Uncharged
 from image_gateway.core.records.summary import Record
 from image_gateway.edge.postgres.admin import AdminConnection
-from image_gateway.edge.postgres.charging import Charged, Charging
+from image_gateway.edge.postgres.charging import Charged, ChargeError, Charging
 from image_gateway.edge.records import reader
 from image_gateway.edge.records.reader import Reading, RecordFile
 
 _SAMPLE_BYTES: Final = 64 * 1024
+_MOST_TOLD: Final = 10
+"""Calls whose errors are told one by one; a plane may fail at all of them."""
 
 
 def add_commands(kinds: "argparse._SubParsersAction[Any]") -> None:
@@ -63,6 +68,7 @@ class _Applied:
     records: int = 0
     without_usage: int = 0
     unreadable: int = 0
+    failed: int = 0
     charged: Counter[Charged] = field(default_factory=Counter)
     keys: defaultdict[str, _KeySums] = field(default_factory=lambda: defaultdict(_KeySums))
 
@@ -78,14 +84,15 @@ def _apply(admin: AdminConnection, args: argparse.Namespace) -> None:
     with Progress(sum(file.size for file, _ in new)) as progress:
         for file, digest in new:
             gone_before, holes_before = reading.gone_files, reading.holes
-            charged_before = applied.charged[Charged.BEFORE]
+            charged_before, failed_before = applied.charged[Charged.BEFORE], applied.failed
             for record in reader.read(file, reading):
                 progress.show(reading.read_bytes)
                 applied.records += 1
                 _charge(charging, record, applied)
             if reading.gone_files == gone_before:
                 applied.files += 1
-                if digest is not None and reading.holes == holes_before:
+                is_whole = reading.holes == holes_before and applied.failed == failed_before
+                if digest is not None and is_whole:
                     charging.note_charged(digest, file.path.name)
             is_new = applied.charged[Charged.BEFORE] == charged_before
             if is_new and unknown.get(file.path.parent) is file:
@@ -93,6 +100,11 @@ def _apply(admin: AdminConnection, args: argparse.Namespace) -> None:
     charging.forget_charges()
     complain_of(reading)
     _show_result(args, applied, reading)
+    if applied.failed:
+        raise CommandError(
+            f"the control plane failed at {counted(applied.failed, 'call')}, which the next run "
+            "tries again. The errors above come from its function image_gateway.charge"
+        )
 
 
 def _charge(charging: Charging, record: Record, applied: _Applied) -> None:
@@ -105,7 +117,13 @@ def _charge(charging: Charging, record: Record, applied: _Applied) -> None:
             if isinstance(key_id, str):
                 applied.keys[key_id].without_usage += 1
         return
-    word = charging.charge(charge)
+    try:
+        word = charging.charge(charge)
+    except ChargeError as error:
+        applied.failed += 1
+        if applied.failed <= _MOST_TOLD:
+            complain(escaped(str(error)))
+        return
     applied.charged[word] += 1
     if charge.tokens is None:
         applied.without_usage += 1
@@ -178,6 +196,7 @@ def _show_result(args: argparse.Namespace, applied: _Applied, reading: Reading) 
         "no_price": applied.charged[Charged.NO_PRICE],
         "too_old": applied.charged[Charged.TOO_OLD],
         "unreadable": applied.unreadable,
+        "failed": applied.failed,
     }
     lines = [
         f"{counted(applied.files)} read, {cell(applied.known_files)} read before",
@@ -226,4 +245,5 @@ _LABELS: Final = {
     "no_price": "without a price, not charged",
     "too_old": "too old to be charged",
     "unreadable": "with usage but without a valid id, key or time, not charged",
+    "failed": "at which the control plane failed, not charged",
 }

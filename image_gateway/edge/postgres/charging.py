@@ -17,6 +17,15 @@ from image_gateway.edge.postgres.admin import LOCK_SECONDS, AdminConnection, Unu
 
 _TRIES: Final = 5
 """Of a call whose transaction Postgres ended because of another's."""
+_OF_THE_CALL: Final = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.RaiseException)
+"""Errors by what is charged where, such as a counter of the plane that holds no more."""
+
+
+class ChargeError(Exception):
+    """The control plane fails at this call, and would again; others may be charged all the same.
+
+    The message names the call and says why.
+    """
 
 
 class Charged(StrEnum):
@@ -59,7 +68,7 @@ class Charging:
         return f"<Charging over {self._admin!r}>"
 
     def charge(self, charge: Charge) -> Charged:
-        """Charge a call to its key."""
+        """Charge a call to its key; raises ``ChargeError``."""
         values = {
             "request_id": charge.request_id,
             "key_id": charge.key_id,
@@ -71,12 +80,18 @@ class Charging:
             "cost": charge.cost,
             "lock_ms": LOCK_SECONDS * 1000,
         }
-        for _ in range(_TRIES - 1):
-            try:
-                return self._charge(values)
-            except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
-                continue
-        return self._charge(values)
+        try:
+            for _ in range(_TRIES - 1):
+                try:
+                    return self._charge(values)
+                except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
+                    continue
+            return self._charge(values)
+        except _OF_THE_CALL as error:
+            reason = error.diag.message_primary or type(error).__name__
+            raise ChargeError(
+                f"call {charge.request_id} of key {charge.key_id} cannot be charged: {reason}"
+            ) from None
 
     def _charge(self, values: dict[str, object]) -> Charged:
         row = self._admin.execute_alone("charge", values).fetchone()

@@ -161,6 +161,17 @@ def test_check_warns_of_a_key_that_others_may_read_or_change(
     assert ("warning" in done.stdout) is is_open
 
 
+def test_check_does_not_warn_of_the_mode_of_a_credential_of_systemd(
+    plane: Plane, key_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From 254 on its mode is 0440: the group's right is the mask of an ACL for one user."""
+    plane.add_account("one", None)
+    key_file.chmod(0o440)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(key_file.parent))
+    settings = {"control_database_url": plane.reader_url, "credential_key_file": str(key_file)}
+    assert "warning" not in command("check", **settings).stdout
+
+
 @pytest.mark.parametrize("word", ["check", "serve"])
 @pytest.mark.parametrize(
     ("path", "why"),

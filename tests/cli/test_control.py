@@ -353,6 +353,18 @@ def test_a_key_of_a_longer_name_than_is_made_now_may_still_be_changed(
     assert control("key", "create", "y" * 64).code == 0
 
 
+def test_an_owner_whose_id_no_new_one_could_have_may_still_be_changed(
+    control: Control, plane: Plane
+) -> None:
+    odd = "the Ada Lovelace team " + 50 * "a"
+    plane.execute(f"INSERT INTO image_control.owners VALUES ('{odd}', 'Ada', 4)")
+    assert control("owner", "update", odd, "--max-concurrency", "9").code == 0
+    assert control("owner", "show", odd, "--json").json["max_concurrency"] == 9
+    assert control("owner", "remove", odd).code == 0
+    assert control("owner", "create", odd).code == 64
+    assert control("owner", "create", "the Ada").code == 64
+
+
 def test_a_key_whose_account_is_gone_may_still_be_changed_but_not_given_it_again(
     control: Control, plane: Plane
 ) -> None:

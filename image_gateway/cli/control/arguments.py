@@ -16,7 +16,7 @@ LARGEST: Final = 2**31 - 1
 LARGEST_QUOTA: Final = 2**63 - 1
 """The largest ``bigint`` of Postgres."""
 COST_PLACES: Final = 8
-LONGEST_KEY_ID: Final = 64
+LONGEST_NEW_ID: Final = 64
 """Characters.  A log record cuts an id after 256 characters, and a cut id is never charged."""
 
 
@@ -43,16 +43,16 @@ def name(text: str) -> str:
     return text
 
 
-def new_key_id(text: str) -> str:
-    """The id of a new key: short enough to fit whole in its log records, and one word, so that it
-    can be typed and searched for.
+def new_id(text: str) -> str:
+    """The id of a new key or owner: short enough to fit whole in its log records, and one word, so
+    that it can be typed and searched for.
     """
-    if len(text) > LONGEST_KEY_ID:
-        raise argparse.ArgumentTypeError(f"must not have more than {LONGEST_KEY_ID} characters")
-    key_id = name(text)
-    if not all(character.isprintable() and not character.isspace() for character in key_id):
+    if len(text) > LONGEST_NEW_ID:
+        raise argparse.ArgumentTypeError(f"must not have more than {LONGEST_NEW_ID} characters")
+    new = name(text)
+    if not all(character.isprintable() and not character.isspace() for character in new):
         raise argparse.ArgumentTypeError("must not have white space or a control character")
-    return key_id
+    return new
 
 
 def names(text: str) -> list[str]:

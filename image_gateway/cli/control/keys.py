@@ -103,7 +103,7 @@ def _add_create(commands: "argparse._SubParsersAction[Any]") -> None:
     create = arguments.add_command(
         commands, "create", _create, "create a key and show its secret once"
     )
-    create.add_argument("key_id", metavar="KEY_ID", type=arguments.new_key_id)
+    create.add_argument("key_id", metavar="KEY_ID", type=arguments.new_id)
     create.add_argument("--name", type=arguments.name, help="its name, for people")
     create.add_argument("--group", type=arguments.name, help="the group it belongs to")
     create.add_argument("--owner", type=arguments.name, help="the owner it belongs to")

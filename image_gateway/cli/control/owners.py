@@ -16,7 +16,8 @@ def add_commands(kinds: "argparse._SubParsersAction[Any]") -> None:
     owner = kinds.add_parser("owner", help="owners of keys")
     commands = owner.add_subparsers(required=True, metavar="COMMAND")
 
-    create = _add(commands, "create", _create, "create an owner")
+    create = arguments.add_command(commands, "create", _create, "create an owner")
+    create.add_argument("owner_id", metavar="OWNER_ID", type=arguments.new_id)
     create.add_argument("--name", type=arguments.name, help="its name, for people")
     create.add_argument(
         "--max-concurrency", type=arguments.count, metavar="N", help=_MAX_CONCURRENCY
@@ -43,7 +44,7 @@ def _add(
     commands: "argparse._SubParsersAction[Any]", command: str, handler: Any, purpose: str
 ) -> argparse.ArgumentParser:
     parser = arguments.add_command(commands, command, handler, purpose)
-    parser.add_argument("owner_id", metavar="OWNER_ID", type=arguments.new_key_id)
+    parser.add_argument("owner_id", metavar="OWNER_ID", type=arguments.name)
     return parser
 
 

@@ -5,7 +5,8 @@ full, plain queries of others fail ("out of shared memory"), so all gateways tog
 a part of it (``budget``).  Nobody keeps a common count: each process counts the locks that it finds
 there, remembers those of others, and adds what it takes itself.  It counts anew before its own
 locks have grown by an eighth of the budget since the last count, so that up to eight processes
-cannot fill the table even if all of them count in one moment: half of it and eight sixteenths.
+cannot fill the table even if all of them count in one moment: it holds seven sixteenths then, and
+each takes one more.
 
 A count reads the whole table and takes the longer the more locks there are (3 ms for 2000), so it
 is rare.  A take finds the lowest free place under a name, which is enough while no lock lies at or

@@ -13,6 +13,7 @@ import pytest
 
 from image_gateway.core.model import Account, Key
 from image_gateway.core.routing.lock_names import LockKind
+from image_gateway.core.routing.slots import WaitQueue
 from image_gateway.edge.slots import advisory_locks, broker
 from image_gateway.edge.slots.broker import SlotBroker
 from image_gateway.edge.slots.claims import Claim, LimitError
@@ -236,6 +237,37 @@ async def test_a_lowered_limit_refuses_a_call_that_would_wait_for_a_slot(
     assert await refused(rooms[1], key(max_concurrency=1), ONE) is LockKind.KEY
     for call in (holder, *calls[1:]):
         call.end()
+
+
+async def test_the_queue_is_not_looked_through_once_for_each_of_many_claims(
+    open_room: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand calls at once would take the event loop for a second."""
+    room = await open_room(None, 1000)
+    holder = await begin(room, key("somebody"), ONE)
+    looks = 0
+    look = WaitQueue.next
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        return look(*arguments)
+
+    monkeypatch.setattr(WaitQueue, "next", counted)
+    with ExitStack() as held:
+        claims = [
+            held.enter_context(room.claim(key(f"k{n}", max_concurrency=1))) for n in range(200)
+        ]
+        calls = [
+            asyncio.create_task(room.slot(key(f"k{n}"), [ONE], PATIENCE, claim=claim))
+            for n, claim in enumerate(claims)
+        ]
+        await eventually(lambda: all(claim.is_decided for claim in claims))
+        assert looks < 20
+        for call in calls:
+            call.cancel()
+        await asyncio.wait(calls)
+    holder.end()
 
 
 async def test_an_owner_of_two_keys_has_one_limit_in_three_processes_under_load(

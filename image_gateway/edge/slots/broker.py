@@ -42,6 +42,7 @@ RETURN_SECONDS: Final = 0.25
 """The longest wait for a Postgres that is slow to take locks back; it takes 0.2 ms."""
 _TOGETHER: Final = 32
 """Claims that are decided until the queue is looked through again, which takes 1 ms for 1000 calls.
+"""
 
 _log = logging.getLogger(__name__)
 

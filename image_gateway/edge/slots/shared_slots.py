@@ -21,6 +21,9 @@ from image_gateway.edge.slots.advisory_locks import LostSessionError, NoLock, Sl
 
 RETRY_SECONDS: Final = 1.0
 """Between two attempts to reach Postgres again."""
+IN_VAIN_SECONDS: Final = 5.0
+"""The same where sessions open and take no lock, as when others' locks fill the lock table.  The
+next session would fail at once, too; until then each process counts alone and admits calls."""
 ALONE_SECONDS: Final = 0.5
 """The longest that no call is admitted after a loss, until the process counts alone: Postgres may
 be up, and other processes may hold slots there."""
@@ -50,6 +53,8 @@ class SharedSlots:
         self._opening: asyncio.Task[SlotSession] | None = None
         self._was_lost = False
         self._was_short = False
+        self._in_vain = 0
+        """Takes that lost their session since the last one that did not."""
         self._retry_at = _LONG_AGO
         self._heartbeat_at = _NEVER
         self._admits_at = _LONG_AGO
@@ -104,8 +109,10 @@ class SharedSlots:
         try:
             taken = await session.take(wants)
         except LostSessionError as error:
+            self._in_vain += 1
             await self._lose(error)
             raise
+        self._in_vain = 0
         self._tell_shortage()
         return taken
 
@@ -168,7 +175,9 @@ class SharedSlots:
         self._was_short = False
         if session is not None:
             await session.close()
-        self._retry_at = time.monotonic()
+        # Once may be chance; a session that is lost at its first take, too, is no help.
+        pause = IN_VAIN_SECONDS * random.uniform(0.5, 1.0) if self._in_vain > 1 else 0.0  # noqa: S311
+        self._retry_at = time.monotonic() + pause
         self._admits_at = time.monotonic() + ALONE_SECONDS
         self._warn(error)
 

@@ -9,12 +9,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Final
 
+import psycopg
 import pytest
 
 from image_gateway.core.model import Account, Key
 from image_gateway.core.routing.lock_names import LockKind
 from image_gateway.core.routing.slots import WaitQueue
-from image_gateway.edge.slots import advisory_locks, broker
+from image_gateway.edge.slots import advisory_locks, broker, shared_slots
 from image_gateway.edge.slots.broker import SlotBroker
 from image_gateway.edge.slots.claims import Claim, LimitError
 from image_gateway.edge.slots.leases import BusyError, Lease
@@ -391,6 +392,30 @@ async def test_running_calls_take_their_locks_again_when_the_session_was_ended(
     for call in calls:
         call.end()
     await eventually(lambda: not watcher.locks())
+
+
+@pytest.mark.usefixtures("in_small")
+async def test_where_no_lock_can_be_taken_calls_are_admitted_all_the_same(
+    open_room: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Others may fill the lock table of a Postgres that answers; it is not asked in a circle."""
+    monkeypatch.setattr(shared_slots, "IN_VAIN_SECONDS", 3.0)
+    room = await open_room()
+    calls = [await begin(room, key())]
+    execute, fails = advisory_locks.SlotSession._execute, True
+
+    async def failing(session: advisory_locks.SlotSession, name: str, values: Any) -> Any:
+        if fails and name == "take_locks":
+            raise psycopg.errors.OutOfMemory("out of shared memory")
+        return await execute(session, name, values)
+
+    monkeypatch.setattr(advisory_locks.SlotSession, "_execute", failing)
+    calls += [await begin(room, key(f"k{number}", max_concurrency=1)) for number in range(2)]
+    assert caplog.text.count("OutOfMemory") < 5
+    fails = False
+    await eventually(lambda: room.is_shared and not room.alone)
+    for call in calls:
+        call.end()
 
 
 @pytest.mark.usefixtures("in_small")

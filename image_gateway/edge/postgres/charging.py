@@ -17,6 +17,12 @@ from image_gateway.edge.postgres.admin import LOCK_SECONDS, AdminConnection, Unu
 
 _TRIES: Final = 5
 """Of a call whose transaction Postgres ended because of another's."""
+_OF_THE_PLANE: Final = (
+    psycopg.errors.UndefinedColumn,
+    psycopg.errors.UndefinedFunction,
+    psycopg.errors.UndefinedTable,
+)
+"""Errors at every call, as after a migration of the plane."""
 _OF_THE_CALL: Final = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.RaiseException)
 """Errors by what is charged where, such as a counter of the plane that holds no more."""
 
@@ -87,6 +93,11 @@ class Charging:
                 except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
                     continue
             return self._charge(values)
+        except _OF_THE_PLANE as error:
+            raise UnusableError(
+                f"image_gateway.charge cannot run: {error.diag.message_primary}. If the control "
+                "plane was changed since `image-gateway schema NAME` was run on it, run that again"
+            ) from None
         except _OF_THE_CALL as error:
             reason = error.diag.message_primary or type(error).__name__
             raise ChargeError(

@@ -192,6 +192,15 @@ def test_a_control_plane_without_a_charge_is_told_so(plane: Plane) -> None:
         pass
 
 
+def test_a_charge_of_another_version_of_the_plane_is_told_with_the_cure(
+    charging: Charging, plane: Plane
+) -> None:
+    plane.add_key(key_id="another")
+    plane.execute("ALTER TABLE image_control.charges RENAME COLUMN model TO models")
+    with pytest.raises(UnusableError, match=r"\"model\" .* does not exist\. .*schema NAME"):
+        charging.charge(call(1, "another"))
+
+
 def test_a_control_plane_of_ones_own_charges_without_any_table_of_the_gateway(
     plane: Plane,
 ) -> None:

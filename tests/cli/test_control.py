@@ -727,6 +727,20 @@ def test_of_an_address_the_query_is_not_shown_for_it_may_be_a_key(
     assert stored(plane, "base_url") == addresses["base_url"]
 
 
+def test_a_name_that_is_kept_for_the_planes_own_accounts_is_refused_in_the_planes_words(
+    control: Control, plane: Plane, tmp_path: Path
+) -> None:
+    plane.execute(
+        "CREATE FUNCTION image_control.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " RAISE EXCEPTION USING ERRCODE = 'unique_violation', MESSAGE = 'take no number'; END $$;"
+        "CREATE TRIGGER refuse BEFORE INSERT ON image_control.accounts FOR EACH ROW"
+        " WHEN (NEW.account_name = '12') EXECUTE FUNCTION image_control.refuse()"
+    )
+    (tmp_path / "key").write_text("sk-1")
+    done = control(f"account add 12 --openai --api-key-file {tmp_path}/key")
+    assert (done.code, done.err) == (64, "image-gateway: take no number\n")
+
+
 def test_an_account_that_is_blocked_for_ever_takes_no_command_away(
     control: Control, plane: Plane
 ) -> None:

@@ -97,7 +97,7 @@ class AdminConnection:
 @contextmanager
 def connected(database: Secret) -> Iterator[AdminConnection]:
     """A connection for a block; raises ``UnusableError`` for an error of Postgres, and ``RowError``
-    for a row that breaks a check of the tables.
+    for a row that the tables refuse.
     """
     try:
         with _connect(database) as connection:
@@ -107,7 +107,8 @@ def connected(database: Secret) -> Iterator[AdminConnection]:
     except psycopg.errors.CheckViolation as error:
         raise RowError(f"the row breaks the check {error.diag.constraint_name}") from None
     except psycopg.errors.UniqueViolation as error:
-        raise RowError(error.diag.message_primary or "the name is taken") from None
+        # From a trigger of an adapter: a name that is kept for an account of the control plane.
+        raise RowError(error.diag.message_primary) from None
     except psycopg.errors.LockNotAvailable:
         raise UnusableError(
             f"another transaction held the rows for more than {LOCK_SECONDS} s, and the change "

@@ -157,6 +157,7 @@ async def test_an_owner_of_two_keys_has_one_limit_at_three_processes(
     assert tally.most == {first.account: 4}, "the limit was passed, or never reached"
     assert set(statuses) == {200, 429}
     await eventually(lambda: locks(plane) == 0)
+    assert stop(gateways) == [0, 0, 0]  # records are written behind the answers
     records = [record for gateway in gateways for record in gateway.records()]
     assert Counter(record["status"] for record in records) == statuses + Counter({200: 4, 429: 20})
     for record in records:
@@ -164,4 +165,3 @@ async def test_an_owner_of_two_keys_has_one_limit_at_three_processes(
             assert (record["error_code"], record["error_source"]) == ("owner_concurrency", "client")
             assert (record["attempts"], record["may_be_billed"]) == ([], False)
             assert (record["wait_ms"] or 0) < 10_000, "it waited for a slot"
-    assert stop(gateways) == [0, 0, 0]

@@ -512,6 +512,18 @@ SELECT format('Keys with lists of IP addresses: %s; the gateway refuses them (ip
               ' it does not look at addresses.', count(*))
 FROM image_gateway.keys
 WHERE status = 'ip_restricted'
+HAVING count(*) > 0
+UNION ALL
+-- A call over a Codex account has no cost of its own.
+SELECT format('The pictures of these groups are charged nothing where a Codex account makes them,'
+              ' because they have no image_price_2k: %s.', left(string_agg(g.name, ', ' ORDER BY g.name), 500))
+FROM public.groups g
+WHERE g.deleted_at IS NULL AND g.platform = 'openai' AND g.image_price_2k IS NULL
+  AND (to_jsonb(g) ->> 'allow_image_generation') IS DISTINCT FROM 'false'
+  AND EXISTS (SELECT FROM public.account_groups link
+              JOIN public.accounts a ON a.id = link.account_id
+              WHERE link.group_id = g.id AND a.deleted_at IS NULL
+                AND a.platform = 'openai' AND a.type = 'oauth')
 HAVING count(*) > 0;
 
 -- -- Usage ----------------------------------------------------------------------------------------

@@ -26,7 +26,6 @@ from tests.parts.eventually import BOUND_SECONDS, eventually
 from tests.parts.examples import scaled
 from tests.parts.plane import Plane
 
-NOW = datetime.now(UTC)
 KEEP_DAYS = 400
 """How long a charge is kept, to recognise its call; an older call is never charged."""
 
@@ -54,7 +53,7 @@ def remaining(plane: Plane) -> Any:
 
 
 def call(number: int, key_id: str = "a", tokens: int = 10, days: float = 0) -> Charge:
-    return Charge(f"req_{number}", key_id, tokens, 1, NOW - timedelta(days=days))
+    return Charge(f"req_{number}", key_id, tokens, 1, datetime.now(UTC) - timedelta(days=days))
 
 
 def test_a_call_is_charged_once(charging: Charging, plane: Plane) -> None:
@@ -333,7 +332,7 @@ def test_whatever_a_file_may_hold_the_calls_around_it_are_charged(
     odd = [found for found in map(charges.of, drawn) if isinstance(found, Charge)]
     for key_id in {"sound", *(charge.key_id for charge in odd)}:
         plane.add_key(key_id=key_id)
-    sound = Charge("req_sound", "sound", 10, 1, NOW)
+    sound = Charge("req_sound", "sound", 10, 1, datetime.now(UTC))
     words = [(charge, charging.charge(charge)) for charge in (*odd, sound)]
     assert words[-1][1] is Charged.CHARGED
     charged = sum(charge.tokens or 0 for charge, word in words if word is Charged.CHARGED)

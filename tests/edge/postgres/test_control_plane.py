@@ -580,7 +580,7 @@ CHANGES: list[tuple[str, list[str]]] = [
     ("DELETE FROM image_control.keys WHERE key_id = 'l'", ["key:{l}"]),
     ("UPDATE image_control.groups SET image_enabled = false", ["keys"]),
     ("DELETE FROM image_control.groups WHERE group_id = 'empty'", ["keys"]),
-    ("TRUNCATE image_control.keys", ["keys"]),
+    ("TRUNCATE image_control.keys CASCADE", ["keys"]),
     ("UPDATE image_control.accounts SET status = 'off'", ["account:a", "account:b"]),
     ("UPDATE image_control.accounts SET status = 'off'", []),
     ("UPDATE image_control.accounts SET used_percent_primary = 5", ["accounts"]),

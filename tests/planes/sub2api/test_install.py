@@ -51,7 +51,7 @@ def test_what_only_newer_versions_have_may_be_missing(bare: Sub2Api) -> None:
     bare.install()
     assert told(bare.key("sk-s2a-active")) == "ok"
     assert bare.account("1:codex-1").proxy is not None
-    assert len(bare.warnings()) == 2
+    assert len(bare.warnings()) == 3
 
 
 def test_the_views_go_on_when_sub2api_adds_and_drops_columns_that_are_not_read(
@@ -83,8 +83,9 @@ async def test_check_says_what_the_views_cannot_see(bare: Sub2Api) -> None:
     findings = await check(Secret(bare.reader_url))
     assert (findings.version, findings.broken_accounts, findings.writable) == (2, (), ())
     assert any("serves no call: off" in idle for idle in findings.idle_accounts)
-    counted, listed = sorted(findings.warnings, reverse=True)
+    counted, free, listed = sorted(findings.warnings, reverse=True)
     assert "in Redis" in counted
+    assert free.endswith("because they have no image_price_2k: plan.")
     assert listed.startswith("Keys with lists of IP addresses: 1;")
     bare.execute("UPDATE users SET rpm_limit = 5 WHERE id = 4")
     assert [each for each in bare.warnings() if "rpm_limit" in each] != []
@@ -180,10 +181,3 @@ def test_nothing_queues_up_behind_a_long_write(bare: Sub2Api, name: str) -> None
         writer.execute("UPDATE api_keys SET status = status")
         with pytest.raises(psycopg.errors.LockNotAvailable):
             bare.execute(impatient)
-
-
-def test_it_takes_the_place_of_the_standalone_control_plane(bare: Sub2Api) -> None:
-    bare.execute(sql.schema("standalone"))
-    bare.install()
-    assert told(bare.key("sk-s2a-active")) == "ok"
-    assert "1:codex-1" in bare.accounts()

@@ -52,10 +52,10 @@ async def test_a_generation_by_the_sdk_reaches_the_client_and_the_log(
     assert record["error_code"] is None
     assert not record["client_left"]
     assert not record["may_be_billed"]
-    # What a served call leaves in no field: its group, why it failed, and what Codex has not.
+    # What a served call leaves in no field: its group and owner, why it failed, what Codex has not.
     empty = {name for name, value in record.items() if value is None}
     assert empty == {
-        *("group_id", "error_code", "error_source"),
+        *("group_id", "owner_id", "error_code", "error_source"),
         *("usage_text", "svg_usage", "cost_usd"),
     }
 

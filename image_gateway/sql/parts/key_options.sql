@@ -10,15 +10,16 @@ CREATE TABLE IF NOT EXISTS key_options (
 );
 
 CREATE OR REPLACE TRIGGER tell_key_options
-    AFTER INSERT OR DELETE OR TRUNCATE
-    OR UPDATE OF key_id, image_enabled, max_concurrency, min_start_interval_ms,
-                 json_keepalive_seconds
-    ON key_options
+    AFTER INSERT OR DELETE OR TRUNCATE ON key_options
     FOR EACH STATEMENT EXECUTE FUNCTION tell('keys');
 
--- Charges may count the pictures down; only a change of whether any are left is notified.
-CREATE OR REPLACE TRIGGER tell_images_remaining
-    AFTER UPDATE OF images_remaining ON key_options
+-- Charges count the pictures down; only whether any are left is told.
+CREATE OR REPLACE TRIGGER tell_key_option
+    AFTER UPDATE ON key_options
     FOR EACH ROW
-    WHEN ((OLD.images_remaining > 0) IS DISTINCT FROM (NEW.images_remaining > 0))
+    WHEN ((OLD.key_id, OLD.image_enabled, OLD.max_concurrency, OLD.min_start_interval_ms,
+           OLD.images_remaining > 0, OLD.json_keepalive_seconds)
+          IS DISTINCT FROM
+          (NEW.key_id, NEW.image_enabled, NEW.max_concurrency, NEW.min_start_interval_ms,
+           NEW.images_remaining > 0, NEW.json_keepalive_seconds))
     EXECUTE FUNCTION tell('keys');

@@ -1,5 +1,5 @@
 -- One database serves one control plane: a second one would replace the views of the first, and all
--- of its keys would be unknown.
+-- of its keys would be unknown.  Only the standalone tables, with which many begin, give way.
 DO $$
 DECLARE
     wanted text := current_setting('image_gateway.plane');
@@ -10,17 +10,13 @@ BEGIN
     ELSIF to_regclass('image_gateway.keys') IS NOT NULL THEN
         -- Installed before it was remembered.
         installed := CASE WHEN to_regclass('image_adapter.codex_options') IS NOT NULL
-                          THEN 'llm_access'
-                          WHEN to_regclass('image_control.keys') IS NOT NULL
-                          THEN 'standalone' END;
+                          THEN 'llm_access' ELSE 'standalone' END;
     END IF;
-    IF installed <> wanted THEN
+    IF installed NOT IN ('standalone', wanted) THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format(
-            'the control plane of this database is %s, and %s would replace its views. To update '
-            'it, run `image-gateway schema %s`; to give it up, %s, then run this file again.',
-            installed, wanted, installed,
-            CASE installed WHEN 'standalone' THEN 'DROP SCHEMA image_gateway CASCADE'
-                           ELSE format('run `image-gateway schema %s_uninstall`', installed) END);
+            'the control plane of this database is %1$s, and %2$s would replace its views. To '
+            'update it, run `image-gateway schema %1$s`; to give it up, run `image-gateway schema '
+            '%1$s_uninstall`, then this file again.', installed, wanted);
     END IF;
     EXECUTE format(
         'CREATE OR REPLACE FUNCTION image_gateway.plane_name() RETURNS text LANGUAGE sql IMMUTABLE'

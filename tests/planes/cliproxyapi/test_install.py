@@ -100,6 +100,12 @@ async def test_the_reader_sees_the_contract_and_nothing_else(store: Store) -> No
             reader.execute(f"TABLE {table}".encode())
 
 
+def test_it_takes_the_place_of_the_standalone_control_plane(fresh: Store) -> None:
+    fresh.execute(sql.schema("standalone"))
+    fresh.install()
+    assert "codex-a.json" in fresh.accounts()
+
+
 def test_the_sql_of_its_page_runs(fresh: Store) -> None:
     fresh.install()
     blocks = re.findall(r"(?ms)^ {4}INSERT.*?;$(?!\n {4})", PAGE.text)

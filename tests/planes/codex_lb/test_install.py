@@ -78,6 +78,12 @@ async def test_the_reader_sees_the_contract_and_nothing_else(lb: CodexLb) -> Non
             reader.execute(f"TABLE {table}".encode())
 
 
+def test_it_takes_the_place_of_the_standalone_control_plane(fresh: CodexLb) -> None:
+    fresh.execute(sql.schema("standalone"))
+    fresh.install()
+    assert fresh.key("sk-clb-active").key_id == "active"
+
+
 def test_what_the_views_cannot_see_is_told(fresh: CodexLb) -> None:
     fresh.install()
     [of_limits] = fresh.warnings()

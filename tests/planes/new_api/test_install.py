@@ -87,6 +87,12 @@ def test_columns_may_have_the_types_of_other_versions(fresh: NewApi) -> None:
     assert fresh.accounts()["1"].status == "active"
 
 
+def test_it_takes_the_place_of_the_standalone_control_plane(fresh: NewApi) -> None:
+    fresh.execute(sql.schema("standalone"))
+    fresh.install()
+    assert fresh.key(secret_of("Active")).key_id == "1"
+
+
 def test_what_the_views_cannot_see_is_told(fresh: NewApi) -> None:
     fresh.install()
     [of_addresses] = fresh.warnings()

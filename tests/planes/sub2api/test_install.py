@@ -181,3 +181,10 @@ def test_nothing_queues_up_behind_a_long_write(bare: Sub2Api, name: str) -> None
         writer.execute("UPDATE api_keys SET status = status")
         with pytest.raises(psycopg.errors.LockNotAvailable):
             bare.execute(impatient)
+
+
+def test_it_takes_the_place_of_the_standalone_control_plane(bare: Sub2Api) -> None:
+    bare.execute(sql.schema("standalone"))
+    bare.install()
+    assert told(bare.key("sk-s2a-active")) == "ok"
+    assert "1:codex-1" in bare.accounts()

@@ -13,73 +13,35 @@
 
 BEGIN;
 
--- Reports everything that an older codex-lb lacks, before anything is created.
-DO $$
-DECLARE
-    missing text;
-    unreadable text;
-    complaint text;
-BEGIN
-    WITH needed (table_name, column_names) AS (
-        VALUES ('api_keys', ARRAY['id', 'name', 'key_hash', 'allowed_models', 'enforced_model',
-                                  'account_assignment_scope_enabled', 'expires_at', 'is_active']),
-               ('api_key_accounts', ARRAY['api_key_id', 'account_id']),
-               ('api_key_limits', ARRAY['id', 'api_key_id', 'limit_type', 'limit_window',
-                                        'max_value', 'current_value', 'model_filter', 'reset_at']),
-               ('accounts', ARRAY['id', 'chatgpt_account_id', 'routing_policy',
-                                  'access_token_encrypted', 'status', 'deactivation_reason',
-                                  'reset_at', 'blocked_at', 'delete_requested_at']),
-               ('usage_history', ARRAY['id', 'account_id', 'recorded_at', 'window',
-                                       'used_percent', 'reset_at']),
-               ('account_proxy_bindings', ARRAY['account_id', 'pool_id', 'is_active']),
-               ('proxy_pools', ARRAY['id', 'is_active']),
-               ('proxy_pool_members', ARRAY['id', 'pool_id', 'endpoint_id', 'sort_order',
-                                            'is_active']),
-               ('proxy_endpoints', ARRAY['id', 'scheme', 'host', 'port', 'username',
-                                         'password_encrypted', 'is_active']),
-               ('dashboard_settings', ARRAY['id', 'api_key_auth_enabled', 'routing_strategy',
-                                            'single_account_id', 'upstream_proxy_routing_enabled',
-                                            'upstream_proxy_default_pool_id']),
-               ('api_firewall_allowlist', ARRAY['ip_address']),
-               ('request_logs', ARRAY['account_id', 'api_key_id', 'request_id', 'requested_at',
-                                      'model', 'useragent', 'input_tokens', 'output_tokens',
-                                      'cached_input_tokens', 'cost_usd', 'status'])
-    ), found AS (
-        SELECT table_name, column_names, to_regclass('public.' || table_name) AS relation
-        FROM needed
-    ), gaps AS (
-        SELECT 'table ' || table_name AS gap
-        FROM found
-        WHERE relation IS NULL
-        UNION ALL
-        SELECT 'column ' || table_name || '.' || column_name
-        FROM found CROSS JOIN unnest(column_names) AS column_name
-        WHERE relation IS NOT NULL
-          AND NOT EXISTS (SELECT FROM pg_attribute
-                          WHERE attrelid = relation AND attname = column_name
-                            AND attnum > 0 AND NOT attisdropped)
-    )
-    SELECT string_agg(gap, ', ' ORDER BY gap),
-           -- The views read with their owner's rights, so a missing right would show only later.
-           -- The log of requests is written by charge alone.
-           (SELECT string_agg(table_name, ', ' ORDER BY table_name)
-            FROM found
-            WHERE NOT has_table_privilege(relation, 'SELECT') AND table_name <> 'request_logs')
-    INTO missing, unreadable
-    FROM gaps;
-
-    complaint := 'schema public lacks what this adapter reads of codex-lb: ' || missing || '.'
-        || ' In the Postgres of a codex-lb (its CODEX_LB_DATABASE_URL), update codex-lb and start it'
-        || ' once, which runs its migrations, then this file again.';
-    IF complaint IS NULL AND unreadable IS NOT NULL THEN
-        complaint := format('the role %I may not read %s; as their owner, grant it SELECT on them,'
-            || ' then run this file again.', current_user, unreadable);
-    END IF;
-    IF complaint IS NOT NULL THEN
-        RAISE EXCEPTION USING MESSAGE = complaint, ERRCODE = 'object_not_in_prerequisite_state';
-    END IF;
-END
-$$;
+SET LOCAL image_gateway.title = 'codex-lb';
+SET LOCAL image_gateway.needed = '{
+    "api_keys": ["id", "name", "key_hash", "allowed_models", "enforced_model",
+        "account_assignment_scope_enabled", "expires_at", "is_active"],
+    "api_key_accounts": ["api_key_id", "account_id"],
+    "api_key_limits": ["id", "api_key_id", "limit_type", "limit_window", "max_value",
+        "current_value", "model_filter", "reset_at"],
+    "accounts": ["id", "chatgpt_account_id", "routing_policy", "access_token_encrypted",
+        "status", "deactivation_reason", "reset_at", "blocked_at",
+        "delete_requested_at"],
+    "usage_history": ["id", "account_id", "recorded_at", "window", "used_percent",
+        "reset_at"],
+    "account_proxy_bindings": ["account_id", "pool_id", "is_active"],
+    "proxy_pools": ["id", "is_active"],
+    "proxy_pool_members": ["id", "pool_id", "endpoint_id", "sort_order", "is_active"],
+    "proxy_endpoints": ["id", "scheme", "host", "port", "username",
+        "password_encrypted", "is_active"],
+    "dashboard_settings": ["id", "api_key_auth_enabled", "routing_strategy",
+        "single_account_id", "upstream_proxy_routing_enabled",
+        "upstream_proxy_default_pool_id"],
+    "api_firewall_allowlist": ["ip_address"],
+    "request_logs": ["account_id", "api_key_id", "request_id", "requested_at", "model",
+        "useragent", "input_tokens", "output_tokens", "cached_input_tokens", "cost_usd",
+        "status"]
+}';
+SET LOCAL image_gateway.cure =
+    'In the Postgres of a codex-lb (its CODEX_LB_DATABASE_URL), update codex-lb and start'
+    ' it once, which runs its migrations';
+\ir ../parts/requirements.sql
 
 CREATE SCHEMA IF NOT EXISTS image_adapter;
 CREATE SCHEMA IF NOT EXISTS image_gateway;

@@ -13,75 +13,33 @@
 
 BEGIN;
 
--- Reports everything that an older LiteLLM lacks, before anything is created.
-DO $$
-DECLARE
-    missing text;
-    unreadable text;
-    complaint text;
-BEGIN
-    WITH needed (table_name, column_names) AS (
-        VALUES ('LiteLLM_VerificationToken',
-                ARRAY['token', 'key_alias', 'spend', 'expires', 'models', 'aliases', 'user_id',
-                      'team_id', 'organization_id', 'max_parallel_requests', 'metadata', 'blocked',
-                      'max_budget', 'budget_id', 'allowed_routes']),
-               ('LiteLLM_DeprecatedVerificationToken', ARRAY['token', 'active_token_id',
-                                                             'revoke_at']),
-               ('LiteLLM_TeamTable', ARRAY['team_id', 'organization_id', 'members_with_roles',
-                                           'metadata', 'max_budget', 'spend', 'models', 'blocked',
-                                           'model_id']),
-               ('LiteLLM_ModelTable', ARRAY['id', 'aliases']),
-               ('LiteLLM_UserTable', ARRAY['user_id', 'max_budget', 'spend', 'models', 'metadata',
-                                           'max_parallel_requests']),
-               ('LiteLLM_TeamMembership', ARRAY['user_id', 'team_id', 'spend', 'budget_id']),
-               ('LiteLLM_OrganizationTable', ARRAY['organization_id', 'budget_id', 'spend']),
-               ('LiteLLM_OrganizationMembership', ARRAY['user_id', 'organization_id', 'spend']),
-               ('LiteLLM_ProjectTable', ARRAY['project_id', 'budget_id', 'models', 'spend',
-                                              'blocked']),
-               ('LiteLLM_BudgetTable', ARRAY['budget_id', 'max_budget']),
-               ('LiteLLM_AccessGroupTable', ARRAY['access_group_id']),
-               ('LiteLLM_ProxyModelTable', ARRAY['model_id', 'litellm_params']),
-               ('LiteLLM_CredentialsTable', ARRAY['credential_name', 'credential_values']),
-               ('LiteLLM_SpendLogs', ARRAY['request_id', 'call_type', 'api_key', 'spend',
-                                           'total_tokens', 'prompt_tokens', 'completion_tokens',
-                                           'startTime', 'endTime', 'model', 'model_group', 'user',
-                                           'metadata', 'team_id', 'organization_id', 'status'])
-    ), found AS (
-        SELECT table_name, column_names,
-               to_regclass('public.' || quote_ident(table_name)) AS relation
-        FROM needed
-    ), gaps AS (
-        SELECT 'table ' || table_name AS gap
-        FROM found
-        WHERE relation IS NULL
-        UNION ALL
-        SELECT 'column ' || table_name || '.' || column_name
-        FROM found CROSS JOIN unnest(column_names) AS column_name
-        WHERE relation IS NOT NULL
-          AND NOT EXISTS (SELECT FROM pg_attribute
-                          WHERE attrelid = relation AND attname = column_name
-                            AND attnum > 0 AND NOT attisdropped)
-    )
-    SELECT string_agg(gap, ', ' ORDER BY gap),
-           -- The views read with their owner's rights, so a missing right would show only later.
-           (SELECT string_agg(table_name, ', ' ORDER BY table_name)
-            FROM found WHERE NOT has_table_privilege(relation, 'SELECT'))
-    INTO missing, unreadable
-    FROM gaps;
-
-    IF missing IS NOT NULL THEN
-        complaint := 'schema public lacks what this adapter reads of LiteLLM: ' || missing || '. In'
-            || ' the database of a LiteLLM proxy, upgrade LiteLLM to a version of March 2026 or'
-            || ' later, which migrates its tables when it starts, then run this file again.';
-    ELSIF unreadable IS NOT NULL THEN
-        complaint := format('the role %I may not read %s; as their owner, grant it SELECT on them,'
-            || ' then run this file again.', current_user, unreadable);
-    END IF;
-    IF complaint IS NOT NULL THEN
-        RAISE EXCEPTION USING MESSAGE = complaint, ERRCODE = 'object_not_in_prerequisite_state';
-    END IF;
-END
-$$;
+SET LOCAL image_gateway.title = 'LiteLLM';
+SET LOCAL image_gateway.needed = '{
+    "LiteLLM_VerificationToken": ["token", "key_alias", "spend", "expires", "models",
+        "aliases", "user_id", "team_id", "organization_id", "max_parallel_requests",
+        "metadata", "blocked", "max_budget", "budget_id", "allowed_routes"],
+    "LiteLLM_DeprecatedVerificationToken": ["token", "active_token_id", "revoke_at"],
+    "LiteLLM_TeamTable": ["team_id", "organization_id", "members_with_roles",
+        "metadata", "max_budget", "spend", "models", "blocked", "model_id"],
+    "LiteLLM_ModelTable": ["id", "aliases"],
+    "LiteLLM_UserTable": ["user_id", "max_budget", "spend", "models", "metadata",
+        "max_parallel_requests"],
+    "LiteLLM_TeamMembership": ["user_id", "team_id", "spend", "budget_id"],
+    "LiteLLM_OrganizationTable": ["organization_id", "budget_id", "spend"],
+    "LiteLLM_OrganizationMembership": ["user_id", "organization_id", "spend"],
+    "LiteLLM_ProjectTable": ["project_id", "budget_id", "models", "spend", "blocked"],
+    "LiteLLM_BudgetTable": ["budget_id", "max_budget"],
+    "LiteLLM_AccessGroupTable": ["access_group_id"],
+    "LiteLLM_ProxyModelTable": ["model_id", "litellm_params"],
+    "LiteLLM_CredentialsTable": ["credential_name", "credential_values"],
+    "LiteLLM_SpendLogs": ["request_id", "call_type", "api_key", "spend", "total_tokens",
+        "prompt_tokens", "completion_tokens", "startTime", "endTime", "model",
+        "model_group", "user", "metadata", "team_id", "organization_id", "status"]
+}';
+SET LOCAL image_gateway.cure =
+    'In the database of a LiteLLM proxy, upgrade LiteLLM to a version of March 2026 or'
+    ' later, which migrates its tables when it starts';
+\ir ../parts/requirements.sql
 
 CREATE SCHEMA IF NOT EXISTS image_adapter;
 CREATE SCHEMA IF NOT EXISTS image_gateway;

@@ -13,59 +13,22 @@
 
 BEGIN;
 
--- Reports everything that an older new-api lacks, before anything is created.
-DO $$
-DECLARE
-    missing text;
-    unreadable text;
-    complaint text;
-BEGIN
-    WITH needed (table_name, column_names) AS (
-        VALUES ('tokens', ARRAY['id', 'user_id', 'key', 'status', 'name', 'accessed_time',
-                                'expired_time', 'remain_quota', 'unlimited_quota',
-                                'model_limits_enabled', 'model_limits', 'allow_ips', 'used_quota',
-                                'group', 'deleted_at']),
-               ('users', ARRAY['id', 'username', 'status', 'quota', 'used_quota', 'request_count',
-                               'group', 'deleted_at']),
-               ('channels', ARRAY['id', 'type', 'key', 'status', 'weight', 'created_time',
-                                  'base_url', 'other', 'models', 'used_quota', 'model_mapping',
-                                  'setting', 'channel_info']),
-               ('abilities', ARRAY['group', 'model', 'channel_id', 'enabled', 'priority',
-                                   'weight']),
-               ('options', ARRAY['key', 'value'])
-    ), found AS (
-        SELECT table_name, column_names, to_regclass('public.' || table_name) AS relation
-        FROM needed
-    ), gaps AS (
-        SELECT 'table ' || table_name AS gap FROM found WHERE relation IS NULL
-        UNION ALL
-        SELECT 'column ' || table_name || '.' || column_name
-        FROM found CROSS JOIN unnest(column_names) AS column_name
-        WHERE relation IS NOT NULL
-          AND NOT EXISTS (SELECT FROM pg_attribute
-                          WHERE attrelid = relation AND attname = column_name
-                            AND attnum > 0 AND NOT attisdropped)
-    )
-    SELECT string_agg(gap, ', ' ORDER BY gap),
-           -- The views read with their owner's rights, so a missing right would show only later.
-           (SELECT string_agg(table_name, ', ' ORDER BY table_name)
-            FROM found WHERE NOT has_table_privilege(relation, 'SELECT'))
-    INTO missing, unreadable
-    FROM gaps;
-
-    IF missing IS NOT NULL THEN
-        complaint := 'schema public lacks what this adapter reads of new-api: ' || missing
-            || '. In the database of a new-api (its SQL_DSN), update new-api and start it once, so'
-            || ' that it adds them itself; then run this file again.';
-    ELSIF unreadable IS NOT NULL THEN
-        complaint := format('the role %I may not read %s; as their owner, grant it SELECT on them,'
-            || ' then run this file again.', current_user, unreadable);
-    END IF;
-    IF complaint IS NOT NULL THEN
-        RAISE EXCEPTION USING MESSAGE = complaint, ERRCODE = 'object_not_in_prerequisite_state';
-    END IF;
-END
-$$;
+SET LOCAL image_gateway.title = 'new-api';
+SET LOCAL image_gateway.needed = '{
+    "tokens": ["id", "user_id", "key", "status", "name", "accessed_time",
+        "expired_time", "remain_quota", "unlimited_quota", "model_limits_enabled",
+        "model_limits", "allow_ips", "used_quota", "group", "deleted_at"],
+    "users": ["id", "username", "status", "quota", "used_quota", "request_count",
+        "group", "deleted_at"],
+    "channels": ["id", "type", "key", "status", "weight", "created_time", "base_url",
+        "other", "models", "used_quota", "model_mapping", "setting", "channel_info"],
+    "abilities": ["group", "model", "channel_id", "enabled", "priority", "weight"],
+    "options": ["key", "value"]
+}';
+SET LOCAL image_gateway.cure =
+    'In the database of a new-api (its SQL_DSN), update new-api and start it once, so'
+    ' that it adds them itself';
+\ir ../parts/requirements.sql
 
 CREATE SCHEMA IF NOT EXISTS image_adapter;
 CREATE SCHEMA IF NOT EXISTS image_gateway;

@@ -17,93 +17,56 @@ BEGIN;
 -- The index waits for sub2api's running writes and blocks later ones.
 SET LOCAL lock_timeout = '5s';
 
--- Reports everything that an older sub2api lacks, before anything is created.
-DO $$
-DECLARE
-    missing text;
-    unreadable text;
-    complaint text;
-BEGIN
-    WITH needed (table_name, column_names) AS (
-        VALUES ('api_keys', ARRAY['id', 'user_id', 'key', 'name', 'group_id', 'status',
-                                  'ip_whitelist', 'ip_blacklist', 'quota', 'quota_used',
-                                  'expires_at', 'rate_limit_5h', 'rate_limit_1d', 'rate_limit_7d',
-                                  'usage_5h', 'usage_1d', 'usage_7d', 'window_5h_start',
-                                  'window_1d_start', 'window_7d_start', 'updated_at',
-                                  'deleted_at']),
-               ('users', ARRAY['id', 'balance', 'concurrency', 'status', 'updated_at',
-                               'deleted_at']),
-               ('groups', ARRAY['id', 'rate_multiplier', 'is_exclusive', 'status', 'platform',
-                                'subscription_type', 'daily_limit_usd', 'weekly_limit_usd',
-                                'monthly_limit_usd', 'image_price_2k', 'deleted_at']),
-               ('user_allowed_groups', ARRAY['user_id', 'group_id']),
-               ('user_group_rate_multipliers', ARRAY['user_id', 'group_id', 'rate_multiplier']),
-               ('user_subscriptions', ARRAY['id', 'user_id', 'group_id', 'expires_at', 'status',
-                                            'daily_window_start', 'weekly_window_start',
-                                            'monthly_window_start', 'daily_usage_usd',
-                                            'weekly_usage_usd', 'monthly_usage_usd', 'updated_at',
-                                            'deleted_at']),
-               ('accounts', ARRAY['id', 'name', 'platform', 'type', 'credentials', 'extra',
-                                  'proxy_id', 'concurrency', 'priority', 'rate_multiplier',
-                                  'status', 'error_message', 'expires_at',
-                                  'auto_pause_on_expired', 'schedulable', 'rate_limit_reset_at',
-                                  'overload_until', 'temp_unschedulable_until', 'updated_at',
-                                  'deleted_at']),
-               ('account_groups', ARRAY['account_id', 'group_id', 'priority']),
-               ('proxies', ARRAY['id', 'protocol', 'host', 'port', 'username', 'password',
-                                 'status', 'deleted_at']),
-               ('usage_billing_dedup', ARRAY['request_id', 'api_key_id', 'request_fingerprint']),
-               ('usage_billing_dedup_archive', ARRAY['request_id', 'api_key_id']),
-               ('usage_logs', ARRAY['user_id', 'api_key_id', 'account_id', 'request_id', 'model',
-                                    'requested_model', 'group_id', 'subscription_id',
-                                    'input_tokens', 'output_tokens', 'cache_read_tokens',
-                                    'total_cost', 'actual_cost', 'rate_multiplier',
-                                    'account_rate_multiplier', 'billing_type', 'image_count',
-                                    'image_size', 'created_at']),
-               ('scheduler_outbox', ARRAY['event_type', 'account_id'])
-    ), found AS (
-        SELECT table_name, column_names, to_regclass('public.' || table_name) AS relation
-        FROM needed
-    ), gaps AS (
-        SELECT 'table ' || table_name AS gap
-        FROM found
-        WHERE relation IS NULL
-        UNION ALL
-        SELECT 'column ' || table_name || '.' || column_name
-        FROM found CROSS JOIN unnest(column_names) AS column_name
-        WHERE relation IS NOT NULL
-          AND NOT EXISTS (SELECT FROM pg_attribute
-                          WHERE attrelid = relation AND attname = column_name
-                            AND attnum > 0 AND NOT attisdropped)
-    )
-    SELECT string_agg(gap, ', ' ORDER BY gap),
-           -- The views read with their owner's rights, so a missing right would show only later.
-           (SELECT string_agg(table_name, ', ' ORDER BY table_name)
-            FROM found WHERE NOT has_table_privilege(relation, 'SELECT'))
-    INTO missing, unreadable
-    FROM gaps;
+SET LOCAL image_gateway.title = 'sub2api';
+SET LOCAL image_gateway.needed = '{
+    "api_keys": ["id", "user_id", "key", "name", "group_id", "status", "ip_whitelist",
+        "ip_blacklist", "quota", "quota_used", "expires_at", "rate_limit_5h",
+        "rate_limit_1d", "rate_limit_7d", "usage_5h", "usage_1d", "usage_7d",
+        "window_5h_start", "window_1d_start", "window_7d_start", "updated_at",
+        "deleted_at"],
+    "users": ["id", "balance", "concurrency", "status", "updated_at", "deleted_at"],
+    "groups": ["id", "rate_multiplier", "is_exclusive", "status", "platform",
+        "subscription_type", "daily_limit_usd", "weekly_limit_usd", "monthly_limit_usd",
+        "image_price_2k", "deleted_at"],
+    "user_allowed_groups": ["user_id", "group_id"],
+    "user_group_rate_multipliers": ["user_id", "group_id", "rate_multiplier"],
+    "user_subscriptions": ["id", "user_id", "group_id", "expires_at", "status",
+        "daily_window_start", "weekly_window_start", "monthly_window_start",
+        "daily_usage_usd", "weekly_usage_usd", "monthly_usage_usd", "updated_at",
+        "deleted_at"],
+    "accounts": ["id", "name", "platform", "type", "credentials", "extra", "proxy_id",
+        "concurrency", "priority", "rate_multiplier", "status", "error_message",
+        "expires_at", "auto_pause_on_expired", "schedulable", "rate_limit_reset_at",
+        "overload_until", "temp_unschedulable_until", "updated_at", "deleted_at"],
+    "account_groups": ["account_id", "group_id", "priority"],
+    "proxies": ["id", "protocol", "host", "port", "username", "password", "status",
+        "deleted_at"],
+    "usage_billing_dedup": ["request_id", "api_key_id", "request_fingerprint"],
+    "usage_billing_dedup_archive": ["request_id", "api_key_id"],
+    "usage_logs": ["user_id", "api_key_id", "account_id", "request_id", "model",
+        "requested_model", "group_id", "subscription_id", "input_tokens",
+        "output_tokens", "cache_read_tokens", "total_cost", "actual_cost",
+        "rate_multiplier", "account_rate_multiplier", "billing_type", "image_count",
+        "image_size", "created_at"],
+    "scheduler_outbox": ["event_type", "account_id"]
+}';
+SET LOCAL image_gateway.cure =
+    'In the database of a sub2api, run a sub2api of March 2026 or later, which migrates'
+    ' its database when it starts';
+\ir ../parts/requirements.sql
 
-    complaint := 'schema public lacks what this adapter reads of sub2api: ' || missing
-        || '. In the database of a sub2api, run a sub2api of March 2026 or later, which migrates'
-        || ' its database when it starts, then this file again.';
-    IF complaint IS NULL AND unreadable IS NOT NULL THEN
-        complaint := format('the role %I may not read %s; as their owner, grant it SELECT on them,'
-            || ' then run this file again.', current_user, unreadable);
+-- Spelled out as hash_of has it, and not a call of it: so it needs nothing of the adapter, and a dump
+-- of sub2api's tables alone can be restored.
+DO $$
+BEGIN
+    IF to_regclass('public.image_adapter_key_hash') IS NULL THEN
+        CREATE INDEX image_adapter_key_hash ON public.api_keys
+            (encode(sha256(decode(replace(key, '\', '\\'), 'escape')), 'hex'));
     END IF;
-    IF complaint IS NULL AND to_regclass('public.image_adapter_key_hash') IS NULL THEN
-        -- Spelled out as hash_of has it, and not a call of it: so it needs nothing of the adapter,
-        -- and a dump of sub2api's tables alone can be restored.
-        BEGIN
-            CREATE INDEX image_adapter_key_hash ON public.api_keys
-                (encode(sha256(decode(replace(key, '\', '\\'), 'escape')), 'hex'));
-        EXCEPTION WHEN insufficient_privilege THEN
-            complaint := format('the role %I may not index api_keys; run this file as the owner of'
-                || ' sub2api''s tables.', current_user);
-        END;
-    END IF;
-    IF complaint IS NOT NULL THEN
-        RAISE EXCEPTION USING MESSAGE = complaint, ERRCODE = 'object_not_in_prerequisite_state';
-    END IF;
+EXCEPTION WHEN insufficient_privilege THEN
+    RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format(
+        'the role %I may not index api_keys; run this file as the owner of sub2api''s tables.',
+        current_user);
 END
 $$;
 

@@ -52,7 +52,7 @@ def test_a_role_without_more_than_it_needs_can_install_it(fresh: CodexLb) -> Non
         fresh.execute(f'GRANT CREATE ON DATABASE "{fresh.name}" TO {role}')
         every = "account_proxy_bindings, accounts, api_firewall_allowlist, api_key_accounts, "
         every += "api_key_limits, api_keys, dashboard_settings, proxy_endpoints, "
-        every += "proxy_pool_members, proxy_pools, usage_history"
+        every += "proxy_pool_members, proxy_pools, request_logs, usage_history"
         with psycopg.connect(make_conninfo(fresh.url, user=role), autocommit=True) as installer:
             with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as caught:
                 installer.execute(sql.schema("codex_lb").encode())

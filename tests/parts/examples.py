@@ -2,7 +2,7 @@
 
 from hypothesis import settings
 
-CI = 150
+CI = 100
 """Examples for each property in scripts/test."""
 FAST = 10
 """Examples for each property in scripts/test-fast."""

@@ -37,8 +37,8 @@ def test_an_account_has_some_of_its_dialect_s_routes(dialect: Dialect, *, stream
 
 
 def test_the_tables_know_the_same_dialects() -> None:
-    [listed] = re.findall(r"CHECK \(dialect IN \((.*?)\)\)", sql.schema("standalone"))
-    assert listed == ", ".join(f"'{name}'" for name in DIALECTS)
+    listed = re.findall(r"CHECK \(dialect IN \((.*?)\)\)", sql.schema("standalone"))
+    assert set(listed) == {", ".join(f"'{name}'" for name in DIALECTS)}
 
 
 def test_route_names_are_unique() -> None:

@@ -25,6 +25,8 @@ def cliproxyapi(server_url: str) -> Iterator[PlaneDatabase]:
     ("script", "told"),
     [
         ("standalone", "is cliproxyapi, and standalone would replace its views"),
+        ("litellm", "lacks what this adapter reads of LiteLLM"),
+        ("sub2api_notify", "the sub2api adapter is not installed here"),
         ("litellm_uninstall", "is cliproxyapi, not litellm; nothing was removed"),
     ],
 )

@@ -10,34 +10,8 @@
 
 BEGIN;
 
--- Creating a trigger takes a lock that waits for CLIProxyAPI's running writes and blocks later ones.
-SET LOCAL lock_timeout = '5s';
-
-DO $$
-BEGIN
-    IF to_regclass('image_adapter.codex_files') IS NULL THEN
-        RAISE EXCEPTION 'the cliproxyapi adapter is not installed here: run what'
-            ' `image-gateway schema cliproxyapi` prints, then this file again.'
-            USING ERRCODE = 'object_not_in_prerequisite_state';
-    END IF;
-END
-$$;
-
-CREATE SCHEMA IF NOT EXISTS image_adapter_notify;
-
--- CLIProxyAPI writes these tables, maybe as a role without rights on the adapter, and a trigger that
--- fails makes the write fail.  So each function runs with its owner's rights and a fixed
--- search_path, and gives up in silence: the change then acts within GRANT_TTL_SECONDS.
-
-CREATE OR REPLACE FUNCTION image_adapter_notify.tell() RETURNS trigger
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    PERFORM pg_notify('image_gateway_changed', TG_ARGV[0]);
-    RETURN NULL;
-EXCEPTION WHEN OTHERS THEN
-    RETURN NULL;
-END
-$$;
+SET LOCAL image_gateway.plane = 'cliproxyapi';
+\ir ../parts/notify.sql
 
 -- An account that is named is not served until it is read again.  A payload must be shorter than
 -- 8000 bytes; a name that is cut short matches no account, and all accounts are read again.

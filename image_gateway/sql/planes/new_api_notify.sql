@@ -8,35 +8,8 @@
 
 BEGIN;
 
--- Creating a trigger takes a lock that waits for new-api's running writes and blocks later ones.
-SET LOCAL lock_timeout = '5s';
-
-DO $$
-BEGIN
-    IF to_regclass('image_adapter.channel_accounts') IS NULL THEN
-        RAISE EXCEPTION 'the new_api adapter is not installed here: run what'
-            ' `image-gateway schema new_api` prints, then this file again.'
-            USING ERRCODE = 'object_not_in_prerequisite_state';
-    END IF;
-END
-$$;
-
-CREATE SCHEMA IF NOT EXISTS image_adapter_notify;
-
--- new-api writes these tables, maybe as a role without rights on the adapter, and a trigger that
--- fails makes the write fail.  So each function runs with its owner's rights and a fixed
--- search_path, and what fails in it is a warning in Postgres's log.
-
-CREATE OR REPLACE FUNCTION image_adapter_notify.tell() RETURNS trigger
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    PERFORM pg_notify('image_gateway_changed', TG_ARGV[0]);
-    RETURN NULL;
-EXCEPTION WHEN OTHERS THEN
-    RAISE WARNING 'the image gateway was not told of a change: %', SQLERRM;
-    RETURN NULL;
-END
-$$;
+SET LOCAL image_gateway.plane = 'new_api';
+\ir ../parts/notify.sql
 
 CREATE OR REPLACE FUNCTION image_adapter_notify.tell_key() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -51,7 +24,6 @@ BEGIN
     END IF;
     RETURN NULL;
 EXCEPTION WHEN OTHERS THEN
-    RAISE WARNING 'the image gateway was not told of a change: %', SQLERRM;
     RETURN NULL;
 END
 $$;
@@ -66,7 +38,6 @@ BEGIN
     WHERE t.user_id = OLD.id AND t.deleted_at IS NULL;
     RETURN NULL;
 EXCEPTION WHEN OTHERS THEN
-    RAISE WARNING 'the image gateway was not told of a change: %', SQLERRM;
     RETURN NULL;
 END
 $$;
@@ -134,7 +105,6 @@ BEGIN
     END IF;
     RETURN NULL;
 EXCEPTION WHEN OTHERS THEN
-    RAISE WARNING 'the image gateway was not told of a change: %', SQLERRM;
     RETURN NULL;
 END
 $$;
@@ -147,7 +117,6 @@ BEGIN
     END IF;
     RETURN NULL;
 EXCEPTION WHEN OTHERS THEN
-    RAISE WARNING 'the image gateway was not told of a change: %', SQLERRM;
     RETURN NULL;
 END
 $$;

@@ -9,34 +9,8 @@
 
 BEGIN;
 
--- Creating a trigger takes a lock that waits for sub2api's running writes and blocks later ones.
-SET LOCAL lock_timeout = '5s';
-
-DO $$
-BEGIN
-    IF to_regclass('image_adapter.image_models') IS NULL THEN
-        RAISE EXCEPTION 'the sub2api adapter is not installed here: run what'
-            ' `image-gateway schema sub2api` prints, then this file again.'
-            USING ERRCODE = 'object_not_in_prerequisite_state';
-    END IF;
-END
-$$;
-
-CREATE SCHEMA IF NOT EXISTS image_adapter_notify;
-
--- sub2api writes these tables, maybe as a role without rights on the adapter, and a trigger that
--- fails makes the write fail.  So each function runs with its owner's rights and a fixed
--- search_path, and an error in it means only that nobody is told.
-
-CREATE OR REPLACE FUNCTION image_adapter_notify.tell() RETURNS trigger
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    PERFORM pg_notify('image_gateway_changed', payload) FROM unnest(TG_ARGV) AS payload;
-    RETURN NULL;
-EXCEPTION WHEN OTHERS THEN
-    RETURN NULL;
-END
-$$;
+SET LOCAL image_gateway.plane = 'sub2api';
+\ir ../parts/notify.sql
 
 CREATE OR REPLACE FUNCTION image_adapter_notify.tell_key() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

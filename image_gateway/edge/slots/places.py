@@ -6,7 +6,7 @@ counts it from the moment in which it is made (``core.routing.slots``); it count
 always do it; the lock follows, and ``returned`` waits for that.
 
 One task alone awaits the methods of ``Places``, but for ``returned``, because only one may use the
-session.  So whoever holds a place may release it while its lock is being taken: such a late lock is
+session.  A call may therefore release its place while the lock is being taken: such a late lock is
 given back.
 
 Two things leave a running call without a lock.  If the session is lost, every lock is gone, and

@@ -175,7 +175,8 @@ class SharedSlots:
         self._was_short = False
         if session is not None:
             await session.close()
-        # Once may be chance; a session that is lost at its first take, too, is no help.
+        # The first loss may be chance.  If the next session is lost at its first take, too, another
+        # one would not last either.
         pause = IN_VAIN_SECONDS * random.uniform(0.5, 1.0) if self._in_vain > 1 else 0.0  # noqa: S311
         self._retry_at = time.monotonic() + pause
         self._admits_at = time.monotonic() + ALONE_SECONDS

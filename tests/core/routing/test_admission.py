@@ -93,6 +93,14 @@ def test_a_key_is_good_until_the_second_in_which_it_expires() -> None:
     assert _code_at(one, NOW) == "key_expired"
 
 
+def test_a_key_that_has_expired_may_not_even_ask_what_costs_nothing() -> None:
+    one = key(expires_at=NOW, image_enabled=False)
+    admission.check_active(one, NOW - timedelta(seconds=1))
+    with pytest.raises(Refusal) as refused:
+        admission.check_active(one, NOW)
+    assert refused.value.code == "key_expired"
+
+
 @given(st.integers(-3, 10), st.integers(1, 10))
 def test_a_call_may_not_ask_for_more_pictures_than_are_left(left: int, asked: int) -> None:
     one = key(images_remaining=left)

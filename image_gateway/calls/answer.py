@@ -165,8 +165,11 @@ class Answer:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.add(waiter)
         try:
-            async with asyncio.timeout(seconds):
+            if seconds is None:
                 await waiter
+            else:
+                async with asyncio.timeout(seconds):
+                    await waiter
         except TimeoutError:
             return False
         finally:

@@ -6,6 +6,7 @@ a record never has one.  ``builder`` fills the fields.
 
 from dataclasses import dataclass, fields
 from datetime import datetime
+from operator import attrgetter
 from typing import Final
 
 from image_gateway.core.calls.model import CallSource
@@ -104,11 +105,10 @@ class Record:
     def as_json(self) -> dict[str, object]:
         """The record as JSON values.  Strings are cut to 256 characters: clients choose some."""
         values: dict[str, object] = {"schema_version": SCHEMA_VERSION}
-        for name in FIELDS[1:]:
-            values[name] = _cut(getattr(self, name))
+        values.update(zip(FIELDS[1:], map(_cut, _FIELD_VALUES(self)), strict=True))
         values["time"] = self.time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         values["attempts"] = [
-            {name: _cut(getattr(attempt, name)) for name in _ATTEMPT_FIELDS}
+            dict(zip(_ATTEMPT_FIELDS, map(_cut, _ATTEMPT_VALUES(attempt)), strict=True))
             for attempt in self.attempts
         ]
         return values
@@ -128,6 +128,9 @@ FIELDS: Final = ("schema_version", *(item.name for item in fields(Record)))
 """The record's fields, in order."""
 
 _ATTEMPT_FIELDS: Final = tuple(item.name for item in fields(AttemptRecord))
+
+_FIELD_VALUES: Final = attrgetter(*FIELDS[1:])
+_ATTEMPT_VALUES: Final = attrgetter(*_ATTEMPT_FIELDS)
 _LONGEST_TEXT: Final = 256
 
 

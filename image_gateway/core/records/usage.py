@@ -52,6 +52,8 @@ def read_svg(value: object) -> Usage | None:
 def _read(value: object, names: _Names) -> dict[str, object]:
     fields = untrusted.mapping(value)
     counts: dict[str, object] = {}
+    if not fields:
+        return counts
     for name, inner in names.items():
         count = _read(fields.get(name), inner) if inner else count_of(fields, name)
         if count is not None and count != {}:

@@ -154,6 +154,8 @@ class CooldownTracker:
 
         A cooldown that began after ``since`` stays: a later call began it.
         """
+        if not self._cooldowns:
+            return
         for key in _keys(account_name, target):
             remaining = {
                 credential: cooldown
@@ -222,6 +224,8 @@ class CooldownTracker:
         self, account_name: str, target: Target, credential: Credential | None
     ) -> list[_ActiveCooldown]:
         """The cooldowns that apply to a call."""
+        if not self._cooldowns:
+            return []
         return [
             cooldown
             for key in _keys(account_name, target)

@@ -54,7 +54,7 @@ class RequestLog:
     def __init__(self, folder: Path, rotation: Rotation, clock: Callable[[], float]) -> None:
         self.lost = 0
         """Records that could not be written since the start."""
-        self._queue: queue.Queue[object] = queue.Queue(_QUEUED)
+        self._queue: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._reopen = threading.Event()
         self._file = _CurrentFile(folder, rotation, clock)
         self._thread = threading.Thread(target=self._run, name="request-log", daemon=True)
@@ -69,16 +69,15 @@ class RequestLog:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._queue.put(_STOP)
         # A disk that hangs must not keep the process from ending.
-        with contextlib.suppress(queue.Full):
-            self._queue.put(_STOP, timeout=_FLUSH_SECONDS)
         self._thread.join(_FLUSH_SECONDS)
 
     def put(self, record: dict[str, object]) -> None:
         """Queue a record; it is lost, and counted, if ten thousand wait already."""
-        try:
-            self._queue.put_nowait(record)
-        except queue.Full:
+        if self._queue.qsize() < _QUEUED:
+            self._queue.put(record)
+        else:
             self._lose("the queue is full")
 
     def reopen(self) -> None:

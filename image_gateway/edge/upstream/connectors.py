@@ -7,6 +7,7 @@ interim responses only.
 
 import asyncio
 import functools
+import socket
 import ssl
 from collections.abc import Awaitable
 from contextvars import ContextVar
@@ -27,6 +28,7 @@ from aiohttp_socks import (
 from image_gateway.core.model import Proxy
 
 if TYPE_CHECKING:
+    from aiohappyeyeballs import AddrInfoType
     from aiohttp.client_reqrep import ClientRequest
     from aiohttp.connector import Connection
     from aiohttp.tracing import Trace
@@ -129,6 +131,23 @@ class ReportingConnector(BoundedConnector):
         connection = await super().connect(req, traces, timeout)
         state.get().connected(connection.protocol)
         return connection
+
+
+class DirectConnector(ReportingConnector):
+    """The connector of all calls but those through SOCKS."""
+
+    async def _wrap_create_connection(
+        self, *args: Any, addr_infos: "list[AddrInfoType]", **options: Any
+    ) -> "tuple[asyncio.Transport, ResponseHandler]":
+        """As the base's, but without a race where there is a single address.
+
+        aiohttp's race connects by ``sock_connect``, for which uvloop looks the address up once
+        more, on a thread: 0.1 ms of CPU (uvloop 0.23).
+        """
+        if len(addr_infos) > 1 or addr_infos[0][0] != socket.AF_INET:
+            return await super()._wrap_create_connection(*args, addr_infos=addr_infos, **options)
+        host, port = addr_infos[0][4][:2]
+        return await self._wrap_existing_connection(*args, host=host, port=port, **options)
 
 
 class _SocksConnector(ReportingConnector, ProxyConnector):

@@ -29,7 +29,7 @@ from image_gateway.core.model import HTTP_SCHEMES, Proxy
 from image_gateway.edge.spool import Spool
 from image_gateway.edge.upstream import body, connectors
 from image_gateway.edge.upstream.body import ResponseBody
-from image_gateway.edge.upstream.connectors import ConnectionState, ReportingConnector
+from image_gateway.edge.upstream.connectors import ConnectionState, DirectConnector
 
 CLOSE_SECONDS: Final = 2.0
 """How long a slot waits for its aborted connection; an abort takes one pass of the event loop."""
@@ -84,7 +84,7 @@ class UpstreamClient:
 
     async def __aenter__(self) -> Self:
         self._session = open_session(
-            ReportingConnector(limit=0, force_close=True), self._connect_seconds
+            DirectConnector(limit=0, force_close=True), self._connect_seconds
         )
         return self
 

@@ -14,20 +14,18 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import psycopg
 
-from image_gateway import sql
 from image_gateway.core.model import Secret
 from image_gateway.core.routing.lock_names import LockName
 from image_gateway.core.routing.lock_table import LockTable, NameCount
 from image_gateway.edge.postgres import connections
+from image_gateway.edge.postgres.prepared import PreparedStatements, Row
 
 ANSWER_SECONDS: Final = 2.0
 """How long a statement may take until the session counts as lost; it takes 0.2 ms."""
-
-Row = Mapping[str, Any]
 
 
 class LostSessionError(Exception):
@@ -61,6 +59,7 @@ class SlotSession:
 
     def __init__(self, connection: connections.AsyncConnection) -> None:
         self._connection = connection
+        self._statements = PreparedStatements(connection, ANSWER_SECONDS)
         self._held: dict[int, set[int]] = {}
         """Locks, by the first one of their name."""
         self._table = LockTable(0)
@@ -79,8 +78,8 @@ class SlotSession:
         session = cls(connection)
         try:
             await session._query("slot_session")
-            [table] = await session._query("lock_table")
-            session._table = LockTable(table["size"])
+            [[size]] = await session._query("lock_table")
+            session._table = LockTable(size or 0)
             await session.count()
         except BaseException:
             await session.close()
@@ -147,13 +146,13 @@ class SlotSession:
 
     async def count(self) -> None:
         """Count the locks of all sessions, which also shows that this one still exists."""
-        rows = await self._query("count_locks")
-        names = {
-            row["base"]: NameCount(row["in_use"], row["highest"])
-            for row in rows
-            if row["base"] is not None
-        }
-        self._table.count(rows[0]["locks"], names, time.monotonic())
+        locks = 0
+        names = dict[int, NameCount]()
+        for total, base, in_use, highest in await self._query("count_locks"):
+            locks = total or 0
+            if base is not None:
+                names[base] = NameCount(in_use or 0, highest or 0)
+        self._table.count(locks, names, time.monotonic())
 
     def _affordable(self, wants: Sequence[Want]) -> list[int]:
         """Which of the locks the budget has room for, by their numbers, in order."""
@@ -169,8 +168,7 @@ class SlotSession:
             "held": [lock for base in set(bases) for lock in self._held.get(base, ())],
         }
         results: list[int | NoLock] = [NoLock.UNTRIED] * len(wants)
-        for at, row in enumerate(await self._query("take_locks", values)):
-            lock: int | None = row["lock"]
+        for at, (lock,) in enumerate(await self._query("take_locks", values)):
             if lock is None:
                 results[at] = NoLock.FULL
             else:
@@ -179,21 +177,10 @@ class SlotSession:
                 self._table.take(1)
         return results
 
-    async def _query(self, name: str, values: Mapping[str, object] | None = None) -> Sequence[Row]:
-        query = asyncio.create_task(self._execute(name, values))
+    async def _query(
+        self, name: str, values: Mapping[str, Sequence[int]] | None = None
+    ) -> Sequence[Row]:
         try:
-            done, _ = await asyncio.wait([query], timeout=ANSWER_SECONDS)
-            if not done:
-                raise LostSessionError("TimeoutError")
-            return query.result()
+            return await self._statements.run(f"daemon/{name}", values)
         except (psycopg.Error, OSError) as error:
             raise LostSessionError(type(error).__name__) from error
-        finally:
-            if not query.done():
-                connections.hang_up(self._connection)
-                await asyncio.wait([query])
-                query.exception()  # expected: nobody waits for the result any more
-
-    async def _execute(self, name: str, values: Mapping[str, object] | None) -> Sequence[Row]:
-        cursor = await self._connection.execute(sql.query(f"daemon/{name}").encode(), values)
-        return connections.rows(await cursor.fetchall()) if cursor.description else ()

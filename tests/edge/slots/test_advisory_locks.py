@@ -20,6 +20,7 @@ from image_gateway.core.routing import lock_table
 from image_gateway.core.routing.lock_names import LockKind, LockName
 from image_gateway.demo import postgres
 from image_gateway.edge.postgres import connections
+from image_gateway.edge.postgres.prepared import PreparedStatements
 from image_gateway.edge.slots import advisory_locks
 from image_gateway.edge.slots.advisory_locks import LostSessionError, NoLock, SlotSession, Want
 from tests.edge.conftest import Watcher
@@ -374,19 +375,23 @@ async def test_takes_in_a_row_read_the_lock_table_once(
 ) -> None:
     """Reading it takes milliseconds where there are many locks."""
     monkeypatch.setattr(lock_table, "COUNT_SECONDS", float("inf"))
-    execute, asked = SlotSession._execute, Counter[str]()
+    execute, asked = PreparedStatements.run, Counter[str]()
 
-    async def counted(session: SlotSession, name: str, values: Any) -> Any:
+    async def counted(statements: PreparedStatements, name: str, values: Any = None) -> Any:
         asked[name] += 1
-        return await execute(session, name, values)
+        return await execute(statements, name, values)
 
-    monkeypatch.setattr(SlotSession, "_execute", counted)
+    monkeypatch.setattr(PreparedStatements, "run", counted)
     session = await open_session()
     asked.clear()
     for _ in range(10):
         await session.take(wants(("alpha", 3), ("beta", 3), ("gamma", 3)))
         await session.give_back([(account(name), 0) for name in ("alpha", "beta", "gamma")])
-    assert asked == {"take_locks": 10, "give_back_locks": 10, "count_locks": 1}
+    assert asked == {
+        "daemon/take_locks": 10,
+        "daemon/give_back_locks": 10,
+        "daemon/count_locks": 1,
+    }
 
 
 # -- when they are free again ----------------------------------------------------------------------
@@ -419,14 +424,14 @@ async def test_a_session_that_the_server_ended_holds_nothing_and_says_so(
 async def test_a_session_that_opens_as_it_is_cancelled_is_closed(
     database: str, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    execute = SlotSession._execute
+    execute = PreparedStatements.run
 
-    async def answered(session: SlotSession, name: str, values: Any) -> Any:
-        answer = await execute(session, name, values)
+    async def answered(statements: PreparedStatements, name: str, values: Any = None) -> Any:
+        answer = await execute(statements, name, values)
         opening.cancel()
         return answer
 
-    monkeypatch.setattr(SlotSession, "_execute", answered)
+    monkeypatch.setattr(PreparedStatements, "run", answered)
     opening = asyncio.create_task(SlotSession.open(Secret(database)))
     await asyncio.wait([opening])
     assert opening.cancelled()

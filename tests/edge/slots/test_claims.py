@@ -15,6 +15,7 @@ import pytest
 from image_gateway.core.model import Account, Key
 from image_gateway.core.routing.lock_names import LockKind
 from image_gateway.core.routing.slots import WaitQueue
+from image_gateway.edge.postgres.prepared import PreparedStatements
 from image_gateway.edge.slots import advisory_locks, broker, shared_slots
 from image_gateway.edge.slots.broker import SlotBroker
 from image_gateway.edge.slots.claims import Claim, LimitError
@@ -140,22 +141,25 @@ async def test_one_statement_takes_all_that_a_call_needs(
     by = owned("k", 5, max_concurrency=5)
     (await begin(room, by)).end()
     await eventually(lambda: not watcher.locks())
-    execute, asked = advisory_locks.SlotSession._execute, Counter[str]()
+    execute, asked = PreparedStatements.run, Counter[str]()
 
-    async def counted(session: advisory_locks.SlotSession, name: str, values: Any) -> Any:
-        asked[name] += name != "count_locks"
-        return await execute(session, name, values)
+    async def counted(statements: PreparedStatements, name: str, values: Any = None) -> Any:
+        asked[name] += name != "daemon/count_locks"
+        return await execute(statements, name, values)
 
-    monkeypatch.setattr(advisory_locks.SlotSession, "_execute", counted)
+    monkeypatch.setattr(PreparedStatements, "run", counted)
     call = await begin(room, by)
-    assert asked["take_locks"] == 1
+    assert asked["daemon/take_locks"] == 1
     assert len(watcher.locks()) == 3
     with await room.slot(by, [MANY], 0), await room.slot(by, [MANY], 0, claim=call.claim):
-        assert asked["take_locks"] == 3
+        assert asked["daemon/take_locks"] == 3
         assert len(watcher.locks()) == 5
     call.end()
     await eventually(lambda: not watcher.locks())
-    assert +asked == {"take_locks": 3, "give_back_locks": asked["give_back_locks"]}
+    assert +asked == {
+        "daemon/take_locks": 3,
+        "daemon/give_back_locks": asked["daemon/give_back_locks"],
+    }
 
 
 async def test_a_key_has_one_limit_in_two_processes(open_room: Open, watcher: Watcher) -> None:
@@ -402,14 +406,14 @@ async def test_where_no_lock_can_be_taken_calls_are_admitted_all_the_same(
     monkeypatch.setattr(shared_slots, "IN_VAIN_SECONDS", 3.0)
     room = await open_room()
     calls = [await begin(room, key())]
-    execute, fails = advisory_locks.SlotSession._execute, True
+    execute, fails = PreparedStatements.run, True
 
-    async def failing(session: advisory_locks.SlotSession, name: str, values: Any) -> Any:
-        if fails and name == "take_locks":
+    async def failing(statements: PreparedStatements, name: str, values: Any = None) -> Any:
+        if fails and name == "daemon/take_locks":
             raise psycopg.errors.OutOfMemory("out of shared memory")
-        return await execute(session, name, values)
+        return await execute(statements, name, values)
 
-    monkeypatch.setattr(advisory_locks.SlotSession, "_execute", failing)
+    monkeypatch.setattr(PreparedStatements, "run", failing)
     calls += [await begin(room, key(f"k{number}", max_concurrency=1)) for number in range(2)]
     assert caplog.text.count("OutOfMemory") < 5
     fails = False

@@ -28,7 +28,6 @@ from aiohttp_socks import (
 from image_gateway.core.model import Proxy
 
 if TYPE_CHECKING:
-    from aiohappyeyeballs import AddrInfoType
     from aiohttp.client_reqrep import ClientRequest
     from aiohttp.connector import Connection
     from aiohttp.tracing import Trace
@@ -137,7 +136,7 @@ class DirectConnector(ReportingConnector):
     """The connector of all calls but those through SOCKS."""
 
     async def _wrap_create_connection(
-        self, *args: Any, addr_infos: "list[AddrInfoType]", **options: Any
+        self, *args: Any, addr_infos: list[Any], **options: Any
     ) -> "tuple[asyncio.Transport, ResponseHandler]":
         """As the base's, but without a race where there is a single address.
 

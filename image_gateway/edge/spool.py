@@ -19,16 +19,16 @@ import os
 import tempfile
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Final, Self, TypeVar
 
 from image_gateway.core.codec import body_segments
 from image_gateway.core.codec.base64_text import Base64Decoder
 from image_gateway.core.codec.body_segments import Body, Decoded, Encoded, Span
 from image_gateway.edge import file_span
+from image_gateway.edge.disk_threads import DiskThreads
 from image_gateway.edge.file_span import FileSpan
 
 MEMORY_BYTES: Final = 1024 * 1024
@@ -47,7 +47,6 @@ _READ_BYTES: Final = 192 * 1024
 """A multiple of three, so that the base64 of the pieces joins to the base64 of the body."""
 _MOST_VECTORS: Final = 1024
 """``IOV_MAX`` of Linux."""
-_THREADS: Final = 4
 
 _T = TypeVar("_T")
 
@@ -84,7 +83,7 @@ class Spools:
         self.folder = folder
         self.memory = ByteBudget(memory_bytes)
         self.disk = ByteBudget(disk_bytes)
-        self.threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="spool")
+        self.threads = DiskThreads()
 
     def __repr__(self) -> str:
         return f"<Spools memory={self.memory} disk={self.disk}>"
@@ -93,7 +92,7 @@ class Spools:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.threads.shutdown()
+        self.threads.end()
 
     def open(self, *, paid: bool = False, folder: Path | None = None) -> "Spool":
         """An empty spool; close it by ``with``.
@@ -120,7 +119,8 @@ class Spool:
         self._on_disk = 0
         self._writing: asyncio.Future[int] | None = None
         self._charged_to_disk = 0
-        self._jobs: set[asyncio.Future[Any]] = set()
+        self._jobs = 0
+        """Jobs that use the file."""
         self._closed = False
 
     def __repr__(self) -> str:
@@ -191,26 +191,28 @@ class Spool:
         self._charged_to_disk += count
         file, folder, offset = self._file, self._folder, self._on_disk
         common = self._spools.folder
-        self._writing = self._start(
-            lambda: _write_out(file, (folder, common), chunks, offset),
-            lambda job: self._end_writing(job, len(chunks), count),
+        self._jobs += 1
+        self._writing = self._spools.threads.start(
+            lambda: _write_out(file, (folder, common), chunks, offset)
         )
+        self._writing.add_done_callback(lambda job: self._end_writing(job, len(chunks), count))
         await asyncio.shield(self._writing)
 
     def _end_writing(self, job: "asyncio.Future[int]", chunks: int, count: int) -> None:
         # As a callback, because the writer may have been cancelled meanwhile.
         self._writing = None
-        if job.cancelled() or job.exception() is not None:
+        if job.exception() is None:
+            self._file = job.result()
+            if not self._closed:
+                self._spools.memory.give_back(count)
+                self._on_disk += count
+                del self._chunks[:chunks], self._starts[:chunks]
+        else:
             self._disk_failed = True
             if not self._closed:
                 self._spools.disk.give_back(count)
                 self._charged_to_disk -= count
-            return
-        self._file = job.result()
-        if not self._closed:
-            self._spools.memory.give_back(count)
-            self._on_disk += count
-            del self._chunks[:chunks], self._starts[:chunks]
+        self._end_job()
 
     def whole(self) -> "SpooledBody":
         """All that was written, as a body."""
@@ -299,22 +301,11 @@ class Spool:
     async def _run(self, job: Callable[[], _T]) -> _T:
         # A caller that is cancelled leaves the thread at work.  The descriptor must not be closed
         # meanwhile, or the kernel gives it to another file: ``_close_file`` waits for all jobs.
-        return await asyncio.shield(self._start(job))
+        self._jobs += 1
+        return await self._spools.threads.run(job, ended=self._end_job)
 
-    def _start(
-        self, job: Callable[[], _T], done: Callable[[asyncio.Future[_T]], None] | None = None
-    ) -> "asyncio.Future[_T]":
-        future = asyncio.get_running_loop().run_in_executor(self._spools.threads, job)
-        self._jobs.add(future)
-        if done is not None:
-            future.add_done_callback(done)
-        future.add_done_callback(self._end_job)
-        return future
-
-    def _end_job(self, job: "asyncio.Future[Any]") -> None:
-        self._jobs.discard(job)
-        if not job.cancelled():
-            job.exception()
+    def _end_job(self) -> None:
+        self._jobs -= 1
         self._close_file()
 
     def close(self) -> None:

@@ -121,7 +121,6 @@ def spools(tmp_path: Path) -> Iterator[Spools]:
 
 @pytest.fixture
 def slow_disk(spools: Spools) -> SlowDisk:
-    spools.threads.shutdown()
     made = SlowDisk()
     spools.threads = made
     return made

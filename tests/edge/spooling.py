@@ -5,10 +5,11 @@ import contextlib
 import errno
 import os
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from threading import Thread
 
+from image_gateway.edge.disk_threads import DiskThreads
 from image_gateway.edge.spool import (
     Spool,
     Spools,
@@ -53,32 +54,22 @@ def held(spools: Spools) -> tuple[int, int, list[str]]:
 NOTHING: tuple[int, int, list[str]] = (0, 0, [])
 
 
-class SlowDisk(ThreadPoolExecutor):
-    """Threads of which each job waits until the test lets it go."""
+class SlowDisk(DiskThreads):
+    """No threads: each job waits until the test lets it go."""
 
-    def __init__(self) -> None:
-        super().__init__(4)
-        self.jobs: list[Callable[[], None]] = []
+    def _new_thread(self, *_: object) -> Thread:
+        return Thread()
 
-    def submit(self, job: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-
-        def run() -> None:
-            try:
-                result = job(*args, **options)
-            except BaseException as error:  # noqa: BLE001 - handed on, as an executor does
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-
-        self.jobs.append(run)
-        return future
+    def end(self) -> None:
+        """There are no threads to end."""
 
     async def job(self) -> Callable[[], None]:
         """The next job, once it is asked for."""
-        while not self.jobs:
+        while self._queue.empty():
             await asyncio.sleep(0)
-        return self.jobs.pop(0)
+        job = self._queue.get_nowait()
+        assert job is not None
+        return partial(self._do, job, asyncio.get_running_loop())
 
 
 async def turns(count: int = 5) -> None:

@@ -13,7 +13,7 @@ from image_gateway.edge.file_span import FileSpan
 from image_gateway.edge.kept import folder, locks
 from image_gateway.edge.kept.disk import Disk, DiskTroubleError
 from image_gateway.edge.kept.locks import Part
-from image_gateway.edge.kept.threads import OpenFile
+from image_gateway.edge.kept.open_file import OpenFile
 from image_gateway.edge.spool import JoinedBody, SpooledBody, SpoolFullError
 
 

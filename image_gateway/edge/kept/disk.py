@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from image_gateway.core.calls.journal import Ending
+from image_gateway.edge.disk_threads import DiskThreads
 from image_gateway.edge.kept.folder import KeepFolder
-from image_gateway.edge.kept.threads import DiskThreads, OpenFile
+from image_gateway.edge.kept.open_file import OpenFile
 
 WARNING_SECONDS: Final = 60.0
 

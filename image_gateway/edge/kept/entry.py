@@ -13,7 +13,7 @@ from image_gateway.edge.file_span import FileSpan
 from image_gateway.edge.kept import folder, locks
 from image_gateway.edge.kept.disk import Disk, DiskTroubleError, expires_at
 from image_gateway.edge.kept.locks import Part
-from image_gateway.edge.kept.threads import OpenFile
+from image_gateway.edge.kept.open_file import OpenFile
 
 POLL_SECONDS: Final = 0.15
 """How often a waiting request looks whether the call has ended.  A look asks the kernel for a lock

@@ -7,7 +7,7 @@ from typing import Final, Self
 from image_gateway.edge.file_span import FileSpan
 from image_gateway.edge.kept.disk import Disk
 from image_gateway.edge.kept.entry import KeptEntry
-from image_gateway.edge.kept.threads import OpenFile
+from image_gateway.edge.kept.open_file import OpenFile
 
 _HEAD_BYTES: Final = 256
 """More than any signature of a picture has."""

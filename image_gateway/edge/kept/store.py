@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, Self, TypeVar
 
 from image_gateway.core.calls.model import CallIdentity, CallState
+from image_gateway.edge.disk_threads import DiskThreads
 from image_gateway.edge.kept import entry as entries
 from image_gateway.edge.kept import name_lock
 from image_gateway.edge.kept import picture as pictures
@@ -23,9 +24,9 @@ from image_gateway.edge.kept.folder import (
     KeepFolderError,
 )
 from image_gateway.edge.kept.name_lock import NameLock
+from image_gateway.edge.kept.open_file import OpenFile
 from image_gateway.edge.kept.picture import KeptPicture
 from image_gateway.edge.kept.sweep import Sweeper
-from image_gateway.edge.kept.threads import DiskThreads, OpenFile
 
 MOST_FOUND: Final = 64
 """Calls that a look-up gives for one fingerprint or name, the newest ones."""

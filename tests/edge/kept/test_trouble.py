@@ -16,11 +16,12 @@ from unittest import mock
 import pytest
 
 from image_gateway.core.calls.model import CallState
+from image_gateway.edge.disk_threads import DiskThreads
 from image_gateway.edge.file_span import FileSpan
 from image_gateway.edge.kept import folder as folder_module
 from image_gateway.edge.kept.disk import WARNING_SECONDS, DiskTroubleError, Trouble
+from image_gateway.edge.kept.open_file import OpenFile
 from image_gateway.edge.kept.store import KeptCalls
-from image_gateway.edge.kept.threads import DiskThreads, OpenFile
 from image_gateway.edge.spool import JoinedBody, SpooledBody, Spools
 from tests.edge.kept.parts import (
     HEADERS,

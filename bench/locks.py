@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import uvloop
@@ -53,7 +54,7 @@ async def measure_one(room: SlotBroker, by: Key, takes: int) -> str:
     for number in range(takes + 100):
         began = time.perf_counter()
         with room.claim(by) if hasattr(room, "claim") else contextlib.nullcontext() as claim:
-            options = {} if claim is None else {"claim": claim}
+            options: dict[str, Any] = {} if claim is None else {"claim": claim}
             (await room.slot(by, [ACCOUNT], 5, **options)).release()
         if number >= 100:
             seconds.append(time.perf_counter() - began)

@@ -6,6 +6,8 @@ upstream, the load, a Postgres.
 
 ``compare`` (``bench/run``) measures speed and memory: ``works`` are what is asked for, ``peers``
 whom, ``load`` and ``upstream`` are the two ends, ``measuring`` takes the rounds, ``results`` stores
-them, ``report`` and ``chart`` show them, ``targets`` are what the gateway promises.  ``locks``
-measures the slots alone.
+them, ``report`` and ``chart`` show them, ``targets`` are what the gateway promises.
+
+``buying`` (``bench/purchases``) counts pictures: ``faults`` are what goes wrong, the peers are the
+same.  ``page`` puts both tables into the README.  ``locks`` measures the slots alone.
 """

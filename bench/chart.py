@@ -1,5 +1,6 @@
 """The chart of a run: a panel for each figure that matters, a bar for each peer."""
 
+import math
 from pathlib import Path
 from typing import Final
 
@@ -54,7 +55,10 @@ def _draw_panel(result: Result, panel: tuple[str, str, str], axes: Axes) -> None
     axes.bar_label(drawn, fmt="%.3g", padding=3, fontsize=8)
     axes.set_title(title, fontsize=10)
     axes.set_xscale("log")
-    axes.margins(x=0.25)
+    if values:
+        # Bars begin at a power of ten, and the right has room for the numbers.
+        axes.set_xlim(10 ** math.floor(math.log10(min(values)) - 0.1), max(values) * 3)
     axes.tick_params(labelsize=8)
-    for side in ("top", "right"):
+    axes.tick_params(axis="x", which="both", bottom=False, labelbottom=False)
+    for side in ("top", "right", "bottom"):
         axes.spines[side].set_visible(False)

@@ -9,27 +9,23 @@ Markdown and as a chart; with --write also to bench/README.md and bench/results.
 """
 
 import argparse
-import asyncio
 import contextlib
 import os
-import resource
-import shutil
-import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import uvloop
 
 from bench import installing, measuring, page, processes, report, results
-from bench.peers import DIRECT, PEERS, ROOT, ImageGateway, Peer
+from bench.command import ending_on_signals, names_of, store
+from bench.peers import DIRECT, PEERS, ImageGateway, Peer
 from bench.works import USUAL, WORKS, Work, quick
 from image_gateway.demo import postgres
 
-BUILD: Final = ROOT / "build" / "bench"
 NAME: Final = "performance"
 """Of the files, and of the marks in the page."""
 
@@ -55,11 +51,11 @@ def plan(words: Sequence[str]) -> Plan:
     every = {work.name: work for work in WORKS}
     known = {peer.name: peer for peer in PEERS}
     parser.add_argument(
-        "--works", type=_names(every), default=USUAL, help=f"some of {','.join(every)}"
+        "--works", type=names_of(every), default=USUAL, help=f"some of {','.join(every)}"
     )
     parser.add_argument(
         "--peers",
-        type=_names((DIRECT, *known)),
+        type=names_of((DIRECT, *known)),
         default=(DIRECT, *known),
         help=f"some of {','.join((DIRECT, *known))}",
     )
@@ -81,6 +77,8 @@ def plan(words: Sequence[str]) -> Plan:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Measure, and say how the targets stand; 0 whatever they say, 1 without any figure."""
+    from bench import chart  # noqa: PLC0415 - its library is an extra, which tests do not have
+
     command = list(sys.argv[1:] if words is None else words)
     wanted = plan(command)
     found, versions, missing = installing.usable(wanted.peers)
@@ -91,8 +89,8 @@ def main(words: Sequence[str] | None = None) -> int:
         print("one core only: load and peers disturb each other", file=sys.stderr)
     # Everything but the peers; what is started from here inherits it.
     os.sched_setaffinity(0, {cores.load})
-    _allow_descriptors()
-    with _ending_on_signals(), contextlib.ExitStack() as closing:
+    processes.allow_descriptors()
+    with ending_on_signals(), contextlib.ExitStack() as closing:
         folder = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         database = None
         if any(isinstance(peer, ImageGateway) for peer in found):
@@ -104,13 +102,18 @@ def main(words: Sequence[str] | None = None) -> int:
         titles = {DIRECT: ("no proxy", ""), **titles}
     result = results.gather(
         ["bench/run", *command],
-        wanted.works,
         titles,
         missing | bench.missing,
         [row.as_json() for row in rows],
+        works={work.name: work.title for work in wanted.works},
         is_quick=wanted.is_quick,
     )
-    _store(result, writes=wanted.writes)
+    table = report.markdown(result)
+    files = store(NAME, result, table)
+    files["png"] = files["json"].with_suffix(".png")
+    chart.draw(result, files["png"])
+    if wanted.writes:
+        page.publish(NAME, table, files)
     return 0 if rows else 1
 
 
@@ -119,64 +122,10 @@ async def _measure(bench: measuring.Bench, wanted: Plan, peer_count: int) -> lis
     return await bench.measure(wanted.works, progress, with_direct=wanted.with_direct)
 
 
-def _store(result: dict[str, Any], *, writes: bool) -> None:
-    from bench import chart  # noqa: PLC0415 - its library is an extra
-
-    BUILD.mkdir(parents=True, exist_ok=True)
-    files = {kind: BUILD / f"{NAME}.{kind}" for kind in ("json", "md", "png")}
-    files["json"].write_text(results.dump(result), "utf-8")
-    table = report.markdown(result)
-    files["md"].write_text(f"{table}\n", "utf-8")
-    chart.draw(result, files["png"])
-    print(f"{table}\n\nwritten: {BUILD.relative_to(ROOT)}")
-    if writes:
-        page.RESULTS.mkdir(exist_ok=True)
-        for kind in ("json", "png"):
-            shutil.copy(files[kind], page.RESULTS)
-        page.write(NAME, table)
-
-
-def _names(known: Sequence[str] | dict[str, Any] | tuple[str, ...]) -> Any:
-    """Parses names with commas between them; they come in their own order, each once."""
-
-    def parse(words: str) -> tuple[str, ...]:
-        wanted = words.split(",")
-        if unknown := [name for name in wanted if name not in known]:
-            raise argparse.ArgumentTypeError(
-                f"unknown: {', '.join(unknown)}; choose from {', '.join(known)}"
-            )
-        return tuple(name for name in known if name in wanted)
-
-    return parse
-
-
 def _count(words: str) -> int:
     if not words.isdecimal() or not 1 <= int(words) <= 1000:
         raise argparse.ArgumentTypeError(f"{words!r} is not a number from 1 to 1000")
     return int(words)
-
-
-def _allow_descriptors() -> None:
-    """As many descriptors as the machine allows: a thousand calls need thousands, in all peers."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-@contextlib.contextmanager
-def _ending_on_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the run as Ctrl-C does, so that everything it started is ended."""
-
-    def interrupt(*_: object) -> None:
-        signal.raise_signal(signal.SIGINT)
-
-    # A shell that starts this in the background has it ignored.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupt)
-    try:
-        yield
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Parts of bench/README.md that programs write, between marks that name them."""
 
 import re
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from bench.peers import ROOT
@@ -24,8 +26,13 @@ def with_part(text: str, name: str, words: str) -> str:
     return _pattern(name).sub(lambda _: marked, text)
 
 
-def write(name: str, words: str, page: Path = PAGE) -> None:
-    page.write_text(with_part(page.read_text("utf-8"), name, words), "utf-8")
+def publish(name: str, words: str, files: Mapping[str, Path]) -> None:
+    """Write this part of the page, and keep the figures and the chart beside it."""
+    RESULTS.mkdir(exist_ok=True)
+    for kind, path in files.items():
+        if kind != "md":
+            shutil.copy(path, RESULTS)
+    PAGE.write_text(with_part(PAGE.read_text("utf-8"), name, words), "utf-8")
 
 
 def _pattern(name: str) -> re.Pattern[str]:

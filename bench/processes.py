@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -35,6 +36,12 @@ class Cores:
     @property
     def are_two(self) -> bool:
         return self.peer != self.load
+
+
+def allow_descriptors() -> None:
+    """As many descriptors as the machine allows: a thousand calls need thousands, in all peers."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def cores() -> Cores:

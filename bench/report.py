@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from bench.markdown import NOT_MEASURED, number, table, taken
 from bench.peers import DIRECT
 from bench.results import Result, figures
 from bench.targets import FIGURES, GATEWAY, UNITS, Verdict, judge
 
-NOT_MEASURED: Final = "Not measured yet."
+CHART: Final = "![The same as a chart](results/performance.png)"
 
 _OVERVIEW: Final[Sequence[tuple[str, str, str]]] = (
     ("W1", "rate", "calls/s"),
@@ -41,26 +42,22 @@ def markdown(result: Result | None) -> str:
     """What stands between the marks of the page."""
     if result is None:
         return NOT_MEASURED
-    parts = [_head(result), _overview(result), _retries(result), _targets(result), _all(result)]
+    parts = [
+        _head(result),
+        _overview(result),
+        CHART,
+        _retries(result),
+        _targets(result),
+        _all(result),
+    ]
     return "\n\n".join(part for part in parts if part)
 
 
 def _head(result: Result) -> str:
-    machine = result["machine"]
-    where = (
-        f"`{result['command']}` on {result['date']}: {machine['cores']} cores, {machine['cpu']}, "
-        f"{machine['memory_gb']} GB, Linux {machine['kernel']}, Python {machine['python']}."
-    )
+    words = taken(result)
     if result["is_quick"]:
-        where += " `--quick` has a short form of each work, which shows rough ratios only."
-    lines = [where]
-    titles: dict[str, list[str]] = {}
-    for peer in result["peers"].values():
-        titles.setdefault(peer["version"], []).append(peer["title"])
-    versions = [f"{' and '.join(named)}: {version}" for version, named in titles.items() if version]
-    lines.append(f"Versions: {'; '.join(versions)}.")
-    lines += [f"Left out: {name}, {why.rstrip('.')}." for name, why in result["missing"].items()]
-    return "\n\n".join(lines)
+        words += "\n\n`--quick` has a short form of each work, which shows rough ratios only."
+    return words
 
 
 def _overview(result: Result) -> str:
@@ -68,18 +65,21 @@ def _overview(result: Result) -> str:
     columns = [column for column in _OVERVIEW if column[0] in measured]
     if not columns:
         return ""
-    table = [["peer", *(f"{work} {head}" for work, _, head in columns)]]
+    rows = [["peer", *(f"{work} {head}" for work, _, head in columns)]]
     for name, peer in result["peers"].items():
-        cells = [_cell(measured, work, name, figure) for work, figure, _ in columns]
+        cells = [
+            _cell(measured, work, name, figure) + _errors(measured, work, name)
+            for work, figure, _ in columns
+        ]
         if any(cells):
-            table.append([peer["title"], *cells])
+            rows.append([peer["title"], *cells])
     beside = ""
     if (postgres := measured.get("W1", {}).get(GATEWAY, {}).get("postgres_ms")) is not None:
         beside = (
             f"\n\nThe Postgres of the gateway's control plane, on the other core, spends "
-            f"{_number(postgres)} CPU ms a call of W1."
+            f"{number(postgres)} CPU ms a call of W1."
         )
-    return _table(table) + beside
+    return table(rows) + beside
 
 
 def _retries(result: Result) -> str:
@@ -88,24 +88,25 @@ def _retries(result: Result) -> str:
     measured = figures(result).get(name)
     if not measured:
         return ""
-    table = [["peer", "W7 CPU ms a retry", "purchases", "retries with the same picture", "errors"]]
+    rows = [["peer", "W7 CPU ms a retry", "purchases", "retries with the same picture", "errors"]]
     for peer, numbers in measured.items():
-        cells = [_number(numbers.get(figure)) for figure in ("cpu_ms", "purchases")]
+        cells = [number(numbers.get(figure)) for figure in ("cpu_ms", "purchases")]
         if peer == DIRECT:
             cells[0] = ""
         same = numbers.get("same_pictures")
         cells += ["" if same is None else f"{same:.0%}", f"{numbers['errors']:.0f}"]
-        table.append([result["peers"][peer]["title"], *cells])
-    return _table(table)
+        rows.append([result["peers"][peer]["title"], *cells])
+    return table(rows)
 
 
 def _targets(result: Result) -> str:
-    table = [["work", "target", "measured", ""]]
-    table += [
+    rows = [["work", "target", "measured", ""]]
+    rows += [
         [verdict.target.work, _says(verdict), _measured(verdict), verdict.word]
         for verdict in judge(figures(result))
+        if verdict.target.work in result["works"]
     ]
-    return _table(table)
+    return table(rows)
 
 
 def _says(verdict: Verdict) -> str:
@@ -117,22 +118,28 @@ def _measured(verdict: Verdict) -> str:
         return ""
     target = verdict.target
     if target.of is None:
-        return f"{_number(verdict.measured)}{UNITS[target.figure]}"
+        return f"{number(verdict.measured)}{UNITS[target.figure]}"
     if 0 < target.bound < 1 and verdict.measured > 0:
-        return f"1/{_number(1 / verdict.measured)}"
-    return _number(verdict.measured)
+        return f"1/{number(1 / verdict.measured)}"
+    return number(verdict.measured)
 
 
 def _all(result: Result) -> str:
     measured = figures(result)
-    table = [["work", "peer", *_ALL.values()]]
+    rows = [["work", "peer", *_ALL.values()]]
     for work, by_peer in measured.items():
         for name in by_peer:
             cells = [_cell(measured, work, name, figure) for figure in _ALL]
-            table.append([work, result["peers"][name]["title"], *cells])
+            rows.append([work, result["peers"][name]["title"], *cells])
     works = "\n".join(f"- {name}: {title}" for name, title in result["works"].items())
     # GitHub shows Markdown within it only behind an empty line.
-    return f"<details><summary>All figures</summary>\n\n{works}\n\n{_table(table)}\n\n</details>"
+    return f"<details><summary>All figures</summary>\n\n{works}\n\n{table(rows)}\n\n</details>"
+
+
+def _errors(measured: Mapping[str, Mapping[str, Mapping[str, float]]], work: str, peer: str) -> str:
+    """Some calls had no picture, though not all of them."""
+    numbers = measured[work].get(peer)
+    return " (with errors)" if numbers and numbers["errors"] and numbers["calls"] else ""
 
 
 def _cell(
@@ -143,21 +150,4 @@ def _cell(
         return ""
     if figure != "errors" and not numbers["calls"]:
         return "failed"
-    text = _number(numbers.get(figure))
-    has_errors = figure != "errors" and numbers["errors"]
-    return f"{text} (with errors)" if has_errors and text else text
-
-
-def _number(value: float | None) -> str:
-    """Three digits, and no more than two behind the point."""
-    if value is None:
-        return ""
-    if abs(value) >= 100 or value == int(value):
-        return f"{value:.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    head, *rest = rows
-    lines = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rest)]
-    return "\n".join(lines)
+    return number(numbers.get(figure))

@@ -6,40 +6,37 @@ import os
 import platform
 import re
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from bench.peers import DIRECT
-from bench.works import Work
 
 Result = Mapping[str, Any]
-"""A run as it is stored: ``machine``, ``date``, ``command``, ``is_quick``, ``peers`` (name to title
-and version), ``missing`` (name to reason), ``works`` (name to title) and ``rows``.
+"""A run as it is stored: ``date``, ``command``, ``machine``, ``peers`` (name to title and version),
+``missing`` (name to reason), ``rows``; for speed ``works`` (name to title) and ``is_quick``, for
+purchases ``faults`` (name to title) and ``client``.
 """
 
 
 def gather(
     command: Sequence[str],
-    works: Iterable[Work],
     versions: Mapping[str, tuple[str, str]],
     missing: Mapping[str, str],
     rows: Sequence[Mapping[str, Any]],
-    *,
-    is_quick: bool,
+    **more: Any,
 ) -> dict[str, Any]:
-    """Everything about one run."""
+    """Everything about one run; ``versions`` has a title and a version for each peer."""
     return {
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "command": " ".join(command),
-        "is_quick": is_quick,
         "machine": machine(),
         "peers": {
             name: {"title": title, "version": version}
             for name, (title, version) in versions.items()
         },
         "missing": dict(missing),
-        "works": {work.name: work.title for work in works},
+        **more,
         "rows": list(rows),
     }
 

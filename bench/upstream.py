@@ -116,6 +116,11 @@ class _Connection(asyncio.Protocol):
                 return
             self._buffer = b""
             self._head = head + b"\r\n"
+            if not self._head.startswith(b"POST "):
+                # LiteLLM asks for a list of models when it starts.
+                self._transport.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
+                self._head = None
+                return
             found = _LENGTH.search(self._head)
             # No peer sends chunks; one that did would get no answer, which is seen as errors.
             self._remaining = int(found[1]) if found else -1

@@ -461,7 +461,7 @@ def test_every_script_is_told() -> None:
     assert sorted(told) == sorted(known)
 
 
-@pytest.mark.parametrize("extra", ["", "demo", "dev"])
+@pytest.mark.parametrize("extra", ["", "bench", "demo", "dev"])
 def test_every_library_is_told_with_its_reason(extra: str) -> None:
     project = tomllib.loads(PROJECT.joinpath("pyproject.toml").read_text("utf-8"))["project"]
     needed = project["optional-dependencies"][extra] if extra else project["dependencies"]

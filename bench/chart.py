@@ -7,6 +7,7 @@ from typing import Final
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bench.markdown import number
 from bench.peers import DIRECT
 from bench.results import Result, figures
 from bench.targets import GATEWAY
@@ -52,7 +53,7 @@ def _draw_panel(result: Result, panel: tuple[str, str, str], axes: Axes) -> None
     ]
     labels, values, colours = zip(*reversed(bars), strict=True) if bars else ((), (), ())
     drawn = axes.barh(labels, values, color=colours)
-    axes.bar_label(drawn, fmt="%.3g", padding=3, fontsize=8)
+    axes.bar_label(drawn, fmt=number, padding=3, fontsize=8)
     axes.set_title(title, fontsize=10)
     axes.set_xscale("log")
     if values:

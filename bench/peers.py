@@ -263,7 +263,7 @@ class LiteLlm:
     def version(self) -> str:
         if not (LITELLM / "bin" / "litellm").exists():
             raise MissingError("not installed; run: scripts/venv .venvs/litellm bench/litellm.lock")
-        [version] = re.findall(r"^litellm==(\S+)$", LITELLM_LOCK.read_text("utf-8"), re.MULTILINE)
+        [version] = re.findall(r"^litellm==(\S+)", LITELLM_LOCK.read_text("utf-8"), re.MULTILINE)
         return str(version)
 
     def start(self, site: Site) -> Started:

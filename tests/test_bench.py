@@ -191,6 +191,21 @@ def test_a_peer_that_cannot_be_installed_is_left_out_with_the_reason(
     assert "Left out: varnish, could not be installed: sudo apt-get install varnish." in words
 
 
+def test_litellm_is_pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It installs from whatever registry a machine uses, and its lock file says which one it is."""
+    lock = peers.LITELLM_LOCK.read_text("utf-8")
+    assert "://" not in lock
+    wanted = peers.LITELLM_LOCK.with_suffix(".in").read_text("utf-8")
+    monkeypatch.setattr(peers, "LITELLM", tmp_path)
+    with pytest.raises(
+        MissingError, match=re.escape("run: scripts/venv .venvs/litellm bench/litellm.lock")
+    ):
+        peers.LiteLlm().version()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "litellm").touch()
+    assert f"litellm[proxy]=={peers.LiteLlm().version()}\n" in wanted
+
+
 def test_a_folder_that_is_no_checkout_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match=f"{tmp_path} is not a checkout of the gateway"):
         peers.ImageGateway("against", "against", tmp_path).version()

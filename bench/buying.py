@@ -32,6 +32,7 @@ from bench.processes import ProgramError, allow_descriptors
 from bench.purchase_report import markdown
 from bench.works import Way
 from image_gateway.demo import postgres
+from tests.parts.eventually import eventually
 from tests.parts.gateway import free_port
 from tests.parts.upstream import Call, ScriptedUpstream
 
@@ -76,6 +77,7 @@ class _DoorUpstreams:
     def __init__(self, fault: Fault) -> None:
         self._fault = fault
         self.asked = 0
+        self._upstreams: list[ScriptedUpstream] = []
         self.has_arrived = asyncio.Event()
 
     async def open(self, closing: AsyncExitStack) -> list[str]:
@@ -96,8 +98,13 @@ class _DoorUpstreams:
                 await script(self.asked, call)
 
             upstream = await closing.enter_async_context(ScriptedUpstream(counted))
+            self._upstreams.append(upstream)
             roots.append(upstream.root)
         return roots
+
+    def are_idle(self) -> bool:
+        """Nobody is connected."""
+        return not any(upstream.open_connections for upstream in self._upstreams)
 
 
 @dataclass(frozen=True)
@@ -142,7 +149,13 @@ async def measure(
             for case in cases:
                 base_url = f"http://127.0.0.1:{one.program.port}{one.ways[case.door].path}"
                 tasks.append(_count(case, base_url, one.ways[case.door]))
-        return await _all(tasks), missing
+        rows = await _all(tasks)
+        for one, cases in started:
+            one.program.kill()
+            for case in cases:
+                # A script that is cancelled would be reported as an error.
+                await eventually(case.upstreams.are_idle)
+        return rows, missing
 
 
 async def _all(tasks: Sequence[Coroutine[None, None, Row]]) -> list[Row]:

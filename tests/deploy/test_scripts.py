@@ -12,7 +12,10 @@ from tests.parts.pages import OPERATION
 PROJECT = Path(__file__).parents[2]
 SHELL = [
     path
-    for path in [*PROJECT.joinpath("scripts").iterdir(), PROJECT / ".ci" / "run"]
+    for path in [
+        *PROJECT.joinpath("scripts").iterdir(),
+        *(PROJECT / name for name in (".ci/run", "bench/run", "bench/purchases")),
+    ]
     if path.read_text("utf-8").startswith("#!/usr/bin/env bash")
 ]
 OF_EVERY_UNIT = {"Description", "Documentation", "WantedBy", "ExecStart"}

@@ -2,10 +2,8 @@
 
 import asyncio
 import secrets
-import socket
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
 
@@ -13,31 +11,13 @@ from tests.daemon.conftest import Door
 from tests.daemon.test_failover import error
 from tests.daemon.test_ops import metric, status
 from tests.parts.eventually import eventually
+from tests.parts.fault_proxy import swallows_connects
 from tests.parts.gateway import Gateway, unlike
 from tests.parts.plane import Plane
 from tests.parts.upstream import Call, ScriptedUpstream, answers, draws
 
 Maker = Callable[..., Gateway]
 SHAPED = error("server_error", message="The server had an error.")
-
-
-@contextmanager
-def swallows_connects() -> Iterator[str]:
-    """The address of a host that answers no connect: its queue is full, and nobody accepts."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        waiting = []
-        for _ in range(4):
-            client = socket.socket()
-            client.setblocking(False)
-            client.connect_ex(listener.getsockname())
-            waiting.append(client)
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-        finally:
-            for client in waiting:
-                client.close()
 
 
 class Pool:
@@ -83,7 +63,8 @@ async def test_of_four_accounts_the_one_that_works_serves_nearly_all_calls(
         ScriptedUpstream(limited) as at_limit,
         ScriptedUpstream(draws) as healthy,
     ):
-        with swallows_connects() as silent:
+        with swallows_connects() as port:
+            silent = f"http://127.0.0.1:{port}/v1"
             pool = Pool(gateway, plane, route_strategy=strategy)
             sick = [pool.add(url) for url in (failing.url, silent, at_limit.url)]
             pool.add(healthy.url, image_max_concurrency=4)

@@ -34,7 +34,7 @@ class Passage:
     async def arrived(self) -> None:
         """Wait until all that was passed on has reached the client's machine."""
         link: socket.socket = self.client[1].get_extra_info("socket")
-        while self.client[1].transport.get_write_buffer_size() or _unsent(link):
+        while self.client[1].transport.get_write_buffer_size() or unsent(link):
             await asyncio.sleep(0.01)
 
     def reset(self) -> None:
@@ -46,7 +46,7 @@ class Passage:
             writer.transport.abort()
 
 
-def _unsent(link: socket.socket) -> int:
+def unsent(link: socket.socket) -> int:
     """Bytes that the other side's kernel has not taken (tcp(7), SIOCOUTQ)."""
     count: int = struct.unpack("i", fcntl.ioctl(link, termios.TIOCOUTQ, b"\0" * 4))[0]
     return count

@@ -874,15 +874,10 @@ class Choking(Relay):
         super().__init__(database_url)
         self.choked = asyncio.Event()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            if self.word in data and not self.choked.is_set():
-                self.choked.set()
-                self.stall()
-            await self._flowing.wait()
-            writer.write(data)
-            await writer.drain()
-        writer.close()
+    def sees(self, data: bytes) -> None:
+        if self.word in data and not self.choked.is_set():
+            self.choked.set()
+            self.stall()
 
 
 @pytest.mark.usefixtures("in_small")

@@ -242,7 +242,8 @@ SETTINGS: Final[Sequence[Setting]] = (
     Setting(
         "UPSTREAM_IDLE_SECONDS",
         "60",
-        "The longest pause within an upstream's answer.",
+        "The longest pause within an upstream's answer, and how long one that has begun may go "
+        "on after its attempt's time.",
         parse_seconds,
     ),
     *(

@@ -190,6 +190,8 @@ class AttemptRunner:
             if connection.connected:
                 attempt.stage = Stage.SENT
             attempt.upstream_ms = round((time.monotonic() - began) * 1000)
+        # As for a late head: what has begun is paid for, and has a while to arrive.
+        response.deadline = until + self._context.idle_seconds
         attempt.status, answered = response.status, time.monotonic()
         response.headers = plan.scrubber.clean_headers(response.headers)
         if self._context.record.timeline.phase is Phase.SENT:

@@ -11,6 +11,7 @@ not, because an account's slot must not be given to another call before that.
 import asyncio
 import logging
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
 from contextlib import suppress
 from typing import Final, Self
@@ -227,6 +228,8 @@ class UpstreamResponse:
         self._body = ResponseBody(response.content, encoding)
         self._unread = b""
         self._is_framed = bool({"content-length", "transfer-encoding"} & self.headers.keys())
+        self.deadline = float("inf")
+        """When the body must have ended, on the monotonic clock: bytes that drip never pause."""
 
     def __repr__(self) -> str:
         return f"<UpstreamResponse {self.status}>"
@@ -257,14 +260,17 @@ class UpstreamResponse:
     async def chunk(self, seconds: float) -> bytes:
         """The next bytes of the body, at least one; empty at its end.
 
-        Raises ``LostError`` if it is cut off or nothing arrives for ``seconds``, and its
-        ``UnreadableError``.
+        Raises ``LostError`` if it is cut off, nothing arrives for ``seconds`` or ``deadline`` is
+        over, and its ``UnreadableError``.
         """
         if self._unread:
             chunk, self._unread = self._unread, b""
             return chunk
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise LostError(TimeoutError.__name__)
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(min(seconds, left)):
                 chunk = await self._body.next()
         except CompressionError as error:
             raise UnreadableError(_reason(error)) from error

@@ -148,6 +148,10 @@ class _CurrentFile:
             self._file = None
 
     def append(self, line: bytes) -> None:
+        if self._file is not None and os.fstat(self._file).st_nlink == 0:
+            # Somebody removed the file or its folder: what is written now is lost, and no error
+            # says so.
+            self.close()
         if self._file is None:
             self.open()
         assert self._file is not None

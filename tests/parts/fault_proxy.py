@@ -40,7 +40,7 @@ class Kind(StrEnum):
     GARBAGE = "garbage"
     """Bytes that the sender never sent, then all goes on."""
     SWALLOW = "swallow"
-    """From then on nothing goes through either way, and nobody sees an end."""
+    """From then on nothing goes through either way, and nobody sees an end until it is healed."""
 
 
 DELAY_SECONDS = 0.3
@@ -94,6 +94,9 @@ class _Connection:
             await self._proxy.flowing.wait()
             if fault is not self._proxy.fault:
                 fault, passed, has_fired = self._proxy.fault, 0, False
+            if has_fired and fault is not None and fault.kind is Kind.DRIP:
+                await self._drip(writer, data)
+                continue
             if fault is None or fault.toward is not toward or has_fired:
                 await self._send(writer, data)
                 continue
@@ -107,14 +110,28 @@ class _Connection:
             self._proxy.fired += 1
             if not await self._fire(fault.kind, writer, data[room:]):
                 return
+        while self._swallows and fault is self._proxy.fault:
+            await asyncio.sleep(_STEP_SECONDS)
+        if self._swallows:
+            # What a host answers to a connection that the other side no longer has.
+            raise ConnectionResetError
         # An end is passed on as one, so that the other direction may go on.
-        if not self._swallows and not writer.transport.is_closing():
+        if not writer.transport.is_closing():
             writer.write_eof()
 
     async def _send(self, writer: asyncio.StreamWriter, data: bytes) -> None:
         if not self._swallows:
             writer.write(data)
             await writer.drain()
+
+    async def _drip(self, writer: asyncio.StreamWriter, data: bytes) -> None:
+        fault = self._proxy.fault
+        for position in range(len(data)):
+            if fault is not self._proxy.fault:
+                await self._send(writer, data[position:])
+                return
+            await self._send(writer, data[position : position + 1])
+            await asyncio.sleep(DRIP_SECONDS)
 
     async def _fire(self, kind: Kind, writer: asyncio.StreamWriter, rest: bytes) -> bool:
         """Whether the direction goes on by itself afterwards."""
@@ -135,9 +152,7 @@ class _Connection:
                 self.end()
                 return False
             case Kind.DRIP:
-                for byte in rest:
-                    await self._send(writer, bytes([byte]))
-                    await asyncio.sleep(DRIP_SECONDS)
+                await self._drip(writer, rest)
                 return True
         await self._send(writer, rest)
         return True

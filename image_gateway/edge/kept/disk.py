@@ -19,6 +19,10 @@ from image_gateway.edge.kept.open_file import OpenFile
 
 WARNING_SECONDS: Final = 60.0
 
+CLOCK_SECONDS: Final = 86400.0
+"""How far a clock may be set back and calls are kept: one in local time is wrong by 14 hours, one
+without a battery by years, for which a call, and the addresses of its pictures, would be kept."""
+
 _CURES: Final = {
     errno.ENOSPC: "Free space on the disk of KEEP_DIR, or lower KEEP_BUDGET_BYTES",
     errno.EDQUOT: "Raise the disk quota of the gateway's user, or lower KEEP_BUDGET_BYTES",
@@ -95,3 +99,12 @@ def expires_at(ending: Ending, keep_seconds: float) -> float:
     """When a call that ended so is no longer kept, in seconds since 1970."""
     own = keep_seconds if ending.seconds is None else ending.seconds
     return ending.at + min(own, keep_seconds)
+
+
+def is_over(ended_at: float, expires: float, now: float) -> bool:
+    """Whether a call that ended then is no longer kept.
+
+    A clock that is set back makes a call younger, because to buy its picture again would cost more
+    than to keep it longer.  Only an end that lies further ahead than ``CLOCK_SECONDS`` is over.
+    """
+    return not ended_at - CLOCK_SECONDS <= now < expires

@@ -11,7 +11,7 @@ from image_gateway.core.calls.journal import Note
 from image_gateway.core.calls.model import CallIdentity, CallState
 from image_gateway.edge.file_span import FileSpan
 from image_gateway.edge.kept import folder, locks
-from image_gateway.edge.kept.disk import Disk, DiskTroubleError, expires_at
+from image_gateway.edge.kept.disk import Disk, DiskTroubleError, expires_at, is_over
 from image_gateway.edge.kept.locks import Part
 from image_gateway.edge.kept.open_file import OpenFile
 
@@ -193,7 +193,7 @@ def look(disk: Disk, file: int) -> KeptEntry | None:
     if seen is None:
         return None
     ending, notes = seen.journal.ending, seen.journal.notes
-    if ending is not None and expires_at(ending, disk.keep_seconds) <= now:
+    if ending is not None and is_over(ending.at, expires_at(ending, disk.keep_seconds), now):
         return None
     was_served = not notes.isdisjoint({Note.SENT, Note.DELIVERED, Note.GIVEN})
     return KeptEntry(

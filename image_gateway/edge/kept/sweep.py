@@ -13,7 +13,7 @@ from image_gateway.core.calls.journal import Note
 from image_gateway.core.calls.model import CallState
 from image_gateway.edge.kept import folder as files
 from image_gateway.edge.kept import locks
-from image_gateway.edge.kept.disk import expires_at
+from image_gateway.edge.kept.disk import expires_at, is_over
 from image_gateway.edge.kept.folder import KeepFolder
 from image_gateway.edge.kept.locks import Part
 
@@ -119,7 +119,7 @@ class Sweeper:
             return
         self._ended[call_id] = ended
         self._total += ended.taken
-        if ended.expires_at <= self._clock():
+        if is_over(ended.ended_at, ended.expires_at, self._clock()):
             self._remove(ended)
 
     def _read(self, call_id: str) -> _Ended | None:

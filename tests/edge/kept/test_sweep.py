@@ -65,6 +65,23 @@ async def test_a_call_is_kept_for_its_time_after_its_end(
     assert not await stores[0].has_any(KEY)
 
 
+@pytest.mark.parametrize(
+    ("jump", "kept"),
+    [(-3601.0, True), (-86400.0, True), (-86401.0, False), (-1e9, False), (3601.0, False)],
+)
+async def test_a_clock_that_jumps_keeps_calls_for_hours_more_and_not_for_years(
+    stores: Stores, clock: Clock, keep_dir: Path, jump: float, *, kept: bool
+) -> None:
+    """One that was set to the right year after a start in a later one would keep it for years."""
+    call = identity()
+    await keep(stores[0], call)
+    clock.now += jump
+    assert await is_found(stores[1], call) == kept
+    await stores[0].sweep()
+    assert bool(files(keep_dir)) == kept
+    assert await is_found(stores[1], call) == kept
+
+
 async def test_a_call_may_have_a_shorter_time_of_its_own_but_no_longer_one(
     stores: Stores, clock: Clock
 ) -> None:

@@ -15,8 +15,10 @@ memory if the disk fails: it has been paid for.
 import asyncio
 import base64
 import errno
+import logging
 import os
 import tempfile
+import time
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
@@ -47,6 +49,10 @@ _READ_BYTES: Final = 192 * 1024
 """A multiple of three, so that the base64 of the pieces joins to the base64 of the body."""
 _MOST_VECTORS: Final = 1024
 """``IOV_MAX`` of Linux."""
+
+_WARNING_SECONDS: Final = 60.0
+
+_log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
@@ -84,6 +90,7 @@ class Spools:
         self.memory = ByteBudget(memory_bytes)
         self.disk = ByteBudget(disk_bytes)
         self.threads = DiskThreads()
+        self._quiet_until = float("-inf")
 
     def __repr__(self) -> str:
         return f"<Spools memory={self.memory} disk={self.disk}>"
@@ -101,6 +108,17 @@ class Spools:
         others.
         """
         return Spool(self, folder or self.folder, paid=paid)
+
+    def report(self, error: BaseException) -> None:
+        """Warn that the disk failed, once a minute: to clients it looks like a full budget."""
+        if time.monotonic() < self._quiet_until:
+            return
+        self._quiet_until = time.monotonic() + _WARNING_SECONDS
+        _log.warning(
+            "a body cannot be written to disk: %s. Requests over 1 MiB get 503 and answers stay in "
+            "memory until it can. Check that SPOOL_DIR is there and that its disk has room",
+            getattr(error, "strerror", None) or type(error).__name__,
+        )
 
 
 class Spool:
@@ -201,13 +219,15 @@ class Spool:
     def _end_writing(self, job: "asyncio.Future[int]", chunks: int, count: int) -> None:
         # As a callback, because the writer may have been cancelled meanwhile.
         self._writing = None
-        if job.exception() is None:
+        error = job.exception()
+        if error is None:
             self._file = job.result()
             if not self._closed:
                 self._spools.memory.give_back(count)
                 self._on_disk += count
                 del self._chunks[:chunks], self._starts[:chunks]
         else:
+            self._spools.report(error)
             self._disk_failed = True
             if not self._closed:
                 self._spools.disk.give_back(count)

@@ -89,16 +89,16 @@ class Gateway:
                 **options,
             )
 
-    def start(self, **options: Any) -> "Gateway":
+    def start(self, environment: dict[str, str] | None = None, **options: Any) -> "Gateway":
         """Start the process and wait until it tells its supervisor that it is ready.
 
-        ``options`` are those of ``launch``.
+        The arguments are those of ``launch``.
         """
         address = self.folder / "notify"
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
             supervisor.bind(str(address))
             supervisor.settimeout(START_SECONDS)
-            self.launch({"NOTIFY_SOCKET": str(address)}, **options)
+            self.launch({**(environment or {}), "NOTIFY_SOCKET": str(address)}, **options)
             try:
                 assert supervisor.recv(256) == b"READY=1"
             except TimeoutError:

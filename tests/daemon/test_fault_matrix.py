@@ -314,17 +314,12 @@ class Runner:
         """What the daemon holds."""
         _, _, page = await self._gateway.ops("/metrics")
         lines = [line.rpartition(" ") for line in page.decode().splitlines()]
-        locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database ="
-        [[count]] = await asyncio.to_thread(
-            self._plane.ask,
-            f"{locks} (SELECT oid FROM pg_database WHERE datname = current_database())",
-        )
         folder = self._gateway.folder / "spool"
         return {
             "descriptors": self._gateway.descriptors(),
             "files": len(list(folder.iterdir())),
             "spooled": sum(str(folder) in name for name in self._gateway.files()),
-            "locks": count,
+            "locks": await asyncio.to_thread(self._plane.locks),
             "connections": self._upstream.open_connections,
             **{
                 gauge: round(

@@ -93,10 +93,10 @@ async def test_slots_are_counted_through_every_fault_of_the_locks(
                 await asyncio.wait_for(held.arrived.acquire(), 20)
                 await until_metric(gateway, "image_gateway_slots_shared", 0)
             await until_metric(gateway, "image_gateway_slots_shared", 1)
-            await eventually(lambda: locks(plane) == 2)
+            await eventually(lambda: plane.locks() == 2)
             held.let_go.set()
             assert [(await each)[0] for each in running] == [200, 200], kind
-            await eventually(lambda: locks(plane) == 0)
+            await eventually(lambda: plane.locks() == 0)
             assert gateway.words().count("slots are not shared") == number, kind
         # LISTEN goes by the same way.
         await eventually(lambda: listens(gateway))
@@ -107,15 +107,6 @@ async def test_slots_are_counted_through_every_fault_of_the_locks(
 async def listens(gateway: Gateway) -> bool:
     """Whether notifications arrive."""
     return bool((await ready(gateway))[1]["notify"])
-
-
-def locks(plane: Plane) -> int:
-    """Slots that are locked in Postgres."""
-    [[count]] = plane.ask(
-        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database ="
-        " (SELECT oid FROM pg_database WHERE datname = current_database())"
-    )
-    return int(count)
 
 
 REVOKED = 5000

@@ -43,6 +43,14 @@ class Plane:
         with psycopg.connect(self.url, autocommit=True) as connection:
             return connection.execute(query.encode()).fetchall()
 
+    def locks(self) -> int:
+        """Advisory locks in this database: slots, and places of keys and owners."""
+        [[count]] = self.ask(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database ="
+            " (SELECT oid FROM pg_database WHERE datname = current_database())"
+        )
+        return int(count)
+
     def add_key(self, **columns: Any) -> str:
         """A key with the given columns of ``image_control.keys``; gives its secret."""
         secret = f"sk-test-{secrets.token_hex(16)}"

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -190,6 +191,28 @@ async def until_lost(gateway: Gateway) -> None:
         return bool(await metric(gateway, LOST))
 
     await eventually(is_so)
+
+
+async def test_disks_that_become_read_only_cost_no_call_and_are_used_again(
+    make_gateway: Maker, plane: Plane, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    """As the kernel makes them after an error, those of SPOOL_DIR and KEEP_DIR."""
+    with (
+        mounted(tmp_path / "spool", size="4m") as spool,
+        mounted(tmp_path / "keep", size="4m") as keep,
+    ):
+        gateway = make_gateway(plane.reader_url, spool_dir=spool, keep_dir=keep).start()
+        door = make_door(gateway, plane, upstream)
+        assert await kept(door, unlike())
+        for mode, edited, is_kept in (("ro", 503, False), ("rw", 200, True)):
+            for disk in (spool, keep):
+                subprocess.run(["mount", "-o", f"remount,{mode}", disk], check=True)
+            assert (await door.post(edit(2 * MIB), EDITS))[0] == edited
+            assert await kept(door, unlike()) == is_kept
+        for what in ("a body cannot be written to disk", "kept calls"):
+            assert f"{what}: Read-only file system" in gateway.words()
+        await eventually(lambda: len(gateway.records()) == 8)
+        assert gateway.stop() == 0
 
 
 def fill(disk: Path) -> None:

@@ -15,7 +15,7 @@ from typing import NoReturn
 import uvloop
 
 from image_gateway import __version__, app, config, sql
-from image_gateway.cli import control, keep_dir, lock_room, logs
+from image_gateway.cli import control, descriptor_room, keep_dir, lock_room, logs
 from image_gateway.cli.environment import read
 from image_gateway.cli.exits import BAD_SETTINGS, CONTROL_PLANE_UNUSABLE, FAILED, OK
 from image_gateway.cli.output import complain, escaped, say
@@ -151,6 +151,7 @@ def _check(_: argparse.Namespace) -> int:
         return BAD_SETTINGS
     say("ok: DIRECT_DATABASE_URL does not lead through a transaction pooler")
     lock_room.check(settings)
+    descriptor_room.check(settings)
     return OK if can_keep else FAILED
 
 

@@ -28,8 +28,9 @@ from image_gateway.core.records import prices
 from image_gateway.core.records.prices import Prices
 from image_gateway.core.request import catalogue
 from image_gateway.core.routing.slots import Candidate, StartClock
-from image_gateway.edge import systemd
+from image_gateway.edge import descriptors, systemd
 from image_gateway.edge.client import listener
+from image_gateway.edge.client.connections import Connections
 from image_gateway.edge.client.listener import Listener
 from image_gateway.edge.kept.folder import KeepFolderError
 from image_gateway.edge.kept.store import KeptCalls
@@ -45,7 +46,7 @@ from image_gateway.edge.upstream.http_client import UpstreamClient
 from image_gateway.edge.upstream.text_api import TextApi
 from image_gateway.exchange.routes import ImageApp
 from image_gateway.ops import server as ops
-from image_gateway.ops.server import OpsApp, OpsListener
+from image_gateway.ops.server import OpsApp
 from image_gateway.setting_values import Address
 
 _SHORTEST_PROMPT_KEY: Final = 16
@@ -53,6 +54,9 @@ _STOP_SECONDS: Final = 30.0
 """The longest that a stop takes after the drain."""
 _RETRY_POSTGRES_SECONDS: Final = 1.0
 _PROMPT_KEY_FILE: Final = "prompt-hash-key"
+_CONNECTIONS_REMEDY: Final = (
+    "Raise MAX_CONNECTIONS, and LimitNOFILE with it, or find out who holds so many connections"
+)
 
 _log = logging.getLogger(__name__)
 
@@ -97,10 +101,20 @@ async def serve(settings: Settings) -> None:
             is_up = False
             calls = await stack.enter_async_context(Calls(app))
             image_app = ImageApp(app, calls, lambda: image_port is not None and image_port.draining)
-            image_port = Listener(image_app, _sockets(settings), settings.send_seconds)
+            image_port = Listener(
+                image_app,
+                _sockets(settings),
+                settings.send_seconds,
+                app.connections,
+                _CONNECTIONS_REMEDY,
+            )
             ops_app = OpsApp(app, lambda: is_up and not stop.is_set())
-            ops_port = OpsListener(
-                ops_app, [_bind("OPS_BIND", settings.ops_bind)], ops.SEND_SECONDS
+            ops_port = Listener(
+                ops_app,
+                [_bind("OPS_BIND", settings.ops_bind)],
+                ops.SEND_SECONDS,
+                Connections(ops.MOST_CONNECTIONS),
+                ops.CONNECTIONS_REMEDY,
             )
             await ops_port.start()
             stack.push_async_callback(ops_port.close)
@@ -188,11 +202,21 @@ async def _open_context(settings: Settings, keyring: Keyring, stack: AsyncExitSt
         starts=starts,
         text_api=text_api,
         logs=request_log,
+        connections=Connections(_connections_limit(settings)),
         # Nothing reads the gauges before the context exists.
         metrics=Metrics(lambda: ops.read_gauges(app)),
         prompt_key=prompt_key,
     )
     return app
+
+
+def _connections_limit(settings: Settings) -> int:
+    """MAX_CONNECTIONS, as far as this process may open files for so many."""
+    allowed = descriptors.raise_limit()
+    warning = descriptors.shortage(settings.max_connections, allowed)
+    if warning is not None:
+        _log.warning("%s", warning)
+    return descriptors.fitting(settings.max_connections, allowed)
 
 
 async def _read_accounts(plane: ControlPlane) -> None:

@@ -108,6 +108,7 @@ class Settings:
     """Without a slash at its end."""
     json_keepalive_seconds: float
     cors_origins: frozenset[str]
+    max_connections: int
     trusted_proxies: tuple[Network, ...]
     models: Mapping[str, object] = field(repr=False)
     prices: Mapping[str, Price] = field(repr=False)
@@ -361,6 +362,13 @@ SETTINGS: Final[Sequence[Setting]] = (
         "",
         "Origins whose web pages may call the gateway, or *.",
         parse_origins,
+    ),
+    Setting(
+        "MAX_CONNECTIONS",
+        "2048",
+        "How many connections of clients may be open. Beyond it the oldest without a request are "
+        "closed; if all have one, new ones get 503.",
+        parse_count,
     ),
     Setting(
         "TRUSTED_PROXIES",

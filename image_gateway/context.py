@@ -14,6 +14,7 @@ from image_gateway.core.routing.cooldowns import CooldownTracker
 from image_gateway.core.routing.outliers import OutlierTracker
 from image_gateway.core.routing.plain_answers import PlainAnswers
 from image_gateway.core.routing.slots import SlotTable, StartClock
+from image_gateway.edge.client.connections import Connections
 from image_gateway.edge.kept.store import KeptCalls
 from image_gateway.edge.metrics import Metrics
 from image_gateway.edge.postgres.control_plane import ControlPlane
@@ -38,6 +39,8 @@ class AppContext:
     """The calls of this machine that others may ask for."""
     logs: RequestLog
     metrics: Metrics
+    connections: Connections
+    """The clients' connections to the image port."""
     slots: SlotBroker
     """The accounts' slots, and the places of keys and owners."""
     starts: StartClock

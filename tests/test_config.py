@@ -113,6 +113,7 @@ def test_one_setting_is_enough_and_the_others_have_the_promised_defaults() -> No
         slots="shared",
         slot_wait_seconds=30.0,
         slot_queue=100,
+        max_connections=2048,
         budget_threshold_percent=95.0,
         default_model="gpt-image-2",
         forward_parameters=frozenset(),

@@ -25,7 +25,13 @@ from image_gateway.core.request.catalogue import Parameter
 from image_gateway.core.routing import capability, failover
 from image_gateway.core.routing.failover import Action
 from image_gateway.core.routing.ranking import Condition
-from image_gateway.edge.metrics import AccountGauges, CallGauges, GaugeValues, Metrics
+from image_gateway.edge.metrics import (
+    AccountGauges,
+    CallGauges,
+    ConnectionGauges,
+    GaugeValues,
+    Metrics,
+)
 from image_gateway.exchange import routes
 from tests.clients import test_kept_calls
 from tests.core.builders import CATALOGUE, ROUTES
@@ -367,7 +373,10 @@ def test_what_happens_when_something_fails_is_told_and_each_line_has_its_test() 
 def served_metrics() -> dict[str, set[str]]:
     """The metrics without their prefix, each with its labels."""
     account = AccountGauges("a", Condition.USABLE, 0, 3)
-    now = GaugeValues("1", 0.0, (account,), 0, {}, True, 0, 0, True, True, 0.0, 0, CallGauges())
+    connections = ConnectionGauges(1, 2, 3)
+    now = GaugeValues(
+        "1", 0.0, (account,), 0, {}, True, 0, 0, True, True, 0.0, 0, connections, CallGauges()
+    )
     metrics = Metrics(lambda: now)
     attempt = record.AttemptRecord("a", "codex", "answer", 200, None, "deliver", 1)
     metrics.observe(record.Record(datetime.now(UTC), "req_1", attempts=(attempt,), auth_ms=1))

@@ -56,6 +56,15 @@ class CallGauges:
 
 
 @dataclass(frozen=True, slots=True)
+class ConnectionGauges:
+    """The clients' connections at this moment: without a request, with one, and how many may be."""
+
+    idle: int
+    busy: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
 class GaugeValues:
     """All gauges at this moment; ``grant_age_seconds`` is None before the accounts are first read.
 
@@ -75,6 +84,7 @@ class GaugeValues:
     notify: bool
     grant_age_seconds: float | None
     log_records_lost: int
+    connections: ConnectionGauges
     calls: CallGauges
 
 
@@ -207,6 +217,17 @@ class _Gauges(Collector):
         for phase in PhaseLabel:
             phases.add_metric([phase], now.phases.get(phase, 0))
         yield phases
+        connections = _gauge(
+            "connections", "Clients' connections, without a request and with one.", "state"
+        )
+        connections.add_metric(["idle"], now.connections.idle)
+        connections.add_metric(["busy"], now.connections.busy)
+        yield connections
+        yield _single(
+            "connections_limit",
+            "MAX_CONNECTIONS, or fewer if the process may not open files for so many.",
+            now.connections.limit,
+        )
         calls = _gauge("calls", "Calls with a client, without one, and kept ones.", "state")
         calls.add_metric(["running"], now.calls.running)
         calls.add_metric(["left"], now.calls.left)

@@ -28,6 +28,7 @@ from image_gateway.core.records.phases import Timeline
 from image_gateway.core.records.record import CALLS_ENDPOINT
 from image_gateway.core.request.catalogue import Endpoint
 from image_gateway.core.request.intent import BACKGROUND_ID
+from image_gateway.edge.client import acceptor
 from image_gateway.edge.client.downstream import ClientLeftError, ClientLimits, Downstream
 from image_gateway.edge.client.listener import Receive, Scope, Send
 from image_gateway.exchange import call_pages
@@ -155,6 +156,8 @@ class ImageApp:
         record = RecordBuilder(arrival, Timeline(time.monotonic))
         if self._is_draining():
             operation = conclusion.draining()
+        elif self._app.connections.is_over:
+            operation = acceptor.full()
         await Exchange(self._app, self._calls, downstream, record).run(operation, path_model)
 
     async def unknown(self, scope: Scope, receive: Receive, send: Send) -> None:

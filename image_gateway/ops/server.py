@@ -5,7 +5,6 @@ runs until the last call has ended, so that a drain can be watched.  A client th
 dropped soon, and only few may be connected, because answers are held in memory.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -18,14 +17,15 @@ from image_gateway.context import AppContext
 from image_gateway.core.errors import Refusal
 from image_gateway.edge import metrics
 from image_gateway.edge.client.downstream import ClientLeftError, ClientLimits, Downstream
-from image_gateway.edge.client.listener import Listener, Receive, Scope, Send
-from image_gateway.edge.metrics import AccountGauges, CallGauges, GaugeValues
+from image_gateway.edge.client.listener import Receive, Scope, Send
+from image_gateway.edge.metrics import AccountGauges, CallGauges, ConnectionGauges, GaugeValues
 from image_gateway.ops import page, snapshot
 
 SEND_SECONDS: Final = 10.0
 """How long a client may block its answer."""
 MOST_CONNECTIONS: Final = 32
 """A status page and a scraper each use one at a time."""
+CONNECTIONS_REMEDY: Final = "Find out who reads the ops port (OPS_BIND) so often"
 
 _JSON: Final = "application/json"
 _HTML: Final = "text/html; charset=utf-8"
@@ -67,18 +67,11 @@ def read_gauges(app: AppContext) -> GaugeValues:
         notify=app.control_plane.listening,
         grant_age_seconds=age,
         log_records_lost=app.logs.lost,
+        connections=ConnectionGauges(
+            app.connections.idle, app.connections.busy, app.connections.limit
+        ),
         calls=CallGauges(calls.running, calls.left, calls.kept, calls.kept_bytes),
     )
-
-
-class OpsListener(Listener):
-    """A listener that closes every connection beyond ``MOST_CONNECTIONS`` at once."""
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self.connections >= MOST_CONNECTIONS:
-            writer.transport.abort()
-            return
-        super()._accept(reader, writer)
 
 
 class OpsApp:

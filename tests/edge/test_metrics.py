@@ -6,13 +6,16 @@ from datetime import UTC, datetime
 from image_gateway.core.calls.model import CallSource
 from image_gateway.core.errors import Source
 from image_gateway.core.records.record import Record
-from image_gateway.edge.metrics import CallGauges, GaugeValues, Metrics
+from image_gateway.edge.metrics import CallGauges, ConnectionGauges, GaugeValues, Metrics
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 
 def make(calls: CallGauges | None = None) -> Metrics:
-    now = GaugeValues("1", 0.0, (), 0, {}, True, 0, 0, True, True, None, 0, calls or CallGauges())
+    connections = ConnectionGauges(1, 2, 3)
+    now = GaugeValues(
+        "1", 0.0, (), 0, {}, True, 0, 0, True, True, None, 0, connections, calls or CallGauges()
+    )
     return Metrics(lambda: now)
 
 

@@ -10,6 +10,7 @@ from image_gateway import app, config
 from image_gateway.calls.registry import Calls
 from image_gateway.context import AppContext
 from image_gateway.edge.client.connection import ClientConnection
+from image_gateway.edge.client.connections import Connections
 from image_gateway.edge.metrics import Metrics
 from image_gateway.edge.records.writer import RequestLog, Rotation
 from image_gateway.exchange import routes
@@ -42,6 +43,7 @@ async def test_a_request_that_comes_after_the_grace_is_told_to_come_again(tmp_pa
             upstream=nobody,
             spools=nobody,
             kept=nobody,
+            connections=Connections(64),
             slots=nobody,
             starts=nobody,
             text_api=nobody,

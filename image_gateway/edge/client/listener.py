@@ -27,7 +27,9 @@ from hypercorn.protocol import ProtocolWrapper
 from hypercorn.protocol.h11 import H11Protocol
 
 from image_gateway.core.errors import Refusal
+from image_gateway.edge.client.acceptor import BACKLOG, Acceptor
 from image_gateway.edge.client.connection import ClientConnection, EndReason
+from image_gateway.edge.client.connections import Connections
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -41,7 +43,6 @@ GRACE_SECONDS: Final = 1.0
 HEAD_SECONDS: Final = 10.0
 """From the connect to the end of the request's headers."""
 
-_BACKLOG: Final = 4096
 _QUEUED_CHUNKS: Final = 2
 _LONGEST_HEAD: Final = 32 * 1024
 _LAST_RESPONSE_SECONDS: Final = 3.0
@@ -154,6 +155,8 @@ class _Server(TCPServer):
             await super()._read_data()
         finally:
             self._connection.end_input()
+            # Else a client that leaves without a request is waited for until ``HEAD_SECONDS``.
+            await self.idle_task.stop()
 
     async def _close(self) -> None:
         """As Hypercorn's, with two exceptions.
@@ -176,20 +179,48 @@ class _Server(TCPServer):
             await self.idle_task.stop()
 
 
-class Listener:
-    """Accepts on ``sockets`` and runs ``app`` for every request, until ``stop``."""
+class _Client:
+    """An accepted connection; the loop takes it over, and gives it the rest, a turn later."""
 
-    def __init__(self, app: App, sockets: Sequence[socket.socket], send_seconds: float) -> None:
+    def __init__(self) -> None:
+        self.context: _Context | None = None
+        self.connection: ClientConnection | None = None
+
+    def abort(self) -> None:
+        """Close it at once."""
+        if self.connection is not None:
+            self.connection.abort()
+
+    def end(self, reason: EndReason) -> None:
+        """End its exchange."""
+        if self.connection is not None:
+            self.connection.end(reason)
+
+
+class Listener:
+    """Accepts on ``sockets`` and runs ``app`` for every request, until ``stop``.
+
+    ``connections`` has the limit; ``remedy`` is what an operator can do when it is reached.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        sockets: Sequence[socket.socket],
+        send_seconds: float,
+        connections: Connections,
+        remedy: str,
+    ) -> None:
         self._app = app
-        self._sockets = sockets
         self._send_seconds = send_seconds
+        self._connections = connections
+        self._acceptor = Acceptor(sockets, connections, self._begin, remedy)
         self._config = _config()
-        self._servers: list[asyncio.Server] = []
-        self._open: dict[asyncio.Task[None], tuple[ClientConnection, _Context]] = {}
+        self._open: dict[asyncio.Task[None], _Client] = {}
         self.draining = False
 
     def __repr__(self) -> str:
-        state = "draining" if self.draining else "accepting" if self._servers else "closed"
+        state = "draining" if self.draining else "accepting" if self._acceptor.is_open else "closed"
         return f"<Listener {state}, {len(self._open)} connections>"
 
     @property
@@ -199,20 +230,13 @@ class Listener:
 
     async def start(self) -> None:
         """Accept from now on; once this returns a client can connect and gets a response."""
-        for listening in self._sockets:
-            # asyncio gets a duplicate and closes it at a stop: the original can then still accept
-            # what waits in the kernel's queue.
-            server = await asyncio.start_server(
-                self._accept, sock=listening.dup(), backlog=_BACKLOG
-            )
-            self._servers.append(server)
+        self._acceptor.start()
 
     async def close(self) -> None:
         """Stop at once and abort all connections: for the ops port, which carries no calls."""
-        for server in self._servers:
-            server.close()
-        for connection, _ in list(self._open.values()):
-            connection.abort()
+        self._acceptor.stop(takes_queued=False)
+        for client in list(self._open.values()):
+            client.abort()
         if self._open:
             await asyncio.wait(self._open, timeout=_ABORT_SECONDS)
 
@@ -221,18 +245,12 @@ class Listener:
 
         At the deadline the calls are ended before the connections, which so get their answers.
         """
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
-        for listening in self._sockets:
-            await self._accept_queued(listening)
-            listening.close()
-        # asyncio may have accepted a connection and not called ``_accept`` yet, so wait even when
-        # none is open.
+        self._acceptor.stop(takes_queued=True)
         await asyncio.sleep(GRACE_SECONDS)
         self.draining = True
-        for _, context in list(self._open.values()):
-            await context.terminated.set()
+        for client in list(self._open.values()):
+            if client.context is not None:
+                await client.context.terminated.set()
         if not await self._drained(drain_seconds, calls):
             _log.error(
                 "%d connections and %d calls are ended at the drain deadline; raise DRAIN_SECONDS "
@@ -242,11 +260,11 @@ class Listener:
             )
             if calls is not None:
                 calls.drain()
-            for connection, _ in list(self._open.values()):
-                connection.end(EndReason.DRAINED)
+            for client in list(self._open.values()):
+                client.end(EndReason.DRAINED)
             await self._drained(_LAST_RESPONSE_SECONDS, calls)
-            for connection, _ in list(self._open.values()):
-                connection.abort()
+            for client in list(self._open.values()):
+                client.abort()
         if self._open:
             await asyncio.wait(self._open, timeout=_ABORT_SECONDS)
 
@@ -261,39 +279,37 @@ class Listener:
                 return True
         return False
 
-    async def _accept_queued(self, listening: socket.socket) -> None:
-        """Accept what connected before the stop and waits in the kernel's queue."""
-        loop = asyncio.get_running_loop()
-        listening.setblocking(False)
-        while True:
-            try:
-                accepted, _ = listening.accept()
-            except OSError:
-                return
-            reader = asyncio.StreamReader()
-            protocol = asyncio.StreamReaderProtocol(reader, self._accept)
-            await loop.connect_accepted_socket(lambda: protocol, accepted)  # noqa: B023 - used at once
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _begin(self, accepted: socket.socket) -> _Client:
         """Register a connection as soon as it is accepted: a stop must not miss it."""
-        connection = ClientConnection(writer)
-        context = _Context(connection)
-        task = asyncio.create_task(self._serve(reader, writer, connection, context))
-        self._open[task] = connection, context
-        task.add_done_callback(self._open.pop)
+        client = _Client()
+        task = asyncio.create_task(self._serve(accepted, client))
+        self._open[task] = client
 
-    async def _serve(
-        self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        connection: ClientConnection,
-        context: _Context,
-    ) -> None:
+        def end(task: asyncio.Task[None]) -> None:
+            del self._open[task]
+            self._connections.remove(client)
+
+        task.add_done_callback(end)
+        return client
+
+    async def _serve(self, accepted: socket.socket, client: _Client) -> None:
         loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        try:
+            transport, _ = await loop.connect_accepted_socket(lambda: protocol, accepted)
+        except OSError as error:
+            _log.warning("a connection was lost at its start: %s", error.strerror)
+            accepted.close()
+            return
+        writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+        connection = client.connection = ClientConnection(writer)
+        context = client.context = _Context(connection)
         deadline: asyncio.TimerHandle | None = None
 
         async def app(scope: Scope, receive: Receive, send: Send, *_: object) -> None:
             nonlocal deadline
+            self._connections.begin(client)
             try:
                 await self._app(scope, receive, send)
             finally:
@@ -339,7 +355,7 @@ def bind(address: tuple[str, int]) -> socket.socket:
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
-        listening.listen(_BACKLOG)
+        listening.listen(BACKLOG)
     except OSError:
         listening.close()
         raise

@@ -11,6 +11,7 @@ from pathlib import Path
 import h11
 
 from image_gateway.core.codec.body_segments import Span
+from image_gateway.edge.client.connections import Connections
 from image_gateway.edge.client.downstream import ClientLimits, Downstream
 from image_gateway.edge.client.listener import Listener, Receive, Scope, Send, bind
 from image_gateway.edge.spool import Spool, SpooledBody, Spools
@@ -83,6 +84,8 @@ class Stage:
 
     script: Script
     send_seconds: float = BOUND_SECONDS
+    limit: int = 64
+    """How many connections there may be."""
     reads: bool = True
     """Whether the request is read before ``script`` runs."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -91,7 +94,13 @@ class Stage:
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[int]:
         """A block in which the listener accepts; its port."""
-        self.listener = Listener(self.app, [bound := bind(("127.0.0.1", 0))], self.send_seconds)
+        self.listener = Listener(
+            self.app,
+            [bound := bind(("127.0.0.1", 0))],
+            self.send_seconds,
+            Connections(self.limit),
+            "Have a larger stage",
+        )
         port: int = bound.getsockname()[1]
         await self.listener.start()
         try:

@@ -45,6 +45,7 @@ from image_gateway.edge.spool import Spools
 from image_gateway.edge.upstream.http_client import UpstreamClient
 from image_gateway.edge.upstream.text_api import TextApi
 from image_gateway.exchange.routes import ImageApp
+from image_gateway.ops import own_names
 from image_gateway.ops import server as ops
 from image_gateway.ops.server import OpsApp
 from image_gateway.setting_values import Address
@@ -108,7 +109,8 @@ async def serve(settings: Settings) -> None:
                 app.connections,
                 _CONNECTIONS_REMEDY,
             )
-            ops_app = OpsApp(app, lambda: is_up and not stop.is_set())
+            ops_names = await own_names.own_names(settings.ops_bind)
+            ops_app = OpsApp(app, lambda: is_up and not stop.is_set(), ops_names)
             ops_port = Listener(
                 ops_app,
                 [_bind("OPS_BIND", settings.ops_bind)],

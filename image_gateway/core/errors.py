@@ -77,6 +77,7 @@ ERROR_SPECS: Final[Mapping[str, ErrorSpec]] = {
     "model_not_found": ErrorSpec(404, _INVALID, Source.CLIENT),
     "unsupported_value": ErrorSpec(400, _INVALID, Source.CLIENT),
     "not_an_image_request": ErrorSpec(421, _INVALID, Source.CLIENT),
+    "misdirected_request": ErrorSpec(421, _INVALID, Source.CLIENT),
     "account_concurrency": ErrorSpec(429, _LIMIT, Source.GATEWAY),
     "rate_limit_exceeded": ErrorSpec(429, _LIMIT, Source.UPSTREAM),
     "no_account_available": ErrorSpec(503, _API, Source.GATEWAY),

@@ -1,11 +1,12 @@
 """The server of the ops port: state pages for people and programs.
 
-It has a listener of its own, so that a wrongly configured proxy cannot expose it to the world.  It
-runs until the last call has ended, so that a drain can be watched.  A client that does not read is
-dropped soon, and only few may be connected, because answers are held in memory.
+It has a listener of its own, so that a wrongly configured proxy cannot expose it to the world, and
+answers to its own names only, so that a page of the web cannot read it through somebody's browser.
+It runs until the last call has ended, so that a drain can be watched.  A client that does not read
+is dropped soon, and only few may be connected, because answers are held in memory.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,11 +16,12 @@ from starlette.routing import Route, Router
 from image_gateway import __version__
 from image_gateway.context import AppContext
 from image_gateway.core.errors import Refusal
+from image_gateway.core.headers import Headers
 from image_gateway.edge import metrics
 from image_gateway.edge.client.downstream import ClientLeftError, ClientLimits, Downstream
 from image_gateway.edge.client.listener import Receive, Scope, Send
 from image_gateway.edge.metrics import AccountGauges, CallGauges, ConnectionGauges, GaugeValues
-from image_gateway.ops import page, snapshot
+from image_gateway.ops import own_names, page, snapshot
 
 SEND_SECONDS: Final = 10.0
 """How long a client may block its answer."""
@@ -77,9 +79,12 @@ def read_gauges(app: AppContext) -> GaugeValues:
 class OpsApp:
     """The ASGI application of the ops port."""
 
-    def __init__(self, app: AppContext, is_accepting: Callable[[], bool]) -> None:
+    def __init__(
+        self, app: AppContext, is_accepting: Callable[[], bool], names: Collection[str]
+    ) -> None:
         self._app = app
         self._is_accepting = is_accepting
+        self._names = names
         self._limits = ClientLimits(1, 1.0, 1.0, SEND_SECONDS)
         pages: Mapping[str, Callable[[], Awaitable[_Answer]]] = {
             "/metrics": self._metrics,
@@ -98,7 +103,10 @@ class OpsApp:
         return f"<OpsApp {len(self._router.routes)} routes>"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._router(scope, receive, send)
+        if own_names.is_own(Headers(scope["headers"]).get("host"), self._names):
+            await self._router(scope, receive, send)
+        else:
+            await _Page(self._misdirected, self._limits)(scope, receive, send)
 
     async def _metrics(self) -> _Answer:
         return _Answer(200, metrics.CONTENT_TYPE, self._app.metrics.text())
@@ -119,6 +127,15 @@ class OpsApp:
         *others, last = self._paths
         refusal = Refusal("unknown_path", f"The ops port has {', '.join(others)} and {last}.")
         return _Answer(404, _JSON, refusal.body())
+
+    async def _misdirected(self) -> _Answer:
+        names = "".join(f" or {name}" for name in sorted(self._names) if "." in name)
+        refusal = Refusal(
+            "misdirected_request",
+            "The ops port does not answer to the name in the Host header. Ask by its IP address, "
+            f"by localhost{names}; let a proxy send one of these as the Host header.",
+        )
+        return _Answer(421, _JSON, refusal.body())
 
 
 class _Page:

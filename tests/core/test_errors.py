@@ -45,6 +45,7 @@ PROMISED: dict[str, tuple[int, str]] = {
     "model_not_found": (404, _INVALID),
     "unsupported_value": (400, _INVALID),
     "not_an_image_request": (421, _INVALID),
+    "misdirected_request": (421, _INVALID),
     "account_concurrency": (429, "rate_limit_error"),
     "no_account_available": (503, "api_error"),
     "account_credentials": (503, "api_error"),

@@ -376,6 +376,19 @@ async def test_the_ops_port_is_read_with_get(gateway: Gateway) -> None:
     check_error(body, "method_not_allowed")
 
 
+@pytest.mark.parametrize("path", ["/metrics", "/readyz", "/status", "/status.json", "/nothing"])
+async def test_a_page_of_the_web_cannot_read_the_ops_port_by_its_own_name(
+    gateway: Gateway, path: str
+) -> None:
+    for host in ("evil.example", f"evil.example:{gateway.ops_port}", "127.0.0.1.evil.example"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.ops_port)
+        writer.write(f"GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n".encode())
+        status, _, body = parse(await rest_of(reader))
+        writer.close()
+        assert status == 421
+        assert "Ask by its IP address" in check_error(body, "misdirected_request")["message"]
+
+
 async def ask(gateway: Gateway) -> bytes:
     """What the ops port answers."""
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.ops_port)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from math import isnan
 from typing import Final, Literal, cast
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import orjson
 
@@ -99,6 +99,8 @@ def account_from_row(row: ViewRow, keyring: Keyring = WITHOUT_KEY) -> Account:
         raise RowError(f"base_url is missing: {dialect.described} needs one")
     if base_url is not None:
         require_url(base_url, "base_url", HTTP_SCHEMES)
+        if not {".", ".."}.isdisjoint(unquote(urlsplit(base_url).path).split("/")):
+            raise RowError("base_url must not have . or .. in its path")
     route = _optional_text(row, "codex_route") or "direct"
     if route not in {"direct", "responses"}:
         raise RowError("codex_route must be direct or responses")
@@ -110,7 +112,7 @@ def account_from_row(row: ViewRow, keyring: Keyring = WITHOUT_KEY) -> Account:
     blocked = row.get("blocked_until")
     if blocked is not None and not (isinstance(blocked, datetime) and blocked.tzinfo is not None):
         raise RowError("blocked_until must be a timestamp with time zone")
-    return Account(
+    account = Account(
         account_name=_text(row, "account_name"),
         dialect=dialect.name,
         status=_optional_text(row, "status") or "",
@@ -133,6 +135,13 @@ def account_from_row(row: ViewRow, keyring: Keyring = WITHOUT_KEY) -> Account:
         blocked_until=blocked,
         fails_free=_optional_flag(row, "fails_free"),
     )
+    if not all(dialect.can_send(account, name) for name in (account.deployments or {}).values()):
+        raise RowError(
+            "deployments has the name of a deployment that cannot stand in a path (with "
+            "api_version: . or .., or one with / \\ % ? # ; or a control character) or in a header "
+            "(with responses_model: one that is not printable ASCII). Rename that deployment"
+        )
+    return account
 
 
 def _credential(row: ViewRow, dialect: Dialect, keyring: Keyring) -> Credential | None:

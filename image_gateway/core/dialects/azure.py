@@ -20,7 +20,7 @@ from image_gateway.core.dialects.upstream_request import (
     images_request,
     upstream_name,
 )
-from image_gateway.core.headers import Headers
+from image_gateway.core.headers import Headers, is_sendable
 from image_gateway.core.model import Account
 from image_gateway.core.request.image_request import ImageRequest
 from image_gateway.core.request.intent import IntentRequest
@@ -114,6 +114,24 @@ def url(account: Account, deployment: str, endpoint: str) -> str:
     return _url(account, path, f"api-version={quote(account.api_version, safe='')}")
 
 
+_MEANS_MORE: Final = frozenset("/\\%?#;")
+"""Characters that a server or a proxy may read as more than a part of a name, once it has decoded
+them, or twice."""
+
+
+def can_send(account: Account, name: str) -> bool:
+    """Whether an account's calls can name a deployment so, in a path (legacy) or a header
+    (intents).
+
+    Azure's own names have letters, digits, ``-``, ``_`` and ``.``; other servers have more.
+    """
+    if account.responses_model is not None and not is_sendable(name):
+        return False
+    if account.api_version is None:
+        return True
+    return name.isprintable() and not _MEANS_MORE & {*name} and name not in {"", ".", ".."}
+
+
 def _v1_url(account: Account, path: str) -> str:
     return _url(account, f"/openai/v1{path}", None)
 
@@ -181,4 +199,5 @@ DIALECT: Final = Dialect(
     intent_route=INTENTS,
     known_errors=KNOWN_ERRORS,
     doubts=doubts,
+    can_send=can_send,
 )

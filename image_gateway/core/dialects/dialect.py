@@ -77,6 +77,11 @@ def no_doubts(account: Account) -> list[str]:  # noqa: ARG001 - the field's sign
     return []
 
 
+def any_name(account: Account, name: str) -> bool:  # noqa: ARG001 - the field's signature
+    """For an upstream that gets the names of models in bodies only."""
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """One kind of upstream.
@@ -91,7 +96,8 @@ class Dialect:
     ``known_errors`` say whose fault its own errors are (``core.dialects.faults``).  ``own_models``
     are what an account without ``deployments`` serves; None: what the catalogue has.
     ``budget_windows`` reads an answer's headers, at a time in seconds since 1970.  ``doubts`` lists
-    settings of an account that may be mistakes, although they could work.
+    settings of an account that may be mistakes, although they could work.  ``can_send`` says
+    whether the account's calls can name a model so; in a path or a header not every name can stand.
     """
 
     name: str
@@ -109,3 +115,4 @@ class Dialect:
     intent_route: UpstreamRoute | None = None
     budget_windows: Callable[[Mapping[str, str], float], Mapping[str, BudgetWindow]] = no_windows
     doubts: Callable[[Account], list[str]] = no_doubts
+    can_send: Callable[[Account, str], bool] = any_name

@@ -35,7 +35,8 @@ def serves(account: Account, model: str, catalogue: Catalogue) -> bool:
     """
     if account.deployments is not None:
         return model in account.deployments
-    return _serves_by_dialect(account.dialect, model, catalogue)
+    can_send = DIALECTS[account.dialect].can_send(account, model)
+    return can_send and _serves_by_dialect(account.dialect, model, catalogue)
 
 
 def _serves_by_dialect(dialect: str, model: str, catalogue: Catalogue) -> bool:

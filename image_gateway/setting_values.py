@@ -210,9 +210,20 @@ _ORIGIN: Final = re.compile(
 def parse_networks(value: object) -> tuple[Network, ...]:
     """Networks separated by commas, or a list of them."""
     try:
-        return tuple(ipaddress.ip_network(item) for item in _items(value))
+        return tuple(_unmapped(ipaddress.ip_network(item)) for item in _items(value))
     except ValueError:
         raise ValueError("must be networks, such as 127.0.0.0/8, ::1") from None
+
+
+_MAPPED: Final = ipaddress.IPv6Network("::ffff:0:0/96")
+
+
+def _unmapped(network: Network) -> Network:
+    """IPv4 for a network of IPv4 addresses mapped into IPv6, as peers are compared."""
+    if not isinstance(network, ipaddress.IPv6Network) or not network.subnet_of(_MAPPED):
+        return network
+    start = int(network.network_address) - int(_MAPPED.network_address)
+    return ipaddress.IPv4Network((start, network.prefixlen - _MAPPED.prefixlen))
 
 
 def choice_of(*choices: str) -> Callable[[object], str]:

@@ -272,6 +272,9 @@ _GOOD_VALUES: list[tuple[str, str, Any]] = [
     ),
     ("CORS_ORIGINS", "chrome-extension://abcdef", frozenset({"chrome-extension://abcdef"})),
     ("TRUSTED_PROXIES", "", ()),
+    ("TRUSTED_PROXIES", "::ffff:10.0.0.0/104", (ipaddress.ip_network("10.0.0.0/8"),)),
+    ("TRUSTED_PROXIES", "::ffff:10.1.2.3", (ipaddress.ip_network("10.1.2.3"),)),
+    ("TRUSTED_PROXIES", "::/0", (ipaddress.ip_network("::/0"),)),
     (
         "TRUSTED_PROXIES",
         "10.0.0.0/8,2001:db8::/32",

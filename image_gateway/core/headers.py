@@ -13,6 +13,7 @@ from image_gateway.core.errors import UpstreamError
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 TO_CLIENT: Final = frozenset({"content-type", "content-length", "openai-processing-ms"})
 TO_CLIENT_PREFIXES: Final = ("x-ratelimit-",)
@@ -137,26 +138,45 @@ def client_address(peer: str | None, headers: Headers, trusted: tuple[Network, .
     ``X-Forwarded-For`` counts only if the peer itself is in ``trusted``; it is read from the right,
     because anybody may have written the addresses further left.
     """
-    address = peer
+    address = peer if peer is None else _told(peer) or peer
     forwarded = ",".join(headers.all("x-forwarded-for")).split(",")[-_MOST_FORWARDED:]
     while address is not None and is_trusted(address, trusted) and forwarded:
-        candidate = forwarded.pop().strip()
-        try:
-            address = str(ipaddress.ip_address(candidate))
-        except ValueError:
+        before = _told(forwarded.pop())
+        if before is None:
             break
+        address = before
     return address
 
 
 def is_trusted(address: str, trusted: tuple[Network, ...]) -> bool:
-    """Whether an address is in one of the networks."""
+    """Whether an address, in any of the forms of ``read_address``, is in one of the networks."""
+    parsed = read_address(address)
+    return parsed is not None and any(parsed in network for network in trusted)
+
+
+_WITH_PORT: Final = re.compile(r"(?:\[([^\]]*)\]|([\d.]+))(?::\d{1,5})?", re.ASCII)
+
+
+def read_address(text: str) -> IpAddress | None:
+    """The IP address of a peer or of one that is forwarded, None for anything else.
+
+    A port goes, and so do brackets and a zone: both belong to the socket or the machine that
+    reports them, and a zone may be any text.  An IPv4 address mapped into IPv6 (RFC 4291, 2.5.5.2),
+    as a socket for both families reports it, becomes what it is.
+    """
+    text = text.strip()
+    match = _WITH_PORT.fullmatch(text)
+    host = (match[1] or match[2] or "") if match is not None else text
     try:
-        parsed = ipaddress.ip_address(address)
+        address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
-        return False
-    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
-        parsed = parsed.ipv4_mapped  # how a dual-stack socket reports an IPv4 peer
-    return any(parsed in network for network in trusted)
+        return None
+    return (isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped) or address
+
+
+def _told(text: str) -> str | None:
+    address = read_address(text)
+    return None if address is None else str(address)
 
 
 def may_reach_client(name: str) -> bool:

@@ -282,6 +282,61 @@ def test_a_proxy_seen_through_a_dual_stack_socket_is_the_same_proxy() -> None:
     assert _client("::ffff:127.0.0.1", "203.0.113.7") == "203.0.113.7"
 
 
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        (" 192.0.2.7 ", "192.0.2.7"),
+        ("192.0.2.7:443", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("::FFFF:192.0.2.7", "192.0.2.7"),
+        ("::ffff:c000:207", "192.0.2.7"),
+        ("0:0:0:0:0:ffff:192.0.2.7", "192.0.2.7"),
+        ("[::ffff:192.0.2.7]", "192.0.2.7"),
+        ("[::ffff:192.0.2.7]:443", "192.0.2.7"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("2001:DB8:0::1", "2001:db8::1"),
+        ("[2001:db8::1]", "2001:db8::1"),
+        ("[2001:db8::1]:65535", "2001:db8::1"),
+        ("fe80::1%eth0", "fe80::1"),
+        ("[fe80::1%eth0]:80", "fe80::1"),
+        ("fe80::1%<script>", "fe80::1"),
+        ("::ffff:192.0.2.7%eth0", "192.0.2.7"),
+        ("::192.0.2.7", "::c000:207"),
+        ("64:ff9b::192.0.2.7", "64:ff9b::c000:207"),
+        ("[192.0.2.7]:1", "192.0.2.7"),
+        *[
+            (text, None)
+            for text in (
+                *("", "[]", "[", "unknown", "_hidden", "localhost", "192.0.2", "192.0.2.7:"),
+                *("192.0.2.7:x", "192.0.2.7:123456", "192.0.2.7 ::1", "[2001:db8::1", "::1]"),
+                *("[::1]x", "[::1]:", "192.0.2.07", "1.2.3.4.5", "\xb2.2.3.4", "2001:db8::1:99999"),
+                *("%eth0", '"192.0.2.7"', "for=192.0.2.7", "\0"),
+            )
+        ],
+    ],
+)
+def test_an_address_is_read_in_every_form_in_which_it_is_reported(
+    text: str, address: str | None
+) -> None:
+    found = headers.read_address(text)
+    assert (None if found is None else str(found)) == address
+    if address is not None:
+        assert _client(text) == address
+        assert _client("127.0.0.1", f"1.1.1.1, {text}") == address
+        assert headers.is_trusted(text, (ipaddress.ip_network(address),))
+    else:
+        assert _client("127.0.0.1", text) == "127.0.0.1"
+        assert not headers.is_trusted(
+            text, (ipaddress.ip_network("::/0"), ipaddress.ip_network("0.0.0.0/0"))
+        )
+
+
+def test_a_chain_of_proxies_is_walked_in_whatever_form_they_are_written() -> None:
+    chain = "1.1.1.1, [::ffff:203.0.113.7]:4711, ::ffff:127.0.0.2, [::1]:80, 127.0.0.3:99"
+    assert _client("::ffff:127.0.0.1", chain) == "203.0.113.7"
+
+
 _ADDRESSES = st.one_of(
     st.ip_addresses().map(str), st.sampled_from(["127.0.0.1", "127.9.9.9", "::1", "junk", ""])
 )

@@ -32,7 +32,8 @@ _DURATION: Final = re.compile(
     r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9}(?:\.\d{1,9})?)s)?(?:(\d{1,9})ms)?", re.ASCII
 )
 _MOST_FORWARDED: Final = 16
-_MOST_DIGITS: Final = 18
+_MOST_DIGITS: Final = 20
+"""Enough for 64 bits; h11 takes no longer Content-Length, and one that is not read is none."""
 
 
 class Headers:

@@ -4,6 +4,7 @@ import ipaddress
 from typing import Any
 
 import pytest
+from h11._headers import CONTENT_LENGTH_MAX_DIGITS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -216,6 +217,12 @@ def test_a_length_of_thousands_of_digits_is_no_crash() -> None:
     found = headers.content_length(_headers(("content-length", "9" * 5000)))
     assert found is None or found > 10**17
     assert headers.whole("9" * 16) == 10**16 - 1
+
+
+def test_every_length_that_the_listener_takes_is_read() -> None:
+    """One that is not would count as a body of no bytes, and the body as a second request."""
+    longest = "9" * CONTENT_LENGTH_MAX_DIGITS
+    assert headers.content_length(_headers(("content-length", longest))) == int(longest)
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,11 @@ class ClientConnection:
         except OSError:
             return _CLOSED  # a Unix socket: what was written has arrived
 
+    @property
+    def is_pipelined(self) -> bool:
+        """Whether bytes have come behind the request."""
+        return self._end is EndReason.HIDDEN
+
     def when_ending(self, callback: Callable[[EndReason], None] | None) -> None:
         """Call ``callback`` when the exchange must end, at once if it must already; None: never."""
         self._on_end = callback

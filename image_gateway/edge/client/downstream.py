@@ -113,7 +113,11 @@ class Downstream:
             raise self._too_large()
 
     async def read_body(self, sink: BodySink) -> None:
-        """Read the whole body into ``sink``; raises ``Refusal`` (413, 408), ``ClientLeftError``."""
+        """Read the whole body into ``sink``.
+
+        Raises ``Refusal`` (413, 408, and 400 if more than one request was sent at once) and
+        ``ClientLeftError``.
+        """
         deadline = time.monotonic() + self._limits.body_seconds
         while not self._body_done:
             seconds = min(self._limits.body_idle_seconds, deadline - time.monotonic())
@@ -129,6 +133,12 @@ class Downstream:
                 raise self._too_large()
             if chunk:
                 await sink.write(chunk)
+        if self._connection.is_pipelined:
+            raise Refusal(
+                "unsupported_protocol",
+                "Bytes follow the request. Send one request on a connection, and nothing behind "
+                "its body.",
+            )
 
     async def skip_body(self) -> None:
         """Read a body that nobody needs, so that the client can be watched; raises as

@@ -162,10 +162,13 @@ class ImageApp:
 
     async def unknown(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a path that nothing else serves."""
-        if _meant_path(scope["path"]) in RESPONSES:
+        path = scope["path"]
+        # What is no path must not be appended to the text API's address: ``@host/../v1/responses``
+        # would make that a user's name, and lead to another host.
+        if path.startswith("/") and _meant_path(path) in RESPONSES:
             await self._responses(scope, receive, send)
         else:
-            await self.exchange(scope, receive, send, _unknown_path(scope["path"]))
+            await self.exchange(scope, receive, send, _unknown_path(path))
 
 
 class _HealthCheck:

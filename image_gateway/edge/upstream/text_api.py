@@ -61,8 +61,10 @@ class TextApi:
     ) -> AsyncIterator["TextAnswer"]:
         """Send a body to ``target``, a path with its query; gives the response.
 
-        Raises ``UnsentError`` and ``LostError``.
+        Raises ``UnsentError``, also for a target that is no path, and ``LostError``.
         """
+        if not target.startswith("/"):
+            raise UnsentError("the target is no path, and could change the host")
         if self._session is None:
             raise RuntimeError("the session with the text API is not open")
         sent = CIMultiDict(

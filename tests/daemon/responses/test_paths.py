@@ -53,6 +53,34 @@ async def test_an_intent_on_every_path_is_served_here(
 
 @pytest.mark.parametrize("body", [TEXT, INTENT], ids=["text", "intent"])
 @pytest.mark.parametrize(
+    "target",
+    [
+        "@127.0.0.1:{port}/../v1/responses",
+        "@127.0.0.1:{port}/%2e%2e/v1/responses",
+        "@127.0.0.1:{port}/%2E./v1/responses?x=1",
+        ".127.0.0.1:{port}/../v1/responses",
+        ":{port}/../v1/responses",
+        "v1/responses",
+        "x:@127.0.0.1:{port}/../v1/responses",
+    ],
+)
+async def test_no_target_leads_to_another_host_than_the_text_apis(
+    door: Door,
+    upstream: ScriptedUpstream,
+    text_api: TextApi,
+    other: ScriptedUpstream,
+    target: str,
+    body: bytes,
+) -> None:
+    """Appended to an address, ``@host`` makes it a user's name (RFC 3986, 3.2)."""
+    # With Authorization aiohttp would refuse the URL's own user.
+    request = post(None, body, target.format(port=other.port), {"api-key": door.secret})
+    await check_refused(door, parse(await door.gateway.raw(request)), 404, "unknown_path")
+    assert upstream.calls == text_api.calls == other.calls == []
+
+
+@pytest.mark.parametrize("body", [TEXT, INTENT], ids=["text", "intent"])
+@pytest.mark.parametrize(
     "path",
     [
         *(f"{path}/compact" for path in PATHS),

@@ -61,6 +61,15 @@ def test_all_others_stay_in_their_order() -> None:
     assert text_api.passed(found) == found
 
 
+@pytest.mark.parametrize("start", ["@127.0.0.1:", ":", "", "x:@127.0.0.1:"])
+async def test_a_target_that_is_no_path_is_not_sent(spool: Spool, start: str) -> None:
+    async with Peer(answers_ok) as peer, Peer(answers_ok) as elsewhere:
+        async with TextApi(f"http://127.0.0.1:{peer.port}", BOUND_SECONDS) as api:
+            with pytest.raises(UnsentError):
+                await fetch(api, spool, f"{start}{elsewhere.port}/v1/responses")
+        assert (peer.lines, elsewhere.lines) == ([], [])
+
+
 async def test_a_request_on_the_wire_holds_what_came_and_its_length_and_no_more(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

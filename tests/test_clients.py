@@ -19,7 +19,7 @@ BESIDE = {("zod", "4.6.7"), ("openai", "3.57.0"), ("pynacl", "1.6.2")}
 
 def pins(path: Path) -> set[tuple[str, str]]:
     """The packages of a requirements file, without extras, and their versions."""
-    found = re.findall(r"^([\w.-]+)(?:\[\w+\])?==(\S+)$", path.read_text("utf-8"), re.MULTILINE)
+    found = re.findall(r"^([\w.-]+)(?:\[\w+\])?==(\S+)", path.read_text("utf-8"), re.MULTILINE)
     return set(found)
 
 
@@ -36,7 +36,7 @@ def test_every_client_is_told_with_its_version() -> None:
         for _, versions, *_ in CALLS.rows("Clients")
         for name, version in re.findall(r"`([\w@/-]+)` ([\d.]+)", versions)
     }
-    sdk = {pin for pin in pins(PROJECT / "requirements.lock") if pin[0] == "openai"}
+    sdk = {pin for pin in pins(PROJECT / "requirements-demo.lock") if pin[0] == "openai"}
     assert told == (wanted() | sdk) - BESIDE
 
 
@@ -50,13 +50,10 @@ def test_the_lock_files_hold_what_is_wanted() -> None:
     assert wanted() - locked.union(*map(pins, LOCKS[1:])) == set()
 
 
-def test_no_lock_file_names_a_registry() -> None:
-    """Each must install from whatever registry a machine uses."""
+def test_no_lock_file_of_node_names_a_registry() -> None:
+    """It must install from whatever registry a machine uses; ``test_locks.py`` for Python's."""
     node = json.loads(LOCKS[0].read_text("utf-8"))["packages"]
     assert [name for name, package in node.items() if "resolved" in package] == []
-    for path in LOCKS[1:]:
-        lines = [line for line in path.read_text("utf-8").splitlines() if line[:1] != "#"]
-        assert len(lines) == len(pins(path)), path.name
 
 
 def test_every_program_is_there() -> None:

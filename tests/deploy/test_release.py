@@ -7,7 +7,6 @@ states take seconds or accidents under the true one of ``test_machine.py``.
 import errno
 import gzip
 import hashlib
-import io
 import json
 import os
 import platform
@@ -16,26 +15,20 @@ import signal
 import subprocess
 import sys
 import tarfile
-import tempfile
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from functools import partial
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
-from tests.parts.fake_systemd import FailedError, FakeSystemd, Fate, fake_systemd
+from tests.parts.fake_systemd import FailedError, Fate
 from tests.parts.pages import every_page
+from tests.parts.release_place import SECRETS, TEMPLATE, Place, member, packed, saved
 from tests.parts.releases import PROJECT, Releases, version
 
 pytestmark = pytest.mark.slow
 
-TEMPLATE = "image-gateway@.service"
-SECRETS = ("config.toml", "control-database-url", "prompt-hash-key")
 EXTRA = f"{TEMPLATE}.d/10-more.conf"
 TWO_LINKS = {
     "blue": "releases/1.0",
@@ -43,139 +36,6 @@ TWO_LINKS = {
     "current": "green",
     "previous": "releases/1.0",
 }
-
-
-class Place:
-    """The script in a folder of its own, and what lies there."""
-
-    def __init__(
-        self, folder: Path, systemd: FakeSystemd, script: Any, heard: Callable[[], str]
-    ) -> None:
-        self.folder = folder
-        self.systemd = systemd
-        self.script = script
-        self.home: Path = script.HOME
-        self.units: Path = script.UNITS
-        self._heard = heard
-
-    def say(self, *words: str) -> tuple[int, str]:
-        """Runs a command; gives the exit code and all it printed."""
-        code = self.script.main(words)
-        return code, self._heard()
-
-    def done(self, *words: str) -> str:
-        """The same for a command that must succeed."""
-        code, told = self.say(*words)
-        assert code == 0, told
-        return told
-
-    def staged(self, release: str, more: str = "", extra: Mapping[str, str] | None = None) -> None:
-        """A staged release, newer than all; ``more`` is added to its template."""
-        folder = self.home / "releases" / release
-        shutil.copytree(PROJECT / "systemd", folder / "systemd")
-        template = folder / "systemd" / TEMPLATE
-        text = template.read_text("utf-8").replace("/etc/image-gateway", str(self.folder / "etc"))
-        template.write_text(text.replace("[Install]", f"{more}\n[Install]"), "utf-8")
-        for name, content in (extra or {}).items():
-            folder.joinpath(name).parent.mkdir(parents=True, exist_ok=True)
-            folder.joinpath(name).write_text(content, "utf-8")
-        manifest = {"version": release, "files": self._hashes(folder)}
-        folder.joinpath("manifest.json").write_text(json.dumps(manifest), "utf-8")
-        installed = folder / "installed.json"
-        installed.write_text(json.dumps(self._hashes(folder)), "utf-8")
-        count = len(self.releases())
-        os.utime(installed, (count, count))
-
-    def releases(self) -> set[str]:
-        """What lies among the releases, whole or not."""
-        return {path.name for path in self.home.joinpath("releases").glob("*")}
-
-    def drop_in(self, unit: str, text: str) -> Path:
-        """An operator's own."""
-        path = self.units / f"{unit}.d" / "override.conf"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, "utf-8")
-        return path
-
-    def links(self) -> dict[str, str]:
-        links = [path for path in self.home.glob("*") if path.is_symlink()]
-        return {path.name: str(path.readlink()) for path in links}
-
-    def up(self) -> dict[str, str]:
-        """The instances that are up, with their releases."""
-        states = self.systemd.states
-        return {c: r for c, r in self.systemd.runs.items() if states[c] == "active"}
-
-    def said(self) -> list[str]:
-        """What systemd was told to do."""
-        return [event for event in self.systemd.events if not event.startswith("ready ")]
-
-    def tree(self) -> dict[str, object]:
-        """All that could be changed; without the lock, which a dry run takes too."""
-        paths = [path for path in self.folder.rglob("*") if path.name != ".lock"]
-        found = {str(path): _content(path) for path in paths}
-        return found | {"states": dict(self.systemd.states)}
-
-    def _hashes(self, folder: Path) -> dict[str, str]:
-        return {
-            path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in folder.rglob("*")
-            if path.is_file()
-        }
-
-
-def _content(path: Path) -> object:
-    if path.is_symlink():
-        return str(path.readlink())
-    return (path.stat().st_mtime_ns, path.read_bytes()) if path.is_file() else None
-
-
-def _script(folder: Path) -> Any:
-    text = PROJECT.joinpath("scripts", "release").read_text("utf-8")
-    for place, own in {
-        "/opt/image-gateway": "opt",
-        "/etc/systemd/system": "units",
-        "/run/systemd/system": "run",
-        "/run/image-gateway-check.log": "run/words",
-    }.items():
-        assert text.count(f'Path("{place}")') == 1, place
-        text = text.replace(f'Path("{place}")', f'Path("{folder / own}")')
-    path = folder.parent / "project" / "scripts" / "release"
-    path.parent.mkdir(parents=True)
-    path.write_text(text, "utf-8")
-    loader = SourceFileLoader("release", str(path))
-    spec = spec_from_loader("release", loader)
-    assert spec is not None
-    module = module_from_spec(spec)
-    loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Iterator[Place]:
-    folder = tmp_path / "machine"
-    script = _script(folder)
-    script.SETTLED_SECONDS = 0.0
-    script.READY_SECONDS = 0.3
-    for name in SECRETS:
-        path = folder / "etc" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("a setting", "utf-8")
-    script.UNITS.mkdir(parents=True)
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(os, "sync", lambda: None)  # the disk belongs to others, too
-    heeded = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    handlers = {number: signal.getsignal(number) for number in heeded}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    mask = os.umask(0o022)
-    with fake_systemd(script.HOME, script.CHECK_UNIT) as systemd:
-        monkeypatch.setattr(subprocess, "run", systemd.run)
-        yield Place(folder, systemd, script, lambda: "".join(capfd.readouterr()))
-    os.umask(mask)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -262,106 +122,57 @@ def _sha256(data: bytes) -> str:
 # -- stage -----------------------------------------------------------------------------------------
 
 
-def _artifact(
-    content: Mapping[str, bytes] | None = None,
-    *members: tarfile.TarInfo,
-    unnamed: Mapping[str, bytes] | None = None,
-    **manifest: object,
-) -> bytes:
-    """What ``build`` makes, with a pip that has nothing to install, and with more content.
-
-    ``members`` and ``unnamed`` are not in its manifest, of which ``manifest`` replaces entries;
-    None leaves one out.
-    """
-    pip = io.BytesIO()
-    with zipfile.ZipFile(pip, "w") as wheel:
-        wheel.writestr("pip/__main__.py", "")
-    files = {"README.md": b"a page", "wheels/pip-0.whl": pip.getvalue(), **(content or {})}
-    told = {
-        "version": "1.0",
-        "python": f"{sys.version_info.major}.{sys.version_info.minor}",
-        "machine": platform.machine(),
-        "files": {name: _sha256(data) for name, data in files.items()},
-        **manifest,
-    }
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
-        text = json.dumps({name: each for name, each in told.items() if each is not None})
-        everything = {**files, **(unnamed or {}), "manifest.json": text.encode()}
-        for name, data in everything.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            info.mode = 0o644
-            tar.addfile(info, io.BytesIO(data))
-        for member in members:
-            tar.addfile(member)
-    return packed.getvalue()
-
-
-def _member(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.type = kind
-    info.linkname = target
-    return info
-
-
-def _saved(place: Place, artifact: bytes) -> str:
-    path = place.folder.parent / "artifact.tar.gz"
-    path.write_bytes(artifact)
-    return str(path)
-
-
 ABOVE = f"image-gateway-{os.getpid()}"
 HOSTILE = {
-    "a path as version": (_artifact(version="../../../etc/cron.d/x"), "version in the manifest"),
-    "an absolute version": (_artifact(version="/etc/x"), "version in the manifest"),
-    "a hidden version": (_artifact(version=".x"), "version in the manifest"),
-    "a list as version": (_artifact(version=["1.0"]), "no usable manifest"),
-    "no version": (_artifact(version=None), "no usable manifest"),
-    "no Python": (_artifact(python=None), "built for Python None"),
-    "no machine": (_artifact(machine=None), "built for None"),
-    "a list of files": (_artifact(files=["README.md"]), "no usable manifest"),
-    "a member above": (_artifact({f"../{ABOVE}": b"x"}), "not a plain file: .."),
-    "an absolute member": (_artifact({f"/tmp/{ABOVE}": b"x"}), "not a plain file: /tmp"),
+    "a path as version": (packed(version="../../../etc/cron.d/x"), "version in the manifest"),
+    "an absolute version": (packed(version="/etc/x"), "version in the manifest"),
+    "a hidden version": (packed(version=".x"), "version in the manifest"),
+    "a list as version": (packed(version=["1.0"]), "no usable manifest"),
+    "no version": (packed(version=None), "no usable manifest"),
+    "no Python": (packed(python=None), "built for Python None"),
+    "no machine": (packed(machine=None), "built for None"),
+    "a list of files": (packed(files=["README.md"]), "no usable manifest"),
+    "a member above": (packed({f"../{ABOVE}": b"x"}), "not a plain file: .."),
+    "an absolute member": (packed({f"/tmp/{ABOVE}": b"x"}), "not a plain file: /tmp"),
     "a symlink": (
-        _artifact(None, _member("link", tarfile.SYMTYPE, "/etc")),
+        packed(None, member("link", tarfile.SYMTYPE, "/etc")),
         "not a plain file: link",
     ),
     "a hard link": (
-        _artifact(None, _member("link", tarfile.LNKTYPE, "README.md")),
+        packed(None, member("link", tarfile.LNKTYPE, "README.md")),
         "not a plain file: link",
     ),
-    "a device": (_artifact(None, _member("null", tarfile.CHRTYPE)), "not a plain file: null"),
-    "a pipe": (_artifact(None, _member("pipe", tarfile.FIFOTYPE)), "not a plain file: pipe"),
+    "a device": (packed(None, member("null", tarfile.CHRTYPE)), "not a plain file: null"),
+    "a pipe": (packed(None, member("pipe", tarfile.FIFOTYPE)), "not a plain file: pipe"),
     "another's unit": (
-        _artifact({"systemd/ssh.service": b"[Service]"}),
+        packed({"systemd/ssh.service": b"[Service]"}),
         "files differ from the build: systemd/ssh.service",
     ),
     "another's drop-in": (
-        _artifact({"systemd/ssh.service.d/x.conf": b"[Service]"}),
+        packed({"systemd/ssh.service.d/x.conf": b"[Service]"}),
         "files differ from the build: systemd/ssh.service.d/x.conf",
     ),
     "a list of installed files of its own": (
-        _artifact(unnamed={"installed.json": b"{}"}),
+        packed(unnamed={"installed.json": b"{}"}),
         "files differ from the build: installed.json",
     ),
     "the same, by its manifest": (
-        _artifact({"installed.json": b"{}"}),
+        packed({"installed.json": b"{}"}),
         "files differ from the build: installed.json",
     ),
-    "a stray file": (_artifact(unnamed={"stray": b"x"}), "files differ from the build: stray"),
+    "a stray file": (packed(unnamed={"stray": b"x"}), "files differ from the build: stray"),
     "a wrong hash": (
-        _artifact(unnamed={"README.md": b"another page"}),
+        packed(unnamed={"README.md": b"another page"}),
         "files differ from the build: README.md",
     ),
     "another Python": (
-        _artifact(python="2.7"),
+        packed(python="2.7"),
         "built for Python 2.7, which this machine does not have",
     ),
-    "another machine": (_artifact(machine="vax"), "built for vax, but this machine is"),
+    "another machine": (packed(machine="vax"), "built for vax, but this machine is"),
     "nothing": (b"", "the archive is damaged"),
     "an empty archive": (gzip.compress(b""), "the archive is damaged"),
-    "half": (_artifact()[: len(_artifact()) // 2], "the archive is damaged"),
+    "half": (packed()[: len(packed()) // 2], "the archive is damaged"),
     "no archive": (b"<html>not found</html>", "the archive is damaged"),
 }
 
@@ -371,7 +182,7 @@ def test_whatever_is_wrong_with_an_artifact_is_told_and_nothing_is_installed(
     place: Place, artifact: bytes, why: str
 ) -> None:
     before = place.tree()
-    code, told = place.say("stage", _saved(place, artifact))
+    code, told = place.say("stage", saved(place, artifact))
     assert code == 1, told
     assert told.startswith("release: ")
     assert why in told
@@ -382,20 +193,20 @@ def test_whatever_is_wrong_with_an_artifact_is_told_and_nothing_is_installed(
 
 
 def test_what_is_staged_again_is_not_installed_anew_and_is_the_newest(place: Place) -> None:
-    older, newer = _saved(place, _artifact()), _artifact(version="2.0")
+    older, newer = saved(place, packed()), packed(version="2.0")
     assert "staged 1.0" in place.done("stage", older)
-    place.done("stage", _saved(place, newer))
+    place.done("stage", saved(place, newer))
     folder = place.home / "releases" / "1.0"
     for name, moment in (("1.0", 1), ("2.0", 2)):
         os.utime(folder.parent / name / "installed.json", (moment, moment))
     before = folder.stat().st_ino
-    assert "1.0 is staged already" in place.done("stage", _saved(place, _artifact()))
+    assert "1.0 is staged already" in place.done("stage", saved(place, packed()))
     assert folder.stat().st_ino == before
     assert place.script.Machine(is_dry=False).newest() == "1.0"
 
 
 def test_a_staged_release_starts_by_a_program_that_names_its_folder(place: Place) -> None:
-    place.done("stage", _saved(place, _artifact()))
+    place.done("stage", saved(place, packed()))
     folder = place.home / "releases" / "1.0"
     told = folder.joinpath("bin", "image-gateway").read_text("utf-8")
     assert told == f'#!/bin/sh\nexec {folder}/venv/bin/python -m image_gateway "$@"\n'
@@ -407,7 +218,7 @@ def test_what_a_broken_off_run_left_is_swept_and_staged_anew(place: Place) -> No
     for name in (".1.0.partial", ".0.9.removed", "1.0"):
         releases.joinpath(name, "venv").mkdir(parents=True)
     assert "is not staged" in place.say("activate", "1.0")[1]
-    place.done("stage", _saved(place, _artifact()))
+    place.done("stage", saved(place, packed()))
     assert place.releases() == {"1.0"}
     assert releases.joinpath("1.0", "installed.json").is_file()
 
@@ -424,7 +235,7 @@ def test_a_disk_that_gets_full_is_told_and_leaves_nothing(
         Path(target).write_bytes(b"x")
 
     monkeypatch.setattr(shutil, "copyfile", copy)
-    code, told = place.say("stage", _saved(place, _artifact()))
+    code, told = place.say("stage", saved(place, packed()))
     assert copied
     assert copied[0].is_relative_to(place.home)
     assert place.releases() == set()
@@ -932,7 +743,7 @@ def test_the_newest_releases_and_the_linked_ones_are_kept(two: Place) -> None:
 
 def test_a_second_run_is_told_who_is_at_work(two: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["release", "activate", "3.0"])
-    artifact = _saved(two, _artifact())
+    artifact = saved(two, packed())
     with two.script.Machine(is_dry=False).lock():
         for words in (("activate", "3.0"), ("rollback",), ("stage", artifact)):
             assert two.say(*words) == (
@@ -964,7 +775,7 @@ def test_while_an_instance_finishes_its_calls_the_next_run_may_begin(two: Place)
 def test_an_upload_keeps_nobody_out(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     def read() -> bytes:
         with place.script.Machine(is_dry=False).lock():
-            return _artifact()
+            return packed()
 
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=SimpleNamespace(read=read)))
     assert "staged 1.0" in place.done("stage", "-")
@@ -984,11 +795,11 @@ def test_a_dry_run_changes_nothing(two: Place, words: list[str], told: str) -> N
     for number in range(7, 12):  # enough to prune
         two.staged(f"{number}.0")
     two.staged("6.0", "# of 6.0", {f"systemd/{EXTRA}": "[Service]\n"})
-    again = _artifact(version="5.0")
-    two.done("stage", _saved(two, again))
+    again = packed(version="5.0")
+    two.done("stage", saved(two, again))
     os.utime(two.home / "releases" / "5.0" / "installed.json", (1, 1))
     two.home.joinpath("releases", ".4.0.partial").mkdir()
-    path = _saved(two, again if words[1:] == ["AGAIN"] else _artifact(version="4.0"))
+    path = saved(two, again if words[1:] == ["AGAIN"] else packed(version="4.0"))
     given = [path if word in {"NEW", "AGAIN"} else word for word in words]
     before = two.tree()
     two.systemd.events.clear()
@@ -999,7 +810,7 @@ def test_a_dry_run_changes_nothing(two: Place, words: list[str], told: str) -> N
 
 def test_a_dry_run_on_a_bare_machine_changes_nothing(place: Place) -> None:
     before = place.tree()
-    assert "would install 1.0" in place.done("--dry-run", "stage", _saved(place, _artifact()))
+    assert "would install 1.0" in place.done("--dry-run", "stage", saved(place, packed()))
     assert place.say("--dry-run", "activate") == (1, "release: no release is staged\n")
     assert place.tree() == before
 
@@ -1034,12 +845,12 @@ def test_arguments_arrive_over_ssh_as_they_are(far: Place, release: str) -> None
 
 
 def test_an_artifact_arrives_over_ssh_as_it_is(far: Place) -> None:
-    assert "staged 1.0" in far.done("--host", "far", "stage", _saved(far, _artifact()))
+    assert "staged 1.0" in far.done("--host", "far", "stage", saved(far, packed()))
     assert far.releases() == {"1.0"}
 
 
 def test_a_dry_run_over_ssh_is_one_there(far: Place) -> None:
-    told = far.done("--dry-run", "--host", "far", "stage", _saved(far, _artifact()))
+    told = far.done("--dry-run", "--host", "far", "stage", saved(far, packed()))
     assert "would install 1.0" in told
     assert far.releases() == set()
 

@@ -21,6 +21,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
 from tests.parts.fake_systemd import FailedError, Fate
 from tests.parts.pages import every_page
@@ -80,6 +82,27 @@ def test_the_manifest_names_version_commit_python_and_every_file(
     assert {page.name for page in every_page()} <= content.keys()
     assert "image_gateway/ops/status-page.png" in content
     assert any(name.startswith("wheels/pip-") for name in content)
+
+
+def test_the_list_of_parts_is_valid_and_names_every_wheel_with_its_hash(
+    built: tuple[Releases, Path],
+) -> None:
+    with tarfile.open(built[1]) as tar:
+        files = {m.name: file.read() for m in tar if (file := tar.extractfile(m)) is not None}
+    text = files["sbom.cdx.json"].decode()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    parts = json.loads(text)
+    own = parts["metadata"]["component"]
+    assert (own["name"], own["version"]) == ("image-gateway", version(built[1]))
+    components = [own, *parts["components"]]
+    hashes = {each["hashes"][0]["content"] for each in components}
+    wheels = {_sha256(data) for name, data in files.items() if name.startswith("wheels/")}
+    assert hashes == wheels
+    assert [each["name"] for each in components if not each["licenses"]] == []
+    # All is needed by something, but the gateway and the installer.
+    needed = {ref for each in parts["dependencies"] for ref in each["dependsOn"]}
+    alone = {each["name"] for each in components if each["purl"] not in needed}
+    assert alone == {"image-gateway", "pip"}
 
 
 @pytest.mark.timeout(600)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.parts.fake_systemd import fake_systemd
-from tests.parts.release_place import SECRETS, Place, script_in
+from tests.parts.release_place import SECRETS, Place, make_key, script_in
 
 
 @pytest.fixture
@@ -38,3 +38,11 @@ def place(
     os.umask(mask)
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def signing_key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new SSH key, its public half beside it."""
+    path = tmp_path_factory.mktemp("key") / "id"
+    make_key(path)
+    return path

@@ -7,6 +7,7 @@ states take seconds or accidents under the true one of ``test_machine.py``.
 import errno
 import gzip
 import hashlib
+import io
 import json
 import os
 import platform
@@ -106,16 +107,34 @@ def test_the_list_of_parts_is_valid_and_names_every_wheel_with_its_hash(
 
 
 @pytest.mark.timeout(600)
-def test_the_same_commit_gives_the_same_bytes(built: tuple[Releases, Path]) -> None:
+def test_the_same_commit_gives_the_same_bytes_and_a_key_its_signature_alone(
+    built: tuple[Releases, Path], signing_key: Path
+) -> None:
     releases, artifact = built
     before = artifact.read_bytes()
     artifact.unlink()
+    release = releases.folder / "scripts" / "release"
     subprocess.run(
-        [sys.executable, releases.folder / "scripts" / "release", "build"],
+        [sys.executable, release, "build", "--signing-key", signing_key],
         check=True,
         capture_output=True,
     )
-    assert _sha256(artifact.read_bytes()) == _sha256(before)
+    members = _members(artifact.read_bytes())
+    assert members[:2] == [members[0], ("manifest.json.sig", *members[1][1:])]
+    del members[1]
+    assert members == _members(before)
+    assert members[0][0] == "manifest.json"
+    assert artifact.read_bytes()[:10] == before[:10]  # gzip's own header
+
+
+def _members(artifact: bytes) -> list[tuple[object, ...]]:
+    """All of an archive's entries, in their order."""
+    with tarfile.open(fileobj=io.BytesIO(artifact)) as tar:
+        return [
+            (m.name, m.mtime, m.mode, m.uid, m.gid, m.uname, m.gname, m.type, _sha256(file.read()))
+            for m in tar
+            if (file := tar.extractfile(m)) is not None
+        ]
 
 
 @pytest.mark.parametrize("is_new", [True, False], ids=["a new file", "a changed file"])

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import tarfile
 import zipfile
@@ -114,6 +115,7 @@ def script_in(folder: Path) -> Any:
         "/etc/systemd/system": "units",
         "/run/systemd/system": "run",
         "/run/image-gateway-check.log": "run/words",
+        "/etc/image-gateway/allowed_signers": "etc/allowed_signers",
     }.items():
         assert text.count(f'Path("{place}")') == 1, place
         text = text.replace(f'Path("{place}")', f'Path("{folder / own}")')
@@ -175,3 +177,9 @@ def saved(place: Place, archive: bytes) -> str:
     path = place.folder.parent / "artifact.tar.gz"
     path.write_bytes(archive)
     return str(path)
+
+
+def make_key(path: Path) -> None:
+    """A new SSH key, its public half beside it."""
+    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(path)]
+    subprocess.run(command, check=True)

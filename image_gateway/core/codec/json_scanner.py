@@ -17,7 +17,7 @@ Its users: ``json_skeleton`` reads a body without holding its pictures, ``data_u
 
 import re
 from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
 import orjson
 
@@ -74,10 +74,12 @@ _HALF_PAIR: Final = re.compile(
 class ScanError(ValueError):
     """The text is not JSON, or exceeds a limit; the message may be sent to a client.
 
-    ``position`` is the mistake, or the start of the string with the mistake.
+    ``position`` is the mistake, or the start of the string with the mistake.  ``offset`` is the
+    mistake's in the structure that a handler refuses.
     """
 
     position: TextPosition | None = None
+    offset: int | None = None
 
     def __str__(self) -> str:
         message = super().__str__()
@@ -130,6 +132,7 @@ class Scanner:
         # in an earlier chunk, where that was.
         self.position = TextPosition()
         self._token_at: int | None = 0
+        self._structure_at = 0
         self._string_position = self.position
 
     def __repr__(self) -> str:
@@ -157,6 +160,8 @@ class Scanner:
                 else:
                     position = self._read_structure(chunk, position)
         except ScanError as error:
+            if error.offset is not None:
+                self._token_at = self._structure_at + error.offset
             error.position = self._token_position(chunk)
             raise
         if self._in_text or self._in_key:
@@ -171,15 +176,18 @@ class Scanner:
         return self.position.after(chunk[: self._token_at])
 
     def _read_structure(self, chunk: bytes, start: int) -> int:
+        self._structure_at = start
         for token in _TOKEN.finditer(chunk, start):
             self._tokens += 1
-            self._token_at = token.start()
+            position = self._token_at = token.start()
             if self._tokens > self._limits.tokens:
-                raise ScanLimitError(
-                    f"The JSON has more than {self._limits.tokens} strings, brackets and commas. "
-                    "Send fewer values."
+                self._refuse(
+                    chunk[start:position],
+                    ScanLimitError(
+                        f"The JSON has more than {self._limits.tokens} strings, brackets and "
+                        "commas. Send fewer values."
+                    ),
                 )
-            position = self._token_at
             byte = chunk[position]
             if byte == _QUOTE:
                 if self._expect_key:
@@ -193,15 +201,22 @@ class Scanner:
                 return position + 1
             if byte in _OPEN:
                 if len(self._stack) >= self._limits.depth:
-                    raise ScanDepthError(
-                        f"The JSON is nested deeper than {self._limits.depth} levels. Nest it less."
+                    self._refuse(
+                        chunk[start:position],
+                        ScanDepthError(
+                            f"The JSON is nested deeper than {self._limits.depth} levels. "
+                            "Nest it less."
+                        ),
                     )
                 key_or_index = _OPEN[byte]
                 self._stack.append(key_or_index)
                 self._expect_key = key_or_index == ""
             elif byte in _CLOSE:
                 if not self._stack:
-                    raise ScanError("The JSON has a closing bracket without an opening one.")
+                    self._refuse(
+                        chunk[start:position],
+                        ScanError("The JSON has a closing bracket without an opening one."),
+                    )
                 self._stack.pop()
                 self._expect_key = False
             elif self._stack:
@@ -212,6 +227,13 @@ class Scanner:
                     self._expect_key = True
         self._handler.structure(chunk[start:])
         return len(chunk)
+
+    def _refuse(self, before: bytes, error: ScanError) -> NoReturn:
+        """Raise an error; but a mistake that the handler sees in the structure before it comes
+        first, as it would if that had come in a chunk of its own.
+        """
+        self._handler.structure(before)
+        raise error
 
     def _read_key(self, chunk: bytes, start: int) -> int:
         stop = self._string_stop(chunk, start)
@@ -243,6 +265,7 @@ class Scanner:
             return stop
         self._in_text = False
         self._handler.text_stop()
+        self._structure_at = stop
         self._handler.structure(b'"')
         return stop + 1
 

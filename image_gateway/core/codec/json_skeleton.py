@@ -175,7 +175,12 @@ class JsonSkeleton:
         )
 
     def structure(self, data: bytes) -> None:
-        self._put(data)
+        room = self._max_bytes - len(self._out)
+        try:
+            self._put(data)
+        except json_scanner.ScanLimitError as error:
+            error.offset = room
+            raise
 
     def key(self, data: bytes) -> None:
         if data.startswith(b'"' + _PLACEHOLDER_TEXT):

@@ -166,11 +166,13 @@ class IntentSignalReader:
     def structure(self, data: bytes) -> None:
         if self._is_object is None and (start := data.lstrip(_BEFORE_OBJECT)[:1]):
             self._is_object = start in _STARTS
-        if self._is_object and data.translate(None, _STRUCTURE):
-            raise json_scanner.ScanError(
+        if self._is_object and (unknown := data.translate(None, _STRUCTURE)):
+            error = json_scanner.ScanError(
                 "The body is not valid JSON: outside of its strings it has characters that JSON "
                 "does not know. Put names and texts in double quotes, and leave out comments."
             )
+            error.offset = data.index(unknown[:1])
+            raise error
 
     def key(self, data: bytes) -> None:
         pass

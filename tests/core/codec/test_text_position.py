@@ -1,6 +1,8 @@
 """Where a JSON text is broken: the line and column that a person would find, in any split."""
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from image_gateway.core.codec import json_scanner, json_skeleton, text_position
 from image_gateway.core.codec.text_position import TextPosition
+from image_gateway.core.request.intent_signals import IntentSignalReader
 from tests.core.builders import split
 
 
@@ -134,3 +137,38 @@ def test_an_error_repeats_nothing_of_the_text(secret: str) -> None:
     error = _error(text.encode())
     assert error is not None
     assert "secret" not in str(error)
+
+
+def _place(chunks: list[bytes], read: Callable[[], Any]) -> tuple[str, TextPosition | None]:
+    """The words and the place of the error that a reader raises."""
+    reader = read()
+    with pytest.raises(json_scanner.ScanError) as raised:
+        list(map(reader.feed, chunks))
+    return raised.value.args[0], raised.value.position
+
+
+def _small() -> json_skeleton.JsonSkeleton:
+    return json_skeleton.JsonSkeleton(limits=replace(json_scanner.IMAGES, skeleton_bytes=20))
+
+
+@pytest.mark.parametrize(
+    ("text", "read", "words", "column"),
+    [
+        (b"{'model': 'gpt-image-2'}", IntentSignalReader, "characters that JSON", 2),
+        (b'{"a": [1, /* x */ 2]}', IntentSignalReader, "characters that JSON", 11),
+        (b'{"a": 1} # x ]]', IntentSignalReader, "characters that JSON", 10),
+        (b'{"a": 1}]', IntentSignalReader, "without an opening one", 9),
+        (b'{"a": 1,       "b": 2222222, "c": 3}', _small, "the JSON is larger", 21),
+        (b'{"a": "b",                  "c": 3}', _small, "the JSON is larger", 21),
+    ],
+)
+def test_a_mistake_between_strings_is_at_its_own_place_for_any_split(
+    text: bytes, read: Callable[[], Any], words: str, column: int
+) -> None:
+    """Not at the bracket that was read last, nor where the chunk begins."""
+    whole = _place([text], read)
+    assert words in whole[0]
+    assert whole[1] == (1, column)
+    for size in (1, 2, 3, 5, 7, 11):
+        chunks = [text[at : at + size] for at in range(0, len(text), size)]
+        assert _place(chunks, read) == whole, size

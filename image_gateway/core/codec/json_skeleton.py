@@ -5,6 +5,7 @@ placeholder cannot be forged, and becomes the string again when a body is built 
 value (``body_segments.from_json``), so no picture is ever held in memory.
 """
 
+import codecs
 import hashlib
 import re
 from collections.abc import Callable
@@ -83,6 +84,7 @@ _PARTIAL_ESCAPE: Final = re.compile(
     rb"\\(?:u[0-9a-fA-F]{0,3}|u[dD][89abAB][0-9a-fA-F]{2}(?:\\(?:u[0-9a-fA-F]{0,3})?)?)?"
 )
 _HALVES_TOO: Final = re.compile(rb'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})')
+_Utf8: Final = codecs.getincrementaldecoder("utf-8")
 _PLACEHOLDER: Final = "\0"
 _PLACEHOLDER_TEXT: Final = b"\\u0000"
 # A quote after a backslash is inside a string, and a quote before a colon ends a key: neither
@@ -97,11 +99,12 @@ class JsonSkeleton:
     A placeholder, NUL and an index into ``lifted``, replaces each long string.  No other value
     string of the text may begin with NUL, so a placeholder cannot be forged.  A string whose path
     ``keep`` accepts stays in the skeleton up to ``keep_bytes``; use it for a text that must be
-    read.  ``strict`` also refuses broken escapes and control characters in lifted strings; it costs
-    half as much as forwarding the picture, and is needed for strings that the gateway copies into a
-    body that it builds.  ``mends``: half a surrogate pair, which JavaScript writes when it splits a
-    text, is read as U+FFFD and copied unchanged; for answers that have been paid for and must not
-    be lost because of it.  ``digests``: each lifted string gets its SHA-256 while it is read.
+    read.  ``strict`` also refuses broken escapes, control characters and broken UTF-8 in lifted
+    strings; it costs half as much as forwarding the picture, and is needed for strings that the
+    gateway copies into a body that it builds.  ``mends``: half a surrogate pair, which JavaScript
+    writes when it splits a text, is read as U+FFFD and copied unchanged, and so is broken UTF-8 in
+    a lifted string; for answers that have been paid for and must not be lost because of it.
+    ``digests``: each lifted string gets its SHA-256 while it is read.
     """
 
     def __init__(
@@ -123,6 +126,7 @@ class JsonSkeleton:
         self._escape = _HALVES_TOO if mends else _ESCAPE
         self._digests = digests
         self._hash = hashlib.sha256()
+        self._utf8 = _Utf8()
         self._keep_bytes = keep_bytes
         self._out = bytearray()
         self._text = bytearray()
@@ -191,6 +195,7 @@ class JsonSkeleton:
         self._start = offset
         self._length = self._characters = self._non_base64 = self._written = 0
         self._tail = b""
+        self._utf8.reset()
         self._limit = self._keep_bytes if self._keep(self._scanner.path()) else LIFT_BYTES
 
     def text(self, chunk: bytes, start: int, stop: int) -> None:
@@ -216,6 +221,8 @@ class JsonSkeleton:
         """Checks what the parser does not see, because it goes upstream unchanged."""
         self._tail = (self._tail + part[-_TAIL_BYTES:])[-_TAIL_BYTES:]
         self._written += text_position.characters(part)
+        if not self._mends:
+            self._check_utf8(part)
         part = self._carry + part
         self._carry = b""
         # One pass for all checks: almost nothing of a picture remains.
@@ -241,8 +248,21 @@ class JsonSkeleton:
             self._characters += len(part)
         self._non_base64 += len(non_base64)
 
+    def _check_utf8(self, part: bytes, *, is_last: bool = False) -> None:
+        # Base64 is ASCII, which takes no time to see.
+        if not is_last and part.isascii() and self._utf8.getstate()[0] == b"":
+            return
+        try:
+            self._utf8.decode(part, is_last)
+        except UnicodeDecodeError:
+            raise json_scanner.ScanError(
+                "A JSON string is not valid UTF-8. Send the body in UTF-8."
+            ) from None
+
     def text_stop(self) -> None:
         if self._length > self._limit:
+            if self._strict and not self._mends:
+                self._check_utf8(b"", is_last=True)
             if self._carry:
                 raise json_scanner.ScanError("A JSON string has an invalid escape sequence.")
             stop = self._start + self._length

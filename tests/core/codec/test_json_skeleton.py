@@ -229,6 +229,21 @@ def test_a_lifted_string_is_as_valid_as_the_strict_parser_wants_it(
     assert read is valid
 
 
+@pytest.mark.parametrize(
+    "broken",
+    [b"\xff", b"\xc3", b"\xe2\x82", b"\xed\xa0\x80", b"\xc0\xaf", b"\x80", b"\xc3("],
+)
+def test_a_lifted_string_is_utf8_as_every_other(broken: bytes) -> None:
+    """What a model is sent must not be text for one reader and broken for the next."""
+    for before, after in ((b"x" * 9000, b""), (b"x" * 4090, "é€".encode() * 2000)):
+        text = b'["' + before + broken + after + b'"]'
+        valid = b'["' + before + "é".encode() + after + b'"]'
+        for cut in (len(text), 4096, len(before) + 3, len(before) + 4):
+            with pytest.raises(json_scanner.ScanError, match="not valid UTF-8"):
+                _skeleton([text[:cut], text[cut:]])
+            assert _skeleton([valid[:cut], valid[cut:]])
+
+
 @given(JSON_TEXTS, st.data())
 @settings(max_examples=scaled(60))
 def test_without_checks_a_valid_text_has_the_same_skeleton(

@@ -85,6 +85,7 @@ class MultipartReader:
         self._out: list[bytes] = []
         self._file_bytes = 0
         self._ended = False
+        self._has_begun = False
         self._is_empty = True
         self._header_name = b""
         self._header_value = b""
@@ -118,6 +119,11 @@ class MultipartReader:
         """Take the next bytes; returns the data of files in them, to be spooled in this order."""
         if self._ended:
             return []  # an epilogue, to be ignored (RFC 2046, 5.1.1)
+        if not self._has_begun:
+            # The parser passes over line ends and, as far as the same chunk reaches, over anything
+            # after them: what it takes would depend on how the body was split.
+            chunk = chunk.lstrip(b"\r\n")
+            self._has_begun = bool(chunk)
         self._is_empty = self._is_empty and not chunk.strip()
         try:
             self._parser.write(chunk)

@@ -96,6 +96,14 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+@pytest.mark.parametrize("junk", [b"x", b"]--", b"-x\n", b"\n x"])
+def test_a_preamble_is_refused_for_any_split(junk: bytes) -> None:
+    """Also after a line end, where the parser passes over what its chunk holds."""
+    text = b"\r\n" + junk + _written([("n", b"1", "")])
+    for cut in range(len(text)):
+        assert _refusal([text[:cut], text[cut:]]).code == "invalid_body"
+
+
 @given(_PARTS, st.data())
 @settings(max_examples=scaled(250))
 def test_any_split_gives_the_same_parts_places_and_digests(

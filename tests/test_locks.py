@@ -14,8 +14,9 @@ PROJECT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads(PROJECT.joinpath("pyproject.toml").read_text("utf-8"))
 EXTRAS = {"requirements.lock": "", "requirements-demo.lock": "demo", "requirements-dev.lock": "dev"}
 BUILD = "requirements-build.lock"
+FUZZ = "requirements-fuzz.lock"
 CLIENTS = sorted(PROJECT.glob("tests/clients/python/*.lock"))
-ALL = [*(PROJECT / name for name in (*EXTRAS, BUILD)), *CLIENTS]
+ALL = [*(PROJECT / name for name in (*EXTRAS, BUILD, FUZZ)), *CLIENTS]
 
 _ENTRY = re.compile(r"(\S+==[^\s;]+(?: ; [^\\\n]+)?)((?: \\\n    --hash=sha256:[0-9a-f]{64})+)\n")
 """One package: name, version, marker if any, hashes.  Nothing else may be in a file."""
@@ -91,6 +92,14 @@ def test_a_lock_file_holds_what_the_project_needs_and_nothing_else(name: str, ex
     }
     assert too_far == set()
     assert locked.keys() == closure(wanted)
+
+
+def test_the_fuzzer_is_locked_beside_what_the_gateway_needs() -> None:
+    """It is not installed here."""
+    locked = pins(PROJECT / FUZZ)
+    own = [each for each in direct("fuzz") if each not in direct("")]
+    assert all(each.specifier.contains(locked.pop(each.name)) for each in own)
+    assert locked == pins(PROJECT / "requirements.lock")
 
 
 def test_the_smaller_environments_have_the_versions_of_the_largest() -> None:

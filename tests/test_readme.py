@@ -471,6 +471,7 @@ def test_every_script_is_told() -> None:
 
 
 @pytest.mark.parametrize("extra", ["", "bench", "demo", "dev"])
+@pytest.mark.parametrize("extra", ["", "demo", "dev", "fuzz"])
 def test_every_library_is_told_with_its_reason(extra: str) -> None:
     project = tomllib.loads(PROJECT.joinpath("pyproject.toml").read_text("utf-8"))["project"]
     needed = project["optional-dependencies"][extra] if extra else project["dependencies"]

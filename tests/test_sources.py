@@ -16,12 +16,18 @@ CITED_SECTIONS = re.compile(r'README\.md(?:``)?(?: in this folder)?, ("[^"]+"(?:
 
 
 def tracked() -> dict[str, str]:
-    """The text of every tracked file by its path; pictures have none."""
+    """The text of every tracked file by its path; pictures and fuzzers' inputs have none."""
     listed = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True
     )
     paths = listed.stdout.rstrip("\0").split("\0")
-    files = [path for path in paths if (ROOT / path).is_file() and not path.endswith(".png")]
+    files = [
+        path
+        for path in paths
+        if (ROOT / path).is_file()
+        and not path.endswith(".png")
+        and not path.startswith("tests/fuzz/corpus/")
+    ]
     return {path: (ROOT / path).read_text("utf-8") for path in files}
 
 

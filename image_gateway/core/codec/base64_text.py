@@ -1,13 +1,15 @@
 r"""Base64 of pictures inside JSON, and the image type that the first bytes of a picture show.
 
-JSON writers may escape three characters of base64: ``/`` (PHP), ``+`` (.NET), ``=`` (Gson).  These
-escapes are understood wherever base64 is read; any other escape is not valid in base64.
+JSON writers escape three characters of base64: ``/`` (PHP), ``+`` (.NET), ``=`` (Gson), and may
+escape any.  Escapes are understood wherever base64 is read.
 """
 
 import base64
 import binascii
 import re
 from typing import Final
+
+from image_gateway.core.codec.json_escapes import Unescaper
 
 ALPHABET: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 """The characters of base64, without the padding (RFC 4648, 4)."""
@@ -18,23 +20,6 @@ SNIFF_CHARACTERS: Final = 32
 _LONGEST_ESCAPE: Final = len("\\u002B")
 _CUT_ESCAPE: Final = re.compile(rb"\\(?:u[0-9a-fA-F]{0,3})?\Z")
 _ESCAPED_ASCII: Final = re.compile(rb"\\u00([0-7][0-9a-fA-F])")
-_ESCAPES: Final = (
-    (b"\\/", b"/"),
-    (b"\\u002F", b"/"),
-    (b"\\u002f", b"/"),
-    (b"\\u002B", b"+"),
-    (b"\\u002b", b"+"),
-    (b"\\u003D", b"="),
-    (b"\\u003d", b"="),
-)
-
-
-def unescape(text: bytes) -> bytes:
-    """Replace the JSON escapes of ``/``, ``+`` and ``=`` in base64; other escapes stay."""
-    if b"\\" in text:
-        for escape, character in _ESCAPES:
-            text = text.replace(escape, character)
-    return text
 
 
 class Base64Decoder:
@@ -45,25 +30,23 @@ class Base64Decoder:
     """
 
     def __init__(self) -> None:
+        self._unescaper = Unescaper()
         self._pending = b""
 
     def __repr__(self) -> str:
-        return f"<Base64Decoder holding {len(self._pending)} bytes>"
+        return f"<Base64Decoder holding {len(self._pending) + self._unescaper.held} bytes>"
 
     def feed(self, text: bytes) -> bytes:
         """The bytes that can be decoded so far; raises ``ValueError`` if the text is not base64."""
-        text = self._pending + text
-        cut = _CUT_ESCAPE.search(text, max(0, len(text) - _LONGEST_ESCAPE))
-        partial_escape = text[cut.start() :] if cut else b""
-        plain = unescape(text[: cut.start()] if cut else text)
+        plain = self._pending + self._unescaper.feed(text)
         stop = len(plain) // 4 * 4
-        self._pending = plain[stop:] + partial_escape
+        self._pending = plain[stop:]
         return base64.b64decode(plain[:stop], validate=True)
 
     def close(self) -> bytes:
         """The last bytes; raises ``ValueError``."""
-        padding = b"=" * (-len(self._pending) % 4)
-        return base64.b64decode(self._pending + padding, validate=True)
+        text = self._pending + self._unescaper.close()
+        return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
 
 
 def decoded_size(characters: int, padding: int) -> int | None:

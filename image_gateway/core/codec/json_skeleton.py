@@ -15,6 +15,7 @@ from typing import Final
 import orjson
 
 from image_gateway.core.codec import base64_text, json_scanner, text_position
+from image_gateway.core.codec.json_escapes import Unescaper
 from image_gateway.core.codec.text_position import TextPosition
 
 LIFT_BYTES: Final = 4096
@@ -25,11 +26,11 @@ LIFT_BYTES: Final = 4096
 class LiftedString:
     """A long string outside the skeleton: bytes ``start`` to ``stop`` of the text, still escaped.
 
-    ``head`` and ``tail`` are its first and last bytes, enough to tell a data URL from a web address
-    and to see the padding.  ``characters`` is its length after unescaping, ``non_base64`` how many
-    of the characters are outside the base64 alphabet, ``written`` its length as a person sees it in
-    the text; only a strict skeleton sets these.  ``digest`` is the SHA-256 of the bytes, empty if
-    the skeleton takes none.
+    ``head`` is its first bytes, enough to tell a data URL from a web address.  Of the text without
+    its escapes, in UTF-8, ``tail`` is the last two bytes, where base64 has its padding,
+    ``characters`` the length, and ``non_base64`` how many bytes are outside the base64 alphabet.
+    ``written`` is the length as a person sees it in the text.  Only a strict skeleton sets these.
+    ``digest`` is the SHA-256 of the bytes, empty if the skeleton takes none.
     """
 
     start: int
@@ -85,6 +86,7 @@ _PARTIAL_ESCAPE: Final = re.compile(
 )
 _HALVES_TOO: Final = re.compile(rb'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})')
 _Utf8: Final = codecs.getincrementaldecoder("utf-8")
+_TAIL_BYTES: Final = 2
 _PLACEHOLDER: Final = "\0"
 _PLACEHOLDER_TEXT: Final = b"\\u0000"
 # A quote after a backslash is inside a string, and a quote before a colon ends a key: neither
@@ -123,14 +125,13 @@ class JsonSkeleton:
         self._keep = keep
         self._strict = strict
         self._mends = mends
-        self._escape = _HALVES_TOO if mends else _ESCAPE
         self._digests = digests
         self._hash = hashlib.sha256()
         self._utf8 = _Utf8()
         self._keep_bytes = keep_bytes
         self._out = bytearray()
         self._text = bytearray()
-        self._carry = b""
+        self._unescaper = Unescaper(mends=mends)
         self._start = 0
         self._length = 0
         self._limit = LIFT_BYTES
@@ -149,7 +150,7 @@ class JsonSkeleton:
     def close(self) -> object:
         """The parsed skeleton; raises ``ScanError`` if the text is not one complete JSON value."""
         try:
-            return json_scanner.read_mended(self._out) if self._mends else orjson.loads(self._out)
+            return json_scanner.read(self._out, mends=self._mends)
         except orjson.JSONDecodeError as error:
             raise self._syntax_error(error) from None
 
@@ -219,7 +220,6 @@ class JsonSkeleton:
 
     def _check_lifted(self, part: bytes) -> None:
         """Checks what the parser does not see, because it goes upstream unchanged."""
-        self._tail = (self._tail + part[-_TAIL_BYTES:])[-_TAIL_BYTES:]
         self._written += text_position.characters(part)
         if not self._mends:
             self._check_utf8(part)
@@ -246,7 +246,21 @@ class JsonSkeleton:
             non_base64 = base64_text.unescape(masked).translate(None, base64_text.ALPHABET)
         else:
             self._characters += len(part)
+        if b"\\" in part or self._unescaper.held:
+            try:
+                self._count(self._unescaper.feed(part))
+            except ValueError:
+                raise _broken_string(part) from None
+        elif self._count(part).translate(None, _CONTROL_FREE):
+            raise _broken_string(part)
+
+    def _count(self, plain: bytes) -> bytes:
+        """Counts characters; returns those that are not of base64, very few of a picture."""
+        self._tail = (self._tail + plain[-_TAIL_BYTES:])[-_TAIL_BYTES:]
+        self._characters += len(plain)
+        non_base64 = plain.translate(None, base64_text.ALPHABET)
         self._non_base64 += len(non_base64)
+        return non_base64
 
     def _check_utf8(self, part: bytes, *, is_last: bool = False) -> None:
         # Base64 is ASCII, which takes no time to see.
@@ -265,6 +279,10 @@ class JsonSkeleton:
                 self._check_utf8(b"", is_last=True)
             if self._carry:
                 raise json_scanner.ScanError("A JSON string has an invalid escape sequence.")
+            try:
+                self._count(self._unescaper.close())
+            except ValueError:
+                raise _broken_string(b"") from None
             stop = self._start + self._length
             self.lifted.append(
                 LiftedString(
@@ -292,6 +310,13 @@ class JsonSkeleton:
                 f"Without its long strings, the JSON is larger than {self._max_bytes // 1024} KiB. "
                 "Send fewer values."
             )
+
+
+def _broken_string(part: bytes) -> json_scanner.ScanError:
+    """Why a part of a string is not valid JSON."""
+    if part.translate(None, _CONTROL_FREE):
+        return json_scanner.ScanError("A JSON string has a control character. Escape it.")
+    return json_scanner.ScanError("A JSON string has an invalid escape sequence.")
 
 
 def placeholder(number: int) -> str:

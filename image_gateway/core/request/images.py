@@ -109,8 +109,7 @@ def _from_data_url(
     lifted: bool,
 ) -> Image:
     declared = "jpeg" if prefix[1] == b"jpg" else prefix[1].decode()
-    tail = base64_text.unescape(string.tail)[-_MOST_PADDING:]
-    padding = len(tail) - len(tail.rstrip(b"="))
+    padding = len(string.tail) - len(string.tail.rstrip(b"="))
     characters = string.characters - len(prefix[0].replace(b"\\", b""))
     size = base64_text.decoded_size(characters, padding)
     if size is None or size == 0 or string.non_base64 != _NON_BASE64_IN_PREFIX + padding:

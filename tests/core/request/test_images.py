@@ -112,6 +112,7 @@ def test_another_type_is_refused_whatever_is_declared(kind: str, more: int) -> N
         "AAAé",
         "AAAA\\\\",
         "AAA\\\\u002b",
+        "AA\\\\u003d",
         '\\"AAA',
         "data:image/png;base64,AAAA",
     ],

@@ -34,6 +34,7 @@ from image_gateway.edge.client.connections import Connections
 from image_gateway.edge.client.listener import Listener
 from image_gateway.edge.kept.folder import KeepFolderError
 from image_gateway.edge.kept.store import KeptCalls
+from image_gateway.edge.loop_watch import LoopWatch
 from image_gateway.edge.metrics import Metrics
 from image_gateway.edge.postgres import contract
 from image_gateway.edge.postgres.cache import Freshness, UnavailableError
@@ -207,6 +208,7 @@ async def _open_context(settings: Settings, keyring: Keyring, stack: AsyncExitSt
         connections=Connections(_connections_limit(settings)),
         # Nothing reads the gauges before the context exists.
         metrics=Metrics(lambda: ops.read_gauges(app)),
+        loop_watch=stack.enter_context(LoopWatch()),
         prompt_key=prompt_key,
     )
     return app

@@ -16,6 +16,7 @@ from image_gateway.core.routing.plain_answers import PlainAnswers
 from image_gateway.core.routing.slots import SlotTable, StartClock
 from image_gateway.edge.client.connections import Connections
 from image_gateway.edge.kept.store import KeptCalls
+from image_gateway.edge.loop_watch import LoopWatch
 from image_gateway.edge.metrics import Metrics
 from image_gateway.edge.postgres.control_plane import ControlPlane
 from image_gateway.edge.records.writer import RequestLog
@@ -46,6 +47,7 @@ class AppContext:
     starts: StartClock
     text_api: TextApi | None
     """Gets the calls on the Responses paths that do not ask for a picture."""
+    loop_watch: LoopWatch
     prompt_key: bytes = field(repr=False)
     key_visits: SlotTable = field(default_factory=SlotTable)
     """The keys' requests that send their bodies, or wait for a call that another one started."""

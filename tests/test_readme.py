@@ -376,6 +376,8 @@ def served_metrics() -> dict[str, set[str]]:
     connections = ConnectionGauges(1, 2, 3)
     now = GaugeValues(
         "1", 0.0, (account,), 0, {}, True, 0, 0, True, True, 0.0, 0, connections, CallGauges()
+    now = GaugeValues(
+        "1", 0.0, (account,), 0, {}, True, 0, 0, True, True, 0.0, 0, CallGauges(), {"other": 0.0}
     )
     metrics = Metrics(lambda: now)
     attempt = record.AttemptRecord("a", "codex", "answer", 200, None, "deliver", 1)

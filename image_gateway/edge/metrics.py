@@ -69,7 +69,7 @@ class GaugeValues:
     """All gauges at this moment; ``grant_age_seconds`` is None before the accounts are first read.
 
     ``since`` is when the process started, in seconds since 1970; ``phases`` counts the calls in
-    flight by phase.
+    flight by phase; ``loop_lags`` is the longest of the last minute, in seconds, by phase.
     """
 
     version: str
@@ -86,6 +86,7 @@ class GaugeValues:
     log_records_lost: int
     connections: ConnectionGauges
     calls: CallGauges
+    loop_lags: Mapping[str, float]
 
 
 class Metrics:
@@ -258,6 +259,15 @@ class _Gauges(Collector):
             yield _single(
                 "grant_age_seconds", "Seconds since the accounts were read.", now.grant_age_seconds
             )
+        lags = _gauge(
+            "loop_lag_seconds",
+            "The longest that the event loop was late in the last minute, by the phase of the "
+            "request at work.",
+            "phase",
+        )
+        for name, seconds in now.loop_lags.items():
+            lags.add_metric([name], seconds)
+        yield lags
         lost = CounterMetricFamily(
             f"{_PREFIX}log_records_lost", "Log records that could not be written."
         )

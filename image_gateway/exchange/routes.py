@@ -153,7 +153,7 @@ class ImageApp:
             path=addresses.hide(scope["path"]),
             user_agent=headers.user_agent(downstream.headers),
         )
-        record = RecordBuilder(arrival, Timeline(time.monotonic))
+        record = RecordBuilder(arrival, Timeline(time.monotonic, self._app.loop_watch.entered))
         if self._is_draining():
             operation = conclusion.draining()
         elif self._app.connections.is_over:

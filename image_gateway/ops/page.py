@@ -141,6 +141,12 @@ def _facts(status: Status) -> Html:
         ("Kept", status.calls.kept, f"{_bytes(status.calls.kept_bytes)} of answers on disk"),
         ("Median time", NOTHING if p50 is None else _span(p50), "of served image calls"),
         (
+            "Loop lag",
+            f"{status.loop_lag.seconds:.3f} s",
+            "the longest in the last minute"
+            + (f", in {status.loop_lag.phase}" if status.loop_lag.place else ""),
+        ),
+        (
             "Slots",
             "shared" if slots_shared else "own",
             "counted over all processes" if slots_shared else "counted in this process only",

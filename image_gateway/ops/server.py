@@ -73,6 +73,7 @@ def read_gauges(app: AppContext) -> GaugeValues:
             app.connections.idle, app.connections.busy, app.connections.limit
         ),
         calls=CallGauges(calls.running, calls.left, calls.kept, calls.kept_bytes),
+        loop_lags=app.loop_watch.by_phase(),
     )
 
 

@@ -33,6 +33,7 @@ async def take(app: AppContext, *, accepting: bool) -> Status:
         in_flight=tracker.in_flight(),
         calls=calls(app),
         bytes_in_flight=app.spools.memory.used + app.spools.disk.used,
+        loop_lag=app.loop_watch.longest(),
         log_records_lost=app.logs.lost,
         last_hour=tracker.last_hour(wall),
         last_errors=tracker.errors(),

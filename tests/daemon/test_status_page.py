@@ -16,6 +16,7 @@ from PIL import Image
 from playwright.async_api import expect
 
 from image_gateway.core.records.builder import Arrival, Asked, Called, RecordBuilder
+from image_gateway.core.records.loop_lag import LoopLag
 from image_gateway.core.records.phases import Timeline
 from image_gateway.core.records.record import AttemptRecord, Record
 from image_gateway.core.records.status import (
@@ -323,6 +324,7 @@ def shown(board: CallTracker, now: datetime, told: Readiness, *accounts: Account
             board.in_flight(),
             CallsView(1, 2, 3, 4, 5),
             0,
+            LoopLag(0.25, "read", "image_gateway.core"),
             0,
             board.last_hour(now),
             board.errors(),

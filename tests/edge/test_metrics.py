@@ -16,6 +16,8 @@ def make(calls: CallGauges | None = None) -> Metrics:
     now = GaugeValues(
         "1", 0.0, (), 0, {}, True, 0, 0, True, True, None, 0, connections, calls or CallGauges()
     )
+    counts = calls or CallGauges()
+    now = GaugeValues("1", 0.0, (), 0, {}, True, 0, 0, True, True, None, 0, counts, {})
     return Metrics(lambda: now)
 
 

@@ -11,6 +11,7 @@ from image_gateway.calls.registry import Calls
 from image_gateway.context import AppContext
 from image_gateway.edge.client.connection import ClientConnection
 from image_gateway.edge.client.connections import Connections
+from image_gateway.edge.loop_watch import LoopWatch
 from image_gateway.edge.metrics import Metrics
 from image_gateway.edge.records.writer import RequestLog, Rotation
 from image_gateway.exchange import routes
@@ -49,6 +50,7 @@ async def test_a_request_that_comes_after_the_grace_is_told_to_come_again(tmp_pa
             text_api=nobody,
             metrics=Metrics(nobody),
             logs=log,
+            loop_watch=LoopWatch(),
             prompt_key=b"",
         )
         scope = {

@@ -37,13 +37,17 @@ class Phase(StrEnum):
 
 
 class Timeline:
-    """One request's phases.  ``clock`` is monotonic and returns seconds.
+    """One request's phases.  ``clock`` is monotonic and returns seconds; ``entered`` is called with
+    each phase.
 
     A request that is refused for its path or method enters no phase before its refusal.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, clock: Callable[[], float], entered: Callable[[Phase], None] = lambda _: None
+    ) -> None:
         self._clock = clock
+        self._on_enter = entered
         self._began = self._entered = clock()
         self._seconds: dict[Phase, float] = {}
         self._spans: dict[Phase, tuple[float, float]] = {}
@@ -61,6 +65,7 @@ class Timeline:
             self._seconds[self.phase] += now - self._entered
         self._seconds.setdefault(phase, 0.0)
         self.phase, self._entered = phase, now
+        self._on_enter(phase)
 
     def seconds(self, *phases: Phase) -> float | None:
         """The time spent in some phases so far; None if none of them was entered."""

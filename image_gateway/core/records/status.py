@@ -22,6 +22,7 @@ from image_gateway.core.calls.model import CallSource
 from image_gateway.core.errors import Source
 from image_gateway.core.records.builder import RecordBuilder
 from image_gateway.core.records.histogram import Histogram
+from image_gateway.core.records.loop_lag import LoopLag
 from image_gateway.core.records.phases import Phase
 from image_gateway.core.records.record import (
     AttemptRecord,
@@ -453,6 +454,7 @@ class Status:
     in_flight: InFlightView
     calls: CallsView
     bytes_in_flight: int
+    loop_lag: LoopLag
     log_records_lost: int
     last_hour: LastHour
     last_errors: tuple[ErrorView, ...]

@@ -7,6 +7,7 @@ what an intent is.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final
 
 from image_gateway.core.codec import body_segments, json_skeleton
@@ -22,11 +23,14 @@ BACKGROUND_ID: Final = "resp_ig_"
 _ADDRESS: Final = re.compile(r"https?:", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class IntentRequest:
     """One image intent.  ``body`` is the skeleton of the client's body, ``texts`` the texts of its
     placeholders and ``digests`` their SHA-256; ``model`` and ``tool_models`` are the client's
     names.  ``background``: the client comes back for the answer.
+
+    A body may have very many values, and each account asks about them, so what stands somewhere
+    among them is looked for once.
     """
 
     model: str
@@ -65,7 +69,7 @@ class IntentRequest:
             models[self.upstream_model] = self.model
         return models
 
-    @property
+    @cached_property
     def prompt(self) -> str | None:
         """The text of the user's last message; None if it is not in the skeleton."""
         return _prompt(self.body.get("input"))
@@ -76,21 +80,21 @@ class IntentRequest:
         key = self.body.get("prompt_cache_key")
         return key if isinstance(key, str) and not json_skeleton.is_placeholder(key) else None
 
-    @property
+    @cached_property
     def input_image_count(self) -> int:
         """The number of pictures in the input."""
-        return len(self._pictures())
+        return len(self._pictures)
 
-    @property
+    @cached_property
     def addressed_picture(self) -> str | None:
         """The parameter of the first picture that is not in the body but at an address."""
-        for param, picture in self._pictures():
+        for param, picture in self._pictures:
             url = picture.get("image_url")
             if isinstance(url, str) and _ADDRESS.match(url):
                 return f"{param}.image_url"
         return None
 
-    @property
+    @cached_property
     def stored_reference(self) -> str | None:
         """The first parameter that refers to an earlier call, which its upstream has stored."""
         for name in ("previous_response_id", "conversation", "prompt"):
@@ -101,6 +105,7 @@ class IntentRequest:
                 return f"input[{index}]"
         return None
 
+    @cached_property
     def _pictures(self) -> list[tuple[str, dict[str, object]]]:
         """The pictures of the input, with their parameters."""
         return [

@@ -45,18 +45,23 @@ class Signal(Enum):
 
         The case of a key does not count: some parsers read ``Model`` as ``model``.
         """
-        match tuple(part.casefold() if isinstance(part, str) else part for part in path):
-            case ("model",):
-                return cls.MODEL
-            case ("tools", int(), "type"):
-                return cls.TOOL
-            case ("tool_choice",):
-                return cls.CHOICE
-            case ("tool_choice", "type") | ("tool_choice", "tool" | "function", "type"):
-                return cls.CHOICE_TYPE
-            case ("tool_choice", "name") | ("tool_choice", "tool" | "function", "name"):
-                return cls.CHOICE_NAME
-        return None
+        return _SIGNALS.get(
+            tuple(part.casefold() if isinstance(part, str) else _ANY_INDEX for part in path)
+        )
+
+
+_ANY_INDEX: Final = 0
+_SIGNALS: Final[Mapping[json_scanner.Path, Signal]] = {
+    ("model",): Signal.MODEL,
+    ("tools", _ANY_INDEX, "type"): Signal.TOOL,
+    ("tool_choice",): Signal.CHOICE,
+    ("tool_choice", "type"): Signal.CHOICE_TYPE,
+    ("tool_choice", "tool", "type"): Signal.CHOICE_TYPE,
+    ("tool_choice", "function", "type"): Signal.CHOICE_TYPE,
+    ("tool_choice", "name"): Signal.CHOICE_NAME,
+    ("tool_choice", "tool", "name"): Signal.CHOICE_NAME,
+    ("tool_choice", "function", "name"): Signal.CHOICE_NAME,
+}
 
 
 class IntentSignals:
@@ -116,22 +121,22 @@ def signals_of(body: object) -> IntentSignals:
 
     def walk(path: json_scanner.Path, value: object) -> None:
         if isinstance(value, str):
-            signal = Signal.at(path)
+            signal = _SIGNALS.get(path)
             if signal is not None:
                 signals.note(signal, value)
         elif len(path) >= _DEEPEST:
             return
         elif isinstance(value, dict):
             for name, inner in value.items():
-                walk((*path, name), inner)
+                walk((*path, name.casefold()), inner)
         elif isinstance(value, list):
-            for index, inner in enumerate(value):
-                walk((*path, index), inner)
+            for inner in value:
+                walk((*path, _ANY_INDEX), inner)
 
     if isinstance(body, dict):
         for name, value in body.items():
             if name.casefold() in _ROOTS:
-                walk((name,), value)
+                walk((name.casefold(),), value)
     return signals
 
 

@@ -28,7 +28,9 @@ from image_gateway.core.records.meter import AnswerMeter
 from image_gateway.core.records.phases import Phase
 from image_gateway.core.request.image_request import ImageRequest
 from image_gateway.core.routing.failover import AttemptOutcome
+from image_gateway.edge import turns
 from image_gateway.edge.spool import Spool, SpooledBody
+from image_gateway.edge.turns import Turns
 from image_gateway.edge.upstream.event_reader import MOST_BYTES, EventReader, Keep
 from image_gateway.edge.upstream.http_client import LostError, UpstreamResponse
 
@@ -79,12 +81,14 @@ class WholeBody(Collector[ImageRequest]):
         urls: data_urls.DataUrls | None,
         until: float,
     ) -> None:
-        context = self._context
+        context, work = self._context, Turns()
         first_seconds = context.first_seconds(until)
         async for chunk in response.chunks(first_seconds, context.idle_seconds):
             context.record.enter(Phase.ARRIVING)
-            meter.feed(chunk)
-            await spool.write(chunk if urls is None else urls.feed(chunk))
+            for piece in turns.pieces(chunk):
+                meter.feed(piece)
+                await spool.write(piece if urls is None else urls.feed(piece))
+                await work.give()
             if meter.is_no_answer:
                 break
             if spool.size > self._request.count * MOST_BYTES:
@@ -171,14 +175,16 @@ class SyntheticEvents(Collector[ImageRequest]):
     async def collect(
         self, response: UpstreamResponse, dialect: str, until: float
     ) -> AttemptOutcome:
-        context = self._context
+        context, work = self._context, Turns()
         spool = context.answer.kept.enter_context(context.spools.open(paid=True))
         skeleton = json_skeleton.JsonSkeleton(limits=json_scanner.ANSWER, mends=True)
         try:
             first_seconds = context.first_seconds(until)
             async for chunk in response.chunks(first_seconds, context.idle_seconds):
                 context.record.enter(Phase.ARRIVING)
-                skeleton.feed(chunk)
+                for piece in turns.pieces(chunk):
+                    skeleton.feed(piece)
+                    await work.give()
                 await spool.write(chunk)
                 if spool.size > self._request.count * MOST_BYTES:
                     return lost(dialect, "AnswerTooLarge", sent=False)
@@ -187,14 +193,16 @@ class SyntheticEvents(Collector[ImageRequest]):
             return broken_off(response, dialect, error, sent=False)
         except json_scanner.ScanError:
             return invalid(response, dialect)
+        await work.give()
         pictures, usage = events.completed_events(answer, int(time.time()))
         if not pictures:
             told = errors.from_value(answer)
             return without_picture(response, dialect, told, self._request)
         context.record.made = Made.of(len(pictures), usage, pictures[0])
-        frames = [
-            spool.hold(events.frame(self._request.endpoint, "completed", fields, skeleton.lifted))
-            for fields in pictures
-        ]
+        frames = []
+        for fields in pictures:
+            frame = events.frame(self._request.endpoint, "completed", fields, skeleton.lifted)
+            frames.append(spool.hold(frame))
+            await work.give()
         self.collected = Collected(frames=frames, fields=headers.to_client(response.headers))
         return delivered(response, dialect)

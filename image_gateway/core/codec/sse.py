@@ -39,6 +39,7 @@ def are_events(start: bytes) -> bool | None:
 class Piece:
     """Some bytes of a frame: ``raw`` is to be forwarded, ``data`` is from its data field.
 
+    A line that belongs to no frame is a piece without bytes, so that its reader can count its work.
     ``ends``: the frame is complete, with its blank line; ``event`` is then its name, if any.
     """
 
@@ -156,9 +157,10 @@ class EventSplitter:
                 self._event = name.decode("utf-8", "replace")
             self._line.clear()
             self._skip_space = False
-            if field_name != _COMMENT:
-                yield Piece(b"\n")
-        elif self._inside:
+            yield Piece(b"" if field_name == _COMMENT else b"\n")
+        elif not self._inside:
+            yield Piece(b"")
+        else:
             event, self._event = self._event, None
             self._inside = self.begun = False
             self._lines_of_data = self.lines = 0

@@ -91,5 +91,6 @@ class AnswerMeter:
 
 
 def _holds_picture(entry: object) -> bool:
-    fields = untrusted.mapping(entry)
-    return bool(untrusted.text(fields.get("b64_json")) or untrusted.text(fields.get("url")))
+    if not isinstance(entry, dict):
+        return False
+    return bool(untrusted.text(entry.get("b64_json")) or untrusted.text(entry.get("url")))

@@ -15,7 +15,9 @@ from image_gateway.core.request import forms
 from image_gateway.core.request.catalogue import Catalogue
 from image_gateway.core.request.forms import RawParameters
 from image_gateway.core.request.intent_signals import IntentSignalReader
+from image_gateway.edge import turns
 from image_gateway.edge.spool import Spool
+from image_gateway.edge.turns import Turns
 
 
 class BodyParser(Protocol):
@@ -58,21 +60,21 @@ class JsonBodyParser:
         self._json = _Json(
             json_skeleton.JsonSkeleton(forms.keep_prompt, forms.LONGEST_PROMPT_BYTES, digests=True)
         )
+        self._turns = Turns()
 
     def __repr__(self) -> str:
         return f"<JsonBodyParser {self._spool!r}>"
 
     async def write(self, chunk: bytes) -> None:
-        self._json.feed(chunk)
+        for piece in turns.pieces(chunk):
+            self._json.feed(piece)
+            await self._turns.give()
         await self._spool.write(chunk)
 
     def close(self, catalogue: Catalogue, *, takes_pictures: bool) -> RawParameters:  # noqa: ARG002 - JSON
         body, lifted = self._json.close()
         return forms.from_json(body, lifted, takes_pictures=takes_pictures)
 
-
-_SCANNED_BYTES: Final = 32 * 1024
-"""Bytes of a body between two turns of the others: 25 ms, if it is all quotes and commas."""
 
 _JSON_STARTS: Final = frozenset({b"{", b"[", b" ", b"\t", b"\r", b"\n"})
 
@@ -107,9 +109,9 @@ class IntentBodyParser:
         await self._spool.write(chunk)
 
     async def _read(self, piece: bytes) -> None:
-        for start in range(0, len(piece), _SCANNED_BYTES):
+        for part in turns.pieces(piece):
             try:
-                self._reader.feed(piece[start : start + _SCANNED_BYTES])
+                self._reader.feed(part)
             except json_scanner.ScanError as error:
                 raise _broken(error) from None
             await asyncio.sleep(0)
@@ -160,8 +162,8 @@ async def reread(spool: Spool) -> tuple[object, Sequence[json_skeleton.LiftedStr
     """The skeleton of a spooled body and its long strings, with digests; raises ``Refusal``."""
     json = _Json(json_skeleton.JsonSkeleton(limits=json_scanner.INTENT, digests=True))
     async for piece in spool.whole().play():
-        for start in range(0, len(piece), _SCANNED_BYTES):
-            json.feed(piece[start : start + _SCANNED_BYTES])
+        for part in turns.pieces(piece):
+            json.feed(part)
             # A body in memory never waits for the disk.
             await asyncio.sleep(0)
     return json.close()

@@ -5,7 +5,6 @@ arrive, and only its JSON skeleton is parsed.  An event is sent on only once it 
 the client a stream that is cut within an event is cut between two.
 """
 
-import asyncio
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +15,9 @@ from image_gateway.core import headers
 from image_gateway.core.codec import json_scanner, json_skeleton, sse
 from image_gateway.core.codec.sse import EventSplitter, Piece
 from image_gateway.core.dialects.events import Event
+from image_gateway.edge import turns
 from image_gateway.edge.spool import Spool, SpooledBody, Spools
+from image_gateway.edge.turns import Turns
 from image_gateway.edge.upstream.http_client import LostError, UpstreamResponse
 
 MOST_BYTES: Final = 256 * 1024 * 1024
@@ -26,11 +27,6 @@ _MOST_LINES: Final = 10_000
 _MOST_EVENTS: Final = 10_000
 """Lines of one event and events of one response: each costs some microseconds of the event loop, so
 an upstream that sends nothing else must be stopped."""
-
-_SCANNED_BYTES: Final = 32 * 1024
-_SCAN_SECONDS: Final = 0.01
-"""Data of nothing but quotes and commas takes 25 ms for so many bytes; a picture takes almost none.
-"""
 
 MOST_EVENTS_OF_TEXT: Final = 1_000_000
 """Events of a response in which a model may also think and write text: each word is an event."""
@@ -131,6 +127,7 @@ class EventReader:
         self._events = 0
         self._most_events = most_events
         self._limits = limits
+        self._turns = Turns()
         self._spooled: SpooledEvent | None = None
 
     def __repr__(self) -> str:
@@ -151,6 +148,8 @@ class EventReader:
         """The next event, None at the end of the response; raises ``LostError``."""
         while True:
             for piece in self._pieces:
+                # A chunk may hold thousands of lines and events, which never wait.
+                await self._turns.give()
                 spooled = await self._take(piece)
                 if spooled is not None:
                     return spooled
@@ -182,6 +181,8 @@ class EventReader:
         return None
 
     async def _take(self, piece: Piece) -> SpooledEvent | None:
+        if not piece.raw:
+            return None
         if self._spooled is None:
             self._begin_event()
             self._spooled = SpooledEvent(self._spools.open(paid=True))
@@ -221,17 +222,14 @@ class EventReader:
             raise LostError("TimeoutError")
 
     async def _scan(self, data: bytes) -> None:
-        began = time.monotonic()
-        for start in range(0, len(data), _SCANNED_BYTES):
+        for piece in turns.pieces(data):
             if self._skeleton is None:
                 return
             try:
-                self._skeleton.feed(data[start : start + _SCANNED_BYTES])
+                self._skeleton.feed(piece)
             except json_scanner.ScanError:
                 self._skeleton = None
-            if time.monotonic() - began > _SCAN_SECONDS:
-                await asyncio.sleep(0)
-                began = time.monotonic()
+            await self._turns.give()
 
     def _event(self, name: str | None) -> Event:
         if self._skeleton is None:

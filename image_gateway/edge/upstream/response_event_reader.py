@@ -8,6 +8,7 @@ from typing import Final
 
 from image_gateway.core.codec import json_scanner, json_skeleton
 from image_gateway.core.dialects import response_output
+from image_gateway.edge import turns
 from image_gateway.edge.upstream import event_reader
 from image_gateway.edge.upstream.event_reader import EventReader, SpooledEvent
 from image_gateway.edge.upstream.http_client import LostError, UnreadableError
@@ -42,7 +43,9 @@ class ResponseEventReader(EventReader):
                 await spooled.spool.write(chunk)
                 if spooled.spool.size > event_reader.MOST_BYTES:
                     raise LostError("ResponseTooLarge")
-                skeleton.feed(chunk)
+                for piece in turns.pieces(chunk):
+                    skeleton.feed(piece)
+                    await self._turns.give()
             event = response_output.event_of(skeleton.close(), skeleton.lifted)
         except json_scanner.ScanError:
             event = None

@@ -16,6 +16,7 @@ import pytest
 from image_gateway.core.codec import json_skeleton
 from image_gateway.core.codec.body_segments import Span
 from image_gateway.core.dialects.events import Event
+from image_gateway.edge import turns as turns_module
 from image_gateway.edge.spool import MEMORY_BYTES, ByteBudget, Spool, Spools
 from image_gateway.edge.upstream import event_reader as event_reader_module
 from image_gateway.edge.upstream.event_reader import EventReader, Keep, SpooledEvent
@@ -596,11 +597,27 @@ async def test_a_large_event_lies_on_disk_and_memory_stays_small(
     assert nothing_is_held(spools)
 
 
-async def test_others_get_their_turn_while_an_event_of_many_values_is_read(
-    edge: UpstreamClient, spools: Spools, spool: Spool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [
+        (b"data: " + json.dumps([0] * 19_000 + ["x" * MIB]).encode() + b"\n\n", 32),
+        (b":\n" * 9000, 9000),
+        (b"\n" * 9000, 9000),
+        (b"id: 7\n" * 9000, 9000),
+        (b"data: 1\n\n" * 9000, 9000),
+    ],
+    ids=["values", "comments", "blank lines", "fields", "events"],
+)
+async def test_others_get_their_turn_while_a_flood_is_read(
+    edge: UpstreamClient,
+    spools: Spools,
+    spool: Spool,
+    monkeypatch: pytest.MonkeyPatch,
+    text: bytes,
+    steps: int,
 ) -> None:
-    monkeypatch.setattr(event_reader_module, "_SCAN_SECONDS", 0)
-    data = json.dumps([0] * 19_000 + ["x" * MIB]).encode()
+    """What is in memory already never waits; here others may run after each step."""
+    monkeypatch.setattr(turns_module, "_TURN_SECONDS", 0)
     turns = 0
 
     async def tick() -> None:
@@ -609,12 +626,13 @@ async def test_others_get_their_turn_while_an_event_of_many_values_is_read(
             await asyncio.sleep(0)
             turns += 1
 
-    async with in_pieces(edge, spool, [b"data: " + data + b"\n\n"]) as answer:
+    async with in_pieces(edge, spool, [text]) as answer:
         ticking = asyncio.create_task(tick())
-        with reader_of(answer, spools) as reader, await anext_of(reader) as spooled:
-            assert spooled.spool.size == len(data)
+        with reader_of(answer, spools) as reader:
+            await _exhaust(reader)
         ticking.cancel()
-    assert turns > len(data) // (32 * 1024)
+    assert turns > steps
+    assert nothing_is_held(spools)
 
 
 async def test_an_event_finds_room_where_none_is_left(

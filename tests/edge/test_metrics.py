@@ -13,11 +13,10 @@ NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 def make(calls: CallGauges | None = None) -> Metrics:
     connections = ConnectionGauges(1, 2, 3)
-    now = GaugeValues(
-        "1", 0.0, (), 0, {}, True, 0, 0, True, True, None, 0, connections, calls or CallGauges()
-    )
     counts = calls or CallGauges()
-    now = GaugeValues("1", 0.0, (), 0, {}, True, 0, 0, True, True, None, 0, counts, {})
+    now = GaugeValues(
+        "1", 0.0, (), 0, {}, True, 0, 0, True, True, None, 0, connections, counts, {}
+    )
     return Metrics(lambda: now)
 
 

@@ -75,16 +75,6 @@ _REASONS: Final = frozenset(
 """Words of the parser (yyjson's) that are known to hold nothing of the text."""
 _CONTROL_FREE: Final = bytes(range(0x20, 0x100))
 _HEAD_BYTES: Final = 64
-_TAIL_BYTES: Final = 24
-_ESCAPE: Final = re.compile(
-    rb'\\(?:["\\/bfnrt]'
-    rb"|u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
-    rb"|u(?![dD][89a-fA-F])[0-9a-fA-F]{4})"
-)
-_PARTIAL_ESCAPE: Final = re.compile(
-    rb"\\(?:u[0-9a-fA-F]{0,3}|u[dD][89abAB][0-9a-fA-F]{2}(?:\\(?:u[0-9a-fA-F]{0,3})?)?)?"
-)
-_HALVES_TOO: Final = re.compile(rb'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})')
 _Utf8: Final = codecs.getincrementaldecoder("utf-8")
 _TAIL_BYTES: Final = 2
 _PLACEHOLDER: Final = "\0"
@@ -223,29 +213,6 @@ class JsonSkeleton:
         self._written += text_position.characters(part)
         if not self._mends:
             self._check_utf8(part)
-        part = self._carry + part
-        self._carry = b""
-        # One pass for all checks: almost nothing of a picture remains.
-        non_base64 = part.translate(None, base64_text.ALPHABET)
-        if non_base64.translate(None, _CONTROL_FREE):
-            raise json_scanner.ScanError("A JSON string has a control character. Escape it.")
-        if b"\\" in non_base64:
-            plain = self._escape.sub(b" ", part)
-            broken = plain.find(b"\\")
-            if broken >= 0:
-                # An escape may continue in the next chunk.
-                if not _PARTIAL_ESCAPE.fullmatch(plain, broken):
-                    raise json_scanner.ScanError("A JSON string has an invalid escape sequence.")
-                self._carry = plain[broken:]
-                plain = plain[:broken]
-                part = part[: len(part) - len(self._carry)]
-            self._characters += len(plain)
-            # Replace escaped backslashes first: they are not base64, and would hide where the next
-            # escape begins.
-            masked = part.replace(b"\\\\", b"\0")
-            non_base64 = base64_text.unescape(masked).translate(None, base64_text.ALPHABET)
-        else:
-            self._characters += len(part)
         if b"\\" in part or self._unescaper.held:
             try:
                 self._count(self._unescaper.feed(part))
@@ -277,8 +244,6 @@ class JsonSkeleton:
         if self._length > self._limit:
             if self._strict and not self._mends:
                 self._check_utf8(b"", is_last=True)
-            if self._carry:
-                raise json_scanner.ScanError("A JSON string has an invalid escape sequence.")
             try:
                 self._count(self._unescaper.close())
             except ValueError:

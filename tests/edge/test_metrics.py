@@ -14,9 +14,7 @@ NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 def make(calls: CallGauges | None = None) -> Metrics:
     connections = ConnectionGauges(1, 2, 3)
     counts = calls or CallGauges()
-    now = GaugeValues(
-        "1", 0.0, (), 0, {}, True, 0, 0, True, True, None, 0, connections, counts, {}
-    )
+    now = GaugeValues("1", 0.0, (), 0, {}, True, 0, 0, True, True, None, 0, connections, counts, {})
     return Metrics(lambda: now)
 
 

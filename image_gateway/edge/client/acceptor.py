@@ -75,7 +75,6 @@ class Acceptor:
         """Accept from now on."""
         self._spare = _open_spare()
         for listening in self._sockets:
-            listening.setblocking(False)
             listening.listen(BACKLOG)
             self._open.add(listening)
             self._resume(listening)
@@ -232,6 +231,9 @@ def _now() -> float:
 
 def _accept(listening: socket.socket) -> socket.socket | None:
     """The next connection of the kernel's queue, None if there is none; raises ``OSError``."""
+    # Instances share the socket and so its flags: systemd clears O_NONBLOCK when it starts another
+    # one whose unit lacks NonBlocking=yes, and an accept that blocks would stop this one.
+    listening.setblocking(False)
     while True:
         try:
             client, _ = listening.accept()
